@@ -1,0 +1,63 @@
+"""Errors that a user is meant to read: what happened, where, and what to do next.
+
+QuantbenchError            anything we can explain; the command line prints it without a traceback
+├── RequestError           the request is wrong (config, arguments, input files)        exit code 2
+│   └── ConfigError        ... and the place is a line of a config file
+└── StageError             the request was fine, the work failed                        exit code 3
+"""
+
+from pathlib import Path
+
+
+class QuantbenchError(Exception):
+    """An explained failure.
+
+    Args:
+        what: One sentence naming the fact and the place.
+        remedy: What the user can do next; always present, since an error without one is only a complaint.
+    """
+
+    exit_code = 3
+
+    def __init__(self, what: str, *, remedy: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  remedy: {self.remedy}"
+
+
+class RequestError(QuantbenchError):
+    """The request cannot be carried out as it is written; nothing was started."""
+
+    exit_code = 2
+
+
+class StageError(QuantbenchError):
+    """A stage was started and failed; what it had written was removed."""
+
+    exit_code = 3
+
+
+class ConfigError(RequestError):
+    """A config file is wrong at a known place.
+
+    Args:
+        what: The fact, without the place.
+        remedy: What to write instead.
+        file: The file that holds the value.
+        line: 1-based line of the value, or None where the text does not hold it (a default, `--set`).
+        snippet: The offending line as it stands in the file.
+    """
+
+    def __init__(
+        self, what: str, *, remedy: str, file: Path | None = None, line: int | None = None, snippet: str | None = None
+    ) -> None:
+        super().__init__(what, remedy=remedy)
+        self.file, self.line, self.snippet = file, line, snippet
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        quoted = f"\n  {self.line} | {self.snippet}" if self.snippet is not None else ""
+        return f"{place + ': ' if place else ''}{self.what}{quoted}\n  remedy: {self.remedy}"

@@ -1,0 +1,38 @@
+"""What a stage process hands back, whatever the stage does."""
+
+from typing import Any
+
+from registry.contracts.base import Record
+
+
+class ObjectRef(Record):
+    """A directory in the content-addressed store."""
+
+    digest: str
+    """`sha256:<hex>` of the directory's manifest."""
+    size_bytes: int
+
+
+class Failure(Record):
+    """Why a stage did not give a result; written by the stage itself where it can explain, by the runner where not."""
+
+    what: str
+    remedy: str
+    exit_code: int = 3
+
+
+class StageResult(Record):
+    """One finished (or failed) stage: exactly one of `record` and `failure` is set."""
+
+    stage: str
+    record: dict[str, Any] | None = None
+    """The stage's own record (ArtifactRecord, EvaluationRecord, ...) as JSON."""
+    object: ObjectRef | None = None
+    """What the stage put into the store, for stages that make files."""
+    failure: Failure | None = None
+    timings_seconds: dict[str, float] = {}
+    """Where the time went, by part: `import`, `load`, `quantize`, `save`, `serve_start`, `evaluate`, ..."""
+    versions: dict[str, str] = {}
+    """Versions of the libraries that shaped the result."""
+    peak_memory_bytes: int | None = None
+    """Peak resident memory of the stage's process tree; None where it was not sampled."""

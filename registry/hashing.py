@@ -1,0 +1,58 @@
+"""Digests: canonical JSON for values, manifests for directories. Every digest is tagged with its algorithm."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from registry.contracts.base import Record
+
+_CHUNK_BYTES = 1 << 20
+
+
+def canonical_json(value: Any) -> str:
+    """JSON that is equal for equal values: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """`sha256:<hex>` of a JSON-able value."""
+    return "sha256:" + hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """`sha256:<hex>` of a file's bytes."""
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            hasher.update(chunk)
+    return "sha256:" + hasher.hexdigest()
+
+
+class FileEntry(Record):
+    size_bytes: int
+    digest: str
+
+
+class Manifest(Record):
+    """What a directory holds: relative POSIX path -> size and digest. Times, owners and modes do not count."""
+
+    files: dict[str, FileEntry]
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.model_dump(mode="json"))
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(entry.size_bytes for entry in self.files.values())
+
+
+def manifest_of(directory: Path) -> Manifest:
+    """Read every file below `directory` and describe it."""
+    files = {
+        path.relative_to(directory).as_posix(): FileEntry(size_bytes=path.stat().st_size, digest=digest_of_file(path))
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+    return Manifest(files=files)

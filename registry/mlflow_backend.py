@@ -1,0 +1,125 @@
+"""The only importer of mlflow. Metrics, parameters, small files and pointers go there; weights stay in the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.errors import StageError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_LONGEST_PARAM = 6000
+
+
+class MlflowBackend:
+    """One experiment of one tracking server.
+
+    Args:
+        tracking_uri: Always given: MLflow's own default depends on the working directory.
+        experiment: Made when it is not there.
+        artifact_root: Where a new experiment keeps small files when the tracking store is a local file; a server
+            decides for itself.
+    """
+
+    def __init__(self, tracking_uri: str, experiment: str, artifact_root: Path) -> None:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        self.tracking_uri = tracking_uri
+        try:
+            self._client: MlflowClient = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+            found = self._client.get_experiment_by_name(experiment)
+            local = tracking_uri.startswith("sqlite:")
+            location = {"artifact_location": artifact_root.as_uri()} if local else {}
+            self._experiment_id = (
+                found.experiment_id if found else self._client.create_experiment(experiment, **location)
+            )
+        except MlflowException as error:
+            raise StageError(
+                f"the MLflow tracking store {tracking_uri} does not answer: {error.message}",
+                remedy="start it or mend `tracking.uri`, then run the same command again; all measurements are kept",
+            ) from error
+
+    @contextmanager
+    def run(self, name: str, tags: Mapping[str, str], parent_run_id: str | None = None) -> Iterator[RunWriter]:
+        """A run that is FINISHED when the block ends and FAILED when it raises."""
+        nesting = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
+        run_id = self._client.create_run(self._experiment_id, tags={**tags, **nesting}, run_name=name).info.run_id
+        try:
+            yield RunWriter(self._client, run_id)
+        except BaseException:
+            self._client.set_terminated(run_id, "FAILED")
+            raise
+        self._client.set_terminated(run_id, "FINISHED")
+
+    def register_version(self, model: str, source: Path, run_id: str, digest: str, tags: Mapping[str, str]) -> str:
+        """A version of the registered model that points at `source`; found again when the digest has one already.
+
+        Returns:
+            The version's number.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        for version in self._client.search_model_versions(f"name = '{model}'"):
+            if version.tags.get("quantbench.digest") == digest:
+                for key, value in tags.items():
+                    self._client.set_model_version_tag(model, version.version, key, value)
+                return str(version.version)
+        made = self._client.create_model_version(
+            model, source.as_uri(), run_id=run_id, tags={**tags, "quantbench.digest": digest}
+        )
+        return str(made.version)
+
+    def set_alias(self, model: str, alias: str, version: str) -> None:
+        """Point `models:/<model>@<alias>` at a version."""
+        self._client.set_registered_model_alias(model, alias, version)
+
+
+class RunWriter:
+    """Writes into one open run."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client = client
+        self.run_id = run_id
+
+    def params(self, values: Mapping[str, object]) -> None:
+        """Log parameters; values are cut at MLflow's limit."""
+        from mlflow.entities import Param
+
+        self._client.log_batch(
+            self.run_id, params=[Param(key, str(value)[:_LONGEST_PARAM]) for key, value in values.items()]
+        )
+
+    def metrics(self, values: Mapping[str, float | int | None]) -> None:
+        """Log metrics in one batch; what is not known is left out. Units stand in the names."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        known = {key: float(value) for key, value in values.items() if value is not None}
+        self._client.log_batch(self.run_id, metrics=[Metric(key, value, now, 0) for key, value in known.items()])
+
+    def dataset(self, name: str, digest: str, context: str, source: str) -> None:
+        """Log a data set as an input by name and digest, without its rows."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        # MLflow keeps 36 characters of a digest; the source holds all of it.
+        dataset = Dataset(
+            name, digest.removeprefix("sha256:")[:36], "local", f'{{"uri": "{source}", "digest": "{digest}"}}'
+        )
+        self._client.log_inputs(
+            self.run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
+        )
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """Log a small file as an artifact."""
+        self._client.log_artifact(self.run_id, str(path), folder)

@@ -1,0 +1,83 @@
+"""The frame of a stage process: job file in, result file out, time and progress kept on the way."""
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from configs.errors import QuantbenchError, RequestError
+from registry.contracts.job import StageJob
+from registry.contracts.stage import Failure, StageResult
+from registry.files import write_text_atomically
+
+
+class StageClock:
+    """Adds up where a stage's time goes and tells the runner how far it is."""
+
+    def __init__(self, progress_file: Path) -> None:
+        self.timings_seconds: dict[str, float] = {}
+        self._progress_file = progress_file
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the time of the block under `name`; blocks of one name add up."""
+        self.progress(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings_seconds[name] = self.timings_seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def progress(self, part: str, done: int | None = None, total: int | None = None) -> None:
+        """Say what is being done now; `done` of `total` where that is known."""
+        temporary = self._progress_file.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"part": part, "done": done, "total": total}))
+        os.replace(temporary, self._progress_file)
+
+
+StageWork = Callable[[StageJob, StageClock], StageResult]
+
+
+def progress_file_of(result_file: Path) -> Path:
+    """Where a stage that writes `result_file` says how far it is."""
+    return result_file.with_suffix(".progress")
+
+
+def main(table: dict[str, tuple[type[StageJob], StageWork]]) -> int:
+    """Run the job whose file is the only argument; `table` maps a stage to its job type and its work.
+
+    Returns:
+        The process's exit code. A failure is written into the result as well, so that the runner can explain it;
+        the traceback goes to stderr, which is the stage's log.
+    """
+    raw = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    job_type, work = table[raw["stage"]]
+    try:
+        job = job_type.model_validate(raw)
+    except ValidationError as error:
+        print(error, file=sys.stderr)
+        return RequestError.exit_code
+    clock = StageClock(progress_file_of(job.result_file))
+    try:
+        result = work(job, clock)
+    except QuantbenchError as error:
+        traceback.print_exc()
+        failure = Failure(what=error.what, remedy=error.remedy, exit_code=error.exit_code)
+        result = StageResult(stage=job.stage, failure=failure, timings_seconds=clock.timings_seconds)
+    except OSError as error:
+        # A full disk reaches us as ENOSPC from any library; the number says more than the library's words.
+        traceback.print_exc()
+        failure = Failure(
+            what=f"{type(error).__name__}: {error}",
+            remedy="free disk space or mend the path, then run the same command",
+        )
+        result = StageResult(stage=job.stage, failure=failure, timings_seconds=clock.timings_seconds)
+    result = result.model_copy(update={"timings_seconds": clock.timings_seconds})
+    write_text_atomically(job.result_file, result.model_dump_json(indent=2))
+    return 0 if result.failure is None else result.failure.exit_code
