@@ -1,7 +1,6 @@
 """The frame of a stage process: job file in, result file out, time and progress kept on the way."""
 
 import json
-import os
 import sys
 import time
 import traceback
@@ -38,7 +37,7 @@ class StageClock:
         """Say what is being done now; `done` of `total` where that is known."""
         temporary = self._progress_file.with_suffix(".tmp")
         temporary.write_text(json.dumps({"part": part, "done": done, "total": total}))
-        os.replace(temporary, self._progress_file)
+        temporary.replace(self._progress_file)
 
 
 StageWork = Callable[[StageJob, StageClock], StageResult]

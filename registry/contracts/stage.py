@@ -22,7 +22,7 @@ class Failure(Record):
 
 
 class StageResult(Record):
-    """One finished (or failed) stage: exactly one of `record` and `failure` is set."""
+    """One finished (or failed) stage. A record beside a failure is the finding that the failure was judged from."""
 
     stage: str
     record: dict[str, Any] | None = None

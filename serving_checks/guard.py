@@ -1,0 +1,122 @@
+"""Runs one command and never lets anything that came of it outlive the process that asked for it.
+
+A stand-alone script of the standard library, started as `python -I guard.py <grace_seconds> <command...>` in a session
+of its own. Its stdin is the lifeline: a pipe whose other end the caller holds and writes nothing to. The end of the
+caller, however it comes about (kill -9 included), closes the pipe; so does the caller's wish to stop.
+
+How orphans are avoided (prctl(2)): the guard is a child subreaper, so a descendant whose parent dies, or that left the
+session by setsid, becomes the guard's child and is found by walking parents in /proc. Should the guard itself be
+killed, the command gets SIGKILL through its parent-death signal.
+
+Ends with the command's exit code, or 128 + the signal that ended it.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_LIFELINE = 0
+_COMMAND_NOT_STARTED = 127
+
+
+def descendants_of(root: int) -> list[int]:
+    """Process ids of all living descendants of `root`, parents before their children."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue  # it ended while we were looking
+        if fields[0] not in (b"Z", b"X"):
+            children.setdefault(int(fields[1]), []).append(int(name))
+    found = children.get(root, [])[:]
+    for pid in found:
+        found.extend(children.get(pid, []))
+    return found
+
+
+def _start(command: list[str]) -> int:
+    guard, prctl = os.getpid(), ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    child = os.fork()
+    if child:
+        return child
+    try:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != guard:  # it died before the line above
+            os._exit(_COMMAND_NOT_STARTED)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), _LIFELINE)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        os.execvp(command[0], command)  # noqa: S606 - running the caller's command is the purpose
+    except OSError as error:
+        os.write(2, f"cannot start {command[0]}: {error}\n".encode())
+    finally:
+        os._exit(_COMMAND_NOT_STARTED)
+
+
+class _Children:
+    """Reaps whatever ends below the guard and remembers how the command ended."""
+
+    def __init__(self, command_pid: int) -> None:
+        self._command_pid = command_pid
+        self.command_status: int | None = None
+
+    def reap(self) -> bool:
+        """Collect everything that ended; False when no child is left."""
+        try:
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return True
+                if pid == self._command_pid:
+                    self.command_status = status
+        except ChildProcessError:
+            return False
+
+
+def _end_all(children: _Children, grace_seconds: float) -> None:
+    """SIGTERM to all descendants, SIGKILL to those left after the grace, until none is left."""
+    for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, float("inf"))):
+        deadline, told = time.monotonic() + seconds, set[int]()
+        while children.reap() and time.monotonic() < deadline:
+            # Looked for again each time: a process may have forked between the look and the signal.
+            for pid in descendants_of(os.getpid()):
+                if pid not in told:
+                    told.add(pid)
+                    try:
+                        os.kill(pid, number)
+                    except ProcessLookupError:
+                        continue
+            time.sleep(0.02)
+
+
+def main(grace_seconds: float, command: list[str]) -> int:
+    """Run `command` until it ends or the lifeline does; return the exit code to end with."""
+    waker, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    stop_signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    for number in (*stop_signals, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    children = _Children(_start(command))
+    while children.reap() and children.command_status is None:
+        ready, _, _ = select.select([_LIFELINE, waker], [], [])
+        if _LIFELINE in ready or stop_signals.intersection(os.read(waker, 4096)):
+            break
+    _end_all(children, grace_seconds)
+    status = children.command_status
+    if status is None:
+        return _COMMAND_NOT_STARTED
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main(float(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,46 @@
+"""Reading the Prometheus text that an engine serves under /metrics (exposition format 0.0.4)."""
+
+import re
+from typing import NamedTuple
+
+_SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)(?:\s+-?\d+)?$")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_ESCAPES = {"\\n": "\n", '\\"': '"', "\\\\": "\\"}
+
+
+class Sample(NamedTuple):
+    """One line: a number under a name and labels."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+def parse_metrics(text: str) -> list[Sample]:
+    """All samples of a metrics page; comments and lines that are no samples are left out."""
+    samples = []
+    for line in text.splitlines():
+        match = None if line.startswith("#") else _SAMPLE.match(line.strip())
+        if match is None:
+            continue
+        labels = {
+            key: re.sub(r"\\[n\"\\]", lambda found: _ESCAPES[found[0]], value)
+            for key, value in _LABEL.findall(match["labels"] or "")
+        }
+        samples.append(Sample(match["name"], labels, float(match["value"])))
+    return samples
+
+
+def total(samples: list[Sample], name: str) -> float | None:
+    """Sum of the samples called `name` over all labels; None where there is none."""
+    values = [sample.value for sample in samples if sample.name == name]
+    return sum(values) if values else None
+
+
+def kv_cache_tokens(samples: list[Sample]) -> int | None:
+    """Tokens that fit vLLM's KV cache, from the labels of `vllm:cache_config_info`; None where it does not say."""
+    for sample in samples:
+        if sample.name == "vllm:cache_config_info":
+            tokens = sample.labels.get("kv_cache_size_tokens", "None")
+            return int(tokens) if tokens.isdigit() else None
+    return None

@@ -1,0 +1,82 @@
+"""What a vLLM log says: the kernel chosen, the warnings a reviewer has to know, why a server died."""
+
+import re
+from typing import NamedTuple
+
+# "(EngineCore pid=12) WARNING 11-21 04:32:42 [cpu.py:224] text"
+_LINE = re.compile(r"^(?:\([^)]*\) )?(?P<level>INFO|WARNING|ERROR) \S+ \S+ \[[^\]]*\] (?P<text>.*)$")
+_KERNEL = re.compile(
+    r"Using (?P<kernel>\w+) for (?:\w*LinearMethod|mixed-precision linear|CompressedTensors\w+|\w+ GEMM)"
+)
+_EXCEPTION = re.compile(r"(?P<error>\b\w*(?:Error|Exception)): (?P<text>.+)")
+_WEIGHTS = re.compile(r"Model loading took (?P<gib>[\d.]+) GiB")
+# Exceptions that only say that another process failed first.
+_FOLLOW_UPS = ("Engine core initialization failed", "WorkerProc initialization failed", "Failed core proc")
+# Said on every start on every machine, whatever is served; they would hide the line that matters.
+_EXPECTED = (
+    "Enforce eager set",
+    "Inductor compilation was disabled",
+    "Triton is not installed",
+    "Model Runner V2 requires Triton",
+    "Found ulimit of",
+    "The global random seed is set to",
+    "CPU backend doesn't allow to use `torch.set_num_threads`",
+    "SECURITY WARNING: Development endpoints",
+    "libtcmalloc is not found in LD_PRELOAD",
+    "libiomp is not found in LD_PRELOAD",
+)
+
+
+class Death(NamedTuple):
+    """Why a server died, as far as its log tells."""
+
+    reason: str
+    remedy: str
+
+
+_REMEDIES = (
+    (r"out of memory|requested memory for kv|desired CPU memory|No available memory for the cache|MemoryError"
+     r"|KV cache is needed",
+     "lower `kv_cache_gib` or `max_model_len`, or free memory"),
+    (r"[Aa]ddress already in use", "leave `port` out, or choose another"),
+    (r"max_model_len|maximum (model|sequence) length", "lower `max_model_len` to what the model was made for"),
+    (r"divisible by tensor parallel|divisible by \w*tp_size", "let `tensor_parallel_size` divide the model's heads"),
+    (r"dtype|bfloat16|float16|float32", "choose a dtype that the quantization method's kernels take"),
+    (r"No module named", "set the environment up again: a package of the engine is missing"),
+    (r"safetensors|No such file|config\.json", "the model directory is not whole: make the artifact again"),
+)  # fmt: skip
+
+
+def _said(log: str, level: str) -> list[str]:
+    found = (match for line in log.splitlines() if (match := _LINE.match(line)) and match["level"] == level)
+    return list(dict.fromkeys(match["text"].strip() for match in found))
+
+
+def kernel_of(log: str) -> str | None:
+    """The quantization kernels that the engine says it chose; None where it says nothing."""
+    return ", ".join(dict.fromkeys(match["kernel"] for match in _KERNEL.finditer(log))) or None
+
+
+def warnings_of(log: str) -> list[str]:
+    """Distinct warnings, without those that every start gives."""
+    return [text for text in _said(log, "WARNING") if text and not text.startswith(_EXPECTED)]
+
+
+def weights_bytes_of(log: str) -> int | None:
+    """Resident weights as the engine measured them on a GPU, all ranks together; None where it logs nothing."""
+    found = [float(match["gib"]) for match in _WEIGHTS.finditer(log)]
+    return round(sum(found) * 2**30) if found else None
+
+
+def death_of(log: str, exit_code: int) -> Death:
+    """The likely reason why a server ended with `exit_code`."""
+    errors = [match for match in _EXCEPTION.finditer(log) if not match["text"].startswith(_FOLLOW_UPS)]
+    if not errors:
+        if exit_code in (137, -9):
+            return Death("it was killed (SIGKILL), most often by the kernel for want of memory", _REMEDIES[0][1])
+        return Death("its log names no error", "run the command by hand and read what it prints")
+    reason = f"{errors[-1]['error']}: {errors[-1]['text'].strip()}"
+    for pattern, remedy in _REMEDIES:
+        if re.search(pattern, reason):
+            return Death(reason, remedy)
+    return Death(reason, "read the log, mend what it names, and run the command by hand to try")

@@ -1,0 +1,76 @@
+"""Stage processes without engines, for tests of failure and timing: they write small files and sound records.
+
+`QUANTBENCH_FAKE` holds JSON: stage name -> `fail`, `die`, `kill`, `hang`, `disk_full` or `bad_result`.
+`QUANTBENCH_FAKE_LOG` names a file that gets a line for each stage that begins.
+"""
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from pydantic import ConfigDict
+
+from configs.errors import StageError
+from registry.contracts import ObjectRef, StageJob, StageResult
+from registry.hashing import manifest_of
+from registry.stage_process import StageClock, main
+from tests.records import artifact_record, checkpoint_record, inspection_record, measurement_record, sample_lines
+
+
+class FakeJob(StageJob):
+    model_config = ConfigDict(extra="ignore")
+    config: dict[str, object] | None = None
+    name: str = ""
+    model_digest: str = ""
+
+
+def work(job: StageJob, clock: StageClock) -> StageResult:
+    assert isinstance(job, FakeJob)
+    assert job.output_dir is not None
+    stem = job.result_file.name.removesuffix(".result.json")
+    with Path(os.environ["QUANTBENCH_FAKE_LOG"]).open("a") as log:
+        log.write(stem + "\n")
+    behaviour = json.loads(os.environ.get("QUANTBENCH_FAKE", "{}")).get(stem)
+    (job.output_dir / "content.txt").write_text(f"{stem} {json.dumps(job.config, sort_keys=True)}")
+    with clock.part("load"):
+        _misbehave(behaviour, job)
+    if job.stage == "measure":
+        (job.output_dir / "samples.jsonl").write_text("".join(sample_lines(wrong=0 if stem.endswith("baseline") else 5)))
+    digest = manifest_of(job.output_dir).digest
+    record = {
+        "prepare": lambda: checkpoint_record(digest),
+        "quantize": lambda: artifact_record(digest, name=job.name),
+        "inspect": lambda: inspection_record(digest),
+        "measure": lambda: measurement_record(job.model_digest, wrong=0 if stem.endswith("baseline") else 5),
+    }.get(job.stage, lambda: None)()
+    return StageResult(
+        stage=job.stage,
+        record=record.model_dump(mode="json") if record else {},
+        object=ObjectRef(digest=digest, size_bytes=1),
+    )
+
+
+def _misbehave(behaviour: str | None, job: StageJob) -> None:
+    if behaviour == "fail":
+        raise StageError("the engine gave up", remedy="try another engine")
+    if behaviour == "die":
+        print("Segmentation fault in the imaginary kernel", file=sys.stderr)
+        os._exit(1)
+    if behaviour == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour == "hang":
+        Path(os.environ["QUANTBENCH_FAKE_LOG"]).with_suffix(".pid").write_text(str(os.getpid()))
+        time.sleep(300)
+    if behaviour == "disk_full":
+        raise OSError(errno.ENOSPC, "No space left on device", str(job.output_dir))
+    if behaviour == "bad_result":
+        job.result_file.write_text('{"stage": 3')
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main({stage: (FakeJob, work) for stage in ("prepare", "calibrate", "quantize", "inspect", "measure")}))

@@ -1,0 +1,44 @@
+"""One real server: start, smoke, load, memory, end."""
+
+from pathlib import Path
+
+import pytest
+
+from serving_checks.checks.smoke import smoke_answer
+from serving_checks.guard import descendants_of
+from serving_checks.load import LoadClient, LoadConfig
+from serving_checks.memory import memory_record
+from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve
+from tests.tiny_llama import make_tiny_llama
+
+
+@pytest.mark.engine
+def test_tiny_llama_is_served_measured_and_gone(tmp_path):
+    model = tmp_path / "model"
+    make_tiny_llama(model)
+    weights_bytes = (model / "model.safetensors").stat().st_size
+    config = VllmServerConfig(max_model_len=128, max_num_seqs=4, kv_cache_gib=0.25)
+    load = LoadConfig(concurrency=[1, 2], requests=4, prompt_tokens=16, output_tokens=4, warmup_requests=1)
+    (tmp_path / "load").mkdir()
+    with (
+        LoadClient(load, model, tmp_path / "load") as client,
+        serve(ServerRequest(config, model, "float32", "cpu", None), tmp_path / "server.log") as server,
+    ):
+        assert smoke_answer(server.endpoint)
+        points = client.run(server.endpoint)
+        memory = memory_record(server, model, "cpu")
+        left = descendants_of(server.pid)
+    assert [(point.concurrency, point.completed, point.failed, point.output_tokens) for point in points] == [
+        (1, 4, 0, 16),
+        (2, 4, 0, 16),
+    ]
+    assert memory.notes == []
+    # Served in float32: the file's 16-bit weights twice over, 32-bit ones as they are.
+    assert memory.resident_weights_bytes is not None
+    assert 0.9 * weights_bytes < memory.resident_weights_bytes < 2.5 * weights_bytes
+    assert memory.kv_cache_tokens is not None
+    assert memory.kv_cache_tokens > 128
+    assert memory.peak_process_bytes is not None
+    assert memory.peak_process_bytes > memory.resident_weights_bytes
+    assert left
+    assert not [pid for pid in left if Path(f"/proc/{pid}").exists()]

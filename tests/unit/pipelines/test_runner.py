@@ -1,0 +1,231 @@
+"""The runner against stages that fail, die, hang and are killed; no engine is involved."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines import preflight, runner
+from pipelines.device import MachineRecord
+from pipelines.events import StageOutcome
+from pipelines.jobs import JobContext
+from pipelines.plan import plan_stages
+from pipelines.run_config import RunConfig
+from pipelines.runner import Runner
+from pipelines.stages import Fingerprints, Stage, stages_of
+from pipelines.workspace import Workspace
+from evals.suite import load_suite
+
+ROOT = Path(__file__).resolve().parents[3]
+FINGERPRINTS = Fingerprints("sha256:source", "sha256:calibration", "sha256:suite")
+MACHINE = MachineRecord(
+    device="cpu", device_name="a test's CPU", fast_bfloat16=False, cpu_flags=[], threads=2, memory_bytes=1 << 30
+)
+
+
+def run_config(**changes: object) -> RunConfig:
+    fields: dict[str, object] = {
+        "version": 1,
+        "name": "test",
+        "source": {"kind": "folder", "path": "/nowhere"},
+        "calibration": {"source": "self", "samples": 4, "tokens": 16},
+        "methods": {"int8": {"method": "bnb_int8"}, "gptq": {"method": "gptq", "group_size": 64}},
+        "evaluation": {"suite": "demo"},
+    }
+    return RunConfig.model_validate(fields | changes)
+
+
+class Bench:
+    """One workspace, runs in it, and what they executed."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.workspace = Workspace(folder / "workspace")
+        self.workspace.create()
+        self.log = folder / "executed.log"
+        self.progress: list[str] = []
+        self._monkeypatch = monkeypatch
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        monkeypatch.setenv("QUANTBENCH_FAKE_LOG", str(self.log))
+        monkeypatch.setattr(runner, "STAGE_MODULES", dict.fromkeys(runner.STAGE_MODULES, "tests.fake_stages"))
+
+    def run(self, config: RunConfig | None = None, **behaviours: str) -> dict[str, StageOutcome]:
+        self.log.unlink(missing_ok=True)
+        self._monkeypatch.setenv("QUANTBENCH_FAKE", json.dumps({key.replace("_", "-"): value for key, value in behaviours.items()}))
+        config = config or run_config()
+        context = JobContext(config, MACHINE, load_suite("demo"), [])
+        made = Runner(context, self.workspace, self.workspace.new_run_dir("test"), self._on_progress)
+        return {stage.name: made.run(stage) for stage in stages_of(config, MACHINE, FINGERPRINTS)}
+
+    def _on_progress(self, stage: Stage, text: str) -> None:
+        self.progress.append(f"{stage.name} {text}")
+
+    @property
+    def executed(self) -> list[str]:
+        return self.log.read_text().split() if self.log.exists() else []
+
+    def leftovers(self) -> list[Path]:
+        staging = self.workspace.root / "store" / "staging"
+        return list(staging.iterdir()) if staging.exists() else []
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(tmp_path, monkeypatch)
+
+
+def how(outcomes: dict[str, StageOutcome]) -> dict[str, str]:
+    return {name: outcome.how for name, outcome in outcomes.items()}
+
+
+def test_order_brings_quick_methods_first(bench: Bench) -> None:
+    config = run_config(methods={"gptq": {"method": "gptq", "group_size": 64}, "int8": {"method": "bnb_int8"}})
+    assert list(bench.run(config)) == [
+        "prepare",
+        "measure:baseline",
+        "quantize:int8",
+        "inspect:int8",
+        "measure:int8",
+        "calibrate",
+        "quantize:gptq",
+        "inspect:gptq",
+        "measure:gptq",
+    ]
+
+
+def test_a_second_run_executes_nothing(bench: Bench) -> None:
+    assert set(how(bench.run()).values()) == {"done"}
+    assert set(how(bench.run()).values()) == {"reused"}
+    assert bench.executed == []
+
+
+def test_changing_one_method_redoes_that_method_only(bench: Bench) -> None:
+    bench.run()
+    bench.run(run_config(methods={"int8": {"method": "bnb_int8"}, "gptq": {"method": "gptq", "group_size": 32}}))
+    assert bench.executed == ["quantize-gptq", "inspect-gptq", "measure-gptq"]
+
+
+def test_the_plan_says_what_changed(bench: Bench) -> None:
+    bench.run()
+    changed = run_config(methods={"int8": {"method": "bnb_int8"}, "gptq": {"method": "gptq", "group_size": 32}})
+    planned, _ = plan_stages(stages_of(changed, MACHINE, FINGERPRINTS), bench.workspace.cache)
+    reasons = {stage.name: stage.reason for stage in planned if stage.action == "run"}
+    assert reasons == {
+        "quantize:gptq": "changed: config.method.group_size: 64 -> 32",
+        "inspect:gptq": "quantize:gptq is made first",
+        "measure:gptq": "quantize:gptq, inspect:gptq is made first",
+    }
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [
+        ("fail", "the engine gave up"),
+        ("die", "Segmentation fault in the imaginary kernel"),
+        ("kill", "killed by signal 9"),
+        ("disk_full", "No space left on device"),
+        ("bad_result", "without a result"),
+    ],
+)
+def test_a_failed_stage_stops_only_what_needs_it(bench: Bench, behaviour: str, said: str) -> None:
+    outcomes = bench.run(quantize_int8=behaviour)
+    assert how(outcomes) == {
+        "prepare": "done",
+        "measure:baseline": "done",
+        "quantize:int8": "failed",
+        "inspect:int8": "skipped",
+        "measure:int8": "skipped",
+        "calibrate": "done",
+        "quantize:gptq": "done",
+        "inspect:gptq": "done",
+        "measure:gptq": "done",
+    }
+    failure = outcomes["quantize:int8"].result.failure
+    assert failure is not None
+    assert said in failure.what
+    assert failure.remedy
+    assert failure.exit_code == 3
+    assert bench.leftovers() == []
+    bench.run()
+    assert bench.executed == ["quantize-int8", "inspect-int8", "measure-int8"]
+
+
+def test_too_little_disk_is_told_before_the_stage_starts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
+    failure = bench.run()["prepare"].result.failure
+    assert failure is not None
+    assert "MiB are free" in failure.what
+    assert "--workspace" in failure.remedy
+    assert bench.executed == []
+
+
+def test_a_group_size_that_does_not_divide_is_refused_before_quantizing(bench: Bench) -> None:
+    sharded = run_config(serving={"tensor_parallel_size": 4})
+    failure = bench.run(sharded)["quantize:gptq"].result.failure
+    assert failure is not None
+    assert failure.exit_code == 2
+    assert "group_size 64 does not divide the 32 inputs of model.layers.0.self_attn.o_proj" in failure.what
+    assert "quantize-gptq" not in bench.executed
+
+
+def test_progress_is_told(bench: Bench) -> None:
+    bench.run()
+    assert any(line.startswith("prepare ") for line in bench.progress)
+
+
+RUN_SCRIPT = """
+import os, sys
+from pathlib import Path
+import pytest
+from tests.unit.pipelines.test_runner import Bench
+with pytest.MonkeyPatch.context() as monkeypatch:
+    Bench(Path(sys.argv[1]), monkeypatch).run(**{sys.argv[2]: "hang"} if len(sys.argv) > 2 else {})
+"""
+
+
+def start_run(folder: Path, *hanging: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", RUN_SCRIPT, str(folder), *hanging], cwd=ROOT, stderr=subprocess.PIPE)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.05)
+
+
+def is_gone(pid: int) -> bool:
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_runner_leaves_no_process_and_is_resumed(bench: Bench, tmp_path: Path, sent: signal.Signals) -> None:
+    run = start_run(tmp_path, "quantize_gptq")
+    pid_file = bench.log.with_suffix(".pid")
+    wait_for(pid_file)
+    stage_pid = int(pid_file.read_text())
+    os.kill(run.pid, sent)
+    run.communicate()
+    assert is_gone(stage_pid)
+    bench.workspace.create()
+    assert bench.leftovers() == []
+    bench.run()
+    assert bench.executed == ["quantize-gptq", "inspect-gptq", "measure-gptq"]
+
+
+def test_two_runs_at_once_share_the_work(bench: Bench, tmp_path: Path) -> None:
+    runs = [start_run(tmp_path) for _ in range(2)]
+    for run in runs:
+        assert run.wait() == 0, run.stderr.read().decode() if run.stderr else ""
+    assert sorted(bench.executed) == sorted(set(bench.executed))
+    assert set(how(bench.run()).values()) == {"reused"}

@@ -1,0 +1,58 @@
+"""The machine lock serializes runs of one workspace and goes with its holder."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs.errors import RequestError
+from pipelines.workspace import Workspace
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from pipelines.workspace import Workspace
+with Workspace(Path(sys.argv[1])).machine_lock(lambda pid: None):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    workspace = Workspace(tmp_path / "workspace")
+    workspace.create()
+    return workspace
+
+
+def test_waits_for_another_process_and_says_for_whom(workspace: Workspace) -> None:
+    holder = subprocess.Popen([sys.executable, "-P", "-c", HOLDER, str(workspace.root)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    waited_for: list[str] = []
+
+    def on_wait(pid: str) -> None:
+        waited_for.append(pid)
+        holder.kill()  # SIGKILL: nothing of the holder's own can release the lock
+
+    with workspace.machine_lock(on_wait):
+        assert waited_for == [str(holder.pid)]
+    holder.wait()
+
+
+def test_run_folders_never_collide(workspace: Workspace) -> None:
+    assert workspace.new_run_dir("demo") != workspace.new_run_dir("demo")
+
+
+def test_a_workspace_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="cannot write the workspace") as caught:
+        Workspace(tmp_path / "file" / "workspace").create()
+    assert "--workspace" in caught.value.remedy
+
+
+def test_staging_of_a_living_process_stays(workspace: Workspace) -> None:
+    staging = workspace.store.new_staging_dir()
+    workspace.create()
+    assert staging.exists()

@@ -1,0 +1,80 @@
+"""Calibration rows from data: packing, exclusion, too little of it. No engine, and a tokenizer of one token a word."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs.errors import RequestError
+from quantizers.calibration import Exclusion, FileCalibration, check_calibration, pack_rows, read_documents
+
+ITEM = "Which planet is known as the red planet?"
+
+
+class WordTokenizer:
+    eos_token_id = 0
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": [len(word) for word in text.split()]}
+
+    def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool) -> str:
+        return " ".join(f"<{message['role']}> {message['content']}" for message in messages)
+
+
+def config(path: Path, **changes: object) -> FileCalibration:
+    return FileCalibration.model_validate({"source": "file", "path": path, "samples": 2, "tokens": 16} | changes)
+
+
+def test_documents_are_packed_end_to_end(tmp_path: Path) -> None:
+    documents = ["a " * 20, "bb " * 20]
+    rows, rejected = pack_rows(documents, WordTokenizer(), config(tmp_path / "a.txt"), Exclusion([]))
+    assert rows == [[1] * 16, [1] * 4 + [0] + [2] * 11]
+    assert rejected == 0
+
+
+def test_rows_that_hold_an_evaluation_item_are_left_out(tmp_path: Path) -> None:
+    documents = [f"Quiz: which  PLANET is known as\nthe red planet? {'x ' * 40}", "a " * 40]
+    rows, rejected = pack_rows(documents, WordTokenizer(), config(tmp_path / "a.txt"), Exclusion([ITEM]))
+    assert rejected == 1
+    assert rows == [[1] * 16] * 2
+
+
+def test_short_evaluation_texts_exclude_nothing() -> None:
+    assert not Exclusion(["yes"]).found_in("yes, of course")
+    assert Exclusion([ITEM]).found_in(ITEM.upper())
+
+
+def test_conversations_go_through_the_template(tmp_path: Path) -> None:
+    document = [{"role": "user", "content": "hi " * 40}]
+    rows, _ = pack_rows([document], WordTokenizer(), config(tmp_path / "a.txt", chat_template=True), Exclusion([]))
+    assert rows[0][0] == len("<user>")
+
+
+def test_documents_of_both_kinds_of_file(tmp_path: Path) -> None:
+    text, lines = tmp_path / "a.txt", tmp_path / "a.jsonl"
+    text.write_text("one\n\n\ntwo\nlines\n")
+    lines.write_text('{"text": "one"}\n\n{"messages": [{"role": "user", "content": "two"}]}\n')
+    assert read_documents(text) == ["one", "two\nlines"]
+    assert read_documents(lines) == ["one", [{"role": "user", "content": "two"}]]
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"txt": "x"}', '{"messages": [{"role": "user"}]}', '{"text": 3}'])
+def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "fine"}) + "\n" + line + "\n")
+    with pytest.raises(RequestError, match=r"a\.jsonl:2 "):
+        read_documents(path)
+
+
+def test_what_cannot_work_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with pytest.raises(RequestError, match="does not exist"):
+        check_calibration(config(path), 64, True)
+    path.write_text("text")
+    check_calibration(config(path), 64, True)
+    with pytest.raises(RequestError, match="128 tokens exceed the model's 64 positions"):
+        check_calibration(config(path, tokens=128), 64, True)
+    with pytest.raises(RequestError, match="the model has none"):
+        check_calibration(config(path, chat_template=True), 64, False)
+    with pytest.raises(RequestError, match=r"neither \.jsonl nor \.txt"):
+        check_calibration(config(tmp_path / "a.parquet"), 64, True)

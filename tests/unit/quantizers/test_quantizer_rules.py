@@ -1,0 +1,71 @@
+"""Rules and the method table."""
+
+import pytest
+from pydantic import ValidationError
+
+from configs.errors import RequestError
+from quantizers.base import check_rules
+from quantizers.rules import group_size_violations, packing_violations
+from quantizers.table import METHODS, load_method, parse_config
+
+SHAPES = {
+    f"model.layers.{layer}.{name}": shape
+    for layer in range(2)
+    for name, shape in {"self_attn.q_proj": (576, 576), "mlp.down_proj": (576, 1536)}.items()
+}
+
+
+def test_a_group_size_that_does_not_divide_names_layers_and_remedy() -> None:
+    assert group_size_violations(SHAPES, 128, 1) == [
+        "group_size 128 does not divide the 576 inputs of model.layers.*.self_attn.q_proj (2 layers); use group_size 64"
+    ]
+    assert group_size_violations(SHAPES, 64, 1) == []
+    assert group_size_violations(SHAPES, -1, 1) == []
+
+
+def test_tensor_parallel_splits_the_inputs_of_row_parallel_layers() -> None:
+    found = group_size_violations({"model.layers.0.mlp.down_proj": (512, 1024)}, 128, 16)
+    assert found == [
+        "group_size 128 does not divide the 64 inputs of model.layers.0.mlp.down_proj on each of 16 tensor-parallel"
+        " ranks; use group_size 64"
+    ]
+    assert group_size_violations({"model.layers.0.mlp.up_proj": (512, 1024)}, 128, 16) == []
+
+
+def test_packed_words_have_to_be_full_on_every_rank() -> None:
+    shapes = {"model.layers.0.mlp.up_proj": (24, 64)}
+    assert packing_violations(shapes, 4, 1) == []
+    assert "12 features of model.layers.0.mlp.up_proj" in packing_violations(shapes, 4, 2)[0]
+
+
+def test_every_table_line_is_a_method_whose_config_names_it() -> None:
+    for name in METHODS:
+        method = load_method(name)
+        assert parse_config({"method": name}) == method.config_type.model_validate({"method": name})
+        assert parse_config({"method": name}).method == name
+
+
+def test_an_unknown_method_suggests_the_nearest() -> None:
+    with pytest.raises(RequestError) as error:
+        load_method("bnb_nf5")
+    assert "did you mean 'bnb_nf4'?" in error.value.remedy
+    with pytest.raises(RequestError, match="does not say its `method`"):
+        parse_config({"bits": 4})
+    with pytest.raises(ValidationError, match="group_sise"):
+        parse_config({"method": "gptq", "group_sise": 64})
+
+
+@pytest.mark.parametrize("name", ["bnb_nf4", "bnb_int8"])
+def test_bitsandbytes_is_served_on_one_rank(name: str) -> None:
+    config = parse_config({"method": name})
+    method = load_method(name)
+    check_rules(method, config, SHAPES, tensor_parallel=1, device="cpu", quantize_dtype="bfloat16")
+    with pytest.raises(RequestError, match="one rank only, tensor parallel is 2"):
+        check_rules(method, config, SHAPES, tensor_parallel=2, device="cpu", quantize_dtype="bfloat16")
+
+
+def test_nf4_is_not_quantized_in_float32() -> None:
+    method, config = load_method("bnb_nf4"), parse_config({"method": "bnb_nf4"})
+    assert method.violations(config, SHAPES, 1, "cpu", "float32") == [
+        "NF4 artifacts written from float32 are not served by vLLM; quantize in bfloat16"
+    ]

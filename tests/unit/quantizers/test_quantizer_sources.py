@@ -1,0 +1,189 @@
+"""Sources: what is refused before a stage starts, and what the record of a checkpoint says."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from configs.errors import RequestError
+from quantizers.checkpoint import describe, prepare
+from quantizers.jobs import PrepareJob
+from quantizers.sources import FolderSource, GgufSource, PackageGgufSource, SourceConfig, check_source
+from registry.stage_process import StageClock
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "max_position_embeddings": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+TENSORS = {
+    "model.embed_tokens.weight": ("BF16", (16, 8)),
+    "model.layers.0.self_attn.q_proj.weight": ("BF16", (8, 8)),
+    "model.layers.0.mlp.down_proj.weight": ("BF16", (8, 24)),
+    "model.layers.0.input_layernorm.weight": ("BF16", (8,)),
+}
+
+
+def write_safetensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    """A safetensors file of zeros, written by hand: two bytes for each value."""
+    header, offset = {}, 0
+    for name, (dtype, shape) in tensors.items():
+        size = 2
+        for length in shape:
+            size *= length
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(offset))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(CONFIG))
+    (path / "tokenizer.json").write_text("{}")
+    (path / "tokenizer_config.json").write_text("{}")
+    (path / "chat_template.jinja").write_text("{{ messages }}")
+    write_safetensors(path / "model.safetensors", TENSORS)
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(RequestError) as error:
+        check_source(FolderSource(kind="folder", path=path))
+    assert error.value.remedy
+    return error.value.what
+
+
+def test_a_sound_folder_passes(folder: Path) -> None:
+    check_source(FolderSource(kind="folder", path=folder))
+
+
+def test_pickle_weights_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    assert "pickle weights only (pytorch_model.bin)" in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_auto_map_is_refused(folder: Path, name: str) -> None:
+    config = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling.Model"}}))
+    assert "never run" in refused(folder)
+
+
+def test_python_files_are_refused(folder: Path) -> None:
+    (folder / "modeling_llama.py").write_text("")
+    assert "modeling_llama.py" in refused(folder)
+
+
+def test_a_missing_tokenizer_is_refused(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    assert "holds no tokenizer" in refused(folder)
+
+
+def test_an_unsupported_architecture_is_refused_with_the_nearest(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"architectures": ["LlamaForCausalLMs"]}))
+    with pytest.raises(RequestError) as error:
+        check_source(FolderSource(kind="folder", path=folder))
+    assert "nearest supported one is LlamaForCausalLM;" in error.value.remedy
+
+
+def test_a_quantized_checkpoint_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"quantization_config": {"quant_method": "gptq"}}))
+    assert "quantized already (gptq)" in refused(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "{}"])
+def test_a_config_of_no_model_is_refused(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    assert "config.json" in refused(folder)
+
+
+def test_a_folder_of_anything_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    assert "is no model: it has no config.json" in refused(tmp_path)
+    assert "does not exist" in refused(tmp_path / "nowhere")
+
+
+def test_cut_off_weights_are_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "not a whole safetensors file" in refused(folder)
+
+
+def test_an_index_may_not_reach_outside(folder: Path) -> None:
+    index = {"weight_map": {"a": "../elsewhere.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "../elsewhere.safetensors" in refused(folder)
+
+
+def test_gguf_is_judged_by_its_header(tmp_path: Path) -> None:
+    def gguf(architecture: str) -> GgufSource:
+        path = tmp_path / "model.gguf"
+        key = b"general.architecture"
+        value = architecture.encode()
+        path.write_bytes(
+            b"GGUF"
+            + struct.pack("<IQQ", 3, 0, 1)
+            + struct.pack("<Q", len(key))
+            + key
+            + struct.pack("<IQ", 8, len(value))
+            + value
+        )
+        return GgufSource(kind="gguf", path=path)
+
+    check_source(gguf("llama"))
+    with pytest.raises(RequestError, match=r"'mamba' in .* is not supported"):
+        check_source(gguf("mamba"))
+    (tmp_path / "model.gguf").write_bytes(b"PK\x03\x04 a zip file")
+    with pytest.raises(RequestError, match="does not begin with GGUF"):
+        check_source(GgufSource(kind="gguf", path=tmp_path / "model.gguf"))
+
+
+def test_a_package_that_is_not_installed_is_named() -> None:
+    with pytest.raises(RequestError, match="'no-such-distribution' is not installed"):
+        check_source(PackageGgufSource(kind="package_gguf", package="no-such-distribution"))
+    with pytest.raises(RequestError, match="matches: none"):
+        check_source(PackageGgufSource(kind="package_gguf", package="pydantic"))
+
+
+def test_a_hub_source_needs_a_revision() -> None:
+    with pytest.raises(ValidationError, match="revision"):
+        TypeAdapter(SourceConfig).validate_python({"kind": "hub", "id": "a/b"})
+
+
+def test_the_record_comes_from_headers_and_config(folder: Path) -> None:
+    record = describe(folder, origin="folder model", note="a note")
+    assert record.architecture == "LlamaForCausalLM"
+    assert record.parameters == 16 * 8 + 8 * 8 + 8 * 24 + 8
+    assert record.linear_shapes == {"model.layers.0.self_attn.q_proj": (8, 8), "model.layers.0.mlp.down_proj": (8, 24)}
+    assert (record.dtype, record.num_key_value_heads, record.has_chat_template) == ("bfloat16", 2, True)
+
+
+def test_prepare_copies_what_belongs_to_a_checkpoint_only(folder: Path, tmp_path: Path) -> None:
+    (folder / "training_args.bin").write_bytes(b"\x80\x04")
+    (folder / "notes.md").write_text("")
+    output = tmp_path / "output"
+    job = PrepareJob(
+        stage="prepare",
+        result_file=tmp_path / "result.json",
+        output_dir=output,
+        source=FolderSource(kind="folder", path=folder),
+        dtype="float32",
+    )
+    record, _ = prepare(job, StageClock(tmp_path / "progress"))
+    assert sorted(path.name for path in output.iterdir()) == [
+        "chat_template.jinja",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert record.dtype == "bfloat16"
+    assert record.digest == describe(output, origin="").digest

@@ -1,0 +1,93 @@
+"""Reading logs, metrics and load results: pure functions."""
+
+import pytest
+from pydantic import ValidationError
+
+from serving_checks import server_log
+from serving_checks.load import LoadConfig, point_of
+from serving_checks.metrics import kv_cache_tokens, parse_metrics, total
+
+LOG = """\
+(APIServer pid=1) WARNING 11-21 04:32:42 [vllm.py:1703] Enforce eager set, disabling torch.compile
+(EngineCore pid=2) INFO 11-21 04:32:42 [auto_gptq.py:352] Using CPUWNA16LinearKernel for AutoGPTQLinearMethod
+(EngineCore pid=2) INFO 11-21 04:32:42 [utils.py:347] Using LBHNC KV cache layout.
+(EngineCore pid=2) WARNING 11-21 04:32:43 [x.py:1] Falling back to a slow kernel
+(EngineCore pid=2) WARNING 11-21 04:32:44 [x.py:1] Falling back to a slow kernel
+"""
+
+
+def test_log_gives_kernel_and_distinct_unexpected_warnings():
+    assert server_log.kernel_of(LOG) == "CPUWNA16LinearKernel"
+    assert server_log.warnings_of(LOG) == ["Falling back to a slow kernel"]
+    assert server_log.kernel_of("nothing") is None
+
+
+def test_weights_of_all_ranks_are_added():
+    log = "Model loading took 1.5 GiB memory and 2.0 seconds\nModel loading took 0.5 GiB memory and 2.0 seconds"
+    assert server_log.weights_bytes_of(log) == 2 * 2**30
+    assert server_log.weights_bytes_of("") is None
+
+
+@pytest.mark.parametrize(
+    ("log", "reason", "remedy"),
+    [
+        (
+            "ValueError: x\nRuntimeError: Engine core initialization failed. See above",
+            "ValueError: x",
+            "run the command",
+        ),
+        ("torch.OutOfMemoryError: CUDA out of memory", "OutOfMemoryError: CUDA out of memory", "kv_cache_gib"),
+        ("ValueError: max_model_len (9) is greater", "ValueError: max_model_len (9) is greater", "max_model_len"),
+    ],
+)
+def test_death_names_the_first_cause(log, reason, remedy):
+    death = server_log.death_of(log, 1)
+    assert death.reason == reason
+    assert remedy in death.remedy
+
+
+def test_death_without_a_word():
+    assert "SIGKILL" in server_log.death_of("", 137).reason
+    assert "no error" in server_log.death_of("", 1).reason
+
+
+PAGE = """\
+# HELP a_total things
+a_total{kind="x",note="say \\"hi\\", {ok}\\n"} 3.0
+a_total{kind="y"} 4
+vllm:cache_config_info{block_size="128",kv_cache_size_tokens="23296"} 1.0
+odd_value NaN
+not a sample
+"""
+
+
+def test_metrics_are_parsed():
+    samples = parse_metrics(PAGE)
+    assert samples[0].labels == {"kind": "x", "note": 'say "hi", {ok}\n'}
+    assert total(samples, "a_total") == 7.0
+    assert total(samples, "missing") is None
+    assert kv_cache_tokens(samples) == 23296
+    assert len(samples) == 4
+
+
+@pytest.mark.parametrize("page", ["", 'vllm:cache_config_info{kv_cache_size_tokens="None"} 1'])
+def test_unresolved_kv_cache_is_none(page):
+    assert kv_cache_tokens(parse_metrics(page)) is None
+
+
+@pytest.mark.parametrize(
+    "bad", [{"concurrency": []}, {"concurrency": [0]}, {"concurrency": [17], "requests": 16}, {"output_tokens": 1}]
+)
+def test_bad_load_is_refused(bad):
+    with pytest.raises(ValidationError):
+        LoadConfig(**bad)
+
+
+def test_load_point_counts_failures_and_turns_milliseconds_into_seconds():
+    result = {f"p{p}_{name}_ms": 100.0 * p for p in (50, 99) for name in ("ttft", "tpot", "e2el")}
+    result |= dict.fromkeys(("total_input_tokens", "total_output_tokens"), 5)
+    result |= {"completed": 3, "duration": 2.0, "output_throughput": 2.5, "request_throughput": 1.5}
+    point = point_of(result, concurrency=2, requests=5)
+    assert (point.completed, point.failed) == (3, 2)
+    assert point.ttft_p50_seconds == pytest.approx(5.0)
+    assert point.e2e_p99_seconds == pytest.approx(9.9)

@@ -1,0 +1,147 @@
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from configs.errors import RequestError, StageError
+from serving_checks.checks.smoke import smoke_answer
+from serving_checks.guard import descendants_of
+from serving_checks.memory import memory_record
+from serving_checks.vllm_server import ServerCommand, ServerRequest, VllmServerConfig, serve, vllm_command
+
+
+def model_dir(path: Path, quantization: dict | None = None) -> Path:
+    config = {"architectures": ["LlamaForCausalLM"]} | ({"quantization_config": quantization} if quantization else {})
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "model.safetensors").write_bytes(b"x" * 100)
+    return path
+
+
+def request(path: Path, quantization: dict | None = None, dtype="float32", device="cpu", threads=None, **config):
+    return ServerRequest(VllmServerConfig(**config), model_dir(path, quantization), dtype, device, threads)
+
+
+def fake(mode: str):
+    def command_of(_: ServerRequest, port: int) -> ServerCommand:
+        argv = [sys.executable, "-P", "-m", "serving_checks.fake_server", "--port", str(port), "--mode", mode]
+        return ServerCommand(argv, {})
+
+    return command_of
+
+
+def option(argv: list[str], name: str) -> str:
+    return argv[argv.index(name) + 1]
+
+
+def test_serves_answers_and_leaves_nothing(tmp_path):
+    asked = request(tmp_path)
+    with serve(asked, tmp_path / "log", fake("grandchild")) as server:
+        assert smoke_answer(server.endpoint, max_tokens=2) == " w0 w1"
+        record = memory_record(server, tmp_path, "cpu")
+        left = descendants_of(server.pid)
+        assert len(left) == 2
+    assert (record.artifact_bytes, record.resident_weights_bytes, record.kv_cache_tokens) == (100, 2000, 4096)
+    assert not [pid for pid in left if Path(f"/proc/{pid}").exists()]
+
+
+def test_taken_port_is_refused_before_anything_starts(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(RequestError, match=str(port)),
+            serve(request(tmp_path, port=port), tmp_path / "log", fake("ok")),
+        ):
+            pass
+    assert not (tmp_path / "log").exists()
+
+
+def test_death_at_start_tells_why_and_how_to_repeat_it(tmp_path):
+    with pytest.raises(StageError) as caught, serve(request(tmp_path), tmp_path / "log", fake("die")):
+        pass
+    assert "exit code 1" in caught.value.what
+    assert "ValueError: ordered to die" in caught.value.what
+    assert "serving_checks.fake_server" in caught.value.what
+    assert "kv_cache_gib" in caught.value.remedy
+
+
+def test_server_that_hangs_is_stopped_at_the_deadline(tmp_path):
+    with (
+        pytest.raises(StageError, match="not healthy after 1 s"),
+        serve(request(tmp_path, start_deadline_seconds=1.0), tmp_path / "log", fake("hang")),
+    ):
+        pass
+    assert not descendants_of(os.getpid())
+
+
+@pytest.mark.parametrize("mode", ["errors", "empty"])
+def test_smoke_refuses_no_answer(tmp_path, mode):
+    with serve(request(tmp_path), tmp_path / "log", fake(mode)) as server, pytest.raises(StageError, match="answer"):
+        smoke_answer(server.endpoint)
+
+
+def test_death_half_way_is_an_error(tmp_path):
+    with serve(request(tmp_path), tmp_path / "log", fake("die-half-way")) as server:
+        for _ in range(3):
+            smoke_answer(server.endpoint)
+        with pytest.raises(StageError, match="no answer"):
+            smoke_answer(server.endpoint)
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    [{"quant_method": "gptq"}, {"quant_method": "awq"}, {"quant_method": "bitsandbytes", "load_in_4bit": True}],
+)
+def test_four_bits_in_float32_are_refused(tmp_path, quantization):
+    with pytest.raises(RequestError, match="float32"), serve(request(tmp_path, quantization), tmp_path / "log"):
+        pass
+
+
+def test_int8_over_two_ranks_is_refused(tmp_path):
+    asked = request(tmp_path, {"quant_method": "bitsandbytes", "load_in_8bit": True}, tensor_parallel_size=2)
+    with pytest.raises(RequestError, match="2 ranks"), serve(asked, tmp_path / "log"):
+        pass
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_directory_without_a_readable_config_is_refused(tmp_path, content):
+    asked = request(tmp_path)
+    (tmp_path / "config.json").unlink()
+    if content:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(RequestError, match=r"config\.json"), serve(asked, tmp_path / "log"):
+        pass
+
+
+@pytest.mark.parametrize("bad", [{"port": 0}, {"kv_cache_gib": 0}, {"tensor_parallel_size": 0}, {"colour": "red"}])
+def test_bad_config_is_refused(bad):
+    with pytest.raises(ValidationError):
+        VllmServerConfig(**bad)
+
+
+def test_cpu_command_is_one_engine_process_on_loopback(tmp_path):
+    argv, env = vllm_command(request(tmp_path, kv_cache_gib=0.5, threads=3), 8123)
+    assert argv[:4] == [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
+    assert (option(argv, "--host"), option(argv, "--port"), option(argv, "--dtype")) == ("127.0.0.1", "8123", "float32")
+    assert option(argv, "--kv-cache-memory-bytes") == str(2**29)
+    assert env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert env["OMP_NUM_THREADS"] == "3"
+    assert env["HF_HUB_OFFLINE"] == "1"
+
+
+def test_cpu_ranks_are_placed_on_the_cores_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {4, 6})
+    _, env = vllm_command(request(tmp_path, tensor_parallel_size=3), 1)
+    assert env["VLLM_CPU_OMP_THREADS_BIND"] == "4|6|4"
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in env
+
+
+def test_cuda_command_leaves_threads_and_processes_to_the_engine(tmp_path):
+    argv, env = vllm_command(request(tmp_path, dtype="bfloat16", device="cuda", tensor_parallel_size=2), 1)
+    assert option(argv, "--tensor-parallel-size") == "2"
+    assert not {"OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND", "VLLM_ENABLE_V1_MULTIPROCESSING"} & env.keys()
