@@ -1,0 +1,70 @@
+"""Means of paired scores and of what is made from them. Pure; formulas cited where they stand."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = NDArray[np.float64]
+
+
+class PairedMeans(NamedTuple):
+    """Means of two models over the same items, with the covariance of these means.
+
+    Weighted means are ratios of sums; their variances are those of the linearized residuals
+    (Cochran, Sampling Techniques, 3rd ed., section 6.4). With equal weights these are the plain s^2 / n.
+    """
+
+    baseline: float
+    artifact: float
+    baseline_variance: float
+    artifact_variance: float
+    covariance: float
+    items: int
+
+    @property
+    def difference(self) -> float:
+        return self.artifact - self.baseline
+
+    @property
+    def difference_stderr(self) -> float | None:
+        """None for a single item."""
+        if self.items < 2:
+            return None
+        return math.sqrt(max(0.0, self.baseline_variance + self.artifact_variance - 2 * self.covariance))
+
+    def ratio(self) -> tuple[float, float | None]:
+        """artifact / baseline and its standard error by the delta method.
+
+        Var(a/b) = (Var a - 2 (a/b) Cov(a, b) + (a/b)^2 Var b) / b^2, to first order (Casella and Berger, Statistical
+        Inference, 2nd ed., example 5.5.27). A baseline of 0 had nothing to lose: the ratio is 1 and has no
+        standard error.
+        """
+        if self.baseline == 0:
+            return 1.0, None
+        ratio = self.artifact / self.baseline
+        if self.items < 2:
+            return ratio, None
+        variance = self.artifact_variance - 2 * ratio * self.covariance + ratio**2 * self.baseline_variance
+        return ratio, math.sqrt(max(0.0, variance)) / abs(self.baseline)
+
+
+def paired_means(baseline: Scores, artifact: Scores, weights: Scores) -> PairedMeans:
+    """Weighted means over items.
+
+    Args:
+        baseline: Scores [items].
+        artifact: Scores of the same items [items].
+        weights: Weights [items], such as words for log-likelihoods a word.
+    """
+    items = len(baseline)
+    means = float(np.average(baseline, weights=weights)), float(np.average(artifact, weights=weights))
+    if items < 2:
+        return PairedMeans(*means, 0.0, 0.0, 0.0, items)
+    relative = weights / weights.mean()
+    one, other = relative * (baseline - means[0]), relative * (artifact - means[1])
+    scale = items * (items - 1)
+    return PairedMeans(
+        *means, float(one @ one) / scale, float(other @ other) / scale, float(one @ other) / scale, items
+    )

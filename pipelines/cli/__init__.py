@@ -1,0 +1,74 @@
+"""The command line: one file a command, exit codes in `configs.errors`."""
+
+import argparse
+import importlib
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from configs.errors import QuantbenchError
+
+COMMANDS = ("run", "plan", "doctor", "artifacts")
+"""Each is a module here with `HELP`, `add_arguments(parser)` and `execute(args) -> exit code`."""
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `quantbench`.
+
+    Returns:
+        0 done, 2 the request is wrong, 3 a stage failed, 130 interrupted.
+    """
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    # A scheduler's SIGTERM takes the same way out as Ctrl-C: stages ended, half-made files removed.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(_module(args.command).execute(args))
+    except QuantbenchError as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on with what is not finished", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if args.debug:
+            raise
+        print(
+            f"error: {type(error).__name__}: {error}\n  remedy: this is not an explained failure; run again with --debug and report it",
+            file=sys.stderr,
+        )
+        return QuantbenchError.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="quantbench", description="Quantize a language model and measure what it lost."
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--workspace", default="workspace", metavar="DIR", help="where results are kept (default: ./workspace)"
+    )
+    common.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    common.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        module = _module(name)
+        module.add_arguments(commands.add_parser(name, help=module.HELP, description=module.HELP, parents=[common]))
+    return parser
+
+
+def _module(command: str) -> Any:
+    return importlib.import_module(f"pipelines.cli.{command}")
+
+
+def _interrupt(signal_number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt

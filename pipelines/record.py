@@ -1,0 +1,124 @@
+"""The recorder's process: one parent run, one child run a model, one registered version an artifact."""
+
+import sys
+from pathlib import Path
+
+from pipelines.report.rows import Row
+from pipelines.run_config import TrackingConfig
+from pipelines.run_record import RunRecord
+from registry.contracts import MeasurementRecord, StageJob, StageResult
+from registry.mlflow_backend import MlflowBackend, RunWriter
+from registry.stage_process import StageClock, main
+from registry.store import Store
+
+CANDIDATE_ALIAS = "candidate"
+"""Points at the last artifact of the last run that passed; promotion moves other aliases."""
+
+
+class RecordJob(StageJob):
+    run: RunRecord
+    artifact_root: Path
+    """Where MLflow keeps small files when its store is a local file."""
+    store_root: Path
+    tracking_uri: str
+    tracking: TrackingConfig
+
+
+def record(job: StageJob, clock: StageClock) -> StageResult:
+    """Write `job.run` to MLflow."""
+    assert isinstance(job, RecordJob)  # noqa: S101 - the table below says so
+    run, store = job.run, Store(job.store_root)
+    with clock.part("import"):
+        backend = MlflowBackend(job.tracking_uri, job.tracking.experiment, job.artifact_root)
+    model = job.tracking.registered_model or str(run.config["name"])
+    with clock.part("record"):
+        tags = {"quantbench.run_id": run.run_id, "quantbench.device": run.machine.device_name}
+        with backend.run(run.run_id, tags) as parent:
+            parent.params(_flat(run.config))
+            parent.metrics({"wall_seconds": run.breakdown.wall_seconds, "own_seconds": run.breakdown.own_seconds})
+            parent.file(run.run_dir / "config.json")
+            if run.page:
+                parent.file(run.page)
+            for row in run.rows:
+                _record_row(backend, parent, row, model, store)
+    where = f"{job.tracking_uri}, experiment {job.tracking.experiment}, run {parent.run_id}, registered model {model}"
+    return StageResult(stage="record", record={"where": where, "run_id": parent.run_id})
+
+
+def _record_row(backend: MlflowBackend, parent: RunWriter, row: Row, model: str, store: Store) -> None:
+    tags = {"quantbench.method": row.method, "quantbench.verdict": row.verdict}
+    if row.artifact:
+        tags |= {
+            "quantbench.artifact_digest": row.artifact.digest,
+            "quantbench.checkpoint_digest": row.artifact.checkpoint_digest,
+            "quantbench.calibration_digest": row.artifact.calibration_digest or "none",
+        }
+    if row.failure:
+        tags["quantbench.failure"] = row.failure[:5000]
+    with backend.run(row.name, tags, parent_run_id=parent.run_id) as child:
+        if row.measurement:
+            _record_measurement(child, row.measurement, row)
+        if row.artifact:
+            child.params(_flat({"method": row.artifact.parameters, "versions": row.artifact.engine_versions}))
+            child.metrics(
+                {
+                    "bits_per_weight": row.artifact.bits_per_weight,
+                    "quantize_seconds": row.artifact.duration_seconds,
+                    "fallback_modules": row.artifact.fallback_count,
+                }
+            )
+            if row.artifact.calibration_digest:
+                child.dataset("calibration", row.artifact.calibration_digest, "calibration", "quantbench-store")
+    if row.artifact and row.measurement:
+        version = backend.register_version(
+            model, store.path(row.artifact.digest), child.run_id, row.artifact.digest, tags
+        )
+        if row.verdict == "pass":
+            backend.set_alias(model, CANDIDATE_ALIAS, version)
+
+
+def _record_measurement(child: RunWriter, measurement: MeasurementRecord, row: Row) -> None:
+    serving, evaluation = measurement.serving, measurement.evaluation
+    child.dataset(f"suite-{evaluation.suite}", evaluation.suite_digest, "evaluation", "quantbench-suite")
+    child.params(
+        {
+            "serving.dtype": serving.dtype,
+            "serving.device": serving.device_name,
+            "serving.engine": f"{serving.engine} {serving.engine_version}",
+            "serving.kernel": serving.quantization_kernel,
+            "serving.tensor_parallel_size": serving.tensor_parallel_size,
+        }
+    )
+    metrics: dict[str, float | int | None] = {
+        "artifact_bytes": serving.memory.artifact_bytes,
+        "resident_weights_bytes": serving.memory.resident_weights_bytes,
+        "kv_cache_tokens": serving.memory.kv_cache_tokens,
+        "peak_process_bytes": serving.memory.peak_process_bytes,
+        "start_seconds": serving.start_seconds,
+    }
+    for score in evaluation.categories:
+        metrics[f"{score.category}.{score.metric}"] = score.value
+        metrics[f"{score.category}.{score.metric}_stderr"] = score.stderr
+    for kept in row.retention.categories if row.retention else []:
+        metrics[f"{kept.category}.retention"] = kept.retention
+        metrics[f"{kept.category}.retention_stderr"] = kept.retention_stderr
+    for point in serving.load_points:
+        prefix = f"load.concurrency_{point.concurrency}"
+        metrics[f"{prefix}.output_tokens_per_second"] = point.output_tokens_per_second
+        metrics[f"{prefix}.ttft_p50_seconds"] = point.ttft_p50_seconds
+        metrics[f"{prefix}.tpot_p50_seconds"] = point.tpot_p50_seconds
+    child.metrics(metrics)
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(value, dict):
+        return {
+            name: leaf
+            for key, inner in value.items()
+            for name, leaf in _flat(inner, f"{prefix}.{key}" if prefix else key).items()
+        }
+    return {prefix: value}
+
+
+if __name__ == "__main__":
+    sys.exit(main({"record": (RecordJob, record)}))

@@ -1,0 +1,219 @@
+"""A run in the terminal: a table that fills row by row, one line a finished stage, and how it all ended.
+
+Everything goes to stderr, so that stdout stays free for `--json`.
+"""
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from evals.suite import Suite
+from pipelines.events import StageOutcome
+from pipelines.report.rows import Row
+from pipelines.report.summary import failed, names, reused_text, sentences, timed_stages
+from pipelines.report.table import Cell, Column, ReportTable, Tone, build_table, printable
+from pipelines.run import OpenRun
+from pipelines.run_record import RunRecord
+from pipelines.stages import Stage
+
+HEARTBEAT_SECONDS = 30.0
+_STYLES: dict[Tone, str] = {"good": "green", "warn": "yellow", "bad": "red", "plain": ""}
+
+
+class RunConsole:
+    """Observer of a run. Use as a context manager around it, then call `print_end`.
+
+    Args:
+        run: What is going to be run.
+        console: Where to write; stderr by default.
+    """
+
+    def __init__(self, run: OpenRun, console: Console | None = None) -> None:
+        self._run = run
+        self._console = console or Console(stderr=True)
+        self._rows: list[Row] = []
+        self._stage = ""
+        self._doing = ""
+        self._stage_start = self._last_word = time.monotonic()
+        self._finished = 0
+        self._live: Live | None = None
+
+    def __enter__(self) -> "RunConsole":
+        config, machine = self._run.context.config, self._run.context.machine
+        self._say(f"{config.name} on {machine.device_name}, {machine.threads} threads: {len(self._run.stages)} stages")
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self._now, console=self._console, refresh_per_second=2, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def on_progress(self, stage: Stage, text: str) -> None:
+        """Remember what the stage does; without a terminal, say so every `HEARTBEAT_SECONDS`."""
+        now = time.monotonic()
+        if stage.name != self._stage:
+            self._stage, self._stage_start, self._last_word = stage.name, now, now
+        self._doing = text
+        if self._live is None and now - self._last_word >= HEARTBEAT_SECONDS:
+            self._last_word = now
+            self._say(f"{stage.name}: {text}, {now - self._stage_start:.0f} s")
+
+    def on_outcome(self, outcome: StageOutcome, rows: list[Row]) -> None:
+        """Print how the stage ended, and without a terminal the row that it completed."""
+        self._rows, self._stage = rows, ""
+        self._finished += 1
+        how = outcome.how if outcome.how in ("reused", "skipped") else f"{outcome.how} in {outcome.wall_seconds:.0f} s"
+        styles = {"failed": "red", "skipped": "yellow", "reused": "dim"}
+        self._say(f"{outcome.name} {how}", styles.get(outcome.how, ""))
+        if outcome.result.failure:
+            self._say(f"  {outcome.result.failure.what}\n  remedy: {outcome.result.failure.remedy}", "red")
+        kind, _, subject = outcome.name.partition(":")
+        if self._live is None and kind == "measure":
+            table = build_table(rows, self._run.context.suite)
+            for row, cells in zip(rows, table.rows, strict=True):
+                if row.name == subject and row.measurement:
+                    self._say("  " + row_text(table.columns, cells))
+
+    def print_end(self, record: RunRecord) -> None:
+        """Print what the run came to: table, times, reuse, failures, where the page and the records are."""
+        print_record(self._console, record, self._run.context.suite)
+
+    def _say(self, text: str, style: str = "") -> None:
+        self._console.print(_text(text, style), soft_wrap=True)
+
+    def _now(self) -> RenderableType:
+        """The table as far as it goes, above the line about the current stage; never taller than the terminal."""
+        parts: list[RenderableType] = []
+        if self._rows:
+            table = build_table(self._rows, self._run.context.suite)
+            lines = self._console.height - 3
+            for block in table_blocks(self._console, table):
+                lines -= len(self._console.render_lines(block))
+                if lines < 0:
+                    parts.append(_text("more columns at the end of the run, or in a taller terminal", "dim"))
+                    break
+                parts.append(block)
+        done = f"[{self._finished}/{len(self._run.stages)}]"
+        elapsed = time.monotonic() - self._stage_start
+        parts.append(_text(f"{done} {self._stage}: {self._doing}, {elapsed:.0f} s" if self._stage else done, "bold"))
+        return Group(*parts)
+
+
+def print_record(console: Console, record: RunRecord, suite: Suite) -> None:
+    """Print a finished run at the console's width."""
+    table = build_table(record.rows, suite)
+    console.print()
+    for block in table_blocks(console, table):
+        console.print(block)
+    for note in table.footnotes:
+        console.print(_text(note, "dim"))
+    checkpoint = record.rows[0].checkpoint
+    if checkpoint and checkpoint.note:
+        console.print(_text(f"baseline: {checkpoint.note}", "dim"))
+    console.print()
+    for sentence in sentences(record.rows):
+        console.print(Text.assemble(_text(sentence.name, f"bold {_STYLES[sentence.tone]}"), " ", _text(sentence.text)))
+    console.print()
+    _print_times(console, record)
+    _print_failures(console, record)
+    for what, where in (("report", record.page), ("MLflow", record.tracking), ("logs", record.run_dir / "logs")):
+        if where:
+            console.print(_text(f"{what}: {where}"), soft_wrap=True)
+
+
+def table_blocks(console: Console, table: ReportTable) -> list[Table]:
+    """The table cut into as few blocks as the width allows; each begins with the model's column."""
+    blocks: list[list[int]] = [[0]]
+    for index in range(1, len(table.columns)):
+        wider = [*blocks[-1], index]
+        if len(blocks[-1]) > 1 and _width(console, _block(table, wider)) > console.width:
+            blocks.append([0, index])
+        else:
+            blocks[-1] = wider
+    return [_block(table, block) for block in blocks]
+
+
+def row_text(columns: list[Column], cells: list[Cell]) -> str:
+    """A row as one line: for logs, where a table that grows cannot be drawn."""
+    facts = [
+        f"{column.title} {cell.text}{' ' + _first_word(column.unit) if column.group in ('size', 'speed') else ''}"
+        + (f" ({cell.second})" if cell.second else "")
+        for column, cell in zip(columns[1:], cells[1:], strict=True)
+    ]
+    return f"{cells[0].text}: " + ", ".join(facts)
+
+
+def _first_word(unit: str) -> str:
+    return unit.removeprefix("peak ")
+
+
+def _block(table: ReportTable, indices: list[int]) -> Table:
+    drawn = Table(header_style="", padding=(0, 1), show_lines=False)
+    for index in indices:
+        column = table.columns[index]
+        header = Text.assemble(_text(column.title, "bold"), "\n", _text(_short(column.unit), "dim"))
+        drawn.add_column(header, justify="left" if index == 0 else "right", no_wrap=True)
+    for cells in table.rows:
+        drawn.add_row(*(_drawn(cells[index]) for index in indices))
+    return drawn
+
+
+def _short(unit: str) -> str:
+    """`perplexity, lower is better` in two short lines."""
+    return unit.replace(", ", "\n")
+
+
+def _drawn(cell: Cell) -> Text:
+    text = _text(cell.text, _STYLES[cell.tone])
+    return Text.assemble(text, "\n", _text(cell.second, _STYLES[cell.tone] or "dim")) if cell.second else text
+
+
+def _width(console: Console, table: Table) -> int:
+    # A huge limit: the table's own wish, not what it would be squeezed into.
+    return Measurement.get(console, console.options.update_width(10_000), table).maximum
+
+
+def _print_times(console: Console, record: RunRecord) -> None:
+    stages = timed_stages(record)
+    if stages:
+        table = Table("stage", "s", "where the time went, in s", box=None, padding=(0, 2, 0, 0), header_style="bold")
+        table.columns[1].justify = "right"
+        for stage in stages:
+            parts = ", ".join(f"{part.name} {part.seconds:.1f}" for part in stage.parts)
+            table.add_row(_text(stage.name), f"{stage.seconds:.1f}", _text(parts))
+        console.print(table)
+    breakdown = record.breakdown
+    console.print(
+        _text(
+            f"{breakdown.wall_seconds:.1f} s in all, of which {breakdown.own_seconds:.1f} s "
+            f"({100 * breakdown.own_share:.0f} %) were not spent in an engine"
+        )
+    )
+    console.print(_text(reused_text(record.outcomes)))
+
+
+def _print_failures(console: Console, record: RunRecord) -> None:
+    for name, failure in failed(record):
+        console.print(_text(f"\nFAILED {name}", "bold red"))
+        console.print(Padding(_text(failure.what), (0, 0, 0, 2)))
+        console.print(Padding(_text(f"remedy: {failure.remedy}", "bold"), (0, 0, 0, 2)))
+    skipped = names(record.outcomes, "skipped")
+    if skipped:
+        console.print(_text(f"\nskipped, since what they need failed: {', '.join(skipped)}", "yellow"))
+    if failed(record) or skipped:
+        console.print()
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Text without markup: names and log lines come from outside."""
+    return Text(printable(text), style=style)

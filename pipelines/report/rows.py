@@ -1,0 +1,103 @@
+"""One row a model: what the terminal and the page both show. Pure: records in, values out."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from registry.contracts import (
+    ArtifactRecord,
+    CategoryRetention,
+    CategoryScore,
+    CheckpointRecord,
+    InspectionRecord,
+    MeasurementRecord,
+    RetentionRecord,
+    StageResult,
+)
+from registry.contracts.base import Record
+
+Verdict = Literal["pass", "fail", "unfinished"]
+
+
+class Row(Record):
+    """One model of a run, as far as it is known."""
+
+    name: str
+    method: str
+    artifact: ArtifactRecord | None = None
+    checkpoint: CheckpointRecord | None = None
+    """For the baseline."""
+    inspection: InspectionRecord | None = None
+    measurement: MeasurementRecord | None = None
+    retention: RetentionRecord | None = None
+    failure: str | None = None
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Safetensors on disk, as measured; from the artifact's record while it is not yet measured."""
+        if self.measurement:
+            return self.measurement.serving.memory.artifact_bytes
+        return self.artifact.size_bytes if self.artifact else None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the artifact is sound and served; what it lost per category is for the reader to judge."""
+        if self.failure:
+            return "fail"
+        return "pass" if self.measurement else "unfinished"
+
+    def score(self, category: str) -> CategoryScore | None:
+        """The row's score in one category."""
+        scores = self.measurement.evaluation.categories if self.measurement else []
+        return next((score for score in scores if score.category == category), None)
+
+    def kept(self, category: str) -> CategoryRetention | None:
+        """What the row kept of the baseline in one category."""
+        kept = self.retention.categories if self.retention else []
+        return next((one for one in kept if one.category == category), None)
+
+    def tokens_per_second(self, concurrency: int) -> float | None:
+        """Output tokens per second at one level of the load test."""
+        points = self.measurement.serving.load_points if self.measurement else []
+        return next((point.output_tokens_per_second for point in points if point.concurrency == concurrency), None)
+
+
+def baseline_row(results: Mapping[str, StageResult]) -> Row:
+    """The unquantized model's row."""
+    measurement = _record(results, "measure:baseline")
+    checkpoint = _record(results, "prepare")
+    return Row(
+        name="baseline",
+        method="none",
+        checkpoint=CheckpointRecord.model_validate(checkpoint) if checkpoint else None,
+        measurement=MeasurementRecord.model_validate(measurement) if measurement else None,
+        failure=_failure(results, "prepare", "measure:baseline"),
+    )
+
+
+def artifact_row(name: str, method: str, results: Mapping[str, StageResult], retention: RetentionRecord | None) -> Row:
+    """One artifact's row."""
+    artifact, inspection, measurement = (
+        _record(results, f"{kind}:{name}") for kind in ("quantize", "inspect", "measure")
+    )
+    return Row(
+        name=name,
+        method=method,
+        artifact=ArtifactRecord.model_validate(artifact) if artifact else None,
+        inspection=InspectionRecord.model_validate(inspection) if inspection else None,
+        measurement=MeasurementRecord.model_validate(measurement) if measurement else None,
+        retention=retention,
+        failure=_failure(results, "prepare", f"quantize:{name}", f"inspect:{name}", f"measure:{name}"),
+    )
+
+
+def _record(results: Mapping[str, StageResult], stage: str) -> dict[str, object] | None:
+    return results[stage].record if stage in results else None
+
+
+def _failure(results: Mapping[str, StageResult], *stages: str) -> str | None:
+    """The first failure on the row's way, which the later ones follow from."""
+    for stage in stages:
+        failure = results[stage].failure if stage in results else None
+        if failure is not None:
+            return f"{stage}: {failure.what}"
+    return None

@@ -1,0 +1,128 @@
+"""What the numbers say, in sentences and short lists: pure, for terminal and page alike."""
+
+from typing import Literal
+
+from pipelines.events import StageOutcome
+from pipelines.report.rows import Row
+from pipelines.report.table import Tone, concurrencies, tone_of, with_stderr
+from pipelines.run_record import RunRecord
+from registry.contracts import CategoryRetention, Failure
+from registry.contracts.base import Record
+
+PartKind = Literal["load", "quantize", "serve", "evaluate", "load test", "own"]
+_KIND_OF_PART: dict[str, PartKind] = {
+    "import": "load",
+    "load": "load",
+    "reload": "load",
+    "quantize": "quantize",
+    "dequantize": "quantize",
+    "generate": "quantize",
+    "tokenize": "quantize",
+    "save": "quantize",
+    "serve_start": "serve",
+    "serve_stop": "serve",
+    "warm_up": "serve",
+    "smoke": "serve",
+    "evaluate": "evaluate",
+    "load_test": "load test",
+}
+
+
+class Sentence(Record):
+    """An artifact in one sentence."""
+
+    name: str
+    text: str
+    tone: Tone
+
+
+class TimedPart(Record):
+    name: str
+    kind: PartKind
+    seconds: float
+
+
+class TimedStage(Record):
+    """A stage that ran, with its parts in the order in which they took place."""
+
+    name: str
+    parts: list[TimedPart]
+
+    @property
+    def seconds(self) -> float:
+        return sum(part.seconds for part in self.parts)
+
+
+def lowest_category(row: Row) -> CategoryRetention | None:
+    """The category of which the row kept the smallest share."""
+    return min(row.retention.categories, key=lambda kept: kept.retention, default=None) if row.retention else None
+
+
+def sentences(rows: list[Row]) -> list[Sentence]:
+    """One sentence an artifact; the baseline has none unless it failed."""
+    baseline, *artifacts = rows
+    told = [Sentence(name=baseline.name, text=baseline.failure, tone="bad")] if baseline.failure else []
+    return told + [_sentence(row, baseline, concurrencies(rows)) for row in artifacts]
+
+
+def _sentence(row: Row, baseline: Row, levels: list[int]) -> Sentence:
+    if row.failure:
+        return Sentence(name=row.name, text=f"failed in {row.failure.splitlines()[0]}", tone="bad")
+    if row.measurement is None:
+        return Sentence(name=row.name, text="is not measured yet", tone="plain")
+    lowest = lowest_category(row)
+    if lowest is None:
+        return Sentence(name=row.name, text="was measured, but there is no baseline to compare it with", tone="warn")
+    told = []
+    if row.size_bytes and baseline.size_bytes:
+        told.append(f"takes {row.size_bytes / baseline.size_bytes:.2f} of the baseline's disk space")
+    if levels:
+        speed, base = row.tokens_per_second(levels[-1]), baseline.tokens_per_second(levels[-1])
+        if speed and base:
+            told.append(f"gives {speed / base:.2f} of its output tokens/s with {levels[-1]} requests at a time")
+    told.append(
+        f"keeps at least {with_stderr(lowest.retention, lowest.retention_stderr)} of it in every category"
+        f" (lowest: {lowest.category})"
+    )
+    text = ", ".join(told[:-1]) + " and " + told[-1] if len(told) > 1 else told[0]
+    tones = [tone_of(kept) for kept in row.retention.categories] if row.retention else []
+    lost = [kept.category for kept in row.retention.categories if tone_of(kept) == "bad"] if row.retention else []
+    odd = [kept.category for kept in row.retention.categories if tone_of(kept) == "warn"] if row.retention else []
+    text += f"; clear loss in {', '.join(lost)}" if lost else "; no clear large loss"
+    text += f"; implausibly better than the baseline in {', '.join(odd)}" if odd else ""
+    return Sentence(name=row.name, text=text, tone="bad" if lost else "warn" if "warn" in tones else "good")
+
+
+def failed(record: RunRecord) -> list[tuple[str, Failure]]:
+    """Stage and failure of every stage that failed by itself."""
+    return [(one.name, one.result.failure) for one in record.outcomes if one.how == "failed" and one.result.failure]
+
+
+def names(outcomes: list[StageOutcome], how: str) -> list[str]:
+    """Stages that ended in this way."""
+    return [outcome.name for outcome in outcomes if outcome.how == how]
+
+
+def reused_text(outcomes: list[StageOutcome]) -> str:
+    """What was taken over from earlier runs, in words."""
+    reused = names(outcomes, "reused")
+    if not reused:
+        return "reused: nothing, every stage ran"
+    if len(reused) == len(outcomes):
+        return f"reused: all {len(reused)} stages, nothing to do"
+    return f"reused {len(reused)} of {len(outcomes)} stages: {', '.join(reused)}"
+
+
+def timed_stages(record: RunRecord) -> list[TimedStage]:
+    """Where the time of the stages that ran went; parts under 0.05 s are left out."""
+    return [
+        TimedStage(
+            name=name,
+            parts=[
+                TimedPart(name=part.replace("_", " "), kind=_KIND_OF_PART.get(part, "own"), seconds=seconds)
+                for part, seconds in parts.items()
+                if seconds >= 0.05
+            ],
+        )
+        for name, parts in record.breakdown.stages.items()
+    ]

@@ -1,0 +1,134 @@
+"""A run from recipe to report: open it, run its stages in order, compare, record, report."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from configs.errors import QuantbenchError
+from configs.loading import load_yaml_model
+from evals.retention import compare
+from evals.samples import SAMPLES_FILE
+from evals.suite import load_suite
+from pipelines.device import detect_machine
+from pipelines.events import StageOutcome, time_breakdown
+from pipelines.fingerprints import calibration_fingerprint, source_fingerprint
+from pipelines.jobs import JobContext
+from pipelines.recording import record_run
+from pipelines.report.page import write_page
+from pipelines.report.rows import Row, artifact_row, baseline_row
+from pipelines.run_config import RunConfig
+from pipelines.run_record import RunRecord
+from pipelines.runner import Runner
+from pipelines.stages import Fingerprints, Stage, stages_of
+from pipelines.workspace import Workspace
+from quantizers.sources import check_source
+from registry.contracts import CheckpointRecord, MeasurementRecord, RetentionRecord, StageResult
+from registry.files import write_text_atomically
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A recipe that was read and found sound, on this machine."""
+
+    context: JobContext
+    stages: list[Stage]
+
+    @property
+    def subjects(self) -> list[str]:
+        """Row names in the order in which they are measured."""
+        return [stage.subject for stage in self.stages if stage.kind == "measure"]
+
+
+class RunObserver(Protocol):
+    """Who is told while a run goes on."""
+
+    def on_progress(self, stage: Stage, text: str) -> None:
+        """A few times a second while a stage works."""
+
+    def on_outcome(self, outcome: StageOutcome, rows: list[Row]) -> None:
+        """After each stage, with all rows as far as they are known."""
+
+
+def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
+    """Read the recipe and check all that can be known before work begins.
+
+    Raises:
+        RequestError: The recipe, its suite or its source is wrong; nothing was started.
+    """
+    config = load_yaml_model(recipe, RunConfig, overrides)
+    check_source(config.source)
+    suite = load_suite(config.evaluation.suite)
+    machine = detect_machine(config.device)
+    context = JobContext(config, machine, suite, suite.item_texts())
+    fingerprints = Fingerprints(
+        source=source_fingerprint(config.source),
+        calibration=calibration_fingerprint(config.calibration),
+        suite=suite.digest,
+    )
+    return OpenRun(context, stages_of(config, machine, fingerprints))
+
+
+def known_checkpoint(run: OpenRun, results: Mapping[str, StageResult]) -> CheckpointRecord | None:
+    """The checkpoint's record, when it was prepared before."""
+    prepared = results.get("prepare")
+    return CheckpointRecord.model_validate(prepared.record) if prepared and prepared.record else None
+
+
+def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> RunRecord:
+    """Run every stage whose result is not there yet; a failed stage stops only what needs it."""
+    start = time.monotonic()
+    config = run.context.config
+    run_dir = workspace.new_run_dir(config.name)
+    write_text_atomically(run_dir / "config.json", config.model_dump_json(indent=2))
+    runner = Runner(run.context, workspace, run_dir, observer.on_progress)
+    retentions: dict[str, RetentionRecord] = {}
+    outcomes = []
+    for stage in run.stages:
+        outcome = runner.run(stage)
+        outcomes.append(outcome)
+        if stage.kind == "measure":
+            _compare(stage.subject, runner.results, workspace, retentions)
+        observer.on_outcome(outcome, rows_of(run, runner.results, retentions))
+    record = RunRecord(
+        run_id=run_dir.name,
+        run_dir=run_dir,
+        config=config.as_json(),
+        machine=run.context.machine,
+        rows=rows_of(run, runner.results, retentions),
+        outcomes=outcomes,
+        breakdown=time_breakdown(outcomes, time.monotonic() - start),
+    )
+    record = record.model_copy(update={"page": write_page(record, run.context.suite)})
+    record = record.model_copy(update={"tracking": record_run(record, workspace, config.tracking)})
+    write_text_atomically(run_dir / "result.json", record.model_dump_json(indent=2))
+    return record
+
+
+def rows_of(run: OpenRun, results: Mapping[str, StageResult], retentions: Mapping[str, RetentionRecord]) -> list[Row]:
+    """Baseline first, then the artifacts in the order in which they are measured."""
+    methods = run.context.config.methods
+    return [baseline_row(results)] + [
+        artifact_row(name, methods[name].method, results, retentions.get(name))
+        for name in run.subjects
+        if name != "baseline"
+    ]
+
+
+def _compare(
+    subject: str, results: Mapping[str, StageResult], workspace: Workspace, retentions: dict[str, RetentionRecord]
+) -> None:
+    baseline, candidate = results["measure:baseline"], results[f"measure:{subject}"]
+    if subject == "baseline" or baseline.record is None or candidate.record is None:
+        return
+    measured = [MeasurementRecord.model_validate(result.record).evaluation for result in (baseline, candidate)]
+    samples = [
+        workspace.store.path(result.object.digest) / SAMPLES_FILE for result in (baseline, candidate) if result.object
+    ]
+    try:
+        retentions[subject] = compare(measured[0], samples[0], measured[1], samples[1])
+    except QuantbenchError as error:
+        raise type(error)(
+            f"{subject} cannot be compared with the baseline: {error.what}", remedy=error.remedy
+        ) from error

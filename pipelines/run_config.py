@@ -1,0 +1,74 @@
+"""One YAML file says what is wanted; each part's config belongs to the package that does the work."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+
+from pydantic import Field
+
+from configs.base import StrictModel
+from quantizers.base import MethodConfig
+from quantizers.calibration import CalibrationConfig
+from quantizers.sources import SourceConfig
+from quantizers.table import METHODS, load_method
+from registry.contracts.base import DType
+from serving_checks.load import LoadConfig
+from serving_checks.vllm_server import VllmServerConfig
+
+if TYPE_CHECKING:
+    AnyMethodConfig = MethodConfig
+else:
+    # Built from the table, so that a new method needs no line here.
+    AnyMethodConfig = Annotated[
+        Union[tuple(load_method(name).config_type for name in METHODS)],  # noqa: UP007
+        Field(discriminator="method"),
+    ]
+
+EntryName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+
+
+class EvaluationConfig(StrictModel):
+    suite: str
+    """A suite of `configs/suites`, or the path of a suite file."""
+    num_concurrent: int = Field(default=16, ge=1)
+    """Requests that lm-eval keeps open at once."""
+
+
+class DTypeConfig(StrictModel):
+    """`auto` takes what the device multiplies fast among what engine and method accept; see `pipelines.device`."""
+
+    quantize: DType | Literal["auto"] = "auto"
+    serve: DType | Literal["auto"] = "auto"
+
+
+class TrackingConfig(StrictModel):
+    uri: str | None = None
+    """An MLflow tracking address; `sqlite:///<workspace>/mlflow.db` when null."""
+    experiment: str = "quantbench"
+    registered_model: str | None = None
+    """Name of the registered model that gets a version an artifact; the recipe's `name` when null."""
+
+
+class RunConfig(StrictModel):
+    """A complete run."""
+
+    version: Literal[1]
+    """Of this file's format."""
+    name: EntryName
+    description: str = ""
+    source: SourceConfig
+    calibration: CalibrationConfig
+    methods: dict[EntryName, AnyMethodConfig] = Field(min_length=1)
+    """Artifacts to make, in this order: name -> method and its parameters."""
+    evaluation: EvaluationConfig
+    serving: VllmServerConfig = VllmServerConfig()
+    load: LoadConfig = LoadConfig()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where a GPU answers, else the CPU."""
+    dtype: DTypeConfig = DTypeConfig()
+    environments: dict[str, Path] = {}
+    """Stage or method name -> Python interpreter, for engines that need an environment of their own."""
+    tracking: TrackingConfig = TrackingConfig()
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole config with defaults, as JSON."""
+        return self.model_dump(mode="json")

