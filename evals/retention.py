@@ -49,7 +49,7 @@ def pair(baseline: list[Sample], artifact: list[Sample]) -> list[tuple[Sample, S
         if (one.prompt_hash, one.target_hash) != (other.prompt_hash, other.target_hash):
             raise StageError(
                 f"{one.task}, item {one.doc_id}: baseline and artifact were asked different prompts",
-                remedy="the tokenizers or chat templates differ; see the artifact's inspection, then measure both again",
+                remedy="the tokenizers or chat templates differ; see the artifact's inspection, then measure again",
             )
     return pairs
 

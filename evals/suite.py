@@ -112,7 +112,7 @@ def task_file(task: str) -> Path:
 
 
 def task_config(task: str) -> dict[str, Any]:
-    """The task as lm-eval takes it inline, its data files named absolutely so that the working directory is no matter."""
+    """The task as lm-eval takes it inline, its data files named absolutely: the working directory is no matter."""
     path = task_file(task)
     config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     files = config["dataset_kwargs"]["data_files"]

@@ -1,9 +1,9 @@
 """What this machine is, and which dtype each step takes on it.
 
 The policy, and why. A CPU without AMX and AVX512-BF16 multiplies bfloat16 at about a sixth of its float32 speed, so
-float32 is taken there wherever engine and method accept it: to quantize, and to serve the baseline and INT8. vLLM serves
-GPTQ, AWQ and NF4 in 16-bit types only: bfloat16 there. Everywhere else everything is bfloat16. Each dtype is written into
-the record, and the report shows where they differ.
+float32 is taken there wherever engine and method accept it: to quantize, and to serve the baseline and INT8. vLLM
+serves GPTQ, AWQ and NF4 in 16-bit types only: bfloat16 there. Everywhere else everything is bfloat16. Each dtype is
+written into the record, and the report shows where they differ.
 """
 
 import functools

@@ -42,7 +42,7 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord, only: str
 
 
 def expected_bytes(stage: Stage, results: Mapping[str, StageResult]) -> int:
-    """Upper estimate of what the stage writes: the checkpoint's size for artifacts (engines write whole layers first)."""
+    """Upper estimate of what the stage writes: artifacts are allowed twice the checkpoint."""
     prepared = results.get("prepare")
     size = prepared.object.size_bytes if prepared and prepared.object else _UNKNOWN_SOURCE_BYTES
     return {"prepare": _UNKNOWN_SOURCE_BYTES, "quantize": 2 * size}.get(stage.kind, 0)

@@ -109,7 +109,8 @@ def stages_of(config: RunConfig, machine: MachineRecord, fingerprints: Fingerpri
         ),
         _measure(config, machine, fingerprints.suite, None, "baseline"),
     ]
-    plain, calibrated = [], []
+    plain: list[tuple[str, MethodConfig]] = []
+    calibrated: list[tuple[str, MethodConfig]] = []
     for name, method in config.methods.items():
         needs_calibration = load_method(method.method).needs_calibration
         (calibrated if needs_calibration else plain).append((name, method))

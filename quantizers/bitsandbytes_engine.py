@@ -67,6 +67,12 @@ def run_bitsandbytes(job: QuantizeJob, clock: StageClock, **parameters: Any) -> 
             name for name, module in model.named_modules() if type(module).__module__.startswith("bitsandbytes")
         }
         with clock.part("save"):
+            # Embeddings and norms go back to the checkpoint's dtype, where they were widened for the work.
+            stored = getattr(torch, job.checkpoint.dtype)
+            for parameter in model.parameters():
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.to(stored)
+            model.config.dtype = stored
             model.save_pretrained(job.output_dir)
     except OSError:
         raise

@@ -1,4 +1,4 @@
-"""Finished stages by key. A result is reused when its key is equal and its object is still whole; failures never are."""
+"""Finished stages by key: reused when the key is equal and the object still whole. Failures never are."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Content-addressed directories: `objects/<hex>/` holds the files as they are, `manifests/<hex>.json` what they must be.
+"""Content-addressed directories: `objects/<hex>/` holds files as they are, `manifests/<hex>.json` what they must be.
 
 An object's directory is a model directory as transformers and vLLM know it, so it is served from where it lies.
 """

@@ -39,7 +39,9 @@ def work(job: StageJob, clock: StageClock) -> StageResult:
     with clock.part("load"):
         _misbehave(behaviour, job)
     if job.stage == "measure":
-        (job.output_dir / "samples.jsonl").write_text("".join(sample_lines(wrong=0 if stem.endswith("baseline") else 5)))
+        (job.output_dir / "samples.jsonl").write_text(
+            "".join(sample_lines(wrong=0 if stem.endswith("baseline") else 5))
+        )
     digest = manifest_of(job.output_dir).digest
     record = {
         "prepare": lambda: checkpoint_record(digest),
@@ -73,4 +75,4 @@ def _misbehave(behaviour: str | None, job: StageJob) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main({stage: (FakeJob, work) for stage in ("prepare", "calibrate", "quantize", "inspect", "measure")}))
+    sys.exit(main(dict.fromkeys(("prepare", "calibrate", "quantize", "inspect", "measure"), (FakeJob, work))))

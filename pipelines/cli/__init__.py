@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         print(
-            f"error: {type(error).__name__}: {error}\n  remedy: this is not an explained failure; run again with --debug and report it",
+            f"error: {type(error).__name__}: {error}\n"
+            "  remedy: this failure is not an explained one; run again with --debug and report it",
             file=sys.stderr,
         )
         return QuantbenchError.exit_code

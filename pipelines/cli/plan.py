@@ -8,11 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.errors import RequestError
-from pipelines.cli.run import add_arguments as add_arguments  # the same recipe, the same overrides
+from pipelines.cli.run import add_arguments  # the same recipe, the same overrides
 from pipelines.plan import plan_stages
 from pipelines.preflight import rule_violations
 from pipelines.run import known_checkpoint, open_run
 from pipelines.workspace import Workspace
+
+__all__ = ["HELP", "add_arguments", "execute"]
 
 HELP = "say what would run, what is reused and why something is stale; starts nothing"
 

@@ -4,7 +4,6 @@ import re
 from typing import Literal
 
 from evals.suite import Suite
-
 from pipelines.device import SERVE_16_BIT_ONLY
 from pipelines.report.rows import Row
 from registry.contracts import CategoryRetention, CategoryScore

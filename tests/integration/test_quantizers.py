@@ -66,7 +66,7 @@ def artifacts(
                 "calibration_dir": None,
                 "calibration_digest": None,
                 "device": "cpu",
-                "dtype": "bfloat16",
+                "dtype": "float32" if method == "bnb_int8" else "bfloat16",
                 "threads": 1,
             }
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from evals.suite import load_suite
 from pipelines import preflight, runner
 from pipelines.device import MachineRecord
 from pipelines.events import StageOutcome
@@ -20,7 +21,6 @@ from pipelines.run_config import RunConfig
 from pipelines.runner import Runner
 from pipelines.stages import Fingerprints, Stage, stages_of
 from pipelines.workspace import Workspace
-from evals.suite import load_suite
 
 ROOT = Path(__file__).resolve().parents[3]
 FINGERPRINTS = Fingerprints("sha256:source", "sha256:calibration", "sha256:suite")
@@ -56,7 +56,9 @@ class Bench:
 
     def run(self, config: RunConfig | None = None, **behaviours: str) -> dict[str, StageOutcome]:
         self.log.unlink(missing_ok=True)
-        self._monkeypatch.setenv("QUANTBENCH_FAKE", json.dumps({key.replace("_", "-"): value for key, value in behaviours.items()}))
+        self._monkeypatch.setenv(
+            "QUANTBENCH_FAKE", json.dumps({key.replace("_", "-"): value for key, value in behaviours.items()})
+        )
         config = config or run_config()
         context = JobContext(config, MACHINE, load_suite("demo"), [])
         made = Runner(context, self.workspace, self.workspace.new_run_dir("test"), self._on_progress)

@@ -27,7 +27,9 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def test_waits_for_another_process_and_says_for_whom(workspace: Workspace) -> None:
-    holder = subprocess.Popen([sys.executable, "-P", "-c", HOLDER, str(workspace.root)], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-P", "-c", HOLDER, str(workspace.root)], stdout=subprocess.PIPE, text=True
+    )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     waited_for: list[str] = []

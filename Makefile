@@ -1,0 +1,46 @@
+# Two commands matter: `make demo` and `make test`. Each sets up .venv by itself the first time.
+# QB_PYTHON names a Python 3.11; QB_DEVICE=cpu|cuda overrides what the set-up finds.
+
+PYTHON = $(shell for python in $(or $(QB_PYTHON),python3.11 python3); do \
+	"$$python" -c 'import fcntl, venv' 2>/dev/null && echo "$$python" && break; done)
+BIN := .venv/bin
+FAST_TESTS := tests/unit tests/contracts tests/architecture
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint format lock clean distclean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: ## Install everything into .venv (does nothing when it is up to date)
+	@$(if $(PYTHON),$(PYTHON) tools/environment.py install --quiet,\
+	echo "error: no Python 3.11 found; install it or name one: make QB_PYTHON=/path/to/python3.11" >&2; exit 2)
+
+demo: setup ## Quantize and measure SmolLM2-135M in five ways on this machine
+	$(BIN)/quantbench run configs/recipes/demo.yaml
+
+test: setup ## Run all tests, real engines included
+	$(BIN)/python -P -m pytest
+
+check: lint ## Run everything that is fast: format, lint, types, imports, quick tests
+	$(BIN)/python -P -m pytest $(FAST_TESTS)
+
+lint: setup ## Check format, style, types and the import direction
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Format the code and fix what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## Write requirements/*.lock anew from pyproject.toml (ARGS=--upgrade takes newer versions)
+	$(PYTHON) tools/environment.py lock $(ARGS)
+
+clean: ## Delete caches and build outputs; .venv and workspace stay
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean ## Delete .venv as well; workspace stays
+	rm -rf .venv

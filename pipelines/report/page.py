@@ -1,0 +1,95 @@
+"""Writes a run's `report.html`: one file that opens offline, prints, and loads nothing from anywhere."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from evals.suite import Suite
+from pipelines.report.plot import quality_speed_plot
+from pipelines.report.summary import failed, names, reused_text, sentences, timed_stages
+from pipelines.report.table import build_table, mebibytes, printable, tone_of, with_stderr
+from pipelines.run_record import RunRecord
+from registry.contracts import CalibrationRecord, StageResult
+from registry.files import write_text_atomically
+
+PAGE_FILE = "report.html"
+LOWEST_MODULES = 5
+"""So many of an artifact's least faithful modules are listed."""
+
+
+def write_page(record: RunRecord, suite: Suite) -> Path:
+    """Render `record` and write it into the run's folder, atomically.
+
+    Returns:
+        The page's path.
+    """
+    path = record.run_dir / PAGE_FILE
+    write_text_atomically(path, render_page(record, suite, datetime.now().astimezone()))
+    return path
+
+
+def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
+    """The page as HTML. All text from outside is escaped, control characters are dropped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalized,
+    )
+    environment.filters |= {"mib": mebibytes, "digest": _short_digest, "milliseconds": _milliseconds}
+    stages = timed_stages(record)
+    return environment.get_template("page.html").render(
+        record=record,
+        suite=suite,
+        written=written.strftime("%Y-%m-%d %H:%M %Z"),
+        checkpoint=record.rows[0].checkpoint,
+        table=build_table(record.rows, suite),
+        plot=quality_speed_plot(record.rows),
+        sentences=sentences(record.rows),
+        failures=failed(record),
+        skipped=names(record.outcomes, "skipped"),
+        reused=reused_text(record.outcomes),
+        calibration=_calibration(record),
+        stages=stages,
+        longest_seconds=max((stage.seconds for stage in stages), default=0.0),
+        results={outcome.name: outcome.result for outcome in record.outcomes},
+        lowest_correlations=_lowest_correlations,
+        versions=_versions,
+        tone_of=tone_of,
+        with_stderr=with_stderr,
+    )
+
+
+def _finalized(value: Any) -> Any:
+    # Markup is a str too and is returned as it is: it was made of escaped parts.
+    return printable(value) if type(value) is str else value
+
+
+def _calibration(record: RunRecord) -> CalibrationRecord | None:
+    results = [one.result for one in record.outcomes if one.name == "calibrate" and one.result.failure is None]
+    return CalibrationRecord.model_validate(results[0].record) if results else None
+
+
+def _lowest_correlations(correlations: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(correlations.items(), key=lambda item: item[1])[:LOWEST_MODULES]
+
+
+def _versions(results: dict[str, StageResult], name: str) -> dict[str, str]:
+    """Library -> version over the stages of one model."""
+    found: dict[str, str] = {}
+    for kind in ("quantize", "inspect", "measure"):
+        if f"{kind}:{name}" in results:
+            found |= results[f"{kind}:{name}"].versions
+    return dict(sorted(found.items()))
+
+
+def _short_digest(digest: str | None) -> str:
+    return digest.removeprefix("sha256:")[:12] if digest else "none"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.0f}"

@@ -1,0 +1,88 @@
+import importlib.metadata
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.repository import PACKAGES, ROOT, importers_of, imports_of, project_metadata, python_files
+
+HEAVY = ("torch", "transformers", "vllm", "mlflow", "lm_eval", "gptqmodel", "datasets", "bitsandbytes")
+
+
+def test_the_import_direction_holds() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("module", ["pipelines.cli", "pipelines.run_config", "quantizers.table", "registry.contracts"])
+def test_an_import_loads_no_engine(module: str) -> None:
+    program = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.stdout.strip() == "[]", f"import {module} loads {result.stdout} {result.stderr}"
+
+
+def test_the_command_line_parses_without_an_engine() -> None:
+    """Every command's module is imported for the help text."""
+    program = (
+        "import sys\nfrom pipelines.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.stderr.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "modules"),
+    [
+        ("mlflow", {"registry/mlflow_backend.py"}),
+        ("lm_eval", {"evals/lm_eval_runner.py"}),
+        ("vllm", {"serving_checks/load.py"}),
+    ],
+)
+def test_an_engine_has_one_importer(package: str, modules: set[str]) -> None:
+    assert importers_of(package) == modules
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_is_the_repository_s_own(package: str) -> None:
+    """Names such as `configs` are common: another distribution's must not come first."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.origin is not None
+    assert Path(spec.origin) == ROOT / package / "__init__.py"
+
+
+def test_every_package_is_checked() -> None:
+    """A new top-level package has to join the layers and mypy's list."""
+    found = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    tool = project_metadata()["tool"]
+    assert found == set(PACKAGES) == set(tool["importlinter"]["root_packages"]) == set(tool["mypy"]["packages"])
+
+
+def test_every_imported_distribution_is_declared() -> None:
+    project = project_metadata()["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    declared = {_normalized(re.split(r"[^\w.-]", line)[0]) for line in lines}
+    distributions = importlib.metadata.packages_distributions()
+    missing = set()
+    for path in python_files(*PACKAGES):
+        for module, line in imports_of(path):
+            name = module.split(".")[0]
+            # Missing from the map: an engine of the other device, or one that is imported where it is installed only.
+            owners = {_normalized(owner) for owner in distributions.get(name, [])}
+            if name not in sys.stdlib_module_names and name not in PACKAGES and owners and not owners & declared:
+                missing.add(f"{path.relative_to(ROOT)}:{line} imports {name} of {', '.join(sorted(owners))}")
+    assert not missing
+
+
+def _normalized(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()

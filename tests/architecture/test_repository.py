@@ -1,0 +1,99 @@
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from configs.loading import load_yaml_model
+from pipelines.cli import COMMANDS
+from pipelines.run_config import RunConfig
+from quantizers.table import METHODS
+from tests.architecture.repository import PACKAGES, ROOT, python_files, text_files
+
+RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md")
+MOST_LINES = 400
+MOST_FUNCTION_LINES = 60
+
+# Written in two halves, so that this file passes its own test.
+FORBIDDEN = {
+    "an unfinished place": re.compile(r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX)\b"),
+    "a path of one machine": re.compile(r"(?<![\w.])/(work|opt|root|home)" + r"/\w"),
+}
+
+
+def test_there_are_recipes() -> None:
+    assert {path.name for path in RECIPES} >= {"demo.yaml", "llama_8b_cuda.yaml"}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_a_recipe_validates(recipe: Path) -> None:
+    load_yaml_model(recipe, RunConfig)
+
+
+def test_every_method_has_a_recipe() -> None:
+    used = {
+        entry["method"]
+        for recipe in RECIPES
+        for entry in yaml.safe_load(recipe.read_text(encoding="utf-8"))["methods"].values()
+    }
+    assert used == set(METHODS)
+
+
+@pytest.mark.parametrize("path", python_files(*PACKAGES, "tests", "tools", "benchmarks"), ids=lambda p: p.name)
+def test_a_file_is_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MOST_LINES
+    long = [
+        f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno >= MOST_FUNCTION_LINES
+    ]
+    assert not long
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_no_file_holds(what: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
+        for path in text_files()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if FORBIDDEN[what].search(line)
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_that_a_document_names_exist(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert set(re.findall(r"(?:`|^ *)make ([a-z]+)", text, flags=re.MULTILINE)) <= set(targets)
+    assert set(re.findall(r"(?:`|^ *|bin/)quantbench ([a-z]+)", text, flags=re.MULTILINE)) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_that_a_document_names_exist(document: str) -> None:
+    source = ROOT / document
+    text = source.read_text(encoding="utf-8")
+    links = {source.parent / target for target in re.findall(r"\]\((?!https?:)([^)#]+)", text)}
+    quoted = {
+        ROOT / path for path in re.findall(rf"`((?:{'|'.join((*PACKAGES, 'tests', 'tools', 'docs'))})/[\w./-]+)`", text)
+    }
+    # The picture is taken from a finished demo and added with it.
+    assert sorted(str(path) for path in links | quoted if not path.exists() and path.suffix != ".png") == []
+
+
+@pytest.mark.parametrize("lock", ["cpu.lock", "cuda.lock"])
+def test_a_lock_names_versions_and_no_places(lock: str) -> None:
+    lines = (ROOT / "requirements" / lock).read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.lstrip().startswith("#")]
+    assert pins and all(re.fullmatch(r"[a-z0-9._-]+(\[[a-z,]+\])?==[\w.+!]+( ; .+)?", pin) for pin in pins)
+
+
+def test_each_lock_holds_the_torch_of_its_device() -> None:
+    pins = {lock: (ROOT / "requirements" / f"{lock}.lock").read_text(encoding="utf-8") for lock in ("cpu", "cuda")}
+    assert re.search(r"^torch==[\d.]+\+cpu$", pins["cpu"], flags=re.MULTILINE)
+    assert re.search(r"^torch==[\d.]+$", pins["cuda"], flags=re.MULTILINE)

@@ -1,0 +1,137 @@
+"""The whole pipeline on real engines and a tiny random Llama: quantized, inspected, served, scored, recorded."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.store import Store
+from tests.tiny_llama import make_tiny_llama
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
+
+RECIPE = """
+version: 1
+name: tiny
+source: {{kind: folder, path: {model}}}
+calibration: {{source: self, samples: 16, tokens: 64}}
+methods:
+  nf4: {{method: bnb_nf4}}
+  gptq: {{method: gptq, group_size: 32}}
+evaluation: {{suite: {suite}}}
+serving: {{max_model_len: 256, max_num_seqs: 8, kv_cache_gib: 0.25}}
+load: {{concurrency: [1, 4], requests: 4, prompt_tokens: 16, output_tokens: 8, warmup_requests: 1}}
+"""
+
+SUITE = """
+name: tiny
+version: "1"
+description: Two categories of the demo suite, one of each unit.
+categories:
+  - {name: grammar, description: d, chance: 0.5, metric: acc, tasks: [demo_grammar]}
+  - {name: language, description: d, metric: word_perplexity, unit: perplexity, higher_is_better: false,
+     tasks: [demo_language]}
+"""
+
+
+def quantbench(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-P", "-m", "pipelines.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("e2e")
+    make_tiny_llama(folder / "model")
+    (folder / "suite.yaml").write_text(SUITE)
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(model=folder / "model", suite=folder / "suite.yaml"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def record(recipe: Path) -> dict[str, Any]:
+    finished = quantbench("run", str(recipe), "--workspace", str(recipe.parent / "workspace"), "--json")
+    assert finished.returncode == 0, finished.stderr
+    parsed: dict[str, Any] = json.loads(finished.stdout)
+    return parsed
+
+
+def test_every_row_is_measured(record: dict[str, Any]) -> None:
+    rows = {row["name"]: row for row in record["rows"]}
+    assert set(rows) == {"baseline", "nf4", "gptq"}
+    for name, row in rows.items():
+        assert row["failure"] is None, name
+        scores = {score["category"]: score for score in row["measurement"]["evaluation"]["categories"]}
+        # A random model guesses; both sentences are about as long.
+        assert 0.3 < scores["grammar"]["value"] < 0.7
+        assert scores["language"]["value"] > 100
+        points = row["measurement"]["serving"]["load_points"]
+        assert [(point["completed"], point["output_tokens"]) for point in points] == [(4, 32), (4, 32)]
+        assert row["measurement"]["serving"]["smoke_answer"]
+        assert row["measurement"]["serving"]["memory"]["kv_cache_tokens"] > 0
+    for name in ("nf4", "gptq"):
+        row = rows[name]
+        assert 4 <= row["artifact"]["bits_per_weight"] < 6
+        assert row["artifact"]["fallback_count"] == 0
+        assert all(check["passed"] for check in row["inspection"]["checks"])
+        assert {kept["category"] for kept in row["retention"]["categories"]} == {"grammar", "language"}
+        assert 0.8 < row["retention"]["categories"][1]["retention"] < 1.2
+
+
+def test_the_page_stands_alone(record: dict[str, Any]) -> None:
+    page = Path(record["page"]).read_text()
+    assert "gptq" in page
+    assert "src=" not in page
+
+
+def test_mlflow_has_it_all(recipe: Path, record: dict[str, Any]) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{recipe.parent / 'workspace' / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.get_experiment_by_name("quantbench")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {record["run_id"], "baseline", "nf4", "gptq"}
+    parent = runs[record["run_id"]]
+    assert runs["gptq"].data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert runs["gptq"].data.metrics["grammar.retention"] > 0
+    assert {dataset.dataset.name for dataset in runs["gptq"].inputs.dataset_inputs} == {"calibration", "suite-tiny"}
+    assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {"config.json", "report.html"}
+    versions = client.search_model_versions("name = 'tiny'")
+    store = Store(recipe.parent / "workspace" / "store")
+    assert {version.source for version in versions} == {
+        store.path(version.tags["quantbench.digest"]).as_uri() for version in versions
+    }
+    assert {version.tags["quantbench.method"] for version in versions} == {"gptq", "bnb_nf4"}
+    assert {version.tags["quantbench.verdict"] for version in versions} == {"pass"}
+
+
+def test_the_commands_read_what_the_run_left(recipe: Path, record: dict[str, Any]) -> None:
+    workspace = str(recipe.parent / "workspace")
+    planned = json.loads(quantbench("plan", str(recipe), "--workspace", workspace, "--json").stdout)
+    assert {stage["action"] for stage in planned["stages"]} == {"reuse"}
+    listed = json.loads(quantbench("artifacts", "list", "--workspace", workspace, "--json").stdout)
+    assert [artifact["name"] for artifact in listed] == ["nf4", "gptq"]
+    shown = json.loads(quantbench("artifacts", "show", listed[1]["digest"], "--workspace", workspace).stdout)
+    assert shown["method"] == "gptq"
+    assert quantbench("artifacts", "verify", "--workspace", workspace).returncode == 0
+    again = quantbench("run", str(recipe), "--workspace", workspace, "--json")
+    assert {outcome["how"] for outcome in json.loads(again.stdout)["outcomes"]} == {"reused"}
+    assert "recorded before" in json.loads(again.stdout)["tracking"]
+
+
+def test_a_damaged_artifact_is_noticed(recipe: Path, record: dict[str, Any]) -> None:
+    workspace = recipe.parent / "workspace"
+    digest = next(row["artifact"]["digest"] for row in record["rows"] if row["name"] == "nf4")
+    weights = next(Store(workspace / "store").path(digest).glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    verified = quantbench("artifacts", "verify", digest, "--workspace", str(workspace))
+    assert verified.returncode == 3
+    assert f"{weights.name}: changed" in verified.stdout

