@@ -2,9 +2,9 @@
 # QB_PYTHON names a Python 3.11; QB_DEVICE=cpu|cuda overrides what the set-up finds.
 
 PYTHON = $(shell for python in $(or $(QB_PYTHON),python3.11 python3); do \
-	"$$python" -c 'import fcntl, venv' 2>/dev/null && echo "$$python" && break; done)
+	"$$python" -c 'import dataclasses, venv' 2>/dev/null && echo "$$python" && break; done)
 BIN := .venv/bin
-FAST_TESTS := tests/unit tests/contracts tests/architecture
+FAST_TESTS := $(wildcard tests/unit tests/contracts tests/architecture)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check lint format lock clean distclean

@@ -126,7 +126,7 @@ def _explained(error: ValidationError, path: Path, lines: Lines, model_type: typ
     first = error.errors(include_url=False)[0]
     place = tuple(first["loc"])
     known = _longest_known(place, lines)
-    file, line = lines.get(known, (path, None))
+    file, line = lines[known] if known else (path, None)
     # Discriminated unions put the tag into the location, though the text has no such key: only the last may be new.
     shown = known if not place or known[-1:] == place[-1:] else (*known, place[-1])
     dotted = ".".join(str(part) for part in shown)

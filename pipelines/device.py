@@ -32,6 +32,15 @@ class MachineRecord(Record):
     gpu_memory_bytes: int | None = None
     driver_version: str | None = None
 
+    @property
+    def serving_threads(self) -> int:
+        """Threads of the server: one core stays free for the client, the API server and the kernel.
+
+        OpenMP's threads wait for each other by spinning, so a server with as many threads as cores slows down by
+        several times as soon as anything else runs. vLLM's own default reserves a core too.
+        """
+        return max(1, self.threads - 1)
+
     def quantize_dtype(self, method: Method | None) -> DType:
         """What weights are held in while `method` runs (None: while the checkpoint itself runs, as in calibration)."""
         return "bfloat16" if self.fast_bfloat16 or method in QUANTIZE_AS_STORED else "float32"

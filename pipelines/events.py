@@ -16,16 +16,17 @@ ENGINE_PARTS = frozenset(
         "load",
         "quantize",
         "save",
-        "generate",
+        "sample",
+        "download",
+        "copy",
         "tokenize",
+        "tokenizer",
+        "reload",
         "serve_start",
-        "warm_up",
         "smoke",
         "evaluate",
         "load_test",
         "serve_stop",
-        "reload",
-        "dequantize",
     }
 )
 """Parts of a stage's time that engines and their imports take; the rest of a run is our own overhead."""

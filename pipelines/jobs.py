@@ -48,7 +48,7 @@ def job_of(
         model = results[stage.inputs["model"]]
         return MeasureJob(
             **common,
-            **computing,
+            **(computing | {"threads": machine.serving_threads}),
             subject=stage.subject,
             method=stage.method.method if stage.method else None,
             model_dir=directories["model"],

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from configs.errors import QuantbenchError
+from configs.errors import QuantbenchError, RequestError
 from configs.loading import load_yaml_model
 from evals.retention import compare
-from evals.samples import SAMPLES_FILE
 from evals.suite import load_suite
 from pipelines.device import detect_machine
 from pipelines.events import StageOutcome, time_breakdown
@@ -79,7 +78,12 @@ def known_checkpoint(run: OpenRun, results: Mapping[str, StageResult]) -> Checkp
 def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> RunRecord:
     """Run every stage whose result is not there yet; a failed stage stops only what needs it."""
     start = time.monotonic()
-    config = run.context.config
+    config, machine = run.context.config, run.context.machine
+    if machine.device == "cuda" and machine.gpu_memory_bytes is None:
+        raise RequestError(
+            "the recipe asks for device cuda, and no NVIDIA GPU answers here",
+            remedy="run it on a GPU machine, see `quantbench doctor`; --set device=cpu tries it without",
+        )
     run_dir = workspace.new_run_dir(config.name)
     write_text_atomically(run_dir / "config.json", config.model_dump_json(indent=2))
     runner = Runner(run.context, workspace, run_dir, observer.on_progress)
@@ -87,9 +91,12 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
     outcomes = []
     for stage in run.stages:
         outcome = runner.run(stage)
+        if stage.kind == "measure" and stage.subject != "baseline" and outcome.result.failure is None:
+            try:
+                retentions |= _compared(stage.subject, runner.results, workspace)
+            except QuantbenchError as error:
+                outcome = runner.reject(outcome, error)
         outcomes.append(outcome)
-        if stage.kind == "measure":
-            _compare(stage.subject, runner.results, workspace, retentions)
         observer.on_outcome(outcome, rows_of(run, runner.results, retentions))
     record = RunRecord(
         run_id=run_dir.name,
@@ -116,19 +123,11 @@ def rows_of(run: OpenRun, results: Mapping[str, StageResult], retentions: Mappin
     ]
 
 
-def _compare(
-    subject: str, results: Mapping[str, StageResult], workspace: Workspace, retentions: dict[str, RetentionRecord]
-) -> None:
+def _compared(subject: str, results: Mapping[str, StageResult], workspace: Workspace) -> dict[str, RetentionRecord]:
+    """What `subject` kept of the baseline; nothing where the baseline was not measured."""
     baseline, candidate = results["measure:baseline"], results[f"measure:{subject}"]
-    if subject == "baseline" or baseline.record is None or candidate.record is None:
-        return
-    measured = [MeasurementRecord.model_validate(result.record).evaluation for result in (baseline, candidate)]
-    samples = [
-        workspace.store.path(result.object.digest) / SAMPLES_FILE for result in (baseline, candidate) if result.object
-    ]
-    try:
-        retentions[subject] = compare(measured[0], samples[0], measured[1], samples[1])
-    except QuantbenchError as error:
-        raise type(error)(
-            f"{subject} cannot be compared with the baseline: {error.what}", remedy=error.remedy
-        ) from error
+    if baseline.record is None or baseline.object is None or candidate.object is None:
+        return {}
+    one, other = (MeasurementRecord.model_validate(result.record).evaluation for result in (baseline, candidate))
+    directories = [workspace.store.path(reference.digest) for reference in (baseline.object, candidate.object)]
+    return {subject: compare(one, directories[0] / one.samples_file, other, directories[1] / other.samples_file)}

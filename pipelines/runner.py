@@ -63,6 +63,15 @@ class Runner:
         self._events.append(outcome)
         return outcome
 
+    def reject(self, outcome: StageOutcome, error: QuantbenchError) -> StageOutcome:
+        """Turn a finished stage into a failed one: its result was found not to be usable."""
+        failure = Failure(what=error.what, remedy=error.remedy, exit_code=error.exit_code)
+        result = outcome.result.model_copy(update={"failure": failure})
+        self.results[outcome.name] = result
+        rejected = outcome.model_copy(update={"how": "failed", "result": result})
+        self._events.append(rejected)
+        return rejected
+
     def _reuse_or_execute(self, stage: Stage) -> tuple[StageResult, How]:
         key = stage.key(self.results)
         if key is None:

@@ -167,7 +167,7 @@ def _measure(
         "device": machine.device,
         # A throughput belongs to the machine it was measured on.
         "device_name": machine.device_name,
-        "threads": machine.threads,
+        "threads": machine.serving_threads,
     }
     source = "prepare" if method is None else f"quantize:{name}"
     inputs = {"model": source} if method is None else {"model": source, "inspection": f"inspect:{name}"}

@@ -21,6 +21,9 @@ _BATCH_ROWS = 64
 _ROUNDS = 3
 """Times that rejected rows are sampled anew before the stage says that it cannot."""
 
+_FREE = -1
+"""Stands for a token that the model chooses."""
+
 _MARK = "\N{BLACK SQUARE}quantbench\N{BLACK SQUARE}"
 
 
@@ -48,48 +51,58 @@ def sample_rows(
     rejected = 0
     with clock.part("sample"):
         for _ in range(_ROUNDS):
-            for prefixes in _prefixes(tokenizer, config.samples - len(rows), config.chat_template, generator):
-                for batch in prefixes.split(_BATCH_ROWS):
+            openings = _openings(tokenizer, config.samples - len(rows), config.chat_template, generator)
+            for batch in openings.split(_BATCH_ROWS):
 
-                    def report(step: int, done: int = len(rows)) -> None:
-                        clock.progress("sample", done * config.tokens + step, config.samples * config.tokens)
+                def report(length: int, done: int = len(rows), size: int = len(batch)) -> None:
+                    clock.progress("sample", done * config.tokens + size * length, config.samples * config.tokens)
 
-                    sampled = _continue(model, batch, config.tokens, generator, report).tolist()
-                    kept = [row for row in sampled if not forbidden.found_in(tokenizer.decode(row))]
-                    rejected += len(sampled) - len(kept)
-                    rows += kept
+                sampled = _continue(model, batch, config.tokens, generator, report).tolist()
+                kept = [row for row in sampled if not forbidden.found_in(tokenizer.decode(row))]
+                rejected += len(sampled) - len(kept)
+                rows += kept
             if len(rows) == config.samples:
                 break
     return rows, rejected
 
 
-def _prefixes(tokenizer: Any, rows: int, chat_template: bool, generator: Any) -> list[Any]:
-    """First tokens: [rows, 1] random ordinary tokens, and [rows, length] user openings where the template is asked."""
+def _openings(tokenizer: Any, rows: int, chat_template: bool, generator: Any) -> Any:
+    """[rows, length] token ids that the rows begin with; _FREE where the model is to choose.
+
+    Rows of both kinds share a batch: a random row has one token set, a chat row the whole opening of a user turn.
+    """
     import torch
 
-    chat_rows = rows // 2 if chat_template else 0
-    ordinary = torch.tensor([token for token in range(len(tokenizer)) if token not in set(tokenizer.all_special_ids)])
-    drawn = torch.randint(len(ordinary), (rows - chat_rows, 1), generator=generator, device=generator.device)
-    groups = [ordinary.to(generator.device)[drawn]]
-    if chat_rows:
+    special = set(tokenizer.all_special_ids)
+    ordinary = torch.tensor([token for token in range(len(tokenizer)) if token not in special])
+    opening: list[int] = []
+    if chat_template:
         rendered = tokenizer.apply_chat_template([{"role": "user", "content": _MARK}], tokenize=False)
         opening = tokenizer(rendered.partition(_MARK)[0], add_special_tokens=False)["input_ids"]
-        groups.append(torch.tensor([opening] * chat_rows, device=generator.device))
-    return groups
+    openings = torch.full((rows, max(1, len(opening))), _FREE, device=generator.device)
+    drawn = torch.randint(len(ordinary), (rows,), generator=generator, device=generator.device)
+    openings[:, 0] = ordinary.to(generator.device)[drawn]
+    if opening:
+        openings[1::2] = torch.tensor(opening, device=generator.device)
+    return openings
 
 
-def _continue(model: Any, prefix: Any, length: int, generator: Any, report: Callable[[int], None]) -> Any:
-    """Extend [rows, prefix] token ids to [rows, length] at temperature 1, the whole distribution, with a KV cache."""
+def _continue(model: Any, openings: Any, length: int, generator: Any, report: Callable[[int], None]) -> Any:
+    """Extend openings to [rows, length] token ids at temperature 1, the whole distribution, with a KV cache."""
     import torch
     from transformers import DynamicCache
 
-    cache, step, ids = DynamicCache(), prefix, prefix[:, :length]
+    cache, step = DynamicCache(config=model.config), openings[:, :1]
+    ids = step
     with torch.inference_mode():
         while ids.shape[1] < length:
             logits = model(step, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
             step = _draw(logits, generator)
+            if ids.shape[1] < openings.shape[1]:
+                given = openings[:, ids.shape[1], None]
+                step = torch.where(given == _FREE, step, given)
             ids = torch.cat([ids, step], dim=1)
-            report(ids.shape[1] * len(ids))
+            report(ids.shape[1])
     return ids
 
 

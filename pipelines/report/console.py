@@ -6,6 +6,7 @@ Everything goes to stderr, so that stdout stays free for `--json`.
 import time
 from types import TracebackType
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.measure import Measurement
@@ -132,33 +133,31 @@ def print_record(console: Console, record: RunRecord, suite: Suite) -> None:
 
 
 def table_blocks(console: Console, table: ReportTable) -> list[Table]:
-    """The table cut into as few blocks as the width allows; each begins with the model's column."""
-    blocks: list[list[int]] = [[0]]
-    for index in range(1, len(table.columns)):
-        wider = [*blocks[-1], index]
-        if len(blocks[-1]) > 1 and _width(console, _block(table, wider)) > console.width:
-            blocks.append([0, index])
-        else:
-            blocks[-1] = wider
+    """The table's panels, each cut into as few blocks as the width allows; a block begins with the model's column."""
+    blocks: list[list[int]] = []
+    for model, *panel in table.panels:
+        blocks.append([model])
+        for index in panel:
+            wider = [*blocks[-1], index]
+            if len(blocks[-1]) > 1 and _width(console, _block(table, wider)) > console.width:
+                blocks.append([model, index])
+            else:
+                blocks[-1] = wider
     return [_block(table, block) for block in blocks]
 
 
 def row_text(columns: list[Column], cells: list[Cell]) -> str:
     """A row as one line: for logs, where a table that grows cannot be drawn."""
     facts = [
-        f"{column.title} {cell.text}{' ' + _first_word(column.unit) if column.group in ('size', 'speed') else ''}"
+        f"{column.title} {cell.text}{' ' + column.unit if column.group == 'cost' and column.unit else ''}"
         + (f" ({cell.second})" if cell.second else "")
         for column, cell in zip(columns[1:], cells[1:], strict=True)
     ]
     return f"{cells[0].text}: " + ", ".join(facts)
 
 
-def _first_word(unit: str) -> str:
-    return unit.removeprefix("peak ")
-
-
 def _block(table: ReportTable, indices: list[int]) -> Table:
-    drawn = Table(header_style="", padding=(0, 1), show_lines=False)
+    drawn = Table(header_style="", box=box.SIMPLE_HEAVY)
     for index in indices:
         column = table.columns[index]
         header = Text.assemble(_text(column.title, "bold"), "\n", _text(_short(column.unit), "dim"))

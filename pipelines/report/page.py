@@ -40,7 +40,7 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
         lstrip_blocks=True,
         finalize=_finalized,
     )
-    environment.filters |= {"mib": mebibytes, "digest": _short_digest, "milliseconds": _milliseconds}
+    environment.filters |= {"mib": mebibytes, "digest": _short_digest, "picked": _picked, "milliseconds": _milliseconds}
     stages = timed_stages(record)
     return environment.get_template("page.html").render(
         record=record,
@@ -85,6 +85,10 @@ def _versions(results: dict[str, StageResult], name: str) -> dict[str, str]:
         if f"{kind}:{name}" in results:
             found |= results[f"{kind}:{name}"].versions
     return dict(sorted(found.items()))
+
+
+def _picked(indices: list[int], values: list[Any]) -> list[Any]:
+    return [values[index] for index in indices]
 
 
 def _short_digest(digest: str | None) -> str:

@@ -75,22 +75,21 @@ def _sentence(row: Row, baseline: Row, levels: list[int]) -> Sentence:
         return Sentence(name=row.name, text="was measured, but there is no baseline to compare it with", tone="warn")
     told = []
     if row.size_bytes and baseline.size_bytes:
-        told.append(f"takes {row.size_bytes / baseline.size_bytes:.2f} of the baseline's disk space")
+        told.append(f"{row.size_bytes / baseline.size_bytes:.2f} of the baseline's size")
     if levels:
         speed, base = row.tokens_per_second(levels[-1]), baseline.tokens_per_second(levels[-1])
         if speed and base:
-            told.append(f"gives {speed / base:.2f} of its output tokens/s with {levels[-1]} requests at a time")
-    told.append(
-        f"keeps at least {with_stderr(lowest.retention, lowest.retention_stderr)} of it in every category"
-        f" (lowest: {lowest.category})"
-    )
-    text = ", ".join(told[:-1]) + " and " + told[-1] if len(told) > 1 else told[0]
-    tones = [tone_of(kept) for kept in row.retention.categories] if row.retention else []
-    lost = [kept.category for kept in row.retention.categories if tone_of(kept) == "bad"] if row.retention else []
-    odd = [kept.category for kept in row.retention.categories if tone_of(kept) == "warn"] if row.retention else []
+            told.append(f"{speed / base:.2f} of its output tokens/s with {levels[-1]} requests at a time")
+    kept = f"lowest category {lowest.category}, keeps {with_stderr(lowest.retention, lowest.retention_stderr)}"
+    text = "; ".join([*(["has " + " and ".join(told)] if told else []), kept])
+    lost, odd = _categories_toned(row, "bad"), _categories_toned(row, "warn")
     text += f"; clear loss in {', '.join(lost)}" if lost else "; no clear large loss"
     text += f"; implausibly better than the baseline in {', '.join(odd)}" if odd else ""
-    return Sentence(name=row.name, text=text, tone="bad" if lost else "warn" if "warn" in tones else "good")
+    return Sentence(name=row.name, text=text, tone="bad" if lost else "warn" if odd else "good")
+
+
+def _categories_toned(row: Row, tone: Tone) -> list[str]:
+    return [kept.category for kept in row.retention.categories if tone_of(kept) == tone] if row.retention else []
 
 
 def failed(record: RunRecord) -> list[tuple[str, Failure]]:

@@ -1,6 +1,8 @@
 """The one table that terminal and page both draw: rows in, columns and cells out. Pure."""
 
+import functools
 import re
+from collections.abc import Callable
 from typing import Literal
 
 from evals.suite import Suite
@@ -28,7 +30,7 @@ class Column(Record):
     title: str
     unit: str = ""
     hint: str
-    group: Literal["model", "quality", "size", "speed", "verdict"]
+    group: Literal["model", "quality", "cost"]
 
 
 class Cell(Record):
@@ -46,6 +48,14 @@ class ReportTable(Record):
     """One list a model, as long as `columns`."""
     footnotes: list[str]
 
+    @property
+    def panels(self) -> list[list[int]]:
+        """Indices of the columns that are drawn together: quality, then cost, each behind the model's column."""
+        return [
+            [index for index, column in enumerate(self.columns) if column.group in ("model", group)]
+            for group in ("quality", "cost")
+        ]
+
 
 def build_table(rows: list[Row], suite: Suite) -> ReportTable:
     """Draw up the table of a run; what is not known yet is a dash.
@@ -55,53 +65,61 @@ def build_table(rows: list[Row], suite: Suite) -> ReportTable:
         suite: Gives the category columns their order, chance and direction. No average over them is ever made.
     """
     baseline = rows[0]
-    parts = [_identity(rows, baseline), *_categories(rows, suite), _speeds(rows, baseline), _costs(rows, baseline)]
-    columns = [column for part in parts for column in part[0]]
-    cells = [[cell for part in parts for cell in part[1][index]] for index in range(len(rows))]
-    return ReportTable(columns=columns, rows=cells, footnotes=_footnotes(rows, baseline))
+    drawn = [*_identity(baseline), *_categories(suite), *_sizes(baseline), *_speeds(rows, baseline), _verdict()]
+    return ReportTable(
+        columns=[column for column, _ in drawn],
+        rows=[[cell_of(row) for _, cell_of in drawn] for row in rows],
+        footnotes=_footnotes(rows, baseline),
+    )
 
 
-_Part = tuple[list[Column], list[list[Cell]]]
+_ColumnAndCells = tuple[Column, Callable[[Row], Cell]]
 
 
-def _identity(rows: list[Row], baseline: Row) -> _Part:
-    columns = [
-        Column(title="model", unit="method", hint="The method entry's name in the recipe.", group="model"),
-        Column(title="dtype", unit="served", hint="What activations are computed in while serving.", group="model"),
-        Column(title="size", unit="MiB", hint="Safetensors on disk; below, the share of the baseline.", group="size"),
-        Column(title="bits", unit="/ weight", hint="Bits on disk per quantized weight, with scales.", group="size"),
+def _identity(baseline: Row) -> list[_ColumnAndCells]:
+    def model(row: Row) -> Cell:
+        method = "unquantized" if row is baseline else row.method
+        return Cell(text=row.name, second=method if method != row.name else None)
+
+    def dtype(row: Row) -> Cell:
+        if row.measurement is None:
+            return Cell()
+        served = row.measurement.serving.dtype
+        if not _differs_in_dtype(row, baseline):
+            return Cell(text=served)
+        return Cell(text=f"{served} {DTYPE_MARK}", tooltip="differs from the baseline's: see the footnote")
+
+    return [
+        (Column(title="model", unit="method", hint="The method entry's name in the recipe.", group="model"), model),
+        (
+            Column(
+                title="dtype", unit="served", hint="What activations are computed in while serving.", group="quality"
+            ),
+            dtype,
+        ),
     ]
-    cells = []
-    for row in rows:
-        serving = row.measurement.serving if row.measurement else None
-        dtype = Cell(text=serving.dtype) if serving else Cell()
-        if serving and _differs_in_dtype(row, baseline):
-            dtype = Cell(text=f"{serving.dtype} {DTYPE_MARK}", tooltip="differs from the baseline: see the footnote")
-        size = (
-            Cell()
-            if row.size_bytes is None
-            else Cell(text=mebibytes(row.size_bytes), second=_ratio(row.size_bytes, baseline.size_bytes, row, baseline))
-        )
-        bits = Cell()
-        if row.artifact:
-            bits = Cell(text=f"{row.artifact.bits_per_weight:.2f}")
-        elif row.checkpoint:
-            bits = Cell(text=f"{_BITS[row.checkpoint.dtype]}", tooltip=f"stored as {row.checkpoint.dtype}")
-        cells.append([Cell(text=row.name, second="unquantized" if row is baseline else row.method), dtype, size, bits])
-    return columns, cells
 
 
-def _categories(rows: list[Row], suite: Suite) -> list[_Part]:
-    parts: list[_Part] = []
+def _categories(suite: Suite) -> list[_ColumnAndCells]:
+    columns: list[_ColumnAndCells] = []
     for category in suite.categories:
         if category.unit == "perplexity":
             unit = "perplexity, lower is better"
         else:
-            unit = "no chance" if category.chance is None else f"chance {100 * category.chance:.3g} %"
+            unit = "" if category.chance is None else f"chance {100 * category.chance:.3g} %"
         hint = f"{category.description} Below, the share of the baseline that is kept."
         column = Column(title=category.name, unit=unit, hint=hint, group="quality")
-        parts.append(([column], [[_category_cell(row, category.name)] for row in rows]))
-    return parts
+        columns.append((column, functools.partial(_category_cell, category=category.name)))
+    return columns
+
+
+def _verdict() -> _ColumnAndCells:
+    tones: dict[str, Tone] = {"pass": "good", "fail": "bad", "unfinished": "plain"}
+    hint = "pass: sound, served and measured. What it lost is yours to judge."
+    return (
+        Column(title="verdict", hint=hint, group="cost"),
+        lambda row: Cell(text=row.verdict, tone=tones[row.verdict], tooltip=row.failure),
+    )
 
 
 def _category_cell(row: Row, category: str) -> Cell:
@@ -151,37 +169,72 @@ def _stderrs(kept: CategoryRetention) -> float:
     return (kept.retention - 1) / kept.retention_stderr if kept.retention_stderr else 0.0
 
 
-def _speeds(rows: list[Row], baseline: Row) -> _Part:
+def _sizes(baseline: Row) -> list[_ColumnAndCells]:
+    def size(row: Row) -> Cell:
+        return _compared(row.size_bytes, baseline.size_bytes, mebibytes, row is baseline)
+
+    def bits(row: Row) -> Cell:
+        if row.artifact:
+            return Cell(text=f"{row.artifact.bits_per_weight:.2f}")
+        dtype = row.checkpoint.dtype if row.checkpoint else None
+        return Cell(text=str(_BITS[dtype]), tooltip=f"stored as {dtype}") if dtype else Cell()
+
+    def memory(row: Row) -> Cell:
+        return _compared(_peak_bytes(row), _peak_bytes(baseline), mebibytes, row is baseline)
+
+    below = "below, relative to the baseline."
+    return [
+        (Column(title="size", unit="MiB", hint=f"Safetensors on disk; {below}", group="cost"), size),
+        (
+            Column(
+                title="bits", unit="per weight", hint="Bits on disk per quantized weight, with scales.", group="cost"
+            ),
+            bits,
+        ),
+        (
+            Column(
+                title="memory",
+                unit="peak MiB",
+                hint=f"Peak of the server's process tree, KV cache included; {below}",
+                group="cost",
+            ),
+            memory,
+        ),
+    ]
+
+
+def _speeds(rows: list[Row], baseline: Row) -> list[_ColumnAndCells]:
     levels = concurrencies(rows)
     columns = [
-        Column(
-            title="output",
-            unit=f"tokens/s at {level}",
-            hint=f"Output tokens per second with {level} requests at a time; below, the share of the baseline.",
-            group="speed",
+        (
+            Column(
+                title="output",
+                unit=f"tokens/s at {level}",
+                hint=f"Output tokens per second with {level} requests at a time; below, relative to the baseline.",
+                group="cost",
+            ),
+            functools.partial(_speed_cell, level=level, baseline=baseline),
         )
         for level in levels
     ]
-    first = levels[:1]
     columns += [
-        Column(
-            title="TTFT p50",
-            unit=f"ms at {level}",
-            hint=f"Median time to the first token with {level} requests at a time.",
-            group="speed",
+        (
+            Column(
+                title="TTFT p50",
+                unit=f"ms at {level}",
+                hint=f"Median time to the first token with {level} requests at a time.",
+                group="cost",
+            ),
+            functools.partial(_ttft_cell, level=level),
         )
-        for level in first
+        for level in levels[:1]
     ]
-    cells = []
-    for row in rows:
-        line = []
-        for level in levels:
-            speed = row.tokens_per_second(level)
-            ratio = _ratio(speed, baseline.tokens_per_second(level), row, baseline)
-            line.append(Cell() if speed is None else Cell(text=f"{speed:.1f}", second=ratio))
-        line += [_ttft_cell(row, level) for level in first]
-        cells.append(line)
-    return columns, cells
+    start = Column(title="start", unit="s", hint="From launching the server to its first healthy answer.", group="cost")
+    return [*columns, (start, _start_cell)]
+
+
+def _speed_cell(row: Row, level: int, baseline: Row) -> Cell:
+    return _compared(row.tokens_per_second(level), baseline.tokens_per_second(level), "{:.1f}".format, row is baseline)
 
 
 def _ttft_cell(row: Row, level: int) -> Cell:
@@ -190,48 +243,38 @@ def _ttft_cell(row: Row, level: int) -> Cell:
     return Cell(text=f"{1000 * point.ttft_p50_seconds:.0f}") if point else Cell()
 
 
-def _costs(rows: list[Row], baseline: Row) -> _Part:
-    columns = [
-        Column(
-            title="memory",
-            unit="peak MiB",
-            hint="Peak of the server's process tree, KV cache included; below, the share of the baseline.",
-            group="size",
-        ),
-        Column(title="start", unit="s", hint="From launching the server to its first healthy answer.", group="speed"),
-        Column(title="verdict", hint="pass: sound and served. What it lost is yours to judge.", group="verdict"),
-    ]
-    tones: dict[str, Tone] = {"pass": "good", "fail": "bad", "unfinished": "plain"}
-    cells = []
-    for row in rows:
-        serving = row.measurement.serving if row.measurement else None
-        peak = _peak(row)
-        cells.append(
-            [
-                Cell()
-                if peak is None
-                else Cell(text=mebibytes(peak), second=_ratio(peak, _peak(baseline), row, baseline)),
-                Cell(text=f"{serving.start_seconds:.0f}") if serving else Cell(),
-                Cell(text=row.verdict, tone=tones[row.verdict], tooltip=row.failure),
-            ]
-        )
-    return columns, cells
+def _start_cell(row: Row) -> Cell:
+    return Cell(text=f"{row.measurement.serving.start_seconds:.0f}") if row.measurement else Cell()
+
+
+def _compared(value: float | None, base: float | None, text_of: Callable[[float], str], is_baseline: bool) -> Cell:
+    """The value with its ratio to the baseline under it."""
+    if value is None:
+        return Cell()
+    return Cell(text=text_of(value), second=f"{value / base:.2f}×" if base and not is_baseline else None)
+
+
+def _peak_bytes(row: Row) -> int | None:
+    return row.measurement.serving.memory.peak_process_bytes if row.measurement else None
 
 
 def _footnotes(rows: list[Row], baseline: Row) -> list[str]:
-    notes = []
+    """One note for all models that are served in the same other dtype for the same reason."""
+    named: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        if row.measurement and baseline.measurement and _differs_in_dtype(row, baseline):
+        if row.measurement and _differs_in_dtype(row, baseline):
             why = (
                 "vLLM serves this method in 16-bit types only"
                 if row.method in SERVE_16_BIT_ONLY
                 else "so the recipe or this machine's dtype policy has it"
             )
-            notes.append(
-                f"{DTYPE_MARK} {row.name} is served in {row.measurement.serving.dtype}, the baseline in "
-                f"{baseline.measurement.serving.dtype} ({why}): its quality and its speed include that difference."
-            )
-    return notes
+            named.setdefault((row.measurement.serving.dtype, why), []).append(row.name)
+    base = baseline.measurement.serving.dtype if baseline.measurement else ""
+    return [
+        f"{DTYPE_MARK} {', '.join(names)}: served in {dtype}, the baseline in {base} ({why}); "
+        "quality and speed include that difference."
+        for (dtype, why), names in named.items()
+    ]
 
 
 def _differs_in_dtype(row: Row, baseline: Row) -> bool:
@@ -247,15 +290,7 @@ def concurrencies(rows: list[Row]) -> list[int]:
     )
 
 
-def _peak(row: Row) -> int | None:
-    return row.measurement.serving.memory.peak_process_bytes if row.measurement else None
-
-
-def _ratio(value: float | None, base: float | None, row: Row, baseline: Row) -> str | None:
-    return f"{value / base:.2f}×" if value is not None and base and row is not baseline else None
-
-
-def mebibytes(size_bytes: int) -> str:
+def mebibytes(size_bytes: float) -> str:
     """Bytes as a number of MiB with thousands separated."""
     mib = size_bytes / 2**20
     return f"{mib:,.0f}" if mib >= 100 else f"{mib:.1f}"
