@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evals.suite import Suite
-
 from pipelines.device import MachineRecord
 from pipelines.measure import MeasureJob
 from pipelines.run_config import RunConfig

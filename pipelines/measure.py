@@ -1,6 +1,7 @@
 """The measure stage: one vLLM server, and on it smoke test, evaluation, load test and memory, in this order.
 
-What needs long imports (lm-eval here, vLLM's load generator in a process of its own) imports while the server starts.
+What needs long imports does so while something else is waited for: lm-eval while the server starts, vLLM's load
+generator, in a process of its own, while the evaluation goes on.
 """
 
 import sys
@@ -63,13 +64,14 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
     with (
         TemporaryDirectory() as scratch,
         ThreadPoolExecutor(max_workers=1) as pool,
-        LoadClient(job.load, job.model_dir, Path(scratch)) as load_client,
         ExitStack() as serving,
     ):
         preparing = pool.submit(prepare, job.suite)
         with clock.part("serve_start"):
             server = serving.enter_context(_serve(job))
             prepared = preparing.result()
+        # Imports for half a minute, on the core that the server leaves free, and then waits for the evaluation's end.
+        load_client = serving.enter_context(LoadClient(job.load, job.model_dir, Path(scratch)))
         with clock.part("smoke"):
             answer = smoke_answer(server.endpoint)
         with clock.part("evaluate"):

@@ -4,10 +4,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from configs.errors import StageError
+from configs.errors import RequestError, StageError
 from pipelines.compatibility import serving_violations
+from pipelines.device import SERVE_16_BIT_ONLY
 from pipelines.jobs import JobContext
 from pipelines.stages import Stage, quantize_dtype, serve_dtype
+from quantizers.calibration import check_calibration
 from quantizers.rules import tensor_parallel_violations
 from quantizers.table import load_method
 from registry.contracts import CheckpointRecord, StageResult
@@ -16,29 +18,40 @@ _SPARE_BYTES = 64 << 20
 _UNKNOWN_SOURCE_BYTES = 256 << 20
 
 
-def rule_violations(context: JobContext, checkpoint: CheckpointRecord, only: str | None = None) -> list[str]:
-    """Everything that forbids the run's methods on this checkpoint, this machine and this serving config.
+def check_rules(context: JobContext, checkpoint: CheckpointRecord) -> None:
+    """Raise RequestError with all that forbids the run on this checkpoint, machine and serving config."""
+    found = rule_violations(context, checkpoint)
+    if found:
+        raise RequestError(
+            "the run is refused before its work begins:" + "".join(f"\n  - {line}" for line in found),
+            remedy="change the recipe as each line says",
+        )
 
-    Args:
-        only: The one method entry to look at; all when None.
 
-    Returns:
-        Sentences that begin with the entry's name and hold layer names and the remedy; empty where nothing is wrong.
-    """
+def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
+    """Sentences with the entry's name, the layers and the remedy; empty where nothing is wrong."""
     config, machine = context.config, context.machine
     ranks = config.serving.tensor_parallel_size
     found = tensor_parallel_violations(checkpoint, ranks)
+    if any(load_method(method.method).needs_calibration for method in config.methods.values()):
+        found += _calibration_violations(context, checkpoint)
     for name, method in config.methods.items():
-        if only not in (None, name):
-            continue
         dtype = quantize_dtype(config, machine, method.method)
         shapes = checkpoint.linear_shapes
         lines = load_method(method.method).violations(method, shapes, ranks, machine.device, dtype)
         lines += serving_violations(method.method, machine.device, ranks)
-        if serve_dtype(config, machine, method.method) == "float32" and method.method != "bnb_int8":
+        if serve_dtype(config, machine, method.method) == "float32" and method.method in SERVE_16_BIT_ONLY:
             lines.append(f"vLLM serves {method.method} in 16-bit types only; set dtype.serve to auto or bfloat16")
         found += [f"{name}: {line}" for line in lines]
     return found
+
+
+def _calibration_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
+    try:
+        check_calibration(context.config.calibration, checkpoint.max_position_embeddings, checkpoint.has_chat_template)
+    except RequestError as error:
+        return [f"calibration: {error.what}; {error.remedy}"]
+    return []
 
 
 def expected_bytes(stage: Stage, results: Mapping[str, StageResult]) -> int:

@@ -14,6 +14,7 @@ from pipelines.device import detect_machine
 from pipelines.events import StageOutcome, time_breakdown
 from pipelines.fingerprints import calibration_fingerprint, source_fingerprint
 from pipelines.jobs import JobContext
+from pipelines.preflight import check_rules
 from pipelines.recording import record_run
 from pipelines.report.page import write_page
 from pipelines.report.rows import Row, artifact_row, baseline_row
@@ -69,7 +70,7 @@ def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
     return OpenRun(context, stages_of(config, machine, fingerprints))
 
 
-def known_checkpoint(run: OpenRun, results: Mapping[str, StageResult]) -> CheckpointRecord | None:
+def known_checkpoint(results: Mapping[str, StageResult]) -> CheckpointRecord | None:
     """The checkpoint's record, when it was prepared before."""
     prepared = results.get("prepare")
     return CheckpointRecord.model_validate(prepared.record) if prepared and prepared.record else None
@@ -91,6 +92,9 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
     outcomes = []
     for stage in run.stages:
         outcome = runner.run(stage)
+        checkpoint = known_checkpoint(runner.results) if stage.kind == "prepare" else None
+        if checkpoint:
+            check_rules(run.context, checkpoint)
         if stage.kind == "measure" and stage.subject != "baseline" and outcome.result.failure is None:
             try:
                 retentions |= _compared(stage.subject, runner.results, workspace)

@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from configs.errors import QuantbenchError, RequestError, StageError
+from configs.errors import QuantbenchError, StageError
 from pipelines.events import EventLog, How, StageOutcome
 from pipelines.jobs import JobContext, job_of
-from pipelines.preflight import check_free_space, rule_violations
+from pipelines.preflight import check_free_space
 from pipelines.stages import STAGE_MODULES, Stage
 from pipelines.workspace import Workspace
-from registry.contracts import CheckpointRecord, Failure, InspectionRecord, StageResult
+from registry.contracts import Failure, InspectionRecord, StageResult
 from registry.files import write_text_atomically
 from registry.stage_process import progress_file_of
 from serving_checks import supervisor
@@ -84,22 +84,11 @@ class Runner:
             cached = self._workspace.cache.get(key)
             if cached is not None:
                 return cached, "reused"
-            if stage.method is not None and stage.kind == "quantize":
-                self._check_rules(stage)
             check_free_space(self._workspace.root, stage, self.results)
             result = self._execute(stage)
             if result.failure is None:
                 self._workspace.cache.put(key, stage.name, result)
         return result, "failed" if result.failure else "done"
-
-    def _check_rules(self, stage: Stage) -> None:
-        checkpoint = CheckpointRecord.model_validate(self.results["prepare"].record)
-        violations = rule_violations(self._context, checkpoint, only=stage.subject)
-        if violations:
-            raise RequestError(
-                f"{stage.subject} cannot be made as asked:" + "".join(f"\n    - {line}" for line in violations),
-                remedy="change the named parameters in the recipe; each line says to what",
-            )
 
     def _execute(self, stage: Stage) -> StageResult:
         """Run the stage's process and move its files into the store; leaves nothing behind when it fails."""

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-from quantizers.base import LinearShapes, MethodConfig, QuantizeOutcome
+from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
 from quantizers.rules import group_size_violations, packing_violations
 from registry.contracts.base import Device, DType
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from registry.stage_process import StageClock
 
 
-class Config(MethodConfig):
+class Config(CalibratedMethodConfig):
     """AWQ's parameters."""
 
     method: Literal["awq"] = "awq"

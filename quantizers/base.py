@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from pydantic import Field
+
 from configs.base import StrictModel
 from configs.errors import RequestError
 from registry.contracts import QuantizedModule
@@ -26,6 +28,13 @@ class MethodConfig(StrictModel):
     """The parameters of one quantization method; a subclass narrows `method` to its own Literal."""
 
     method: Method
+
+
+class CalibratedMethodConfig(MethodConfig):
+    """A method that looks at calibration rows."""
+
+    calibration_rows: int | None = Field(default=None, ge=1)
+    """Rows of the calibration set to use, the first ones; all when null. AWQ's time grows with each of them."""
 
 
 @dataclass(frozen=True)

@@ -26,16 +26,6 @@ _TOKENIZER_FILES = (
 )
 
 
-def tensor_parallel_violation(tensor_parallel: int) -> list[str]:
-    """vLLM's plugin refuses prequantized weights on several ranks (vllm_bnb_plugin/bitsandbytes_loader.py)."""
-    if tensor_parallel == 1:
-        return []
-    return [
-        f"vLLM serves prequantized bitsandbytes weights on one rank only, tensor parallel is {tensor_parallel};"
-        " set it to 1, or use gptq or awq"
-    ]
-
-
 def block_violations(linear_shapes: LinearShapes, block: int) -> list[str]:
     """Layers whose weights do not fill whole blocks of `block` values."""
     return [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 from pydantic import Field
 
 from quantizers.base import LinearShapes, MethodConfig, QuantizeOutcome
-from quantizers.bitsandbytes_engine import run_bitsandbytes, tensor_parallel_violation
+from quantizers.bitsandbytes_engine import run_bitsandbytes
 from registry.contracts.base import Device, DType
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class BitsAndBytesInt8:
         quantize_dtype: DType,
     ) -> list[str]:
         """See `Quantizer.violations`."""
-        return tensor_parallel_violation(tensor_parallel)
+        return []
 
     def quantize(self, job: QuantizeJob, clock: StageClock) -> QuantizeOutcome:
         """See `Quantizer.quantize`."""

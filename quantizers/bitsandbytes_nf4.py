@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from quantizers.base import LinearShapes, MethodConfig, QuantizeOutcome
-from quantizers.bitsandbytes_engine import block_violations, run_bitsandbytes, tensor_parallel_violation
+from quantizers.bitsandbytes_engine import block_violations, run_bitsandbytes
 from registry.contracts.base import Device, DType
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class BitsAndBytesNF4:
         quantize_dtype: DType,
     ) -> list[str]:
         """See `Quantizer.violations`."""
-        found = tensor_parallel_violation(tensor_parallel) + block_violations(linear_shapes, _BLOCK)
+        found = block_violations(linear_shapes, _BLOCK)
         if quantize_dtype == "float32":
             # The serving plugin works out the packed shape from 2-byte weights and asserts otherwise.
             found.append("NF4 artifacts written from float32 are not served by vLLM; quantize in bfloat16")

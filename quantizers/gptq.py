@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from quantizers.base import LinearShapes, MethodConfig, QuantizeOutcome
+from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
 from quantizers.rules import group_size_violations, packing_violations
 from registry.contracts.base import Device, DType
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from registry.stage_process import StageClock
 
 
-class Config(MethodConfig):
+class Config(CalibratedMethodConfig):
     """GPTQ's parameters."""
 
     method: Literal["gptq"] = "gptq"

@@ -13,10 +13,10 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from configs.errors import StageError
-from quantizers.base import QuantizeOutcome
+from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
 from registry.contracts import QuantizedModule
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def run_engine(
     if job.output_dir is None:
         raise StageError("a quantize job names no output_dir", remedy="give the job an empty output directory")
     output_dir = job.output_dir.resolve()
-    rows = read_rows(job.calibration_dir)
+    config = cast(CalibratedMethodConfig, job.config)
+    rows = read_rows(job.calibration_dir)[: config.calibration_rows]
     job = job.model_copy(update={"checkpoint_dir": job.checkpoint_dir.resolve()})
     with _engine_workplace(output_dir):
         with clock.part("import"):

@@ -10,6 +10,8 @@ def write_text_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
+        # mkstemp makes files for the owner's eyes only; a report is for those whom the umask lets read.
+        os.fchmod(handle, 0o666 & ~_umask())
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -28,3 +30,11 @@ def fsync_tree(directory: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it; from /proc, so that no other thread sees it change."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return 0o077

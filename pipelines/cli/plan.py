@@ -7,10 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from configs.errors import RequestError
 from pipelines.cli.run import add_arguments  # the same recipe, the same overrides
 from pipelines.plan import plan_stages
-from pipelines.preflight import rule_violations
+from pipelines.preflight import check_rules
 from pipelines.run import known_checkpoint, open_run
 from pipelines.workspace import Workspace
 
@@ -24,13 +23,12 @@ def execute(args: argparse.Namespace) -> int:
     run = open_run(args.recipe, args.overrides)
     workspace = Workspace(Path(args.workspace))
     planned, reused = plan_stages(run.stages, workspace.cache)
-    checkpoint = known_checkpoint(run, reused)
-    violations = rule_violations(run.context, checkpoint) if checkpoint else []
+    checkpoint = known_checkpoint(reused)
     if args.json:
         stages = [stage.model_dump(mode="json") for stage in planned]
         print(
             json.dumps(
-                {"machine": run.context.machine.model_dump(mode="json"), "stages": stages, "violations": violations},
+                {"machine": run.context.machine.model_dump(mode="json"), "stages": stages},
                 indent=2,
             )
         )
@@ -45,9 +43,6 @@ def execute(args: argparse.Namespace) -> int:
         Console().print(table)
         if checkpoint is None:
             Console().print("rules about shapes are checked once the checkpoint is prepared")
-    if violations:
-        raise RequestError(
-            "the run would be refused:" + "".join(f"\n  - {line}" for line in violations),
-            remedy="change the recipe as each line says",
-        )
+    if checkpoint:
+        check_rules(run.context, checkpoint)
     return 0

@@ -166,15 +166,6 @@ def test_too_little_disk_is_told_before_the_stage_starts(bench: Bench, monkeypat
     assert bench.executed == []
 
 
-def test_a_group_size_that_does_not_divide_is_refused_before_quantizing(bench: Bench) -> None:
-    sharded = run_config(serving={"tensor_parallel_size": 4})
-    failure = bench.run(sharded)["quantize:gptq"].result.failure
-    assert failure is not None
-    assert failure.exit_code == 2
-    assert "group_size 64 does not divide the 32 inputs of model.layers.0.self_attn.o_proj" in failure.what
-    assert "quantize-gptq" not in bench.executed
-
-
 def test_progress_is_told(bench: Bench) -> None:
     bench.run()
     assert any(line.startswith("prepare ") for line in bench.progress)

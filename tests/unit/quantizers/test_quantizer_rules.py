@@ -4,7 +4,6 @@ import pytest
 from pydantic import ValidationError
 
 from configs.errors import RequestError
-from quantizers.base import check_rules
 from quantizers.rules import group_size_violations, packing_violations
 from quantizers.table import METHODS, load_method, parse_config
 
@@ -53,15 +52,6 @@ def test_an_unknown_method_suggests_the_nearest() -> None:
         parse_config({"bits": 4})
     with pytest.raises(ValidationError, match="group_sise"):
         parse_config({"method": "gptq", "group_sise": 64})
-
-
-@pytest.mark.parametrize("name", ["bnb_nf4", "bnb_int8"])
-def test_bitsandbytes_is_served_on_one_rank(name: str) -> None:
-    config = parse_config({"method": name})
-    method = load_method(name)
-    check_rules(method, config, SHAPES, tensor_parallel=1, device="cpu", quantize_dtype="bfloat16")
-    with pytest.raises(RequestError, match="one rank only, tensor parallel is 2"):
-        check_rules(method, config, SHAPES, tensor_parallel=2, device="cpu", quantize_dtype="bfloat16")
 
 
 def test_nf4_is_not_quantized_in_float32() -> None:
