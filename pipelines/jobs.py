@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evals.suite import Suite
 from pipelines.device import MachineRecord
@@ -45,20 +46,7 @@ def job_of(
     }
     if stage.kind == "measure":
         model = results[stage.inputs["model"]]
-        return MeasureJob(
-            **common,
-            **(computing | {"threads": machine.serving_threads}),
-            subject=stage.subject,
-            method=stage.method.method if stage.method else None,
-            model_dir=directories["model"],
-            model_digest=_object_digest(model),
-            suite=context.suite,
-            num_concurrent=config.evaluation.num_concurrent,
-            serving=config.serving,
-            load=config.load,
-            device_name=machine.device_name,
-            server_log_file=log_file.with_suffix(".server.log"),
-        )
+        return _measure_job(stage, context, model, directories["model"], log_file, common | computing)
     checkpoint = CheckpointRecord.model_validate(results["prepare"].record)
     if stage.kind == "calibrate":
         return CalibrateJob(
@@ -88,6 +76,25 @@ def job_of(
         checkpoint=checkpoint,
         calibration_dir=directories.get("calibration"),
         calibration_digest=_object_digest(calibration) if calibration else None,
+    )
+
+
+def _measure_job(
+    stage: Stage, context: JobContext, model: StageResult, model_dir: Path, log_file: Path, common: dict[str, Any]
+) -> MeasureJob:
+    config, machine = context.config, context.machine
+    return MeasureJob(
+        **(common | {"threads": machine.serving_threads}),
+        subject=stage.subject,
+        method=stage.method.method if stage.method else None,
+        model_dir=model_dir,
+        model_digest=_object_digest(model),
+        suite=context.suite,
+        num_concurrent=config.evaluation.num_concurrent,
+        serving=config.serving,
+        load=config.load,
+        device_name=machine.device_name,
+        server_log_file=log_file.with_suffix(".server.log"),
     )
 
 

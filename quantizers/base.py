@@ -57,6 +57,8 @@ class Quantizer(Protocol):
 
     config_type: ClassVar[type[MethodConfig]]
     needs_calibration: ClassVar[bool]
+    engine: ClassVar[str]
+    """The distribution that does the work; its version shapes the result."""
 
     def violations(
         self,

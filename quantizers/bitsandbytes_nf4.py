@@ -31,6 +31,7 @@ class BitsAndBytesNF4:
 
     config_type: ClassVar[type[MethodConfig]] = Config
     needs_calibration: ClassVar[bool] = False
+    engine: ClassVar[str] = "bitsandbytes"
 
     def violations(
         self,

@@ -39,6 +39,7 @@ class GPTQ:
 
     config_type: ClassVar[type[MethodConfig]] = Config
     needs_calibration: ClassVar[bool] = True
+    engine: ClassVar[str] = "gptqmodel"
 
     def violations(
         self,

