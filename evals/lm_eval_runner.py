@@ -116,6 +116,7 @@ def prepare(suite: Suite) -> Prepared:
 
 def _client(endpoint: Endpoint, num_concurrent: int, on_progress: OnProgress) -> Any:
     from lm_eval.models.openai_completions import LocalCompletionsAPI
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
     class CountingClient(LocalCompletionsAPI):  # type: ignore[misc] # lm-eval has no types
         """Counts requests and truncated prompts, which lm-eval only logs."""
@@ -130,6 +131,21 @@ def _client(endpoint: Endpoint, num_concurrent: int, on_progress: OnProgress) ->
                 self.requests += 1
                 self.truncated += len(context) + len(continuation) > self.max_length
             return super().batch_loglikelihood_requests(materialized)
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+            """All texts at once: lm-eval's own sends them one after the other, whatever `num_concurrent` says."""
+            windows = [self._windows(request.args[0]) for request in requests]
+            scored = iter(self._loglikelihood_tokens([window for text in windows for window in text]))
+            return [sum(next(scored)[0] for _ in text) for text in windows]
+
+        def _windows(self, text: str) -> list[tuple[None, list[int], list[int]]]:
+            rolling = get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length - 1,
+                context_len=1,
+            )
+            return [(None, *make_disjoint_window(window)) for window in rolling]
 
         async def amodel_call(self, *args: Any, **kwargs: Any) -> Any:
             answer = await super().amodel_call(*args, **kwargs)
@@ -147,6 +163,8 @@ def _client(endpoint: Endpoint, num_concurrent: int, on_progress: OnProgress) ->
         max_retries=_MAX_RETRIES,
         timeout=_REQUEST_TIMEOUT_SECONDS,
         seed=_SEED,
+        # Else lm-eval sends the user's OPENAI_API_KEY, if there is one, to the server.
+        header={"Content-Type": "application/json"},
     )
 
 

@@ -27,6 +27,7 @@ def completions_server(answer: "Answer") -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            answer.headers.append(dict(self.headers))
             status, content = answer(body)
             data = json.dumps(content).encode()
             self.send_response(status)
@@ -53,6 +54,7 @@ class Answer:
 
     def __init__(self, logprob: float = LOGPROB, fail_after: int | None = None) -> None:
         self.logprob, self.fail_after, self.asked = logprob, fail_after, 0
+        self.headers: list[dict[str, str]] = []
 
     def __call__(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         self.asked += 1
@@ -152,3 +154,33 @@ def test_a_metric_that_the_task_does_not_give(model_dir: Path, tmp_path: Path) -
 def test_a_filter_that_the_task_does_not_have(model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(StageError, match="filter strict"):
         evaluate(model_dir, tmp_path, Answer(), small_suite(filter="strict"))
+
+
+def test_perplexity_texts_are_sent_concurrently(model_dir: Path, tmp_path: Path) -> None:
+    class Meeting(Answer):
+        """Answers only when two requests wait at once: a client that sends one after the other is refused."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.barrier = threading.Barrier(2, timeout=10)
+
+        def __call__(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+            self.barrier.wait()
+            return super().__call__(body)
+
+    language = small_suite(
+        name="language",
+        tasks=["demo_language"],
+        metric="word_perplexity",
+        unit="perplexity",
+        chance=None,
+        higher_is_better=False,
+    )
+    assert evaluate(model_dir, tmp_path, Meeting(), language).requests == 104
+
+
+def test_the_users_key_is_not_sent(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    answer = Answer()
+    evaluate(model_dir, tmp_path, answer, small_suite())
+    assert all("Authorization" not in headers for headers in answer.headers)

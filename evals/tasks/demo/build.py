@@ -43,37 +43,11 @@ _PARTICIPLES = [
 ]  # fmt: skip
 _MALE = {"boy", "king", "actor", "uncle", "prince", "father"}
 _WORDS = [
-    "apple",
-    "river",
-    "stone",
-    "green",
-    "music",
-    "winter",
-    "paper",
-    "window",
-    "garden",
-    "silver",
-    "coffee",
-    "dragon",
-    "pencil",
-    "bridge",
-    "mother",
-    "flower",
-    "summer",
-    "forest",
-    "yellow",
-    "doctor",
-    "market",
-    "orange",
-    "planet",
-    "guitar",
-    "kitchen",
-    "mountain",
-    "blanket",
-    "morning",
-    "village",
-    "chicken",
-]
+    "apple", "river", "stone", "green", "music", "winter", "paper", "window", "garden", "silver",
+    "coffee", "dragon", "pencil", "bridge", "mother", "flower", "summer", "forest", "yellow", "doctor",
+    "market", "orange", "planet", "guitar", "kitchen", "mountain", "blanket", "morning", "village", "chicken",
+]  # fmt: skip
+_WITHOUT_PLURAL = {"green", "music", "silver", "yellow"}
 
 
 def _pair(kind: str, good: str, bad: str) -> dict[str, str]:
@@ -83,10 +57,8 @@ def _pair(kind: str, good: str, bad: str) -> dict[str, str]:
 def _grammar(_: random.Random) -> Iterator[dict[str, str]]:
     """Minimal pairs: agreement, agreement across a phrase, participles, local binding of reflexives."""
     for head, place, (singular, plural) in itertools.product(_PEOPLE, _PLACES, _VERBS):
-        many, one = (
-            f"The {head}s near the {place}" if head[-1] != "s" else f"The {head}es near the {place}",
-            f"The {head} near the {place}s",
-        )
+        many = f"The {head}{'es' if head.endswith('s') else 's'} near the {place}"
+        one = f"The {head} near the {place}s"
         yield _pair("phrase", f"{many} {plural} well.", f"{many} {singular} well.")
         yield _pair("phrase", f"{one} {singular} well.", f"{one} {plural} well.")
     for head, place, (singular, plural) in itertools.product(_PEOPLE, _PLACES, _VERBS):
@@ -114,15 +86,14 @@ def _arithmetic(_: random.Random) -> Iterator[dict[str, str]]:
 def _instruction(_: random.Random) -> Iterator[dict[str, str]]:
     """Short orders, each shown once on other words before it is asked."""
     for a, b in itertools.permutations(_WORDS, 2):
-        order = "Last word of"
-        yield {"kind": "last", "order": f"{order} dog, sun -> sun\n{order} {a}, {b} ->", "answer": b}
-    for a, b in itertools.permutations(_WORDS, 2):
+        yield {"kind": "last", "order": f"Last word of dog, sun -> sun\nLast word of {a}, {b} ->", "answer": b}
         yield {"kind": "other", "order": f"dog, sun without dog -> sun\n{a}, {b} without {a} ->", "answer": b}
         yield {"kind": "swap", "order": f"Swap dog, sun -> sun, dog\nSwap {a}, {b} ->", "answer": f"{b}, {a}"}
     for a in _WORDS:
         yield {"kind": "repeat", "order": f"Repeat: dog -> dog\nRepeat: {a} ->", "answer": a}
         yield {"kind": "capitals", "order": f"Capitals: dog -> DOG\nCapitals: {a} ->", "answer": a.upper()}
-        yield {"kind": "plural", "order": f"Plural: dog -> dogs\nPlural: {a} ->", "answer": a + "s"}
+        if a not in _WITHOUT_PLURAL:
+            yield {"kind": "plural", "order": f"Plural: dog -> dogs\nPlural: {a} ->", "answer": a + "s"}
 
 
 _BUILDERS = {"grammar": _grammar, "arithmetic": _arithmetic, "instruction": _instruction}

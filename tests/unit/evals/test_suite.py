@@ -8,6 +8,7 @@ import pytest
 from configs.errors import ConfigError, RequestError
 from evals import suite as suite_module
 from evals.suite import load_suite, rows_of, task_config
+from evals.tasks.demo import build
 
 SUITE = """
 name: mine
@@ -84,3 +85,7 @@ def test_a_task_without_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(suite_module, "rows_of", lambda task: iter(()))
     with pytest.raises(RequestError, match=r"task demo_grammar .* has no items"):
         load_suite(write(tmp_path, SUITE.replace("TASK", "demo_grammar")))
+
+
+def test_the_template_made_items_are_what_the_script_writes() -> None:
+    assert build.main(check=True) == 0

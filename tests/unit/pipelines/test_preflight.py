@@ -3,13 +3,15 @@
 import pytest
 
 from configs.errors import RequestError
+from configs.loading import load_yaml_model
 from evals.suite import load_suite
 from pipelines.compatibility import VLLM_VERSION, serving_violations
 from pipelines.jobs import JobContext
 from pipelines.preflight import check_rules, rule_violations
-from pipelines.stages import installed_versions
+from pipelines.run_config import RunConfig
+from pipelines.stages import installed_versions, stages_of
 from tests.records import checkpoint_record
-from tests.unit.pipelines.test_runner import MACHINE, run_config
+from tests.unit.pipelines.test_runner import FINGERPRINTS, MACHINE, ROOT, run_config
 
 
 def context(**changes: object) -> JobContext:
@@ -65,3 +67,41 @@ def test_one_rank_is_refused_to_none() -> None:
         [],
         [],
     ]
+
+
+def test_the_cuda_recipe_fits_its_model() -> None:
+    """Llama 3.1 8B's shapes (its config.json): bfloat16 everywhere, groups of 128, two ranks."""
+    config = load_yaml_model(ROOT / "configs" / "recipes" / "llama_8b_cuda.yaml", RunConfig)
+    machine = MACHINE.model_copy(update={"device": "cuda", "fast_bfloat16": True, "gpu_memory_bytes": 80 << 30})
+    hidden, heads, kv_heads, wide = 4096, 32, 8, 14336
+    linears = {
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (hidden // heads * kv_heads, hidden),
+        "self_attn.v_proj": (hidden // heads * kv_heads, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (wide, hidden),
+        "mlp.up_proj": (wide, hidden),
+        "mlp.down_proj": (hidden, wide),
+    }
+    checkpoint = checkpoint_record("sha256:c").model_copy(
+        update={
+            "linear_shapes": {f"model.layers.{i}.{name}": shape for i in range(32) for name, shape in linears.items()},
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "max_position_embeddings": 131072,
+        }
+    )
+    assert rule_violations(JobContext(config, machine, load_suite("demo"), []), checkpoint) == []
+    stages = stages_of(config, machine, FINGERPRINTS)
+    assert [stage.name for stage in stages] == [
+        "prepare",
+        "measure:baseline",
+        "calibrate",
+        "quantize:gptq-int4",
+        "inspect:gptq-int4",
+        "measure:gptq-int4",
+        "quantize:awq-int4",
+        "inspect:awq-int4",
+        "measure:awq-int4",
+    ]
+    assert {stage.dtype for stage in stages} == {"bfloat16"}

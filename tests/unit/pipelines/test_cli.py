@@ -1,0 +1,122 @@
+"""What a user sees: one clear message, a remedy, the agreed exit code, and a traceback only when asked for."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import doctor, main
+from pipelines.cli import run as run_command
+from tests.tiny_llama import make_tiny_tokenizer
+
+RECIPE = """\
+version: 1
+name: test
+source: {{kind: folder, path: {model}}}
+calibration: {{source: self, samples: 4, tokens: 16}}
+methods:
+  int8: {{method: bnb_int8}}
+evaluation: {{suite: demo}}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(model=tmp_path / "model"))
+    return path
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = main(list(arguments))
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.err
+
+
+def test_no_such_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = said(capsys, "run", "nowhere.yaml")
+    assert code == 2
+    assert text == "error: cannot read nowhere.yaml: No such file or directory\n  remedy: name an existing YAML file\n"
+
+
+def test_an_unknown_key_names_file_and_line(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.write_text(recipe.read_text() + "lod: {}\n")
+    code, text = said(capsys, "plan", str(recipe))
+    assert code == 2
+    assert f"{recipe}:8: unknown key `lod`" in text
+    assert "did you mean `load`?" in text
+
+
+def test_a_wrong_method_parameter_names_the_right_one(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = said(capsys, "plan", str(recipe), "--set", "methods.int8.treshold=5")
+    assert code == 2
+    assert "unknown key `methods.int8.treshold`" in text
+    assert "did you mean `threshold`?" in text
+
+
+def test_a_source_that_is_not_there(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = said(capsys, "run", str(recipe))
+    assert code == 2
+    assert "model does not exist" in text
+
+
+def test_a_model_that_is_no_model(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tiny_tokenizer(tmp_path / "model")
+    code, text = said(capsys, "run", str(recipe))
+    assert code == 2
+    assert "is no model: it has no config.json" in text
+
+
+def test_ctrl_c_ends_with_130(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_command, "open_run", interrupted)
+    code, text = said(capsys, "run", str(recipe))
+    assert code == 130
+    assert "the same command goes on" in text
+
+
+def test_what_is_not_explained_says_how_to_see_more(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(run_command, "open_run", broken)
+    code, text = said(capsys, "run", str(recipe))
+    assert code == 3
+    assert "ZeroDivisionError: division by zero" in text
+    assert "--debug" in text
+    with pytest.raises(ZeroDivisionError):
+        main(["run", str(recipe), "--debug"])
+
+
+def test_doctor_knows_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["engines"]["torch"]
+    assert set(report["methods"]) == {"gptq", "awq", "bnb_nf4", "bnb_int8"}
+    assert report["methods"]["bnb_nf4"]["tensor_parallel"].startswith("no: ")
+
+
+def test_doctor_without_engines_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "installed_versions", lambda names: {})
+    assert main(["doctor", "--json"]) == 0
+    methods = json.loads(capsys.readouterr().out)["methods"]
+    assert methods["gptq"]["quantize"] == "no: install gptqmodel"
+    assert "install vllm" in methods["gptq"]["serve"]
+
+
+def test_artifacts_of_an_empty_workspace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace = str(tmp_path / "workspace")
+    assert main(["artifacts", "list", "--json", "--workspace", workspace]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    code, text = said(capsys, "artifacts", "show", "abc", "--workspace", workspace)
+    assert code == 2
+    assert "no object in the store with digest abc" in text
