@@ -22,8 +22,9 @@ OnProgress = Callable[[int, int], None]
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_TRUST_REMOTE_CODE": "0"}
 _SEED = 1234
-_MAX_RETRIES = 3
-_REQUEST_TIMEOUT_SECONDS = 600
+_ATTEMPTS = 2
+_REQUEST_TIMEOUT_SECONDS = 180
+"""A server that hangs costs two of these before the evaluation says so."""
 _WORDS_PER_DOCUMENT_METRICS = {"word_perplexity"}
 """lm-eval keeps these per item as (log-likelihood, words); everything else is one number."""
 
@@ -160,7 +161,7 @@ def _client(endpoint: Endpoint, num_concurrent: int, on_progress: OnProgress) ->
         tokenizer_backend="huggingface",
         num_concurrent=num_concurrent,
         max_length=endpoint.max_model_len,
-        max_retries=_MAX_RETRIES,
+        max_retries=_ATTEMPTS,
         timeout=_REQUEST_TIMEOUT_SECONDS,
         seed=_SEED,
         # Else lm-eval sends the user's OPENAI_API_KEY, if there is one, to the server.

@@ -15,7 +15,7 @@ class TaskScore(Record):
     filter: str
     value: float
     stderr: float | None
-    """Standard error of `value` as lm-eval gives it; None where it gives none."""
+    """Standard error of `value` over items (`evals.samples.category_score`); None for a single item."""
     items: int
     higher_is_better: bool
     chance: float | None
