@@ -12,8 +12,8 @@ bread you need flour, water, salt and time; the last of these is what most peopl
 Moon while a third went round it alone. def add(a, b): return a + b. Prices rose by three percent in May, less than in
 April, and more than anyone had hoped. """
 MODULES = ("model.layers.0.self_attn.k_proj", "model.layers.12.self_attn.o_proj", "model.layers.29.mlp.down_proj")
-ROWS = 96
-"""Outputs that are compared of each layer: the engine's own function multiplies all of them out."""
+ROWS = 64
+"""Outputs that are compared of each layer: the engine multiplies all of them out, and wants a multiple of 64."""
 
 
 @pytest.fixture(scope="module")
