@@ -46,7 +46,7 @@ def job_of(
     }
     if stage.kind == "measure":
         model = results[stage.inputs["model"]]
-        return _measure_job(stage, context, model, directories["model"], log_file, common | computing)
+        return _measure_job(context, model, directories["model"], log_file, common | computing)
     checkpoint = CheckpointRecord.model_validate(results["prepare"].record)
     if stage.kind == "calibrate":
         return CalibrateJob(
@@ -80,13 +80,11 @@ def job_of(
 
 
 def _measure_job(
-    stage: Stage, context: JobContext, model: StageResult, model_dir: Path, log_file: Path, common: dict[str, Any]
+    context: JobContext, model: StageResult, model_dir: Path, log_file: Path, common: dict[str, Any]
 ) -> MeasureJob:
     config, machine = context.config, context.machine
     return MeasureJob(
         **(common | {"threads": machine.serving_threads}),
-        subject=stage.subject,
-        method=stage.method.method if stage.method else None,
         model_dir=model_dir,
         model_digest=_object_digest(model),
         suite=context.suite,

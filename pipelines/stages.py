@@ -31,7 +31,7 @@ STAGE_MODULES = {
 """Stage -> the module that is run as its process."""
 
 _TRANSFORMERS = ("transformers", "torch", "safetensors")
-_STAGE_LIBRARIES: dict[str, tuple[str, ...]] = {
+STAGE_LIBRARIES: dict[str, tuple[str, ...]] = {
     "prepare": (*_TRANSFORMERS, "gguf"),
     "calibrate": _TRANSFORMERS,
     "inspect": (*_TRANSFORMERS, "gptqmodel", "bitsandbytes", "optimum"),
@@ -69,7 +69,7 @@ class Stage:
         known = {role: digest for role, digest in digests.items() if digest is not None}
         if len(known) < len(self.inputs):
             return None
-        libraries = _STAGE_LIBRARIES.get(self.kind, _TRANSFORMERS)
+        libraries = STAGE_LIBRARIES.get(self.kind, _TRANSFORMERS)
         if self.kind == "quantize" and self.method:
             libraries = (*libraries, load_method(self.method.method).engine)
         return StageKey(
