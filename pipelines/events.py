@@ -10,26 +10,28 @@ from registry.contracts.base import Record
 
 How = Literal["done", "reused", "failed", "skipped"]
 
-ENGINE_PARTS = frozenset(
-    {
-        "import",
-        "load",
-        "quantize",
-        "save",
-        "sample",
-        "download",
-        "copy",
-        "tokenize",
-        "tokenizer",
-        "reload",
-        "serve_start",
-        "smoke",
-        "evaluate",
-        "load_test",
-        "serve_stop",
-    }
-)
-"""Parts of a stage's time that engines and their imports take; the rest of a run is our own overhead."""
+PartKind = Literal["load", "quantize", "serve", "evaluate", "load test", "own"]
+
+ENGINE_PARTS: dict[str, PartKind] = {
+    "import": "load",
+    "download": "load",
+    "load": "load",
+    "reload": "load",
+    "sample": "quantize",
+    "tokenize": "quantize",
+    "quantize": "quantize",
+    "save": "quantize",
+    "serve_start": "serve",
+    "smoke": "serve",
+    "serve_stop": "serve",
+    "evaluate": "evaluate",
+    "load_test": "load test",
+}
+"""Parts of a stage's time in which a model is loaded, quantized (its calibration rows included), served or evaluated.
+
+Our own overhead is all the rest of a run: reading the recipe, process starts, copying, hashing and verifying files,
+comparing weights and tokenizers, statistics, waiting for another run's lock, the page and the recording.
+"""
 
 
 class StageOutcome(Record):
@@ -57,13 +59,23 @@ class TimeBreakdown(Record):
 
     wall_seconds: float
     stages: dict[str, dict[str, float]]
-    """Stage name -> part -> seconds; `own` is what no engine part covers (process start, hashing, bookkeeping)."""
+    """Stage name -> part -> seconds; `own` is what is not in ENGINE_PARTS."""
     own_seconds: float
-    """Everything in the run that is not an engine's importing, loading, quantizing, serving or evaluating."""
+    """Everything in the run that is not quantizing, loading, serving or evaluating; see ENGINE_PARTS."""
 
     @property
     def own_share(self) -> float:
         return self.own_seconds / self.wall_seconds if self.wall_seconds else 0.0
+
+    def with_own(self, name: str, seconds: float) -> "TimeBreakdown":
+        """The breakdown of a run that went on for `seconds` more, with work of our own called `name`."""
+        return self.model_copy(
+            update={
+                "wall_seconds": self.wall_seconds + seconds,
+                "own_seconds": self.own_seconds + seconds,
+                "stages": self.stages | {name: {"own": seconds}},
+            }
+        )
 
 
 def time_breakdown(outcomes: Iterable[StageOutcome], wall_seconds: float) -> TimeBreakdown:

@@ -47,6 +47,8 @@ class MeasureJob(StageJob):
     dtype: DType
     threads: int
     server_log_file: Path
+    fork_server: Path | None = None
+    """Address of a fork server of vLLM; servers start in the plain way without."""
 
 
 def measure(job: StageJob, clock: StageClock) -> StageResult:
@@ -66,7 +68,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
             server = serving.enter_context(_serve(job))
             prepared = preparing.result()
         # Imports for half a minute, on the core that the server leaves free, and then waits for the evaluation's end.
-        load_client = serving.enter_context(LoadClient(job.load, job.model_dir, Path(scratch)))
+        load_client = serving.enter_context(LoadClient(job.load, job.model_dir, Path(scratch), job.fork_server))
         with clock.part("smoke"):
             answer = smoke_answer(server.endpoint)
         with clock.part("evaluate"):
@@ -99,7 +101,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
 
 def _serve(job: MeasureJob) -> AbstractContextManager[RunningServer]:
     request = ServerRequest(job.serving, job.model_dir, job.dtype, job.device, job.threads)
-    return serve(request, job.server_log_file)
+    return serve(request, job.server_log_file, fork_server=job.fork_server)
 
 
 def _serving_record(
@@ -123,6 +125,7 @@ def _serving_record(
         quantization_kernel=server.kernel,
         command=server.command,
         start_seconds=server.start_seconds,
+        forked=server.forked,
         load_average=load_before,
         smoke_answer=answer,
         load_points=points,

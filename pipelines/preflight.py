@@ -1,21 +1,42 @@
 """What can be known to fail before it costs an hour: rules, compatibility, disk space. Nothing is loaded."""
 
+import difflib
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from configs.errors import RequestError, StageError
 from pipelines.compatibility import serving_violations
 from pipelines.device import SERVE_16_BIT_ONLY
+from pipelines.interpreters import check_interpreter
 from pipelines.jobs import JobContext
-from pipelines.stages import Stage, quantize_dtype, serve_dtype
+from pipelines.stages import STAGE_MODULES, Stage, quantize_dtype, serve_dtype
 from quantizers.calibration import check_calibration
 from quantizers.rules import tensor_parallel_violations
-from quantizers.table import load_method
+from quantizers.sources import SourceConfig, checkpoint_bytes
+from quantizers.table import METHODS, load_method
 from registry.contracts import CheckpointRecord, StageResult
 
+logger = logging.getLogger(__name__)
+
 _SPARE_BYTES = 64 << 20
-_UNKNOWN_SOURCE_BYTES = 256 << 20
+"""For tokenizer, logs and records."""
+
+
+def check_environments(environments: Mapping[str, Path], stages: Sequence[Stage]) -> None:
+    """Raise RequestError for an entry of `environments` that names nothing, or a Python that cannot run its stage."""
+    known = [*STAGE_MODULES, *METHODS]
+    for name in environments:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise RequestError(
+                f"`environments` has an entry {name!r}, which is neither a stage nor a method",
+                remedy=(f"did you mean {near[0]}? " if near else "") + f"known: {', '.join(known)}",
+            )
+    for stage in stages:
+        if stage.interpreter:
+            check_interpreter(stage.interpreter, STAGE_MODULES[stage.kind])
 
 
 def check_rules(context: JobContext, checkpoint: CheckpointRecord) -> None:
@@ -54,19 +75,30 @@ def _calibration_violations(context: JobContext, checkpoint: CheckpointRecord) -
     return []
 
 
-def expected_bytes(stage: Stage, results: Mapping[str, StageResult]) -> int:
-    """Upper estimate of what the stage writes: artifacts are allowed twice the checkpoint."""
+def expected_bytes(stage: Stage, source: SourceConfig, results: Mapping[str, StageResult]) -> int | None:
+    """Upper estimate of what the stage writes: artifacts are allowed twice the checkpoint. None where it is unknown."""
+    if stage.kind == "prepare":
+        return checkpoint_bytes(source)
     prepared = results.get("prepare")
-    size = prepared.object.size_bytes if prepared and prepared.object else _UNKNOWN_SOURCE_BYTES
-    return {"prepare": _UNKNOWN_SOURCE_BYTES, "quantize": 2 * size}.get(stage.kind, 0)
+    if stage.kind == "quantize" and prepared and prepared.object:
+        return 2 * prepared.object.size_bytes
+    return 0
 
 
-def check_free_space(root: Path, stage: Stage, results: Mapping[str, StageResult]) -> None:
+def check_free_space(root: Path, stage: Stage, source: SourceConfig, results: Mapping[str, StageResult]) -> None:
     """Raise StageError when the workspace's disk cannot hold what the stage is going to write."""
-    needed = expected_bytes(stage, results) + _SPARE_BYTES
+    expected = expected_bytes(stage, source, results)
     free = shutil.disk_usage(root).free
+    if expected is None:
+        logger.warning(
+            "how large the source is shows only while it is downloaded; %.1f GiB are free on the disk of %s",
+            free / 2**30,
+            root,
+        )
+    needed = (expected or 0) + _SPARE_BYTES
     if free < needed:
         raise StageError(
-            f"{stage.name} needs {needed / 2**20:.0f} MiB on the disk of {root}; {free / 2**20:.0f} MiB are free",
+            f"{stage.name} may write {needed / 2**20:.0f} MiB to the disk of {root}, where {free / 2**20:.0f} MiB are"
+            " free",
             remedy="free space there or name a --workspace on another disk, then run the same command again",
         )

@@ -1,6 +1,7 @@
 """The recorder's process: one parent run, one child run a model, one registered version an artifact."""
 
 import sys
+import time
 from pathlib import Path
 
 from pipelines.report.rows import Row
@@ -11,12 +12,17 @@ from registry.mlflow_backend import MlflowBackend, RunWriter
 from registry.stage_process import StageClock, main
 from registry.store import Store
 
+RECORDING = "report and record"
+"""What a breakdown calls the time for page and MLflow record."""
+
 CANDIDATE_ALIAS = "candidate"
 """Points at the last artifact of the last run that passed; promotion moves other aliases."""
 
 
 class RecordJob(StageJob):
     run: RunRecord
+    start_seconds: float
+    """`time.monotonic()`, the machine's clock that all processes share, at the end of the run's breakdown."""
     artifact_root: Path
     """Where MLflow keeps small files when its store is a local file."""
     store_root: Path
@@ -35,18 +41,20 @@ def record(job: StageJob, clock: StageClock) -> StageResult:
         tags = {"quantbench.run_id": run.run_id, "quantbench.device": run.machine.device_name}
         with backend.run(run.run_id, tags) as parent:
             parent.params(_flat(run.config))
-            parent.metrics({"wall_seconds": run.breakdown.wall_seconds, "own_seconds": run.breakdown.own_seconds})
             parent.file(run.run_dir / "config.json")
             if run.page:
                 parent.file(run.page)
             for row in run.rows:
                 _record_row(backend, parent, row, model, store)
+            # Last, so that they hold the recording's own time too.
+            breakdown = run.breakdown.with_own(RECORDING, time.monotonic() - job.start_seconds)
+            parent.metrics({"wall_seconds": breakdown.wall_seconds, "own_seconds": breakdown.own_seconds})
     where = f"{job.tracking_uri}, experiment {job.tracking.experiment}, run {parent.run_id}, registered model {model}"
     return StageResult(stage="record", record={"where": where, "run_id": parent.run_id})
 
 
 def _record_row(backend: MlflowBackend, parent: RunWriter, row: Row, model: str, store: Store) -> None:
-    tags = {"quantbench.method": row.method, "quantbench.verdict": row.verdict}
+    tags = {"quantbench.method": row.method, "quantbench.sound": "true" if row.sound else "false"}
     if row.artifact:
         tags |= {
             "quantbench.artifact_digest": row.artifact.digest,
@@ -73,7 +81,7 @@ def _record_row(backend: MlflowBackend, parent: RunWriter, row: Row, model: str,
         version = backend.register_version(
             model, store.path(row.artifact.digest), child.run_id, row.artifact.digest, tags
         )
-        if row.verdict == "pass":
+        if row.sound:
             backend.set_alias(model, CANDIDATE_ALIAS, version)
 
 

@@ -12,11 +12,14 @@ from registry.hashing import digest_of
 from registry.stage_cache import StageKey
 from serving_checks import supervisor
 
-_RECORD_VERSION = 1
+_RECORD_VERSION = 2
 
 
-def record_run(record: RunRecord, workspace: Workspace, tracking: TrackingConfig) -> str:
+def record_run(record: RunRecord, workspace: Workspace, tracking: TrackingConfig, start_seconds: float) -> str:
     """Write the run to MLflow in a process of its own: importing MLflow takes longer than finding nothing new.
+
+    Args:
+        start_seconds: `time.monotonic()` at the end of `record.breakdown`; the recorder adds the time since then.
 
     Returns:
         Where it is, in words. A failure is told in words too: the measurements are safe without MLflow, and the next
@@ -35,6 +38,7 @@ def record_run(record: RunRecord, workspace: Workspace, tracking: TrackingConfig
         stage="record",
         result_file=stages / "record.result.json",
         run=record,
+        start_seconds=start_seconds,
         artifact_root=workspace.root / "mlartifacts",
         store_root=workspace.root / "store",
         tracking_uri=uri,

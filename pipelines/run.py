@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -13,8 +14,10 @@ from evals.suite import load_suite
 from pipelines.device import detect_machine
 from pipelines.events import StageOutcome, time_breakdown
 from pipelines.fingerprints import calibration_fingerprint, source_fingerprint
+from pipelines.fork_servers import ForkServers
 from pipelines.jobs import JobContext
-from pipelines.preflight import check_rules
+from pipelines.preflight import check_environments, check_rules
+from pipelines.record import RECORDING
 from pipelines.recording import record_run
 from pipelines.report.page import write_page
 from pipelines.report.rows import Row, artifact_row, baseline_row
@@ -34,6 +37,9 @@ class OpenRun:
 
     context: JobContext
     stages: list[Stage]
+    started_at: datetime
+    start_seconds: float
+    """`time.monotonic()` when the recipe began to be read: reading it and looking at its source is a run's time too."""
 
     @property
     def subjects(self) -> list[str]:
@@ -57,6 +63,7 @@ def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
     Raises:
         RequestError: The recipe, its suite or its source is wrong; nothing was started.
     """
+    started_at, start_seconds = datetime.now(UTC), time.monotonic()
     config = load_yaml_model(recipe, RunConfig, overrides)
     check_source(config.source)
     suite = load_suite(config.evaluation.suite)
@@ -67,7 +74,9 @@ def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
         calibration=calibration_fingerprint(config.calibration),
         suite=suite.digest,
     )
-    return OpenRun(context, stages_of(config, machine, fingerprints))
+    stages = stages_of(config, machine, fingerprints)
+    check_environments(config.environments, stages)
+    return OpenRun(context, stages, started_at, start_seconds)
 
 
 def known_checkpoint(results: Mapping[str, StageResult]) -> CheckpointRecord | None:
@@ -78,7 +87,6 @@ def known_checkpoint(results: Mapping[str, StageResult]) -> CheckpointRecord | N
 
 def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> RunRecord:
     """Run every stage whose result is not there yet; a failed stage stops only what needs it."""
-    start = time.monotonic()
     config, machine = run.context.config, run.context.machine
     if machine.device == "cuda" and machine.gpu_memory_bytes is None:
         raise RequestError(
@@ -87,7 +95,25 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
         )
     run_dir = workspace.new_run_dir(config.name)
     write_text_atomically(run_dir / "config.json", config.model_dump_json(indent=2))
-    runner = Runner(run.context, workspace, run_dir, observer.on_progress)
+    with ForkServers(config, machine, run_dir / "logs") as fork_servers:
+        runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers)
+        outcomes, retentions = _run_stages(run, runner, workspace, observer)
+    measured = RunRecord(
+        run_id=run_dir.name,
+        run_dir=run_dir,
+        started_at=run.started_at,
+        config=config.as_json(),
+        machine=run.context.machine,
+        rows=rows_of(run, runner.results, retentions),
+        outcomes=outcomes,
+        breakdown=time_breakdown(outcomes, time.monotonic() - run.start_seconds),
+    )
+    return _recorded(measured, run, workspace)
+
+
+def _run_stages(
+    run: OpenRun, runner: Runner, workspace: Workspace, observer: RunObserver
+) -> tuple[list[StageOutcome], dict[str, RetentionRecord]]:
     retentions: dict[str, RetentionRecord] = {}
     outcomes = []
     for stage in run.stages:
@@ -102,18 +128,19 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
                 outcome = runner.reject(outcome, error)
         outcomes.append(outcome)
         observer.on_outcome(outcome, rows_of(run, runner.results, retentions))
-    record = RunRecord(
-        run_id=run_dir.name,
-        run_dir=run_dir,
-        config=config.as_json(),
-        machine=run.context.machine,
-        rows=rows_of(run, runner.results, retentions),
-        outcomes=outcomes,
-        breakdown=time_breakdown(outcomes, time.monotonic() - start),
-    )
-    record = record.model_copy(update={"page": write_page(record, run.context.suite)})
-    record = record.model_copy(update={"tracking": record_run(record, workspace, config.tracking)})
-    write_text_atomically(run_dir / "result.json", record.model_dump_json(indent=2))
+    return outcomes, retentions
+
+
+def _recorded(measured: RunRecord, run: OpenRun, workspace: Workspace) -> RunRecord:
+    """Page and MLflow record. MLflow keeps the page as it was when the recording began; the run's folder, the last."""
+    start = time.monotonic()
+    suite = run.context.suite
+    record = measured.model_copy(update={"page": write_page(measured, suite)})
+    tracking = record_run(record, workspace, run.context.config.tracking, start)
+    breakdown = record.breakdown.with_own(RECORDING, time.monotonic() - start)
+    record = record.model_copy(update={"tracking": tracking, "breakdown": breakdown})
+    write_page(record, suite)
+    write_text_atomically(record.run_dir / "result.json", record.model_dump_json(indent=2))
     return record
 
 

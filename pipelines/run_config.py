@@ -68,6 +68,8 @@ class RunConfig(StrictModel):
     environments: dict[str, Path] = {}
     """Stage or method name -> Python interpreter, for engines that need an environment of their own."""
     tracking: TrackingConfig = TrackingConfig()
+    fork_servers: bool = True
+    """Import engines once a run and fork stages and model servers from there. CPU only; plain starts otherwise."""
 
     def as_json(self) -> dict[str, Any]:
         """The whole config with defaults, as JSON."""

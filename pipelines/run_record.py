@@ -1,5 +1,6 @@
 """A run as it ended: what the report, the recorder and `--json` read."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ class RunRecord(Record):
 
     run_id: str
     run_dir: Path
+    started_at: datetime
+    """In UTC; when the recipe began to be read."""
     config: dict[str, Any]
     machine: MachineRecord
     rows: list[Row]
     outcomes: list[StageOutcome]
     breakdown: TimeBreakdown
+    """To the run's end, page and recording included; what the recorder is given ends where the recording begins."""
     page: Path | None = None
     """`report.html`, which opens offline."""
     tracking: str | None = None

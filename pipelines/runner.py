@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 from configs.errors import QuantbenchError, StageError
 from pipelines.events import EventLog, How, StageOutcome
+from pipelines.fork_servers import OFFLINE, ForkServers, fetches
 from pipelines.jobs import JobContext, job_of
+from pipelines.measure import MeasureJob
 from pipelines.preflight import check_free_space
 from pipelines.stages import STAGE_MODULES, Stage
 from pipelines.workspace import Workspace
@@ -20,6 +22,8 @@ from registry.contracts import Failure, InspectionRecord, StageResult
 from registry.files import write_text_atomically
 from registry.stage_process import progress_file_of
 from serving_checks import supervisor
+
+_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 
 OnProgress = Callable[[Stage, str], None]
 
@@ -32,13 +36,22 @@ class Runner:
         workspace: Where results are kept and looked for.
         run_dir: `runs/<id>/` for logs, jobs and events.
         on_progress: Called a few times a second with the stage and what it is doing.
+        fork_servers: What stages are forked from; every stage is a program of its own when None.
     """
 
-    def __init__(self, context: JobContext, workspace: Workspace, run_dir: Path, on_progress: OnProgress) -> None:
+    def __init__(
+        self,
+        context: JobContext,
+        workspace: Workspace,
+        run_dir: Path,
+        on_progress: OnProgress,
+        fork_servers: ForkServers | None = None,
+    ) -> None:
         self._context = context
         self._workspace = workspace
         self._run_dir = run_dir
         self._on_progress = on_progress
+        self._fork_servers = fork_servers
         self._events = EventLog(run_dir / "events.jsonl")
         self.results: dict[str, StageResult] = {}
 
@@ -84,7 +97,7 @@ class Runner:
             cached = self._workspace.cache.get(key)
             if cached is not None:
                 return cached, "reused"
-            check_free_space(self._workspace.root, stage, self.results)
+            check_free_space(self._workspace.root, stage, self._context.config.source, self.results)
             result = self._execute(stage)
             if result.failure is None:
                 self._workspace.cache.put(key, stage.name, result)
@@ -100,15 +113,18 @@ class Runner:
         log_file = self._run_dir / "logs" / f"{stem}.log"
         try:
             job = job_of(stage, self._context, self.results, self._workspace.store, result_file, staging, log_file)
+            if isinstance(job, MeasureJob) and self._fork_servers:
+                job = job.model_copy(update={"fork_server": self._fork_servers.for_model_servers(stage)})
             job_file = result_file.with_name(f"{stem}.job.json")
             write_text_atomically(job_file, job.model_dump_json(indent=2))
-            python = self._interpreter(stage)
+            python = str(stage.interpreter or sys.executable)
             argv = [python, "-P", "-m", STAGE_MODULES[stage.kind], str(job_file)]
             finished = supervisor.run(
                 argv,
                 log_file=log_file,
-                env={"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"},
+                env=_ENVIRONMENT if fetches(stage) else _ENVIRONMENT | OFFLINE,
                 on_tick=lambda: self._on_progress(stage, _progress_text(result_file)),
+                fork_server=self._fork_servers.for_stage(stage) if self._fork_servers else None,
             )
             result = self._result_of(stage, result_file, finished, log_file, argv)
             if result.failure is None and result.object is not None:
@@ -118,7 +134,11 @@ class Runner:
                         f"{stage.name}: the files changed after the stage had hashed them",
                         remedy="check the disk (dmesg), then run the same command again",
                     )
-            return result.model_copy(update={"peak_memory_bytes": finished.peak_memory_bytes})
+            timings = result.timings_seconds
+            timings = timings | {"import": timings.get("import", 0.0) + finished.launch_seconds}
+            return result.model_copy(
+                update={"peak_memory_bytes": finished.peak_memory_bytes, "timings_seconds": timings}
+            )
         except OSError as error:
             raise StageError(
                 f"{stage.name}: {error.strerror or error} ({error.filename or staging})",
@@ -126,11 +146,6 @@ class Runner:
             ) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-
-    def _interpreter(self, stage: Stage) -> str:
-        environments = self._context.config.environments
-        named = environments.get(stage.method.method) if stage.method and stage.kind == "quantize" else None
-        return str(named or environments.get(stage.kind) or sys.executable)
 
     def _result_of(
         self, stage: Stage, result_file: Path, finished: supervisor.Finished, log_file: Path, argv: list[str]

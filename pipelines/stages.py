@@ -5,11 +5,13 @@ they are listed is the order in which they run, chosen so that the first compare
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.device import MachineRecord
+from pipelines.interpreters import versions_of
 from pipelines.run_config import RunConfig
 from quantizers.base import MethodConfig
 from quantizers.table import load_method
@@ -50,6 +52,7 @@ class Stage:
         inputs: Role -> name of the stage whose object is read, such as `checkpoint` -> `prepare`.
         method: For stages about an artifact.
         dtype: What the stage computes in.
+        interpreter: The Python that the recipe's `environments` names for it; None for this process's own.
     """
 
     kind: str
@@ -58,6 +61,7 @@ class Stage:
     inputs: dict[str, str] = field(default_factory=dict)
     method: MethodConfig | None = None
     dtype: DType = "float32"
+    interpreter: Path | None = None
 
     @property
     def name(self) -> str:
@@ -77,7 +81,7 @@ class Stage:
             stage_version=STAGE_VERSIONS[self.kind],
             config=self.config,
             inputs=known,
-            libraries=installed_versions(libraries),
+            libraries=versions_of(self.interpreter, libraries) if self.interpreter else installed_versions(libraries),
         )
 
 
@@ -121,7 +125,13 @@ def stages_of(config: RunConfig, machine: MachineRecord, fingerprints: Fingerpri
         stages.append(Stage("calibrate", "", shaping, {"checkpoint": "prepare"}, dtype=dtype))
     for name, method in calibrated:
         stages += _artifact_stages(config, machine, fingerprints.suite, name, method)
-    return stages
+    return [replace(stage, interpreter=_interpreter(config, stage)) for stage in stages]
+
+
+def _interpreter(config: RunConfig, stage: Stage) -> Path | None:
+    """An environment named for a method is for quantizing with it, and comes before one for all of a kind."""
+    method = stage.method.method if stage.method and stage.kind == "quantize" else ""
+    return config.environments.get(method) or config.environments.get(stage.kind)
 
 
 def _artifact_stages(

@@ -8,7 +8,7 @@ from typing import Any
 
 from configs.errors import RequestError
 
-_INDEX = "model.safetensors.index.json"
+WEIGHTS_INDEX = "model.safetensors.index.json"
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
 """The format's own limit; a longer one is not a safetensors file."""
@@ -30,7 +30,7 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         RequestError: The index is broken or names a file that is not there.
     """
-    index = folder / _INDEX
+    index = folder / WEIGHTS_INDEX
     if not index.exists():
         single = folder / "model.safetensors"
         return [single] if single.exists() else sorted(folder.glob("*.safetensors"))

@@ -5,13 +5,14 @@ import importlib.metadata
 import json
 import struct
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from configs.base import StrictModel
 from configs.errors import RequestError
-from quantizers.safetensors_header import read_headers, weight_files
+from quantizers import gguf_header
+from quantizers.safetensors_header import WEIGHTS_INDEX, read_headers, weight_files
 
 ARCHITECTURES: dict[str, str] = {
     "LlamaForCausalLM": "llama",
@@ -85,6 +86,40 @@ def check_source(source: SourceConfig) -> None:
         case HubSource():
             # What the hub holds is seen after the download; the id's form was checked by the model itself.
             return
+
+
+def checkpoint_bytes(source: SourceConfig) -> int | None:
+    """What the prepared checkpoint's weights take on disk; None for a hub model that was not downloaded before.
+
+    A GGUF file's weights become bfloat16, two bytes each.
+
+    Raises:
+        RequestError: The folder's index or the GGUF header is broken.
+    """
+    match source:
+        case FolderSource():
+            return sum(path.stat().st_size for path in weight_files(source.path))
+        case HubSource():
+            return _downloaded_bytes(source)
+        case GgufSource() | PackageGgufSource():
+            path = locate_gguf(source)
+            try:
+                return 2 * gguf_header.element_count(path)
+            except (ValueError, struct.error) as error:
+                raise RequestError(f"the header of {path} is broken: {error}", remedy="fetch the file again") from error
+
+
+def _downloaded_bytes(source: HubSource) -> int | None:
+    """The same from what lies in the hub's cache on this disk: the shards' index, or the only file."""
+    from huggingface_hub import try_to_load_from_cache
+
+    index = try_to_load_from_cache(source.id, WEIGHTS_INDEX, revision=source.revision)
+    if isinstance(index, str):
+        # A download that broke off leaves an index without all of its shards.
+        total = json.loads(Path(index).read_text(encoding="utf-8")).get("metadata", {}).get("total_size")
+        return int(total) if total is not None else None
+    weights = try_to_load_from_cache(source.id, "model.safetensors", revision=source.revision)
+    return Path(weights).stat().st_size if isinstance(weights, str) else None
 
 
 def check_folder(folder: Path) -> None:
@@ -172,33 +207,11 @@ def locate_gguf(source: GgufSource | PackageGgufSource) -> Path:
 def check_gguf(path: Path) -> None:
     """Refuse a file that is not GGUF or holds an unsupported architecture (RequestError)."""
     try:
-        with path.open("rb") as file:
-            name = _gguf_architecture(file)
+        name = gguf_header.architecture(path)
     except (ValueError, struct.error) as error:
         raise RequestError(f"{path} is no model: {error}", remedy="name a GGUF file of version 2 or 3") from error
     if name not in ARCHITECTURES.values():
         raise RequestError(f"the GGUF architecture {name!r} in {path} is not supported", remedy=_supported(name))
-
-
-def _gguf_architecture(file: BinaryIO) -> str:
-    """`general.architecture`, which GGUF files carry as their first key (ggml docs/gguf.md)."""
-    if file.read(4) != b"GGUF":
-        raise ValueError("it does not begin with GGUF")
-    version, _tensors, _keys = struct.unpack("<IQQ", file.read(20))
-    if version not in (2, 3):
-        raise ValueError(f"it is GGUF version {version}")
-    key = _gguf_string(file)
-    (value_type,) = struct.unpack("<I", file.read(4))
-    if key != "general.architecture" or value_type != 8:
-        raise ValueError(f"its first key is {key!r} instead of 'general.architecture'")
-    return _gguf_string(file)
-
-
-def _gguf_string(file: BinaryIO) -> str:
-    (length,) = struct.unpack("<Q", file.read(8))
-    if length > 65_535:
-        raise ValueError("a name in its header is too long")
-    return file.read(length).decode("utf-8")
 
 
 def _refuse_remote_code(folder: Path, config: dict[str, Any]) -> None:

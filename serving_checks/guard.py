@@ -1,8 +1,9 @@
 """Runs one command and never lets anything that came of it outlive the process that asked for it.
 
 A stand-alone script of the standard library, started as `python -I guard.py <grace_seconds> <command...>` in a session
-of its own. Its stdin is the lifeline: a pipe whose other end the caller holds and writes nothing to. The end of the
-caller, however it comes about (kill -9 included), closes the pipe; so does the caller's wish to stop.
+of its own; `fork_server.py` uses its two halves around a fork without an exec. Its stdin is the lifeline: a pipe whose
+other end the caller holds and writes nothing to. The end of the caller, however it comes about (kill -9 included),
+closes the pipe; so does the caller's wish to stop.
 
 How orphans are avoided (prctl(2)): the guard is a child subreaper, so a descendant whose parent dies, or that left the
 session by setsid, becomes the guard's child and is found by walking parents in /proc. Should the guard itself be
@@ -43,24 +44,24 @@ def descendants_of(root: int) -> list[int]:
     return found
 
 
-def _start(command: list[str]) -> int:
+def fork_command() -> int:
+    """Fork the process that is to be guarded, and become the reaper of all that comes of it.
+
+    Returns:
+        The child's process id in the guard; 0 in the child, whose stdin is empty and which dies with the guard.
+    """
     guard, prctl = os.getpid(), ctypes.CDLL(None, use_errno=True).prctl
     prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child = os.fork()
     if child:
         return child
-    try:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != guard:  # it died before the line above
-            os._exit(_COMMAND_NOT_STARTED)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), _LIFELINE)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
-        os.execvp(command[0], command)  # noqa: S606 - running the caller's command is the purpose
-    except OSError as error:
-        os.write(2, f"cannot start {command[0]}: {error}\n".encode())
-    finally:
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != guard:  # it died before the line above
         os._exit(_COMMAND_NOT_STARTED)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, _LIFELINE)
+    os.close(nothing)
+    return 0
 
 
 class _Children:
@@ -99,14 +100,15 @@ def _end_all(children: _Children, grace_seconds: float) -> None:
             time.sleep(0.02)
 
 
-def main(grace_seconds: float, command: list[str]) -> int:
-    """Run `command` until it ends or the lifeline does; return the exit code to end with."""
+def supervise(command_pid: int, grace_seconds: float) -> int:
+    """Wait until the command ends or the lifeline does, end all that is left; return the exit code to end with."""
     waker, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     stop_signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     for number in (*stop_signals, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
-    children = _Children(_start(command))
+    # What ended before its signal could wake us is found by the first `reap`.
+    children = _Children(command_pid)
     while children.reap() and children.command_status is None:
         ready, _, _ = select.select([_LIFELINE, waker], [], [])
         if _LIFELINE in ready or stop_signals.intersection(os.read(waker, 4096)):
@@ -116,6 +118,20 @@ def main(grace_seconds: float, command: list[str]) -> int:
     if status is None:
         return _COMMAND_NOT_STARTED
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def main(grace_seconds: float, command: list[str]) -> int:
+    """Run `command` under guard; return its exit code."""
+    command_pid = fork_command()
+    if command_pid:
+        return supervise(command_pid, grace_seconds)
+    try:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it; a program expects the system's default
+        os.execvp(command[0], command)  # noqa: S606 - running the caller's command is the purpose
+    except OSError as error:
+        os.write(2, f"cannot start {command[0]}: {error}\n".encode())
+    finally:
+        os._exit(_COMMAND_NOT_STARTED)
 
 
 if __name__ == "__main__":

@@ -65,9 +65,12 @@ class LoadClient:
         config: What to send.
         tokenizer_dir: The served model's directory.
         work_dir: An empty directory for the job, its result and its log.
+        fork_server: Address of what `vllm_fork_server` started, if there is one.
     """
 
-    def __init__(self, config: LoadConfig, tokenizer_dir: Path, work_dir: Path) -> None:
+    def __init__(
+        self, config: LoadConfig, tokenizer_dir: Path, work_dir: Path, fork_server: Path | None = None
+    ) -> None:
         self._config = config
         self._job = _Job(
             config=config,
@@ -81,6 +84,7 @@ class LoadClient:
             [sys.executable, "-P", "-m", "serving_checks.load", str(job_file)],
             log_file=work_dir / "load.log",
             env={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+            fork_server=fork_server,
         )
 
     def __enter__(self) -> Self:

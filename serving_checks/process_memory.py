@@ -13,14 +13,25 @@ from serving_checks.guard import descendants_of
 _KIB = 1024
 
 
-def pss_bytes(pid: int) -> int:
-    """PSS of one process; its RSS where the kernel does not let us read PSS; 0 when it is gone."""
-    for file, key in (("smaps_rollup", "Pss:"), ("status", "VmRSS:")):
-        with suppress(OSError):
-            for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
-                if line.startswith(key):
-                    return int(line.split()[1]) * _KIB
+def pss_bytes(pid: int, *, inherited: bool = False) -> int:
+    """PSS of one process; its RSS where the kernel does not let us read PSS; 0 when it is gone.
+
+    Args:
+        inherited: The process was forked from one that is not counted. Anonymous pages that they still share are
+            counted whole, as they would be had it been started by itself.
+    """
+    with suppress(OSError, KeyError):
+        kib = _fields(f"/proc/{pid}/smaps_rollup")
+        return (kib["Pss"] - kib["Pss_Anon"] + kib["Anonymous"] if inherited else kib["Pss"]) * _KIB
+    with suppress(OSError, KeyError):
+        return _fields(f"/proc/{pid}/status")["VmRSS"] * _KIB
     return 0
+
+
+def _fields(file: str) -> dict[str, int]:
+    """The lines `Name:   number kB` of a file in /proc, in KiB."""
+    lines = (line.split() for line in Path(file).read_text().splitlines() if line.endswith(" kB"))
+    return {name.rstrip(":"): int(number) for name, number, _ in lines}
 
 
 def rss_pages(pid: int) -> int:
@@ -38,13 +49,14 @@ class PeakMemorySampler:
 
     Args:
         root: The process whose descendants are counted (itself left out).
+        inherited: See `pss_bytes`.
         interval_seconds: Between two samples.
     """
 
     growth = 1.01
 
-    def __init__(self, root: int, interval_seconds: float = 0.5) -> None:
-        self._root, self._interval_seconds = root, interval_seconds
+    def __init__(self, root: int, *, inherited: bool = False, interval_seconds: float = 0.5) -> None:
+        self._root, self._inherited, self._interval_seconds = root, inherited, interval_seconds
         self._highest_pages = 0
         self._peak_bytes = 0
         self._stopped = threading.Event()
@@ -71,4 +83,4 @@ class PeakMemorySampler:
         pages = sum(map(rss_pages, pids))
         if pages > self._highest_pages * self.growth:
             self._highest_pages = pages
-            self._peak_bytes = max(self._peak_bytes, sum(map(pss_bytes, pids)))
+            self._peak_bytes = max(self._peak_bytes, sum(pss_bytes(pid, inherited=self._inherited) for pid in pids))

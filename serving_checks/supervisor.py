@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 
 from configs.errors import StageError
 from serving_checks import guard
+from serving_checks.fork_server import ForkedCommand, launch
 from serving_checks.process_memory import PeakMemorySampler
 
 _GUARD_FILE = str(Path(guard.__file__).resolve())
@@ -24,7 +25,10 @@ class Finished(NamedTuple):
     """How a supervised command ended."""
 
     exit_code: int
+    launch_seconds: float
+    """Until the command ran: next to nothing, or what a fork server's imports were still going to take."""
     duration_seconds: float
+    """All in all."""
     peak_memory_bytes: int | None
 
 
@@ -37,6 +41,7 @@ class Supervised:
         log_file: Where stdout and stderr go together; its folder is made.
         cwd: Working directory; this process's own when None.
         grace_seconds: Between SIGTERM and SIGKILL when the command is stopped.
+        fork_server: Address of a fork server to start the command from; it is executed where that does not answer.
     """
 
     def __init__(
@@ -47,17 +52,19 @@ class Supervised:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         grace_seconds: float = 10.0,
+        fork_server: Path | None = None,
     ) -> None:
         self.argv, self.env, self.log_file, self.cwd = list(argv), dict(env or {}), log_file, cwd
         self._grace_seconds = grace_seconds
-        self._process: subprocess.Popen[bytes] | None = None
+        self._fork_server = fork_server
+        self._process: subprocess.Popen[bytes] | ForkedCommand | None = None
         self._memory: PeakMemorySampler | None = None
 
     def start(self) -> Self:
         """Start the command and the sampling of its memory."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = self._fork(log.fileno()) or subprocess.Popen(
                 [sys.executable, "-I", "-S", _GUARD_FILE, str(self._grace_seconds), *self.argv],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -66,8 +73,13 @@ class Supervised:
                 cwd=self.cwd,
                 start_new_session=True,
             )
-        self._memory = PeakMemorySampler(self._process.pid)
+        self._memory = PeakMemorySampler(self._process.pid, inherited=self.forked)
         return self
+
+    @property
+    def forked(self) -> bool:
+        """Whether a fork server started the command, its imports done."""
+        return isinstance(self._process, ForkedCommand)
 
     @property
     def pid(self) -> int:
@@ -104,7 +116,8 @@ class Supervised:
         if self._process.stdin and not self._process.stdin.closed:
             self._process.stdin.close()
         try:
-            if self.wait(self._grace_seconds + _GUARD_SECONDS) is None or self._process.returncode < 0:
+            exit_code = self.wait(self._grace_seconds + _GUARD_SECONDS)
+            if exit_code is None or exit_code < 0:
                 self._kill_session()
         finally:
             if self._memory:
@@ -127,10 +140,15 @@ class Supervised:
         self.stop()
 
     @property
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self) -> subprocess.Popen[bytes] | ForkedCommand:
         if self._process is None:
             raise RuntimeError("not started")
         return self._process
+
+    def _fork(self, log: int) -> ForkedCommand | None:
+        if self._fork_server is None:
+            return None
+        return launch(self._fork_server, self.argv, self.env, self.cwd or Path.cwd(), log, self._grace_seconds)
 
     def _kill_session(self) -> None:
         """For a guard that hangs or was killed: everything that stayed in its process group."""
@@ -150,11 +168,12 @@ def run(
     cwd: Path | None = None,
     deadline_seconds: float | None = None,
     on_tick: Callable[[], None] | None = None,
+    fork_server: Path | None = None,
 ) -> Finished:
     """Run a command to its end.
 
     Args:
-        argv: The command; see `Supervised` for `log_file`, `env` and `cwd`.
+        argv: The command; see `Supervised` for `log_file`, `env`, `cwd` and `fork_server`.
         deadline_seconds: When to give up; never when None.
         on_tick: Called a few times a second while the command runs (to show progress).
 
@@ -162,7 +181,8 @@ def run(
         StageError: The deadline came first; the command and all it started were ended.
     """
     start = time.monotonic()
-    with Supervised(argv, log_file=log_file, env=env, cwd=cwd) as child:
+    with Supervised(argv, log_file=log_file, env=env, cwd=cwd, fork_server=fork_server) as child:
+        launch_seconds = time.monotonic() - start
         while (exit_code := child.wait(_TICK_SECONDS)) is None:
             if on_tick:
                 on_tick()
@@ -171,4 +191,4 @@ def run(
                     f"no end after {deadline_seconds:.0f} s: {child.command_line}\n{child.log_tail()}",
                     remedy=f"raise the deadline, or look into {log_file} for what it was waiting for",
                 )
-        return Finished(exit_code, time.monotonic() - start, child.peak_memory_bytes)
+        return Finished(exit_code, launch_seconds, time.monotonic() - start, child.peak_memory_bytes)

@@ -22,6 +22,18 @@ from serving_checks.http_json import get_text
 from serving_checks.supervisor import Supervised
 
 _HOST = "127.0.0.1"
+_PYTHON_MODULE = [sys.executable, "-P", "-m"]
+_SERVER_MODULE = "vllm.entrypoints.openai.api_server"
+_IMPORTED_AHEAD = (
+    _SERVER_MODULE,
+    "vllm.v1.engine.core",
+    "vllm.v1.executor.uniproc_executor",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.model_executor.models.llama",
+    "vllm.benchmarks.serve",
+    "serving_checks.vllm_fork_patch",
+)
+"""What a server or the load generator imports before it knows its model; the model class saves a little more."""
 _POLL_SECONDS = 0.3
 SERVED_MODEL_NAME = "model"
 
@@ -70,7 +82,8 @@ class RunningServer:
 
     endpoint: Endpoint
     start_seconds: float
-    """From launching it to its first healthy answer."""
+    """From launching it to its first healthy answer; without the imports where it was forked."""
+    forked: bool
     command: list[str]
     command_line: str
     """The same as a shell command, variables included."""
@@ -167,18 +180,35 @@ def vllm_command(request: ServerRequest, port: int) -> ServerCommand:
         "tensor-parallel-size": config.tensor_parallel_size,
         "worker-extension-cls": "serving_checks.worker_probe.WorkerProbe",
     }
-    argv = [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
+    argv = [*_PYTHON_MODULE, _SERVER_MODULE]
     argv += [text for name, value in options.items() for text in (f"--{name}", str(value))]
     argv += ["--enforce-eager"] if config.enforce_eager else []
-    env = {
+    return ServerCommand(argv, _variables(config, request.device, request.threads))
+
+
+def vllm_fork_server(
+    config: VllmServerConfig, device: Device, threads: int | None, address: Path
+) -> ServerCommand | None:
+    """The command of a fork server for the servers of this config (`fork_server.py`).
+
+    Returns:
+        None where servers have to be started in the plain way: on a GPU, whose driver does not survive a fork, and with
+        several ranks, which vLLM's CPU platform insists on spawning.
+    """
+    if device != "cpu" or config.tensor_parallel_size > 1:
+        return None
+    argv = [*_PYTHON_MODULE, "serving_checks.fork_server", str(address), *_IMPORTED_AHEAD]
+    return ServerCommand(argv, _variables(config, device, threads))
+
+
+def _variables(config: VllmServerConfig, device: Device, threads: int | None) -> dict[str, str]:
+    shared = {
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         # Opens /collective_rpc, by which the workers tell their weights; the server listens on loopback only.
         "VLLM_SERVER_DEV_MODE": "1",
     }
-    if request.device == "cpu":
-        env |= _cpu_variables(config.tensor_parallel_size, request.threads)
-    return ServerCommand(argv, env)
+    return shared | (_cpu_variables(config.tensor_parallel_size, threads) if device == "cpu" else {})
 
 
 def _await_health(child: Supervised, base_url: str, deadline_seconds: float) -> float:
@@ -210,11 +240,14 @@ CommandOf = Callable[[ServerRequest, int], ServerCommand]
 
 
 @contextmanager
-def serve(request: ServerRequest, log_file: Path, command_of: CommandOf = vllm_command) -> Iterator[RunningServer]:
+def serve(
+    request: ServerRequest, log_file: Path, command_of: CommandOf = vllm_command, fork_server: Path | None = None
+) -> Iterator[RunningServer]:
     """Serve a model on loopback for the length of the block.
 
     Args:
         log_file: Gets the server's output.
+        fork_server: Address of what `vllm_fork_server` started, if there is one; the server is then ready in seconds.
         command_of: Makes the command for a request and a port; another engine has its own.
 
     Raises:
@@ -226,7 +259,7 @@ def serve(request: ServerRequest, log_file: Path, command_of: CommandOf = vllm_c
     port = free_port(config.port)
     command = command_of(request, port)
     base_url = f"http://{_HOST}:{port}"
-    with Supervised(command.argv, env=command.env, log_file=log_file) as child:
+    with Supervised(command.argv, env=command.env, log_file=log_file, fork_server=fork_server) as child:
         start_seconds = _await_health(child, base_url, config.start_deadline_seconds)
         yield RunningServer(
             endpoint=Endpoint(
@@ -240,5 +273,6 @@ def serve(request: ServerRequest, log_file: Path, command_of: CommandOf = vllm_c
             command_line=child.command_line,
             log_file=log_file,
             pid=child.pid,
+            forked=child.forked,
             peak_memory_bytes=lambda: child.peak_memory_bytes,
         )

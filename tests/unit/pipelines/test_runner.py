@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,16 +30,26 @@ MACHINE = MachineRecord(
 )
 
 
+INT8: dict[str, object] = {"method": "bnb_int8"}
+GPTQ: dict[str, object] = {"method": "gptq", "group_size": 64}
+
+
 def run_config(**changes: object) -> RunConfig:
     fields: dict[str, object] = {
         "version": 1,
         "name": "test",
         "source": {"kind": "folder", "path": "/nowhere"},
         "calibration": {"source": "self", "samples": 4, "tokens": 16},
-        "methods": {"int8": {"method": "bnb_int8"}, "gptq": {"method": "gptq", "group_size": 64}},
+        "methods": {"int8": INT8, "gptq": GPTQ},
         "evaluation": {"suite": "demo"},
     }
     return RunConfig.model_validate(fields | changes)
+
+
+def changed(**parameters: dict[str, object]) -> RunConfig:
+    """The config with other parameters for some of its methods."""
+    methods = {"int8": INT8, "gptq": GPTQ}
+    return run_config(methods={name: method | parameters.get(name, {}) for name, method in methods.items()})
 
 
 class Bench:
@@ -76,18 +87,35 @@ class Bench:
         return list(staging.iterdir()) if staging.exists() else []
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bench, dict[str, StageOutcome]]]:
+    """A whole run, and what it gave: made once, since each stage is a process of half a second."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        bench = Bench(tmp_path_factory.mktemp("first"), monkeypatch)
+        outcomes = bench.run()
+    yield bench, outcomes
+
+
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """An empty workspace."""
     return Bench(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def bench(first: tuple[Bench, dict[str, StageOutcome]], empty: Bench) -> Bench:
+    """A workspace of its own in which the run of `first` took place."""
+    shutil.copytree(first[0].workspace.root, empty.workspace.root, dirs_exist_ok=True)
+    return empty
 
 
 def how(outcomes: dict[str, StageOutcome]) -> dict[str, str]:
     return {name: outcome.how for name, outcome in outcomes.items()}
 
 
-def test_order_brings_quick_methods_first(bench: Bench) -> None:
-    config = run_config(methods={"gptq": {"method": "gptq", "group_size": 64}, "int8": {"method": "bnb_int8"}})
-    assert list(bench.run(config)) == [
+def test_order_brings_quick_methods_first() -> None:
+    config = run_config(methods={"gptq": GPTQ, "int8": INT8})
+    assert [stage.name for stage in stages_of(config, MACHINE, FINGERPRINTS)] == [
         "prepare",
         "measure:baseline",
         "quantize:int8",
@@ -100,22 +128,21 @@ def test_order_brings_quick_methods_first(bench: Bench) -> None:
     ]
 
 
-def test_a_second_run_executes_nothing(bench: Bench) -> None:
-    assert set(how(bench.run()).values()) == {"done"}
+def test_a_second_run_executes_nothing(first: tuple[Bench, dict[str, StageOutcome]], bench: Bench) -> None:
+    assert set(how(first[1]).values()) == {"done"}
+    assert first[0].executed == [name.replace(":", "-") for name in first[1]]
     assert set(how(bench.run()).values()) == {"reused"}
     assert bench.executed == []
 
 
 def test_changing_one_method_redoes_that_method_only(bench: Bench) -> None:
-    bench.run()
-    bench.run(run_config(methods={"int8": {"method": "bnb_int8"}, "gptq": {"method": "gptq", "group_size": 32}}))
+    bench.run(changed(gptq={"group_size": 32}))
     assert bench.executed == ["quantize-gptq", "inspect-gptq", "measure-gptq"]
 
 
 def test_the_plan_says_what_changed(bench: Bench) -> None:
-    bench.run()
-    changed = run_config(methods={"int8": {"method": "bnb_int8"}, "gptq": {"method": "gptq", "group_size": 32}})
-    planned, _ = plan_stages(stages_of(changed, MACHINE, FINGERPRINTS), bench.workspace.cache)
+    stages = stages_of(changed(gptq={"group_size": 32}), MACHINE, FINGERPRINTS)
+    planned, _ = plan_stages(stages, bench.workspace.cache)
     reasons = {stage.name: stage.reason for stage in planned if stage.action == "run"}
     assert reasons == {
         "quantize:gptq": "changed: config.method.group_size: 64 -> 32",
@@ -134,50 +161,55 @@ def test_the_plan_says_what_changed(bench: Bench) -> None:
         ("bad_result", "without a result"),
     ],
 )
-def test_a_failed_stage_stops_only_what_needs_it(bench: Bench, behaviour: str, said: str) -> None:
-    outcomes = bench.run(quantize_int8=behaviour)
-    assert how(outcomes) == {
-        "prepare": "done",
-        "measure:baseline": "done",
-        "quantize:int8": "failed",
-        "inspect:int8": "skipped",
-        "measure:int8": "skipped",
-        "calibrate": "done",
-        "quantize:gptq": "done",
-        "inspect:gptq": "done",
-        "measure:gptq": "done",
-    }
+def test_a_failed_stage_says_why_and_leaves_nothing(bench: Bench, behaviour: str, said: str) -> None:
+    outcomes = bench.run(changed(int8={"threshold": 5.0}), quantize_int8=behaviour)
+    assert bench.executed == ["quantize-int8"]
     failure = outcomes["quantize:int8"].result.failure
     assert failure is not None
     assert said in failure.what
     assert failure.remedy
     assert failure.exit_code == 3
     assert bench.leftovers() == []
-    bench.run()
+
+
+def test_a_failed_stage_stops_only_what_needs_it_and_is_tried_again(bench: Bench) -> None:
+    config = changed(int8={"threshold": 5.0}, gptq={"group_size": 32})
+    assert how(bench.run(config, quantize_int8="fail")) == {
+        "prepare": "reused",
+        "measure:baseline": "reused",
+        "quantize:int8": "failed",
+        "inspect:int8": "skipped",
+        "measure:int8": "skipped",
+        "calibrate": "reused",
+        "quantize:gptq": "done",
+        "inspect:gptq": "done",
+        "measure:gptq": "done",
+    }
+    bench.run(config)
     assert bench.executed == ["quantize-int8", "inspect-int8", "measure-int8"]
 
 
-def test_too_little_disk_is_told_before_the_stage_starts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_is_told_before_the_stage_starts(empty: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
-    failure = bench.run()["prepare"].result.failure
+    failure = empty.run()["prepare"].result.failure
     assert failure is not None
     assert "MiB are free" in failure.what
     assert "--workspace" in failure.remedy
-    assert bench.executed == []
+    assert empty.executed == []
 
 
-def test_progress_is_told(bench: Bench) -> None:
-    bench.run()
-    assert any(line.startswith("prepare ") for line in bench.progress)
+def test_progress_is_told(first: tuple[Bench, dict[str, StageOutcome]]) -> None:
+    assert any(line.startswith("prepare ") for line in first[0].progress)
 
 
 RUN_SCRIPT = """
 import os, sys
 from pathlib import Path
 import pytest
-from tests.unit.pipelines.test_runner import Bench
+from tests.unit.pipelines.test_runner import Bench, changed
 with pytest.MonkeyPatch.context() as monkeypatch:
-    Bench(Path(sys.argv[1]), monkeypatch).run(**{sys.argv[2]: "hang"} if len(sys.argv) > 2 else {})
+    hanging = dict.fromkeys(sys.argv[2:], "hang")
+    Bench(Path(sys.argv[1]), monkeypatch).run(changed(gptq={"group_size": 32}), **hanging)
 """
 
 
@@ -212,7 +244,7 @@ def test_a_killed_runner_leaves_no_process_and_is_resumed(bench: Bench, tmp_path
     assert is_gone(stage_pid)
     bench.workspace.create()
     assert bench.leftovers() == []
-    bench.run()
+    bench.run(changed(gptq={"group_size": 32}))
     assert bench.executed == ["quantize-gptq", "inspect-gptq", "measure-gptq"]
 
 
@@ -220,5 +252,5 @@ def test_two_runs_at_once_share_the_work(bench: Bench, tmp_path: Path) -> None:
     runs = [start_run(tmp_path) for _ in range(2)]
     for run in runs:
         assert run.wait() == 0, run.stderr.read().decode() if run.stderr else ""
-    assert sorted(bench.executed) == sorted(set(bench.executed))
-    assert set(how(bench.run()).values()) == {"reused"}
+    assert sorted(bench.executed) == ["inspect-gptq", "measure-gptq", "quantize-gptq"]
+    assert set(how(bench.run(changed(gptq={"group_size": 32}))).values()) == {"reused"}

@@ -10,7 +10,15 @@ from pydantic import TypeAdapter, ValidationError
 from configs.errors import RequestError
 from quantizers.checkpoint import describe, prepare
 from quantizers.jobs import PrepareJob
-from quantizers.sources import FolderSource, GgufSource, PackageGgufSource, SourceConfig, check_source
+from quantizers.sources import (
+    FolderSource,
+    GgufSource,
+    HubSource,
+    PackageGgufSource,
+    SourceConfig,
+    check_source,
+    checkpoint_bytes,
+)
 from registry.stage_process import StageClock
 
 CONFIG = {
@@ -123,24 +131,59 @@ def test_an_index_may_not_reach_outside(folder: Path) -> None:
     assert "../elsewhere.safetensors" in refused(folder)
 
 
-def test_gguf_is_judged_by_its_header(tmp_path: Path) -> None:
-    def gguf(architecture: str) -> GgufSource:
-        path = tmp_path / "model.gguf"
-        key = b"general.architecture"
-        value = architecture.encode()
-        path.write_bytes(
-            b"GGUF"
-            + struct.pack("<IQQ", 3, 0, 1)
-            + struct.pack("<Q", len(key))
-            + key
-            + struct.pack("<IQ", 8, len(value))
-            + value
-        )
-        return GgufSource(kind="gguf", path=path)
+def gguf_text(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
 
-    check_source(gguf("llama"))
+
+def write_gguf(path: Path, architecture: str = "llama") -> GgufSource:
+    """The header of a GGUF file by hand: keys of several types, a 4 x 6 matrix and 6 biases; no weights."""
+    keys = [
+        gguf_text("general.architecture") + struct.pack("<I", 8) + gguf_text(architecture),
+        gguf_text("llama.rope.freq_base") + struct.pack("<If", 6, 1e4),
+        gguf_text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 2) + gguf_text("a") + gguf_text("bc"),
+        gguf_text("tokenizer.ggml.scores") + struct.pack("<IIQ", 9, 6, 2) + bytes(8),
+        gguf_text("nested") + struct.pack("<IIQ", 9, 9, 1) + struct.pack("<IQ", 0, 3) + bytes(3),
+    ]
+    tensors = [
+        gguf_text("blk.0.weight") + struct.pack("<IQQIQ", 2, 6, 4, 3, 0),
+        gguf_text("blk.0.bias") + struct.pack("<IQIQ", 1, 6, 0, 32),
+    ]
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(keys + tensors))
+    return GgufSource(kind="gguf", path=path)
+
+
+def test_the_checkpoints_size_is_known_beforehand(folder: Path, tmp_path: Path) -> None:
+    weights = (folder / "model.safetensors").stat().st_size
+    assert checkpoint_bytes(FolderSource(kind="folder", path=folder)) == weights
+    assert checkpoint_bytes(write_gguf(tmp_path / "model.gguf")) == 2 * (4 * 6 + 6)
+
+
+@pytest.mark.parametrize("kept_bytes", [30, 100, 200])
+def test_a_gguf_header_that_is_cut_off_is_refused(tmp_path: Path, kept_bytes: int) -> None:
+    source = write_gguf(tmp_path / "model.gguf")
+    source.path.write_bytes(source.path.read_bytes()[:kept_bytes])
+    with pytest.raises(RequestError, match=r"the header of .*model\.gguf is broken"):
+        checkpoint_bytes(source)
+
+
+def test_a_hub_models_size_is_known_once_it_was_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    source = HubSource(kind="hub", id="org/model", revision="0" * 40)
+    assert checkpoint_bytes(source) is None
+    snapshot = tmp_path / "models--org--model" / "snapshots" / source.revision
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").write_bytes(bytes(48))
+    assert checkpoint_bytes(source) == 48
+    (snapshot / "model.safetensors.index.json").write_text('{"metadata": {"total_size": 16000}, "weight_map": {}}')
+    assert checkpoint_bytes(source) == 16000
+
+
+def test_gguf_is_judged_by_its_header(tmp_path: Path) -> None:
+    check_source(write_gguf(tmp_path / "model.gguf"))
     with pytest.raises(RequestError, match=r"'mamba' in .* is not supported"):
-        check_source(gguf("mamba"))
+        check_source(write_gguf(tmp_path / "model.gguf", "mamba"))
     (tmp_path / "model.gguf").write_bytes(b"PK\x03\x04 a zip file")
     with pytest.raises(RequestError, match="does not begin with GGUF"):
         check_source(GgufSource(kind="gguf", path=tmp_path / "model.gguf"))

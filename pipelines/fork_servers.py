@@ -1,0 +1,105 @@
+"""The processes from which a run's stages and model servers are forked, so that long imports are done once a run."""
+
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from pipelines.device import MachineRecord
+from pipelines.run_config import RunConfig
+from pipelines.stages import Stage
+from serving_checks.supervisor import Supervised
+from serving_checks.vllm_server import ServerCommand, vllm_fork_server
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+"""For every stage that does not fetch from the hub; Hugging Face's libraries read it when they are imported."""
+
+_STAGE_IMPORTS = (
+    "transformers.modeling_utils",
+    "transformers.generation.utils",
+    "transformers.models.llama.modeling_llama",
+    "transformers.integrations.bitsandbytes",
+    "lm_eval.evaluator",
+    "lm_eval.models.openai_completions",
+    "pipelines.measure",
+    "quantizers.__main__",
+)
+"""What most stages import. GPTQModel is not among them: its import starts threads, which do not survive a fork."""
+
+_SOCKET_SECONDS = 30.0
+
+
+class _Addresses(NamedTuple):
+    stages: Path | None
+    servers: Path | None
+
+
+class ForkServers:
+    """Started when the first stage needs them, ended with the block. On a GPU there are none: CUDA forbids it.
+
+    Args:
+        config: Its `serving` shapes what servers are forked from.
+        machine: Where the run takes place.
+        log_dir: Gets a log each.
+    """
+
+    def __init__(self, config: RunConfig, machine: MachineRecord, log_dir: Path) -> None:
+        self._config, self._machine, self._log_dir = config, machine, log_dir
+        self._addresses: _Addresses | None = None
+        self._running = ExitStack()
+
+    def for_stage(self, stage: Stage) -> Path | None:
+        """The address to fork `stage` from; None where it has to be started in the plain way."""
+        addresses = self._started()
+        # The first stage would only wait for imports that it does not need.
+        return None if stage.kind == "prepare" or stage.interpreter or fetches(stage) else addresses.stages
+
+    def for_model_servers(self, stage: Stage) -> Path | None:
+        """The address to fork the servers and load generators of `stage` from; None as above."""
+        return None if stage.interpreter else self._started().servers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.close()
+
+    def _started(self) -> _Addresses:
+        if self._addresses is None:
+            possible = self._config.fork_servers and self._machine.device == "cpu"
+            self._addresses = self._start() if possible else _Addresses(None, None)
+        return self._addresses
+
+    def _start(self) -> _Addresses:
+        # In a short folder of the user's own: a socket's path has at most 107 characters.
+        folder = Path(tempfile.mkdtemp(prefix="quantbench-"))
+        self._running.callback(shutil.rmtree, folder, ignore_errors=True)
+        stages, servers = folder / "stages", folder / "servers"
+        argv = [sys.executable, "-P", "-m", "serving_checks.fork_server", str(stages), *_STAGE_IMPORTS]
+        of_servers = vllm_fork_server(self._config.serving, "cpu", self._machine.serving_threads, servers)
+        return _Addresses(
+            self._listening(stages, ServerCommand(argv, OFFLINE)),
+            self._listening(servers, of_servers) if of_servers else None,
+        )
+
+    def _listening(self, address: Path, command: ServerCommand) -> Path | None:
+        log_file = self._log_dir / f"fork-server-{address.name}.log"
+        child = self._running.enter_context(
+            Supervised(command.argv, env=command.env, log_file=log_file, grace_seconds=1.0)
+        )
+        deadline = time.monotonic() + _SOCKET_SECONDS
+        while not address.exists():
+            if child.wait(0.02) is not None or time.monotonic() > deadline:
+                return None
+        return address
+
+
+def fetches(stage: Stage) -> bool:
+    """Whether the stage may read from the hub."""
+    return "hub" in (stage.config.get("source", {}).get("kind"), stage.config.get("calibration", {}).get("source"))

@@ -1,0 +1,89 @@
+"""What a GGUF file holds, read from its header alone (format: ggml docs/gguf.md). No weight is read."""
+
+import struct
+from math import prod
+from pathlib import Path
+from typing import BinaryIO
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""gguf_metadata_value_type -> bytes, for types of a fixed size."""
+_STRING, _ARRAY = 8, 9
+_LONGEST_NAME_BYTES = 65_535
+
+
+def architecture(path: Path) -> str:
+    """`general.architecture`, which GGUF files carry as their first key.
+
+    Raises:
+        ValueError, struct.error: It is no GGUF file, or one of another kind.
+    """
+    with path.open("rb") as file:
+        _counts(file)
+        key = _name(file)
+        value_type = _number(file, "<I")
+        if key != "general.architecture" or value_type != _STRING:
+            raise ValueError(f"its first key is {key!r} instead of 'general.architecture'")
+        return _name(file)
+
+
+def element_count(path: Path) -> int:
+    """Number of weights over all tensors.
+
+    The `gguf` package tells it too, and takes seconds for its import and for the vocabulary.
+
+    Raises:
+        ValueError, struct.error: The header is broken or cut off.
+    """
+    with path.open("rb") as file:
+        tensors, keys = _counts(file)
+        for _ in range(keys):
+            _name(file)
+            _skip_value(file, _number(file, "<I"))
+        return sum(_tensor_elements(file) for _ in range(tensors))
+
+
+def _counts(file: BinaryIO) -> tuple[int, int]:
+    """Numbers of tensors and of keys."""
+    if file.read(len(_MAGIC)) != _MAGIC:
+        raise ValueError("it does not begin with GGUF")
+    version = _number(file, "<I")
+    if version not in _VERSIONS:
+        raise ValueError(f"it is GGUF version {version}")
+    return _number(file, "<Q"), _number(file, "<Q")
+
+
+def _tensor_elements(file: BinaryIO) -> int:
+    _name(file)
+    shape = [_number(file, "<Q") for _ in range(_number(file, "<I"))]
+    file.seek(4 + 8, 1)  # The tensor's type and its offset.
+    return prod(shape)
+
+
+def _skip_value(file: BinaryIO, value_type: int) -> None:
+    if value_type == _STRING:
+        file.seek(_number(file, "<Q"), 1)
+    elif value_type == _ARRAY:
+        item_type, count = _number(file, "<I"), _number(file, "<Q")
+        if item_type in _VALUE_BYTES:
+            file.seek(count * _VALUE_BYTES[item_type], 1)
+        else:
+            for _ in range(count):
+                _skip_value(file, item_type)
+    elif value_type in _VALUE_BYTES:
+        file.seek(_VALUE_BYTES[value_type], 1)
+    else:
+        raise ValueError(f"it holds a value of the unknown type {value_type}")
+
+
+def _name(file: BinaryIO) -> str:
+    length = _number(file, "<Q")
+    if length > _LONGEST_NAME_BYTES:
+        raise ValueError("a name in its header is too long")
+    return file.read(length).decode("utf-8")
+
+
+def _number(file: BinaryIO, layout: str) -> int:
+    (value,) = struct.unpack(layout, file.read(struct.calcsize(layout)))
+    return int(value)

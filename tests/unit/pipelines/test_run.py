@@ -1,0 +1,101 @@
+"""What a run keeps of itself at its end: the page, the record, and all of the time that it took."""
+
+import json
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines import record as recorder
+from pipelines import run as runs
+from pipelines.jobs import JobContext
+from pipelines.record import RecordJob
+from pipelines.run import OpenRun, execute_run
+from pipelines.run_config import TrackingConfig
+from pipelines.run_record import RunRecord
+from pipelines.workspace import Workspace
+from registry.stage_process import StageClock
+from tests.unit.pipelines.report_records import SUITE, report_record
+from tests.unit.pipelines.test_runner import MACHINE, run_config
+
+STARTED = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+
+
+class Silent:
+    def on_progress(self, *told: object) -> None: ...
+    def on_outcome(self, *told: object) -> None: ...
+
+
+def test_the_total_holds_page_and_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    recorded: list[RunRecord] = []
+
+    def record_run(record: RunRecord, *others: Any) -> str:
+        recorded.append(record)
+        now[0] += 13.0
+        return "an MLflow somewhere"
+
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(runs, "record_run", record_run)
+    workspace = Workspace(tmp_path / "workspace")
+    workspace.create()
+    # No stage: all of the time is ours. It began 20 s ago.
+    run = OpenRun(JobContext(run_config(), MACHINE, SUITE, []), [], STARTED, 80.0)
+    record = execute_run(run, workspace, Silent())
+    assert recorded[0].breakdown.wall_seconds == 20.0
+    assert record.breakdown.wall_seconds == record.breakdown.own_seconds == 33.0
+    assert record.breakdown.stages == {"report and record": {"own": 13.0}}
+    stored = RunRecord.model_validate_json((record.run_dir / "result.json").read_text())
+    assert stored == record
+    assert json.loads((record.run_dir / "result.json").read_text())["started_at"] == "2026-05-01T12:00:00Z"
+    assert record.page is not None
+    assert "33.0 s in all" in record.page.read_text()
+
+
+class FakeMlflow:
+    """Keeps what it is told, by run name."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.runs: dict[str, SimpleNamespace] = {}
+        self.aliases: list[str] = []
+        self.versions: list[dict[str, str]] = []
+
+    def run(self, name: str, tags: dict[str, str], parent_run_id: str | None = None) -> Any:
+        told: dict[str, Any] = {}
+        writer = SimpleNamespace(run_id=name, tags=tags, told=told, metrics=told.update)
+        writer.params = writer.file = writer.dataset = lambda *ignored: None
+        self.runs[name] = writer
+        return nullcontext(writer)
+
+    def register_version(self, model: str, source: Path, run_id: str, digest: str, tags: dict[str, str]) -> str:
+        self.versions.append(tags)
+        return run_id
+
+    def set_alias(self, model: str, alias: str, version: str) -> None:
+        self.aliases.append(version)
+
+
+def test_mlflow_gets_final_times_and_truthful_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = FakeMlflow()
+    monkeypatch.setattr(recorder, "MlflowBackend", lambda *arguments: mlflow)
+    monkeypatch.setattr(recorder, "time", SimpleNamespace(monotonic=lambda: 1009.0))
+    run = report_record(tmp_path)
+    job = RecordJob(
+        stage="record",
+        result_file=tmp_path / "record.result.json",
+        run=run,
+        start_seconds=1000.0,
+        artifact_root=tmp_path,
+        store_root=tmp_path / "store",
+        tracking_uri="sqlite:///nowhere",
+        tracking=TrackingConfig(),
+    )
+    recorder.record(job, StageClock(tmp_path / "record.progress"))
+    assert mlflow.runs[run.run_id].told == {"wall_seconds": 859.0, "own_seconds": run.breakdown.own_seconds + 9.0}
+    sound = {row.name: mlflow.runs[row.name].tags["quantbench.sound"] for row in run.rows}
+    assert sound == {"baseline": "true", "int8": "true", "nf4": "true", "gptq": "true", "awq": "false"}
+    assert mlflow.aliases == ["int8", "nf4", "gptq"]
+    assert not any("verdict" in tag for writer in mlflow.runs.values() for tag in writer.tags)
