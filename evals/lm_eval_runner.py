@@ -133,6 +133,13 @@ def _client(endpoint: Endpoint, num_concurrent: int, on_progress: OnProgress) ->
                 self.truncated += len(context) + len(continuation) > self.max_length
             return super().batch_loglikelihood_requests(materialized)
 
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
+            for text, wanted in (request.args for request in requests):
+                room = self.max_length - wanted.get("max_gen_toks", self._max_gen_toks)
+                self.requests += 1
+                self.truncated += len(self.tok_encode(text)) > room
+            return super().generate_until(requests, disable_tqdm)
+
         def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
             """All texts at once: lm-eval's own sends them one after the other, whatever `num_concurrent` says."""
             windows = [self._windows(request.args[0]) for request in requests]

@@ -70,8 +70,13 @@ def inspect(job: InspectJob, clock: StageClock) -> tuple[InspectionRecord, dict[
                 lambda done, total: clock.progress("compare", done, total),
             )
         checks.append(check_agreement(correlation, error))
+    # Imported here, or the first part that needs them would be charged for it.
+    with clock.part("import"):
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
     with clock.part("tokenizer"):
         checks.append(check_tokenizer(job.checkpoint_dir, job.artifact_dir))
+    with clock.part("import"):
+        _import_engine_of(job)
     with clock.part("reload"):
         reload, answer = _reload(job)
     checks.append(reload)
@@ -185,15 +190,17 @@ def _check_digest(job: InspectJob) -> InspectionCheck:
     return InspectionCheck(name="digest", passed=passed, detail=detail)
 
 
-def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
-    """Load through transformers alone, as a user of the artifact would, and answer the probe prompt greedily."""
-    import torch
-
+def _import_engine_of(job: InspectJob) -> None:
+    """What transformers reads the artifact through: GPTQ through optimum and gptqmodel, AWQ through gptqmodel."""
     if job.artifact.method in ("gptq", "awq"):
-        # transformers reads GPTQ through optimum and gptqmodel, AWQ through gptqmodel.
         from quantizers.gptqmodel_engine import import_engine
 
         import_engine(job.threads)
+
+
+def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
+    """Load through transformers alone, as a user of the artifact would, and answer the probe prompt greedily."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:

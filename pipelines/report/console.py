@@ -195,7 +195,7 @@ def _print_times(console: Console, record: RunRecord) -> None:
     console.print(
         _text(
             f"{breakdown.wall_seconds:.1f} s in all, of which {breakdown.own_seconds:.1f} s "
-            f"({100 * breakdown.own_share:.0f} %) were not spent in an engine"
+            f"({100 * breakdown.own_share:.0f} %) went into neither quantizing, loading, serving nor evaluating"
         )
     )
     console.print(_text(reused_text(record.outcomes)))

@@ -1,7 +1,6 @@
 """One row a model: what the terminal and the page both show. Pure: records in, values out."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 from registry.contracts import (
     ArtifactRecord,
@@ -14,8 +13,6 @@ from registry.contracts import (
     StageResult,
 )
 from registry.contracts.base import Record
-
-Verdict = Literal["pass", "fail", "unfinished"]
 
 
 class Row(Record):
@@ -39,11 +36,14 @@ class Row(Record):
         return self.artifact.size_bytes if self.artifact else None
 
     @property
-    def verdict(self) -> Verdict:
-        """Whether the artifact is sound and served; what it lost per category is for the reader to judge."""
+    def sound(self) -> bool | None:
+        """Whether it passed its inspection and was served and measured; None while that is not known.
+
+        It says nothing about what was lost: that is for the reader to judge, category by category.
+        """
         if self.failure:
-            return "fail"
-        return "pass" if self.measurement else "unfinished"
+            return False
+        return True if self.measurement else None
 
     def score(self, category: str) -> CategoryScore | None:
         """The row's score in one category."""

@@ -1,31 +1,11 @@
 """What the numbers say, in sentences and short lists: pure, for terminal and page alike."""
 
-from typing import Literal
-
-from pipelines.events import StageOutcome
+from pipelines.events import ENGINE_PARTS, PartKind, StageOutcome
 from pipelines.report.rows import Row
 from pipelines.report.table import Tone, concurrencies, tone_of, with_stderr
 from pipelines.run_record import RunRecord
 from registry.contracts import CategoryRetention, Failure
 from registry.contracts.base import Record
-
-PartKind = Literal["load", "quantize", "serve", "evaluate", "load test", "own"]
-_KIND_OF_PART: dict[str, PartKind] = {
-    "import": "load",
-    "load": "load",
-    "reload": "load",
-    "quantize": "quantize",
-    "dequantize": "quantize",
-    "generate": "quantize",
-    "tokenize": "quantize",
-    "save": "quantize",
-    "serve_start": "serve",
-    "serve_stop": "serve",
-    "warm_up": "serve",
-    "smoke": "serve",
-    "evaluate": "evaluate",
-    "load_test": "load test",
-}
 
 
 class Sentence(Record):
@@ -113,15 +93,16 @@ def reused_text(outcomes: list[StageOutcome]) -> str:
 
 
 def timed_stages(record: RunRecord) -> list[TimedStage]:
-    """Where the time of the stages that ran went; parts under 0.05 s are left out."""
-    return [
+    """Where the time of the stages that ran, and of the recording, went; parts under 0.05 s are left out."""
+    stages = [
         TimedStage(
             name=name,
             parts=[
-                TimedPart(name=part.replace("_", " "), kind=_KIND_OF_PART.get(part, "own"), seconds=seconds)
+                TimedPart(name=part.replace("_", " "), kind=ENGINE_PARTS.get(part, "own"), seconds=seconds)
                 for part, seconds in parts.items()
                 if seconds >= 0.05
             ],
         )
         for name, parts in record.breakdown.stages.items()
     ]
+    return [stage for stage in stages if stage.parts]

@@ -65,7 +65,7 @@ def build_table(rows: list[Row], suite: Suite) -> ReportTable:
         suite: Gives the category columns their order, chance and direction. No average over them is ever made.
     """
     baseline = rows[0]
-    drawn = [*_identity(baseline), *_categories(suite), *_sizes(baseline), *_speeds(rows, baseline), _verdict()]
+    drawn = [*_identity(baseline), *_categories(suite), *_sizes(baseline), *_speeds(rows, baseline), _sound()]
     return ReportTable(
         columns=[column for column, _ in drawn],
         rows=[[cell_of(row) for _, cell_of in drawn] for row in rows],
@@ -113,13 +113,15 @@ def _categories(suite: Suite) -> list[_ColumnAndCells]:
     return columns
 
 
-def _verdict() -> _ColumnAndCells:
-    tones: dict[str, Tone] = {"pass": "good", "fail": "bad", "unfinished": "plain"}
-    hint = "pass: sound, served and measured. What it lost is yours to judge."
-    return (
-        Column(title="verdict", hint=hint, group="cost"),
-        lambda row: Cell(text=row.verdict, tone=tones[row.verdict], tooltip=row.failure),
-    )
+def _sound() -> _ColumnAndCells:
+    told: dict[bool | None, tuple[str, Tone]] = {True: ("yes", "good"), False: ("no", "bad"), None: (UNKNOWN, "plain")}
+    hint = "yes: it passed its inspection and was served and measured. What it lost is yours to judge."
+
+    def cell(row: Row) -> Cell:
+        text, tone = told[row.sound]
+        return Cell(text=text, tone=tone, tooltip=row.failure)
+
+    return Column(title="sound", hint=hint, group="cost"), cell
 
 
 def _category_cell(row: Row, category: str) -> Cell:

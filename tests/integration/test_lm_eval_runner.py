@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from configs.errors import StageError
+from evals import suite as suites
 from evals.lm_eval_runner import prepare
 from evals.samples import read_samples
 from evals.suite import Category, Suite, load_suite
@@ -60,7 +61,8 @@ class Answer:
         self.asked += 1
         if self.fail_after is not None and self.asked > self.fail_after:
             return 500, {"error": "ordered to fail"}
-        assert body["echo"]
+        if "echo" not in body:
+            return 200, {"choices": [{"index": index, "text": " Bern."} for index in range(len(body["prompt"]))]}
         choices = []
         for index, tokens in enumerate(body["prompt"]):
             count = len(tokens) + 1
@@ -124,6 +126,47 @@ def test_truncated_prompts_are_counted(model_dir: Path, tmp_path: Path) -> None:
         model_dir, tmp_path, Answer(), small_suite(name="knowledge", tasks=["demo_knowledge"]), max_model_len=14
     )
     assert record.truncated_prompts > 0
+
+
+GENERATING_TASK = """
+task: capitals
+dataset_path: json
+dataset_kwargs: {data_files: {test: capitals.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: " {{answer}}."
+generation_kwargs: {until: ["\\n"], max_gen_toks: 16, do_sample: false}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+metadata: {version: 1}
+"""
+
+
+@pytest.fixture
+def generating_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Suite]:
+    """A suite of one task that lets the model write: 3 items, the first of them long."""
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "capitals.yaml").write_text(GENERATING_TASK)
+    questions = {"well " * 30 + "the capital of Switzerland is": "Bern", "of France:": "Paris", "of Italy:": "Rome"}
+    rows = [json.dumps({"question": question, "answer": answer}) for question, answer in questions.items()]
+    (folder / "capitals.jsonl").write_text("\n".join(rows))
+    monkeypatch.setattr(suites, "TASKS_DIR", folder)
+    suites._task_files.cache_clear()
+    yield small_suite(name="capitals", tasks=["capitals"], metric="exact_match", chance=None)
+    suites._task_files.cache_clear()
+
+
+@pytest.mark.parametrize(("max_model_len", "truncated"), [(512, 0), (40, 1)])
+def test_generated_answers_are_counted_and_scored(
+    model_dir: Path, tmp_path: Path, generating_suite: Suite, max_model_len: int, truncated: int
+) -> None:
+    answer = Answer()
+    record = evaluate(model_dir, tmp_path, answer, generating_suite, max_model_len)
+    assert (record.requests, record.truncated_prompts) == (3, truncated)
+    assert answer.asked == 3
+    assert record.categories[0].value == pytest.approx(1 / 3)
 
 
 def test_a_server_that_fails_half_way_ends_the_evaluation(model_dir: Path, tmp_path: Path) -> None:

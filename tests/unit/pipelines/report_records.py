@@ -204,6 +204,7 @@ def report_record(run_dir: Path, **changes: Any) -> RunRecord:
     record = RunRecord(
         run_id="20260501T120000-smollm2-135m-demo-1a2b3c",
         run_dir=run_dir,
+        started_at=WRITTEN,
         config={"name": "smollm2-135m-demo", "description": "SmolLM2-135M-Instruct quantized four ways."},
         machine=MachineRecord(
             device="cpu",

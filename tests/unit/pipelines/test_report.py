@@ -14,7 +14,7 @@ from pipelines.report.page import render_page, write_page
 from pipelines.report.plot import quality_speed_plot, ticks
 from pipelines.report.rows import Row
 from pipelines.report.summary import reused_text, sentences
-from pipelines.report.table import Cell, build_table, printable
+from pipelines.report.table import UNKNOWN, Cell, build_table, printable
 from pipelines.run_record import RunRecord
 from pipelines.stages import Stage
 from registry.contracts import (
@@ -71,7 +71,7 @@ def test_the_table_says_what_was_measured() -> None:
     assert cells["language perplexity, lower is better"].text == "25.2 ± 2.1"
     assert (cells["output tokens/s at 8"].text, cells["output tokens/s at 8"].second) == ("97.4", "1.11×")
     assert cells["TTFT p50 ms at 1"].text == "100"
-    assert (cells["verdict"].text, cells["verdict"].tone) == ("pass", "good")
+    assert (cells["sound"].text, cells["sound"].tone) == ("yes", "good")
     assert "grammar chance 50 %" in cells
 
 
@@ -94,7 +94,7 @@ def test_only_artifacts_of_another_dtype_get_a_footnote() -> None:
 def test_what_is_not_known_is_a_dash_and_no_column_averages() -> None:
     cells = cells_by_title(report_rows(), "awq")
     assert cells["knowledge chance 0 %"].text == "–"
-    assert (cells["verdict"].text, cells["verdict"].tone) == ("fail", "bad")
+    assert (cells["sound"].text, cells["sound"].tone) == ("no", "bad")
     titles = " ".join(column.title for column in build_table(report_rows(), SUITE).columns)
     assert not re.search("average|mean|overall", titles)
 
@@ -103,7 +103,7 @@ def test_a_table_of_nothing_measured_yet_can_be_drawn() -> None:
     rows = [Row(name="baseline", method="none"), Row(name="int8", method="bnb_int8")]
     table = build_table(rows, SUITE)
     assert all(len(cells) == len(table.columns) for cells in table.rows)
-    assert table.rows[1][-1].text == "unfinished"
+    assert table.rows[1][-1].text == UNKNOWN
     assert quality_speed_plot(rows) is None
 
 
