@@ -1,203 +1,271 @@
-"""Scores a served model on a suite through lm-eval's `local-completions`. The only importer of lm_eval."""
+"""Scores a served model on a suite: lm-eval makes the prompts and judges the answers, `evals.client` gets them."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.errors import StageError
-from evals.samples import SAMPLES_FILE, Sample, category_score
-from evals.suite import Category, Suite, task_config
+from evals.client import Client, Counts
+from evals.questions import Questioned, Questioner, import_libraries
+from evals.request_cache import RequestCache
+from evals.request_plan import Answer, Question
+from evals.resolve import ResolvedSuite, ResolvedTask
+from evals.samples import SAMPLES_FILE, Sample, category_score, write_samples
+from evals.suite import Category
 from registry.contracts import Endpoint, EvaluationRecord, TaskScore
-from registry.files import write_text_atomically
 
 OnProgress = Callable[[int, int], None]
 
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_TRUST_REMOTE_CODE": "0"}
-_SEED = 1234
-_ATTEMPTS = 2
-_REQUEST_TIMEOUT_SECONDS = 180
-"""A server that hangs costs two of these before the evaluation says so."""
-_WORDS_PER_DOCUMENT_METRICS = {"word_perplexity"}
-"""lm-eval keeps these per item as (log-likelihood, words); everything else is one number."""
+_OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_DATASETS_TRUST_REMOTE_CODE": "0",
+    "TQDM_DISABLE": "1",
+}
+_POOLED = {"word_perplexity", "byte_perplexity"}
+"""lm-eval keeps these per item as (log-likelihood, words or bytes); they are pooled over all items."""
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A suite whose tasks are built: what takes lm-eval long and needs no server."""
 
-    suite: Suite
-    _tasks: Any
+    resolved: ResolvedSuite
+    tasks: Mapping[str, Any]
+    """Leaf task's name -> lm-eval's object."""
 
     def evaluate(
-        self, endpoint: Endpoint, *, model_digest: str, output_dir: Path, num_concurrent: int, on_progress: OnProgress
+        self,
+        endpoint: Endpoint,
+        *,
+        model_digest: str,
+        output_dir: Path,
+        num_concurrent: int,
+        on_progress: OnProgress,
+        cache_file: Path | None = None,
+        cache_facts: Mapping[str, str] | None = None,
+        items: Mapping[str, Sequence[int]] | None = None,
     ) -> EvaluationRecord:
-        """Score the model behind `endpoint`; per-item results go to `output_dir/samples.jsonl`.
+        """Score the model behind `endpoint`; per-item results go to `output_dir/samples.parquet`.
 
         Args:
             endpoint: A running server; its model directory holds the tokenizer.
             num_concurrent: Requests kept open at once.
-            on_progress: Told (requests answered, requests in all).
+            on_progress: Told (questions answered, questions in all).
+            cache_file: Keeps every answer at once: what is there is not asked again. One file for each model and
+                engine; it refuses to serve others.
+            cache_facts: What an answer depends on besides model, context length and question: engine, version, dtype.
+            items: Documents to ask of each task, by their place in its data; those of the suite when left out.
 
         Raises:
-            StageError: The server stopped answering, or answered with what is no number.
+            StageError: The server stopped answering, or answered with what is no number; a task lacks documents.
         """
-        from lm_eval.evaluator import evaluate
-
-        model = _client(endpoint, num_concurrent, on_progress)
-        try:
-            # lm-eval's request cache is off (no `use_cache`): its keys do not hold the model.
-            results = evaluate(model, self._tasks, bootstrap_iters=0, log_samples=True)
-        except Exception as error:  # aiohttp, tenacity and lm-eval each have their own families of errors
-            raise StageError(
-                f"the evaluation of suite {self.suite.name} stopped: {type(error).__name__}: {error}",
-                remedy="see the end of the server's log beside this stage's; run the same command again",
-            ) from error
-        samples = self._samples(results["samples"])
-        lines = "".join(sample.model_dump_json() + "\n" for sample in samples)
-        write_text_atomically(output_dir / SAMPLES_FILE, lines)
-        return self._record(samples, model_digest, model.requests, model.truncated)
-
-    def _samples(self, by_task: dict[str, list[dict[str, Any]]]) -> list[Sample]:
-        return [
-            _sample(category, task, raw)
-            for category in self.suite.categories
-            for task in category.tasks
-            for raw in sorted(by_task[task], key=lambda raw: int(raw["doc_id"]))
-            if raw["filter"] == category.filter
+        documents = {
+            task.name: _documents(task, self.tasks[task.name], (items or {}).get(task.name))
+            for task in self.resolved.tasks
+        }
+        questioner = Questioner(endpoint.model_path, endpoint.max_model_len)
+        asked = {name: questioner.ask(task.instances) for name, task in self.tasks.items()}
+        with ExitStack() as stack:
+            cache = None
+            if cache_file is not None:
+                facts = {"model_digest": model_digest, "max_model_len": str(endpoint.max_model_len)}
+                cache = stack.enter_context(RequestCache(cache_file, facts | dict(cache_facts or {})))
+            client = Client(endpoint, num_concurrent, cache)
+            questions = [question for one in _flat(asked) for question in one.questions]
+            answers = client.ask(questions, on_progress)
+        samples = [
+            sample
+            for category in self.resolved.suite.categories
+            for name in self._names(category)
+            for sample in _samples(category, name, self.tasks[name], documents[name], asked[name], answers)
         ]
+        write_samples(output_dir / SAMPLES_FILE, samples)
+        truncated = sum(one.truncated for one in _flat(asked))
+        return self._record(samples, model_digest, len(questions), client.counts, truncated)
 
-    def _record(self, samples: list[Sample], model_digest: str, requests: int, truncated: int) -> EvaluationRecord:
+    def _record(
+        self, samples: list[Sample], model_digest: str, questions: int, counts: Counts, truncated: int
+    ) -> EvaluationRecord:
         tasks, categories = [], []
-        for category in self.suite.categories:
+        for category in self.resolved.suite.categories:
             mine = [sample for sample in samples if sample.category == category.name]
-            if not mine:
-                raise StageError(
-                    f"category {category.name} got no score for metric {category.metric}, filter {category.filter}",
-                    remedy="name a metric and filter that its tasks give in the suite's file",
-                )
             categories.append(category_score(category, mine))
-            for task in category.tasks:
+            for task in self._names(category):
                 score = category_score(category, [sample for sample in mine if sample.task == task])
-                tasks.append(
-                    TaskScore(task=task, filter=category.filter, **score.model_dump(exclude={"unit", "schema_version"}))
-                )
+                fields = score.model_dump(exclude={"unit", "schema_version"})
+                tasks.append(TaskScore(task=task, filter=category.filter, **fields))
         return EvaluationRecord(
             model_digest=model_digest,
-            suite=self.suite.name,
-            suite_version=self.suite.version,
-            suite_digest=self.suite.digest,
+            suite=self.resolved.suite.name,
+            suite_version=self.resolved.suite.version,
+            suite_digest=self.resolved.digest,
             tasks=tasks,
             categories=categories,
             samples_file=SAMPLES_FILE,
-            requests=requests,
+            requests=questions,
+            requests_sent=counts.requests,
+            answers_from_cache=counts.from_cache,
             truncated_prompts=truncated,
         )
 
+    def _names(self, category: Category) -> list[str]:
+        return [task.name for task in self.resolved.of(category.name)]
 
-def prepare(suite: Suite) -> Prepared:
-    """Import lm-eval and build the suite's tasks; takes seconds, so it is done while a server starts."""
+
+def prepare(resolved: ResolvedSuite) -> Prepared:
+    """Import lm-eval and build the suite's tasks; takes seconds, so it is done while a server starts.
+
+    Raises:
+        StageError: A task does not give its category's metric or filter.
+    """
     # Read by Hugging Face's libraries when they are imported.
     os.environ.update(_OFFLINE)
     with redirect_stdout(sys.stderr):
         from lm_eval.tasks import TaskManager
 
+        import_libraries()
         manager = TaskManager(include_defaults=False)
-        tasks = manager.load([task_config(name) for name in suite.task_names])
+        tasks = manager.load([task.lm_eval_config() for task in resolved.tasks])["tasks"]
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
-    return Prepared(suite, tasks)
+    for category in resolved.suite.categories:
+        for task in resolved.of(category.name):
+            _check_scored(category, task.name, tasks[task.name])
+    return Prepared(resolved, tasks)
 
 
-def _client(endpoint: Endpoint, num_concurrent: int, on_progress: OnProgress) -> Any:
-    from lm_eval.models.openai_completions import LocalCompletionsAPI
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-
-    class CountingClient(LocalCompletionsAPI):  # type: ignore[misc] # lm-eval has no types
-        """Counts requests and truncated prompts, which lm-eval only logs."""
-
-        requests = 0
-        truncated = 0
-        _answered = 0
-
-        def batch_loglikelihood_requests(self, chunks: Any) -> Any:
-            materialized = list(chunks)
-            for _, context, continuation in (item for chunk in materialized for item in chunk):
-                self.requests += 1
-                self.truncated += len(context) + len(continuation) > self.max_length
-            return super().batch_loglikelihood_requests(materialized)
-
-        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
-            for text, wanted in (request.args for request in requests):
-                room = self.max_length - wanted.get("max_gen_toks", self._max_gen_toks)
-                self.requests += 1
-                self.truncated += len(self.tok_encode(text)) > room
-            return super().generate_until(requests, disable_tqdm)
-
-        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-            """All texts at once: lm-eval's own sends them one after the other, whatever `num_concurrent` says."""
-            windows = [self._windows(request.args[0]) for request in requests]
-            scored = iter(self._loglikelihood_tokens([window for text in windows for window in text]))
-            return [sum(next(scored)[0] for _ in text) for text in windows]
-
-        def _windows(self, text: str) -> list[tuple[None, list[int], list[int]]]:
-            rolling = get_rolling_token_windows(
-                token_list=self.tok_encode(text),
-                prefix_token=self.prefix_token_id,
-                max_seq_len=self.max_length - 1,
-                context_len=1,
+def _check_scored(category: Category, name: str, task: Any) -> None:
+    """Known before a server is asked thousands of questions."""
+    metrics, filters = list(task.aggregation()), [one.name for one in getattr(task, "_filters", [])]
+    for what, wanted, given in (("metric", category.metric, metrics), ("filter", category.filter, filters)):
+        if wanted not in given:
+            raise StageError(
+                f"task {name} of category {category.name} gives no {what} {wanted}; it gives {', '.join(given)}",
+                remedy=f"name a {what} that the task gives in the suite's file",
             )
-            return [(None, *make_disjoint_window(window)) for window in rolling]
-
-        async def amodel_call(self, *args: Any, **kwargs: Any) -> Any:
-            answer = await super().amodel_call(*args, **kwargs)
-            self._answered += 1
-            on_progress(self._answered, max(self.requests, self._answered))
-            return answer
-
-    return CountingClient(
-        model=endpoint.served_model_name,
-        base_url=f"{endpoint.base_url}/v1/completions",
-        tokenizer=endpoint.model_path,
-        tokenizer_backend="huggingface",
-        num_concurrent=num_concurrent,
-        max_length=endpoint.max_model_len,
-        max_retries=_ATTEMPTS,
-        timeout=_REQUEST_TIMEOUT_SECONDS,
-        seed=_SEED,
-        # Else lm-eval sends the user's OPENAI_API_KEY, if there is one, to the server.
-        header={"Content-Type": "application/json"},
-    )
 
 
-def _sample(category: Category, task: str, raw: dict[str, Any]) -> Sample:
-    value = raw.get(category.metric)
-    weight = 1.0
-    if category.metric in _WORDS_PER_DOCUMENT_METRICS and value is not None:
-        log_likelihood, weight = value
-        value = log_likelihood / weight
-    if value is None or not math.isfinite(float(value)):
+def _documents(resolved: ResolvedTask, task: Any, wanted: Sequence[int] | None) -> list[tuple[int, Any]]:
+    """Build the task's requests; its documents with their places in the data, in the order of `Instance.doc_id`."""
+    available = len(task.eval_docs)
+    chosen = sorted(set(wanted)) if wanted is not None else resolved.sampled_ids(available)
+    if not chosen or chosen[0] < 0 or chosen[-1] >= available:
+        strangers = [place for place in chosen if not 0 <= place < available]
         raise StageError(
-            f"task {task}, item {raw['doc_id']}: {category.metric} is {value}",
-            remedy="a model that answers with what is no number is broken: look into the artifact's inspection"
-            if value is not None
-            else "name a metric that the task gives in the suite's file",
+            f"task {resolved.name} has {available} items, asked for {strangers or 'none of them'}",
+            remedy="see that the task's data is whole, and ask for items that it has",
         )
-    return Sample(
-        task=task,
-        category=category.name,
-        doc_id=int(raw["doc_id"]),
-        doc_hash=raw["doc_hash"],
-        prompt_hash=raw["prompt_hash"],
-        target_hash=raw["target_hash"],
-        filter=raw["filter"],
-        metric=category.metric,
-        score=float(value),
-        weight=float(weight),
-    )
+    subset = set(chosen)
+    # Few-shot examples are drawn as the documents go by: the same documents get the same prompts in every evaluation.
+    task.set_fewshot_seed(resolved.seed)
+    task.build_all_requests(samples=subset)
+    return list(zip(chosen, (document for _, document in task.doc_iterator(samples=subset)), strict=True))
+
+
+def _samples(
+    category: Category,
+    name: str,
+    task: Any,
+    documents: Sequence[tuple[int, Any]],
+    asked: Sequence[Questioned],
+    answers: Mapping[Question, Answer],
+) -> Iterator[Sample]:
+    from lm_eval.utils import handle_non_serializable, hash_string
+
+    def digest(value: Any) -> str:
+        return str(hash_string(json.dumps(value, default=handle_non_serializable, sort_keys=True)))
+
+    by_document: dict[int, list[Questioned]] = defaultdict(list)
+    for one in asked:
+        one.instance.resps = one.responses(answers)
+        by_document[one.instance.doc_id].append(one)
+    task.apply_filters()
+    for place, (doc_id, document) in enumerate(documents):
+        mine = sorted(by_document[place], key=lambda one: int(one.instance.idx))
+        found = task.process_results(document, [one.instance.filtered_resps[category.filter] for one in mine])
+        score, weight = _score(category.metric, found, f"task {name}, item {doc_id}")
+        yield Sample(
+            task=name,
+            category=category.name,
+            filter=category.filter,
+            metric=category.metric,
+            doc_id=doc_id,
+            doc_hash=digest(document),
+            prompt_hash=digest([one.instance.args for one in mine]),
+            target_hash=digest(task.doc_to_target(document)),
+            score=score,
+            weight=weight,
+            prompt=mine[-1].instance.args[0],
+            prompt_tokens=max(one.prompt_tokens for one in mine),
+            **_readable(category.metric, task, document, mine),
+        )
+
+
+def _score(metric: str, found: Mapping[str, Any], where: str) -> tuple[float, float]:
+    """One item's score and weight out of what lm-eval's `process_results` gave.
+
+    Raises:
+        StageError: The metric is not there, not a number, or cannot be had for a single item.
+    """
+    value: Any = found.get(metric)
+    weight = 1.0
+    if metric in _POOLED and isinstance(value, tuple):
+        value, weight = value[0] / value[1], float(value[1])
+    elif isinstance(value, list) and value and all(isinstance(one, bool | int | float) for one in value):
+        # ifeval's instructions of one prompt: all instructions of all prompts count alike.
+        value, weight = sum(value) / len(value), float(len(value))
+    try:
+        score = float(value)
+    except (TypeError, ValueError):
+        raise StageError(
+            f"{where}: {metric} is {value!r}, no number for an item",
+            remedy="name a metric that is a mean over items, or a perplexity, in the suite's file",
+        ) from None
+    if not math.isfinite(score):
+        raise StageError(
+            f"{where}: {metric} is {score}",
+            remedy="a model that answers with what is no number is broken: look into the artifact's inspection",
+        )
+    return score, weight
+
+
+def _readable(metric: str, task: Any, document: Any, asked: Sequence[Questioned]) -> dict[str, Any]:
+    """What a reader wants to see of an item."""
+    responses = [one.instance.resps[0] for one in asked]
+    target = task.doc_to_target(document)
+    if task.OUTPUT_TYPE == "generate_until":
+        return {"target": _text(target), "answer": responses[0]}
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":
+        return {"log_likelihoods": [float(responses[0])]}
+    likelihoods = [float(response[0]) for response in responses]
+    if task.OUTPUT_TYPE == "loglikelihood":
+        return {"target": _text(target), "log_likelihoods": likelihoods}
+    choices = [str(choice) for choice in task.doc_to_choice(document)]
+    likelihoods = likelihoods[: len(choices)]
+    lengths = [max(1, len(choice)) if metric == "acc_norm" else 1 for choice in choices]
+    best = max(range(len(choices)), key=lambda place: likelihoods[place] / lengths[place])
+    right = task.doc_to_text(document) if getattr(task, "multiple_input", 0) else target
+    return {
+        "target": choices[right] if isinstance(right, int) and 0 <= right < len(choices) else _text(right),
+        "log_likelihoods": likelihoods,
+        "answer": choices[best],
+    }
+
+
+def _text(target: Any) -> str:
+    return target if isinstance(target, str) else json.dumps(target, default=str, ensure_ascii=False)
+
+
+def _flat(asked: Mapping[str, Sequence[Questioned]]) -> Iterator[Questioned]:
+    for several in asked.values():
+        yield from several

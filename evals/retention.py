@@ -1,20 +1,70 @@
-"""What an artifact kept of its baseline, per category, from per-item pairs."""
+"""What an artifact kept of its baseline, per category, from per-item pairs. docs/statistics.md explains the numbers."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from configs.errors import StageError
 from evals.samples import Sample, read_samples
 from evals.statistics.paired import PairedMeans, paired_means
+from evals.statistics.resampling import paired_bootstrap
+from evals.statistics.score import Z95, Floats, difference_interval, paired_cells, ratio_interval
+from evals.statistics.sequential import Look, sequential_p
+from evals.statistics.significance import detectable_loss, is_binary, mcnemar_p, normal_p, paired_t_interval, paired_t_p
+from evals.suite import Suite
 from registry.contracts import CategoryRetention, CategoryScore, EvaluationRecord, RetentionRecord
+from registry.gates import Evidence, GatePolicy, holm, judge, overall
+
+Pair = tuple[Sample, Sample]
+
+SEED = 1234
+DEFAULT_POLICY = GatePolicy()
+_LARGEST_LOG = 700.0
+"""exp of more is no number."""
+
+
+class Judged(NamedTuple):
+    """A category's numbers and what they say to the gate."""
+
+    numbers: CategoryRetention
+    evidence: Evidence
+
+
+class _Items(NamedTuple):
+    """Scores by document [documents]: rows of one document are not independent, so they count as one."""
+
+    baseline: Floats
+    artifact: Floats
+    weights: Floats
+    rows: int
+
+
+def policy_of(suite: Suite) -> GatePolicy:
+    """The margins and the level that a suite declares."""
+    return GatePolicy(alpha=suite.alpha, margins={category.name: category.margin for category in suite.categories})
 
 
 def compare(
-    baseline: EvaluationRecord, baseline_samples: Path, artifact: EvaluationRecord, artifact_samples: Path
+    baseline: EvaluationRecord,
+    baseline_samples: Path,
+    artifact: EvaluationRecord,
+    artifact_samples: Path,
+    policy: GatePolicy = DEFAULT_POLICY,
+    look: Look | None = None,
 ) -> RetentionRecord:
-    """Pair both models' items and say per category what was kept.
+    """Pair both models' items, say per category what was kept, and judge it.
+
+    Args:
+        baseline: What the baseline scored.
+        baseline_samples: Its per-item results.
+        artifact: What the artifact scored.
+        artifact_samples: Its per-item results.
+        policy: Margins and level; `policy_of` a suite.
+        look: Which look of an adaptive evaluation this is; None where the items were all measured at once.
 
     Raises:
         StageError: The two did not answer the same prompts.
@@ -24,27 +74,66 @@ def compare(
             f"suite {baseline.suite} changed between baseline and artifact", remedy="measure both again with one suite"
         )
     pairs = pair(read_samples(baseline_samples), read_samples(artifact_samples))
+    judged = [
+        category_retention(
+            score, [one for one in pairs if one[0].category == score.category], policy, len(baseline.categories)
+        )
+        for score in baseline.categories
+    ]
+    return retention_record(baseline, artifact, judged, policy, look)
+
+
+def retention_record(
+    baseline: EvaluationRecord,
+    artifact: EvaluationRecord,
+    judged: Sequence[Judged],
+    policy: GatePolicy,
+    look: Look | None = None,
+) -> RetentionRecord:
+    """Correct for the number of categories (and of looks) and give the verdicts."""
+    evidence = [one.evidence if look is None else _looked(one.evidence, look) for one in judged]
+    verdicts = judge(evidence, policy)
+    tested = [one.numbers.p_value for one in judged if one.numbers.p_value is not None]
+    adjusted = iter(holm(tested))
+    verdict, reason = overall(verdicts)
     return RetentionRecord(
         baseline_digest=baseline.model_digest,
         artifact_digest=artifact.model_digest,
         suite=baseline.suite,
         suite_version=baseline.suite_version,
         categories=[
-            category_retention(score, [one for one in pairs if one[0].category == score.category])
-            for score in baseline.categories
+            one.numbers.model_copy(
+                update={
+                    "p_holm": None if one.numbers.p_value is None else next(adjusted),
+                    "verdict": said.verdict,
+                    "verdict_reason": said.reason,
+                    "items_to_decide": said.items_to_decide,
+                }
+            )
+            for one, said in zip(judged, verdicts, strict=True)
         ],
+        alpha=policy.alpha,
+        verdict=verdict,
+        verdict_reason=reason,
     )
 
 
-def pair(baseline: list[Sample], artifact: list[Sample]) -> list[tuple[Sample, Sample]]:
-    """Join on task, filter and document; refuse where prompts or targets differ or items are missing."""
-    others = {sample.key: sample for sample in artifact}
-    if others.keys() != {sample.key for sample in baseline}:
+def pair(baseline: Sequence[Sample], artifact: Sequence[Sample]) -> list[Pair]:
+    """Join on task, filter and document.
+
+    Raises:
+        StageError: Prompts or targets differ, or an item is missing or stands twice; the first one is named.
+    """
+    others = _by_key("the artifact", artifact)
+    mine = _by_key("the baseline", baseline)
+    if others.keys() != mine.keys():
+        task, _, _, item = min(others.keys() ^ mine.keys())
         raise StageError(
-            f"the items differ: {len(baseline)} of the baseline, {len(artifact)} of the artifact",
-            remedy="measure both again with one suite",
+            f"the items differ: {len(baseline)} of the baseline, {len(artifact)} of the artifact; "
+            f"only one has {task}, item {item}",
+            remedy="measure both again with one suite and one limit",
         )
-    pairs = [(sample, others[sample.key]) for sample in baseline]
+    pairs = [(sample, others[key]) for key, sample in mine.items()]
     for one, other in pairs:
         if (one.prompt_hash, one.target_hash) != (other.prompt_hash, other.target_hash):
             raise StageError(
@@ -54,49 +143,233 @@ def pair(baseline: list[Sample], artifact: list[Sample]) -> list[tuple[Sample, S
     return pairs
 
 
-def category_retention(score: CategoryScore, pairs: list[tuple[Sample, Sample]]) -> CategoryRetention:
-    """Retention of one category with its standard error."""
-    means = paired_means(
-        np.array([one.score for one, _ in pairs]),
-        np.array([other.score for _, other in pairs]),
-        np.array([one.weight for one, _ in pairs]),
-    )
+def category_retention(
+    score: CategoryScore, pairs: Sequence[Pair], policy: GatePolicy = DEFAULT_POLICY, categories: int = 1
+) -> Judged:
+    """The numbers of one category, before any correction for the other categories.
+
+    Args:
+        score: What the baseline scored; says the unit and what guessing scores.
+        pairs: The category's items.
+        policy: Margins and level.
+        categories: How many are judged together: the detectable difference is meant at alpha / categories.
+    """
+    level = policy.alpha / categories
+    margin = policy.margin(score.category)
+    problem = _problem(score, pairs)
+    if problem:
+        return _unjudged(score, len(pairs), margin, problem)
+    items = _documents(pairs)
+    means = paired_means(items.baseline, items.artifact, items.weights)
     if score.unit == "perplexity":
-        return _perplexity_retention(score, means)
-    ratio, ratio_stderr = means.ratio()
+        return _perplexity(score, items, means, margin, level, policy.power)
+    return _share(score, pairs, items, means, margin, level, policy.power)
+
+
+def _share(
+    score: CategoryScore,
+    pairs: Sequence[Pair],
+    items: _Items,
+    means: PairedMeans,
+    margin: float,
+    level: float,
+    power: float,
+) -> Judged:
     chance = score.chance
-    above = means.baseline - chance if chance is not None else 0.0
-    return CategoryRetention(
-        category=score.category,
-        unit=score.unit,
-        items=len(pairs),
-        chance=chance,
+    differences = items.artifact - items.baseline
+    binary = is_binary(items.baseline) and is_binary(items.artifact)
+    to_wrong = sum(one.score > other.score for one, other in pairs)
+    to_right = sum(one.score < other.score for one, other in pairs)
+    cells = paired_cells(items.baseline, items.artifact, items.weights)
+    low, high = difference_interval(cells, Z95)
+    ratio, ratio_stderr = means.ratio()
+    kept = ratio_interval(cells, Z95) or (None, None)
+    above = ratio_interval(cells, Z95, chance) if chance is not None else None
+    # McNemar's test counts items; it has no word for one that stands for several.
+    one_by_one = binary and len(differences) == items.rows and np.ptp(items.weights) == 0
+    second_moment = float(np.average(differences**2, weights=items.weights))
+    detectable = detectable_loss(second_moment, cells.items, level, power, floor=binary or second_moment == 0)
+    p_pass, p_fail = normal_p(cells.mean_z(-margin))
+    numbers = CategoryRetention(
+        **_shared(score, items, means, margin),
         baseline=means.baseline,
         artifact=means.artifact,
+        baseline_stderr=means.baseline_stderr,
+        artifact_stderr=means.artifact_stderr,
         retention=ratio,
         retention_stderr=ratio_stderr,
-        chance_corrected_retention=(means.artifact - chance) / above if chance is not None and above > 0 else None,
-        difference=means.difference,
-        difference_stderr=means.difference_stderr,
-        flips_to_wrong=sum(one.score > other.score for one, other in pairs),
-        flips_to_right=sum(one.score < other.score for one, other in pairs),
+        retention_low=kept[0],
+        retention_high=kept[1],
+        chance_corrected_retention=None if chance is None else means.above(chance),
+        chance_corrected_retention_low=above[0] if above else None,
+        chance_corrected_retention_high=above[1] if above else None,
+        difference_low=low,
+        difference_high=high,
+        flips_to_wrong=to_wrong,
+        flips_to_right=to_right,
+        p_value=mcnemar_p(to_wrong, to_right)
+        if one_by_one
+        else paired_bootstrap(differences, items.weights, SEED).p_value(),
+        detectable_difference=detectable if detectable <= 1 else None,
     )
+    evidence = Evidence(
+        category=score.category,
+        unit="share",
+        items=items.rows,
+        margin=margin,
+        loss=-means.difference,
+        loss_low=-high,
+        loss_high=-low,
+        p_pass=p_pass,
+        p_fail=p_fail,
+        headroom=means.baseline - (chance or 0.0),
+    )
+    return Judged(numbers, evidence)
 
 
-def _perplexity_retention(score: CategoryScore, means: PairedMeans) -> CategoryRetention:
+def _perplexity(
+    score: CategoryScore, items: _Items, means: PairedMeans, margin: float, level: float, power: float
+) -> Judged:
     """exp(difference of mean log-likelihoods) is baseline over artifact perplexity."""
-    retention = math.exp(means.difference)
+    differences, documents = items.artifact - items.baseline, len(items.baseline)
+    base, other, ratio = math.exp(-means.baseline), math.exp(-means.artifact), math.exp(means.difference)
     stderr = means.difference_stderr
-    return CategoryRetention(
+    numbers = CategoryRetention(
+        **_shared(score, items, means, margin),
+        baseline=base,
+        artifact=other,
+        baseline_stderr=_scaled(base, means.baseline_stderr),
+        artifact_stderr=_scaled(other, means.artifact_stderr),
+        retention=ratio,
+        retention_stderr=_scaled(ratio, stderr),
+        chance_corrected_retention=None,
+    )
+    if not stderr or stderr < 1e-12 * max(1.0, abs(means.difference)):
+        equal = f"all {documents} documents changed by the same amount" if documents > 1 else "there is one document"
+        return Judged(
+            numbers, _evidence_against(score, items.rows, margin, f"{equal}, so there is no spread to judge by")
+        )
+    bootstrap = paired_bootstrap(differences, items.weights, SEED)
+    kept_low, kept_high = (math.exp(end) for end in bootstrap.interval())
+    low, high = paired_t_interval(means.difference, stderr, documents)
+    p_pass, p_fail = paired_t_p((means.difference + math.log1p(margin)) / stderr, documents)
+    numbers = numbers.model_copy(
+        update={
+            "retention_low": kept_low,
+            "retention_high": kept_high,
+            "difference_low": low,
+            "difference_high": high,
+            "p_value": bootstrap.p_value(),
+            "detectable_difference": math.expm1(detectable_loss(documents * stderr**2, documents, level, power)),
+        }
+    )
+    evidence = Evidence(
+        category=score.category,
+        unit="perplexity",
+        items=items.rows,
+        margin=margin,
+        loss=math.expm1(-means.difference),
+        loss_low=math.expm1(-high),
+        loss_high=math.expm1(-low),
+        p_pass=p_pass,
+        p_fail=p_fail,
+    )
+    return Judged(numbers, evidence)
+
+
+def _shared(score: CategoryScore, items: _Items, means: PairedMeans, margin: float) -> dict[str, Any]:
+    return {
+        "category": score.category,
+        "unit": score.unit,
+        "items": items.rows,
+        "chance": score.chance,
+        "difference": means.difference,
+        "difference_stderr": means.difference_stderr,
+        "margin": margin,
+    }
+
+
+def _problem(score: CategoryScore, pairs: Sequence[Pair]) -> str | None:
+    """Why no honest number can be made of these items; the first item is named."""
+    if not pairs:
+        return "it has no items"
+    if score.unit == "share" and not score.higher_is_better:
+        return "a share where less is better is not supported"
+    for both in pairs:
+        for who, sample in zip(("baseline", "artifact"), both, strict=True):
+            wrong = _wrong_number(score, sample)
+            if wrong:
+                return f"task {sample.task}, item {sample.doc_id}: the {who}'s {wrong}"
+    return None if any(one.weight for one, _ in pairs) else "its items have no weight"
+
+
+def _wrong_number(score: CategoryScore, sample: Sample) -> str | None:
+    if not math.isfinite(sample.score):
+        return f"score is {sample.score}, no finite number"
+    if not math.isfinite(sample.weight) or sample.weight < 0:
+        return f"weight is {sample.weight}"
+    if score.unit == "share" and not 0 <= sample.score <= 1:
+        return f"score is {sample.score}, outside of 0 to 1"
+    if score.unit == "perplexity" and abs(sample.score) > _LARGEST_LOG:
+        return f"mean log-likelihood is {sample.score:.0f}, a perplexity too large for a number"
+    return None
+
+
+def _unjudged(score: CategoryScore, items: int, margin: float, problem: str) -> Judged:
+    numbers = CategoryRetention(
         category=score.category,
         unit=score.unit,
-        items=score.items,
-        chance=None,
-        baseline=math.exp(-means.baseline),
-        artifact=math.exp(-means.artifact),
-        retention=retention,
-        retention_stderr=retention * stderr if stderr is not None else None,
+        items=items,
+        chance=score.chance,
+        baseline=None,
+        artifact=None,
+        retention=None,
+        retention_stderr=None,
         chance_corrected_retention=None,
-        difference=means.difference,
-        difference_stderr=stderr,
+        difference=None,
+        difference_stderr=None,
+        margin=margin,
+    )
+    return Judged(numbers, _evidence_against(score, items, margin, problem))
+
+
+def _evidence_against(score: CategoryScore, items: int, margin: float, problem: str) -> Evidence:
+    return Evidence(category=score.category, unit=score.unit, items=items, margin=margin, problem=problem)
+
+
+def _documents(pairs: Sequence[Pair]) -> _Items:
+    """Items by document: where several rows of a category share one (a data set holds it twice, two tasks ask about
+    it), they become one row with their mean and their summed weight."""
+    hashes = [one.doc_hash for one, _ in pairs]
+    first = {name: place for place, name in enumerate(dict.fromkeys(hashes))}
+    where = np.array([first[name] for name in hashes])
+    weights = np.array([one.weight for one, _ in pairs], dtype=np.float64)
+    total = np.bincount(where, weights).astype(np.float64)
+    heavy = total > 0  # an empty document has no words and no say
+    means = [
+        np.bincount(where, weights * np.array([both[side].score for both in pairs], dtype=np.float64))[heavy]
+        / total[heavy]
+        for side in (0, 1)
+    ]
+    return _Items(means[0], means[1], total[heavy], len(pairs))
+
+
+def _by_key(who: str, samples: Sequence[Sample]) -> dict[tuple[str, str, str, int], Sample]:
+    keyed = {sample.key: sample for sample in samples}
+    if len(keyed) < len(samples):
+        task, _, _, item = next(key for key, count in Counter(sample.key for sample in samples).items() if count > 1)
+        raise StageError(
+            f"{task}, item {item} stands twice in the samples of {who}", remedy="run `quantbench artifacts verify`"
+        )
+    return keyed
+
+
+def _scaled(value: float, stderr: float | None) -> float | None:
+    return None if stderr is None else value * stderr
+
+
+def _looked(evidence: Evidence, look: Look) -> Evidence:
+    """With p-values that hold although the data are looked at more than once."""
+    return evidence.model_copy(
+        update={"p_pass": sequential_p(look, evidence.p_pass), "p_fail": sequential_p(look, evidence.p_fail)}
     )

@@ -1,8 +1,13 @@
-"""Per-item results: what scores are made of and what two models are paired on."""
+"""Per-item results: what scores are made of, what two models are paired on, and what a reader looks at."""
+
+from __future__ import annotations
 
 import math
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,25 +16,42 @@ from evals.suite import Category
 from registry.contracts import CategoryScore
 from registry.contracts.base import Record
 
-SAMPLES_FILE = "samples.jsonl"
+if TYPE_CHECKING:
+    import pyarrow  # type: ignore[import-untyped]
+
+SAMPLES_FILE = "samples.parquet"
+_PROMPT_CHARACTERS = 4000
+_TARGET_CHARACTERS = 500
+_ANSWER_CHARACTERS = 1000
 
 
 class Sample(Record):
-    """One item's score."""
+    """One item's score: one row for each task, filter and document."""
 
     task: str
     category: str
+    filter: str
+    metric: str
     doc_id: int
+    """The document's place in the task's data."""
     doc_hash: str
     prompt_hash: str
     """Of all prompts that were sent for the item; two models compare only where it is equal."""
     target_hash: str
-    filter: str
-    metric: str
     score: float
     """0 or 1 for accuracy; for perplexity the mean log-likelihood a word, in nats."""
     weight: float = 1.0
-    """Words of the item for perplexity; 1 else."""
+    """Words, bytes or tokens of the item for a pooled perplexity, answers for a score of several; 1 else."""
+    prompt: str = ""
+    """The last request's context; of a longer one the last 4000 characters."""
+    target: str = ""
+    """The expected answer, at most 500 characters."""
+    prompt_tokens: int = 0
+    """Length of the item's longest prompt."""
+    log_likelihoods: list[float] = []
+    """Of each choice, in nats; one number for a perplexity; empty where text is generated."""
+    answer: str = ""
+    """The chosen choice or the generated text, at most 1000 characters; empty for a perplexity."""
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -37,15 +59,48 @@ class Sample(Record):
         return self.task, self.filter, self.doc_hash, self.doc_id
 
 
+def shortened(sample: Sample) -> Sample:
+    """The sample with its texts cut to what a file of thousands can hold."""
+    return sample.model_copy(
+        update={
+            "prompt": sample.prompt[-_PROMPT_CHARACTERS:],
+            "target": sample.target[:_TARGET_CHARACTERS],
+            "answer": sample.answer[:_ANSWER_CHARACTERS],
+        }
+    )
+
+
+def write_samples(path: Path, samples: Sequence[Sample]) -> None:
+    """Write `samples` as Parquet (zstd), whole or not at all; long texts are cut."""
+    import pyarrow
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    rows = [shortened(sample).model_dump(exclude={"schema_version"}) for sample in samples]
+    table = pyarrow.Table.from_pylist(rows, schema=_schema())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        pyarrow.parquet.write_table(table, temporary, compression="zstd")
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
 def read_samples(path: Path) -> list[Sample]:
-    """The samples of a file that `lm_eval_runner` wrote.
+    """The samples of a file that `write_samples` wrote.
 
     Raises:
-        StageError: A line is damaged.
+        StageError: The file is damaged or its rows are no samples.
     """
+    import pyarrow
+    import pyarrow.parquet
+
     try:
-        return [Sample.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+        return [Sample.model_validate(row) for row in pyarrow.parquet.read_table(path).to_pylist()]
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise StageError(
             f"{path} is damaged: {error}", remedy="run `quantbench artifacts verify`, then run again"
         ) from error
@@ -67,7 +122,7 @@ def category_score(category: Category, samples: Sequence[Sample]) -> CategorySco
     stderr = math.sqrt(float(residuals @ residuals) / (items * (items - 1))) if items > 1 else None
     value = mean
     if category.unit == "perplexity":
-        value = math.exp(-mean)
+        value = _exponential(-mean)
         stderr = value * stderr if stderr is not None else None
     return CategoryScore(
         category=category.name,
@@ -78,4 +133,20 @@ def category_score(category: Category, samples: Sequence[Sample]) -> CategorySco
         higher_is_better=category.higher_is_better,
         chance=category.chance,
         unit=category.unit,
+    )
+
+
+def _exponential(value: float) -> float:
+    """exp, with the largest number for what is larger: a broken model has a perplexity, and it is in every table."""
+    return math.exp(min(value, math.log(np.finfo(float).max)))
+
+
+def _schema() -> pyarrow.Schema:
+    import pyarrow
+
+    text, number, whole = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
+    types: dict[Any, pyarrow.DataType] = {str: text, float: number, int: whole, list[float]: pyarrow.list_(number)}
+    fields = {name: field for name, field in Sample.model_fields.items() if name != "schema_version"}
+    return pyarrow.schema(
+        [pyarrow.field(name, types[field.annotation], nullable=False) for name, field in fields.items()]
     )

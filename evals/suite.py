@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 import configs
 from configs.base import StrictModel
 from configs.errors import RequestError
 from configs.loading import load_yaml_model
-from registry.hashing import digest_of, digest_of_file
+from evals.leaf_tasks import near
+from evals.local_data import DataConfig
+from evals.resolve import ResolvedSuite, resolve
 
 SUITES_DIR = Path(configs.__file__).resolve().parent / "suites"
-TASKS_DIR = Path(__file__).resolve().parent / "tasks"
 
 
 class Category(StrictModel):
@@ -28,14 +25,23 @@ class Category(StrictModel):
     name: str
     description: str
     tasks: list[str] = Field(min_length=1)
-    """lm-eval task names below `evals/tasks`."""
+    """Names of lm-eval's tasks, groups or tags, or of tasks below `evals/tasks`."""
     metric: str
     """lm-eval's name of the metric, such as `acc` or `word_perplexity`."""
     filter: str = "none"
+    """lm-eval's name of what is cut out of a generated answer before it is judged, such as `strict-match`."""
     unit: Literal["share", "perplexity"] = "share"
     higher_is_better: bool = True
     chance: float | None = None
     """What guessing scores; null where guessing has no score."""
+    num_fewshot: int | None = Field(default=None, ge=0)
+    """Examples in the prompt; each task's own number when null."""
+    limit: int | None = Field(default=None, ge=1)
+    """Items of each task, a sample by `seed`; all when null."""
+    margin: float = Field(default=0.02, gt=0)
+    """The largest loss that is accepted: a share (0.02 is two points), for perplexity a ratio (0.02 is 2 % more)."""
+    weight: float = Field(default=1.0, gt=0)
+    """Of the category in an average over categories."""
 
     @model_validator(mode="after")
     def _perplexity_is_better_when_lower(self) -> Category:
@@ -51,6 +57,10 @@ class Suite(StrictModel):
     version: str
     """Goes up when an item, a prompt or a metric changes: scores of two versions do not compare."""
     description: str
+    seed: int = 1234
+    """Picks the items where a category has a limit, and the examples in prompts."""
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    """Chance, over all categories together, that a verdict of "no worse than the margin" is wrong."""
     categories: list[Category] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -63,84 +73,35 @@ class Suite(StrictModel):
 
     @property
     def task_names(self) -> list[str]:
+        """As written: groups and tags are not taken apart."""
         return [task for category in self.categories for task in category.tasks]
+
+    def resolve(self, data: DataConfig | None = None) -> ResolvedSuite:
+        """Every leaf task with its config, data files and digest; see `evals.resolve.resolve`."""
+        return resolve(self, data)
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of the definition, the task files and their data together."""
-        files = {
-            task: [digest_of_file(task_file(task)), *map(digest_of_file, data_files(task))] for task in self.task_names
-        }
-        return digest_of({"suite": self.model_dump(mode="json"), "files": files})
+        """Of the definition, the task files and their data together, without local rows for lm-eval's tasks."""
+        return self.resolve().digest
 
     def item_texts(self) -> list[str]:
-        """The longest text of every item: what calibration rows must not hold."""
-        return [
-            max((value for value in row.values() if isinstance(value, str)), key=len)
-            for task in self.task_names
-            for row in rows_of(task)
-        ]
+        """The longest text of every embedded item: what calibration rows must not hold."""
+        return self.resolve().item_texts()
 
 
 def load_suite(name_or_path: str) -> Suite:
     """Read a shipped suite by name, or any suite file by path.
 
     Raises:
-        RequestError: There is no such suite, or it names a task that is not there; near names are told.
+        RequestError: There is no such suite, or it names a task that is not there (near names are told), or one that
+            cannot be run or scored as the suite says.
     """
     path = Path(name_or_path) if name_or_path.endswith((".yaml", ".yml")) else SUITES_DIR / f"{name_or_path}.yaml"
     if not path.exists():
         shipped = sorted(file.stem for file in SUITES_DIR.glob("*.yaml"))
-        raise RequestError(f"there is no suite {name_or_path!r}", remedy=_near(name_or_path, shipped))
+        raise RequestError(f"there is no suite {name_or_path!r}", remedy=near(name_or_path, shipped))
     suite = load_yaml_model(path, Suite)
-    for task in suite.task_names:
-        if not next(iter(rows_of(task)), None):
-            raise RequestError(f"task {task} of {path} has no items", remedy=f"fill {data_files(task)[0]}")
+    # Without the data: names, metrics and filters are known from the task files.
+    suite.resolve()
     return suite
-
-
-def task_file(task: str) -> Path:
-    """The YAML file that defines `task`.
-
-    Raises:
-        RequestError: No file below `evals/tasks` does; near names are told.
-    """
-    known = _task_files()
-    if task not in known:
-        raise RequestError(f"there is no evaluation task {task!r}", remedy=_near(task, sorted(known)))
-    return known[task]
-
-
-def task_config(task: str) -> dict[str, Any]:
-    """The task as lm-eval takes it inline, its data files named absolutely: the working directory is no matter."""
-    path = task_file(task)
-    config: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    files = config["dataset_kwargs"]["data_files"]
-    config["dataset_kwargs"]["data_files"] = {split: str(path.parent / name) for split, name in files.items()}
-    return config
-
-
-def data_files(task: str) -> list[Path]:
-    """The task's JSON-lines files."""
-    return [Path(name) for name in task_config(task)["dataset_kwargs"]["data_files"].values()]
-
-
-def rows_of(task: str) -> Iterator[dict[str, Any]]:
-    """The task's items as they stand in its files."""
-    for path in data_files(task):
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                yield json.loads(line)
-
-
-@functools.cache
-def _task_files() -> dict[str, Path]:
-    # Task files are small; `task:` is their first line by convention, but reading the whole is as quick.
-    return {
-        yaml.safe_load(path.read_text(encoding="utf-8"))["task"]: path for path in sorted(TASKS_DIR.rglob("*.yaml"))
-    }
-
-
-def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    return f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(known)}"

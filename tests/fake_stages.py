@@ -15,10 +15,11 @@ from pathlib import Path
 from pydantic import ConfigDict
 
 from configs.errors import StageError
+from evals.samples import SAMPLES_FILE, write_samples
 from registry.contracts import ObjectRef, StageJob, StageResult
 from registry.hashing import manifest_of
 from registry.stage_process import StageClock, main
-from tests.records import artifact_record, checkpoint_record, inspection_record, measurement_record, sample_lines
+from tests.records import artifact_record, checkpoint_record, inspection_record, measurement_record, samples
 
 
 class FakeJob(StageJob):
@@ -39,9 +40,7 @@ def work(job: StageJob, clock: StageClock) -> StageResult:
     with clock.part("load"):
         _misbehave(behaviour, job)
     if job.stage == "measure":
-        (job.output_dir / "samples.jsonl").write_text(
-            "".join(sample_lines(wrong=0 if stem.endswith("baseline") else 5))
-        )
+        write_samples(job.output_dir / SAMPLES_FILE, samples(wrong=0 if stem.endswith("baseline") else 5))
     digest = manifest_of(job.output_dir).digest
     record = {
         "prepare": lambda: checkpoint_record(digest),

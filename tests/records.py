@@ -1,8 +1,6 @@
 """Sound records for tests, made by hand."""
 
-import json
-from collections.abc import Iterator
-
+from evals.samples import SAMPLES_FILE, Sample
 from registry.contracts import (
     ArtifactRecord,
     CategoryScore,
@@ -69,21 +67,22 @@ def inspection_record(digest: str, passed: bool = True) -> InspectionRecord:
     )
 
 
-def sample_lines(wrong: int) -> Iterator[str]:
+def samples(wrong: int) -> list[Sample]:
     """`ITEMS` samples of which the first `wrong` are wrong."""
-    for item in range(ITEMS):
-        sample = {
-            "task": "capitals",
-            "category": "knowledge",
-            "doc_id": item,
-            "doc_hash": f"d{item}",
-            "prompt_hash": f"p{item}",
-            "target_hash": f"t{item}",
-            "filter": "none",
-            "metric": "acc",
-            "score": float(item >= wrong),
-        }
-        yield json.dumps(sample) + "\n"
+    return [
+        Sample(
+            task="capitals",
+            category="knowledge",
+            doc_id=item,
+            doc_hash=f"d{item}",
+            prompt_hash=f"p{item}",
+            target_hash=f"t{item}",
+            filter="none",
+            metric="acc",
+            score=float(item >= wrong),
+        )
+        for item in range(ITEMS)
+    ]
 
 
 def measurement_record(digest: str, wrong: int = 0) -> MeasurementRecord:
@@ -96,7 +95,7 @@ def measurement_record(digest: str, wrong: int = 0) -> MeasurementRecord:
         suite_digest="sha256:s",
         tasks=[TaskScore(task="capitals", category="knowledge", filter="none", **score)],
         categories=[CategoryScore(category="knowledge", unit="share", **score)],
-        samples_file="samples.jsonl",
+        samples_file=SAMPLES_FILE,
         requests=ITEMS,
         truncated_prompts=0,
     )

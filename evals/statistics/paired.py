@@ -34,6 +34,20 @@ class PairedMeans(NamedTuple):
             return None
         return math.sqrt(max(0.0, self.baseline_variance + self.artifact_variance - 2 * self.covariance))
 
+    @property
+    def baseline_stderr(self) -> float | None:
+        """None for a single item."""
+        return math.sqrt(self.baseline_variance) if self.items > 1 else None
+
+    @property
+    def artifact_stderr(self) -> float | None:
+        """None for a single item."""
+        return math.sqrt(self.artifact_variance) if self.items > 1 else None
+
+    def above(self, chance: float) -> float | None:
+        """(artifact - chance) / (baseline - chance); None where the baseline is not above chance."""
+        return (self.artifact - chance) / (self.baseline - chance) if self.baseline > chance else None
+
     def ratio(self) -> tuple[float, float | None]:
         """artifact / baseline and its standard error by the delta method.
 

@@ -10,18 +10,22 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from configs.errors import QuantbenchError
+from registry.contracts.comparison import Verdict
 
-COMMANDS = ("run", "plan", "doctor", "artifacts")
+COMMANDS = ("run", "plan", "doctor", "artifacts", "compare")
 """Each is a module here with `HELP`, `add_arguments(parser)` and `execute(args) -> exit code`."""
 
 INTERRUPTED = 130
+VERDICT_EXIT_CODES: dict[Verdict, int] = {"pass": 0, "fail": 1, "inconclusive": 4}
+"""Of commands that end with a verdict; a failed verdict is a result, not an error."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `quantbench`.
 
     Returns:
-        0 done, 2 the request is wrong, 3 a stage failed, 130 interrupted.
+        0 done, 2 the request is wrong, 3 a stage failed, 130 interrupted; where a verdict is asked for, 1 fail and
+        4 inconclusive.
     """
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.cli.run import add_arguments  # the same recipe, the same overrides
+from pipelines.cli.run import add_recipe_arguments as add_arguments
 from pipelines.plan import plan_stages
 from pipelines.preflight import check_rules
 from pipelines.run import known_checkpoint, open_run

@@ -4,14 +4,16 @@ import argparse
 import json
 from pathlib import Path
 
+from pipelines.cli import VERDICT_EXIT_CODES
 from pipelines.report.console import RunConsole
+from pipelines.report.rows import worst_verdict
 from pipelines.run import execute_run, open_run
 from pipelines.workspace import Workspace
 
 HELP = "quantize, inspect, measure, record and report what a recipe asks for; resumes where it stopped"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """The recipe and what is changed in it."""
     parser.add_argument("recipe", type=Path, help="a YAML file such as configs/recipes/demo.yaml")
     parser.add_argument(
@@ -24,8 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The recipe, and whether verdicts count."""
+    add_recipe_arguments(parser)
+    parser.add_argument(
+        "--require-pass",
+        action="store_true",
+        help="end with 1 when an artifact fails a gate, with 4 when one is inconclusive",
+    )
+
+
 def execute(args: argparse.Namespace) -> int:
-    """Run it; 0 when all was measured, 3 when a stage failed."""
+    """Run it; 0 when all was measured, 3 when a stage failed; with --require-pass also 1 and 4."""
     workspace = Workspace(Path(args.workspace))
     run = open_run(args.recipe, args.overrides)
     workspace.create()
@@ -34,4 +46,6 @@ def execute(args: argparse.Namespace) -> int:
     console.print_end(record)
     if args.json:
         print(json.dumps(record.model_dump(mode="json"), indent=2))
-    return record.exit_code
+    if record.exit_code or not args.require_pass:
+        return record.exit_code
+    return VERDICT_EXIT_CODES[worst_verdict(record.rows)]

@@ -16,12 +16,14 @@ from rich.text import Text
 
 from evals.suite import Suite
 from pipelines.events import StageOutcome
+from pipelines.report.judged import judged
 from pipelines.report.rows import Row
 from pipelines.report.summary import failed, names, reused_text, sentences, timed_stages
-from pipelines.report.table import Cell, Column, ReportTable, Tone, build_table, printable
+from pipelines.report.table import VERDICT_TONES, Cell, Column, ReportTable, Tone, build_table, printable
 from pipelines.run import OpenRun
 from pipelines.run_record import RunRecord
 from pipelines.stages import Stage
+from registry.contracts import CharacterizationRecord, RetentionRecord
 
 HEARTBEAT_SECONDS = 30.0
 _STYLES: dict[Tone, str] = {"good": "green", "warn": "yellow", "bad": "red", "plain": ""}
@@ -130,6 +132,30 @@ def print_record(console: Console, record: RunRecord, suite: Suite) -> None:
     for what, where in (("report", record.page), ("MLflow", record.tracking), ("logs", record.run_dir / "logs")):
         if where:
             console.print(_text(f"{what}: {where}"), soft_wrap=True)
+
+
+def print_comparison(
+    console: Console, baseline: str, artifact: str, retention: RetentionRecord, found: CharacterizationRecord
+) -> None:
+    """Print what one model kept of another: verdict, categories, a reason each, and where it was lost."""
+    verdict = _text(retention.verdict, f"bold {_STYLES[VERDICT_TONES[retention.verdict]]}")
+    console.print(
+        Text.assemble(_text(f"{artifact} against {baseline}: "), verdict, _text(f", {retention.verdict_reason}"))
+    )
+    table = Table(box=box.SIMPLE_HEAVY, header_style="bold")
+    table.add_column("category")
+    for title in ("items", "A", "B", "difference [95 %]", "margin", "verdict"):
+        table.add_column(title, justify="right", no_wrap=not title.startswith("difference"))
+    categories = judged(retention)
+    for one in categories:
+        texts = (str(one.items), one.baseline, one.artifact, one.difference_text, one.margin_text)
+        table.add_row(_text(one.category), *map(_text, texts), _text(one.verdict, _STYLES[one.tone]))
+    console.print(table)
+    for one in categories:
+        console.print(Text.assemble(_text(one.category, f"bold {_STYLES[one.tone]}"), " ", _text(one.reason)))
+    console.print()
+    for breakdown in found.breakdowns:
+        console.print(Text.assemble(_text(f"by {breakdown.by}", "bold"), " ", _text(breakdown.finding)))
 
 
 def table_blocks(console: Console, table: ReportTable) -> list[Table]:

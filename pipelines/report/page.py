@@ -7,9 +7,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evals.suite import Suite
+from pipelines.report.forest import forest_plot
+from pipelines.report.judged import drop_text, judged
 from pipelines.report.plot import quality_speed_plot
 from pipelines.report.summary import failed, names, reused_text, sentences, timed_stages
-from pipelines.report.table import build_table, mebibytes, printable, tone_of, with_stderr
+from pipelines.report.table import UNKNOWN, VERDICT_TONES, build_table, mebibytes, printable, tone_of, with_stderr
 from pipelines.run_record import RunRecord
 from registry.contracts import CalibrationRecord, StageResult
 from registry.files import write_text_atomically
@@ -40,7 +42,13 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
         lstrip_blocks=True,
         finalize=_finalized,
     )
-    environment.filters |= {"mib": mebibytes, "digest": _short_digest, "picked": _picked, "milliseconds": _milliseconds}
+    environment.filters |= {
+        "mib": mebibytes,
+        "digest": _short_digest,
+        "picked": _picked,
+        "milliseconds": _milliseconds,
+        "known": _known,
+    }
     stages = timed_stages(record)
     return environment.get_template("page.html").render(
         record=record,
@@ -49,6 +57,11 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
         checkpoint=record.rows[0].checkpoint,
         table=build_table(record.rows, suite),
         plot=quality_speed_plot(record.rows),
+        forest=forest_plot(record.rows),
+        judged=judged,
+        drop_text=drop_text,
+        interval=_interval,
+        verdict_tones=VERDICT_TONES,
         sentences=sentences(record.rows),
         failures=failed(record),
         skipped=names(record.outcomes, "skipped"),
@@ -85,6 +98,14 @@ def _versions(results: dict[str, StageResult], name: str) -> dict[str, str]:
         if f"{kind}:{name}" in results:
             found |= results[f"{kind}:{name}"].versions
     return dict(sorted(found.items()))
+
+
+def _known(value: float | None, digits: int, stderr: float | None = None) -> str:
+    return UNKNOWN if value is None else with_stderr(value, stderr, digits)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
 
 
 def _picked(indices: list[int], values: list[Any]) -> list[Any]:

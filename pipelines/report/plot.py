@@ -4,13 +4,13 @@ Colours are the page's CSS variables, so that the plot follows light, dark and p
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from pipelines.report.rows import Row
 from pipelines.report.summary import lowest_category
+from pipelines.report.svg import Scale, cut, label, line, ticks
 from pipelines.report.table import concurrencies
 
 _WIDTH, _HEIGHT = 760, 380
@@ -51,7 +51,7 @@ def points_of(rows: list[Row]) -> list[Point]:
         lowest = lowest_category(row)
         if speed is None or (index and lowest is None):
             continue
-        if lowest is None:
+        if lowest is None or lowest.retention is None:
             points.append(Point(row.name, "", speed, 1.0, 0.0, True))
         else:
             points.append(
@@ -89,35 +89,23 @@ def quality_speed_plot(rows: list[Row]) -> Markup | None:
     return Markup("\n").join(parts)
 
 
-def ticks(low: float, high: float, about: int = 6) -> list[float]:
-    """Round numbers, 1, 2 or 5 times a power of ten apart, that cover [low, high]."""
-    raw = (high - low) / about if high > low else 1.0
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 10) for index in range(first, max(last, first + 1) + 1)]
-
-
-_Scale = Callable[[float], float]
-
-
-def _axes(x_ticks: list[float], y_ticks: list[float], x_of: _Scale, y_of: _Scale, level: int) -> list[Markup]:
+def _axes(x_ticks: list[float], y_ticks: list[float], x_of: Scale, y_of: Scale, level: int) -> list[Markup]:
     left, right, bottom = _LEFT, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     digits = max(2, -math.floor(math.log10(y_ticks[1] - y_ticks[0]) + 1e-9))
     parts = []
     for tick in y_ticks:
         y = y_of(tick)
-        parts.append(_line("grid", left, y, right, y))
-        parts.append(_label("tick end", left - 8, y + 4, f"{tick:.{digits}f}"))
+        parts.append(line("grid", left, y, right, y))
+        parts.append(label("tick end", left - 8, y + 4, f"{tick:.{digits}f}"))
     for tick in x_ticks:
         x = x_of(tick)
-        parts.append(_line("axis", x, bottom, x, bottom + 5))
-        parts.append(_label("tick middle", x, bottom + 19, f"{tick:g}"))
-    parts.append(_line("axis", left, bottom, right, bottom))
+        parts.append(line("axis", x, bottom, x, bottom + 5))
+        parts.append(label("tick middle", x, bottom + 19, f"{tick:g}"))
+    parts.append(line("axis", left, bottom, right, bottom))
     if y_ticks[0] <= 1 <= y_ticks[-1]:
-        parts.append(_line("unity", left, y_of(1), right, y_of(1)))
+        parts.append(line("unity", left, y_of(1), right, y_of(1)))
     requests = "1 request" if level == 1 else f"{level} requests"
-    parts.append(_label("title middle", (left + right) / 2, _HEIGHT - 8, f"output tokens/s with {requests} at a time"))
+    parts.append(label("title middle", (left + right) / 2, _HEIGHT - 8, f"output tokens/s with {requests} at a time"))
     parts.append(
         Markup('<text class="title middle" transform="translate(14 {:.1f}) rotate(-90)">{}</text>').format(
             (_TOP + bottom) / 2, "retention in the lowest category"
@@ -126,20 +114,20 @@ def _axes(x_ticks: list[float], y_ticks: list[float], x_of: _Scale, y_of: _Scale
     return parts
 
 
-def _marks(points: list[Point], x_of: _Scale, y_of: _Scale) -> list[Markup]:
+def _marks(points: list[Point], x_of: Scale, y_of: Scale) -> list[Markup]:
     parts = []
     for point in points:
         x, y = x_of(point.x), y_of(point.y)
         if point.stderr:
             low, high = y_of(point.y - point.stderr), y_of(point.y + point.stderr)
-            parts += [_line("error", x, low, x, high)]
-            parts += [_line("error", x - 4, end, x + 4, end) for end in (low, high)]
+            parts += [line("error", x, low, x, high)]
+            parts += [line("error", x - 4, end, x + 4, end) for end in (low, high)]
         kind = "baseline" if point.is_baseline else "model"
         parts.append(Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(kind, x, y))
     return parts
 
 
-def _labels(points: list[Point], x_of: _Scale, y_of: _Scale) -> list[Markup]:
+def _labels(points: list[Point], x_of: Scale, y_of: Scale) -> list[Markup]:
     """A label beside each point, at the first place where it covers nothing."""
     taken = []
     for point in points:
@@ -147,15 +135,15 @@ def _labels(points: list[Point], x_of: _Scale, y_of: _Scale) -> list[Markup]:
         taken.append(_Box(x - 5, y_of(point.y + point.stderr) - 3, x + 5, y_of(point.y - point.stderr) + 3))
     parts = []
     for point in points:
-        text = point.name if len(point.name) <= 24 else point.name[:23] + "…"
+        text = cut(point.name, 24)
         width = _CHARACTER_WIDTH * max(len(text), len(point.category))
         x, y = x_of(point.x), y_of(point.y)
         left, box = _free_place(x, y, width, _LINE_HEIGHT * (2 if point.category else 1), taken)
         taken.append(box)
         anchor, at = ("end", box.right) if left else ("start", box.left)
-        parts.append(_label(f"name {anchor}", at, box.top + 12, text))
+        parts.append(label(f"name {anchor}", at, box.top + 12, text))
         if point.category:
-            parts.append(_label(f"tick {anchor}", at, box.top + 12 + _LINE_HEIGHT, point.category))
+            parts.append(label(f"tick {anchor}", at, box.top + 12 + _LINE_HEIGHT, point.category))
     return parts
 
 
@@ -170,11 +158,3 @@ def _free_place(x: float, y: float, width: float, height: float, taken: list[_Bo
     inside = [(left, box) for left, box in places if box.left >= _LEFT and box.right <= _WIDTH - 4]
     free = [place for place in inside if not any(place[1].overlaps(box) for box in taken)]
     return (free or inside or places)[0]
-
-
-def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
-    return Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(kind, x1, y1, x2, y2)
-
-
-def _label(kind: str, x: float, y: float, text: str) -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(kind, x, y, escape(text))

@@ -6,13 +6,16 @@ from registry.contracts import (
     ArtifactRecord,
     CategoryRetention,
     CategoryScore,
+    CharacterizationRecord,
     CheckpointRecord,
     InspectionRecord,
     MeasurementRecord,
     RetentionRecord,
     StageResult,
+    TokenAgreementRecord,
 )
 from registry.contracts.base import Record
+from registry.contracts.comparison import Verdict
 
 
 class Row(Record):
@@ -26,6 +29,9 @@ class Row(Record):
     inspection: InspectionRecord | None = None
     measurement: MeasurementRecord | None = None
     retention: RetentionRecord | None = None
+    characterization: CharacterizationRecord | None = None
+    """Where it lost; beside `retention`."""
+    token_agreement: TokenAgreementRecord | None = None
     failure: str | None = None
 
     @property
@@ -39,11 +45,18 @@ class Row(Record):
     def sound(self) -> bool | None:
         """Whether it passed its inspection and was served and measured; None while that is not known.
 
-        It says nothing about what was lost: that is for the reader to judge, category by category.
+        It says nothing about what was lost: see `verdict`.
         """
         if self.failure:
             return False
         return True if self.measurement else None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What was lost, judged; an artifact that is not sound fails first. None while there is nothing to judge."""
+        if self.failure:
+            return "fail"
+        return self.retention.verdict if self.retention else None
 
     def score(self, category: str) -> CategoryScore | None:
         """The row's score in one category."""
@@ -74,7 +87,14 @@ def baseline_row(results: Mapping[str, StageResult]) -> Row:
     )
 
 
-def artifact_row(name: str, method: str, results: Mapping[str, StageResult], retention: RetentionRecord | None) -> Row:
+def artifact_row(
+    name: str,
+    method: str,
+    results: Mapping[str, StageResult],
+    retention: RetentionRecord | None,
+    characterization: CharacterizationRecord | None = None,
+    token_agreement: TokenAgreementRecord | None = None,
+) -> Row:
     """One artifact's row."""
     artifact, inspection, measurement = (
         _record(results, f"{kind}:{name}") for kind in ("quantize", "inspect", "measure")
@@ -86,8 +106,18 @@ def artifact_row(name: str, method: str, results: Mapping[str, StageResult], ret
         inspection=InspectionRecord.model_validate(inspection) if inspection else None,
         measurement=MeasurementRecord.model_validate(measurement) if measurement else None,
         retention=retention,
+        characterization=characterization,
+        token_agreement=token_agreement,
         failure=_failure(results, "prepare", f"quantize:{name}", f"inspect:{name}", f"measure:{name}"),
     )
+
+
+def worst_verdict(rows: list[Row]) -> Verdict:
+    """Of all artifacts together: one that fails fails all, and one that was not judged decides nothing."""
+    verdicts = {row.verdict for row in rows[1:]}
+    if "fail" in verdicts:
+        return "fail"
+    return "pass" if verdicts == {"pass"} else "inconclusive"
 
 
 def _record(results: Mapping[str, StageResult], stage: str) -> dict[str, object] | None:

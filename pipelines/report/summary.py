@@ -2,7 +2,7 @@
 
 from pipelines.events import ENGINE_PARTS, PartKind, StageOutcome
 from pipelines.report.rows import Row
-from pipelines.report.table import Tone, concurrencies, tone_of, with_stderr
+from pipelines.report.table import VERDICT_TONES, Tone, better_than_plausible, concurrencies, with_stderr
 from pipelines.run_record import RunRecord
 from registry.contracts import CategoryRetention, Failure
 from registry.contracts.base import Record
@@ -35,7 +35,8 @@ class TimedStage(Record):
 
 def lowest_category(row: Row) -> CategoryRetention | None:
     """The category of which the row kept the smallest share."""
-    return min(row.retention.categories, key=lambda kept: kept.retention, default=None) if row.retention else None
+    known = [kept for kept in row.retention.categories if kept.retention is not None] if row.retention else []
+    return min(known, key=lambda kept: kept.retention or 0.0, default=None)
 
 
 def sentences(rows: list[Row]) -> list[Sentence]:
@@ -50,9 +51,24 @@ def _sentence(row: Row, baseline: Row, levels: list[int]) -> Sentence:
         return Sentence(name=row.name, text=f"failed in {row.failure.splitlines()[0]}", tone="bad")
     if row.measurement is None:
         return Sentence(name=row.name, text="is not measured yet", tone="plain")
-    lowest = lowest_category(row)
-    if lowest is None:
+    if row.retention is None:
         return Sentence(name=row.name, text="was measured, but there is no baseline to compare it with", tone="warn")
+    text = row.retention.verdict_reason.rstrip(".")
+    if row.retention.verdict != "fail":
+        text = f"{row.retention.verdict}: {text}"
+    odd = [kept.category for kept in row.retention.categories if better_than_plausible(kept)]
+    text += f"; implausibly better than the baseline in {', '.join(odd)}" if odd else ""
+    lowest = lowest_category(row)
+    if lowest and lowest.retention is not None:
+        kept = with_stderr(lowest.retention, lowest.retention_stderr)
+        text += f"; lowest category {lowest.category}, keeps {kept}"
+    gained = _gained(row, baseline, levels)
+    text += f"; has {' and '.join(gained)}" if gained else ""
+    tone = VERDICT_TONES[row.retention.verdict]
+    return Sentence(name=row.name, text=text, tone="warn" if odd and tone == "good" else tone)
+
+
+def _gained(row: Row, baseline: Row, levels: list[int]) -> list[str]:
     told = []
     if row.size_bytes and baseline.size_bytes:
         told.append(f"{row.size_bytes / baseline.size_bytes:.2f} of the baseline's size")
@@ -60,16 +76,7 @@ def _sentence(row: Row, baseline: Row, levels: list[int]) -> Sentence:
         speed, base = row.tokens_per_second(levels[-1]), baseline.tokens_per_second(levels[-1])
         if speed and base:
             told.append(f"{speed / base:.2f} of its output tokens/s with {levels[-1]} requests at a time")
-    kept = f"lowest category {lowest.category}, keeps {with_stderr(lowest.retention, lowest.retention_stderr)}"
-    text = "; ".join([*(["has " + " and ".join(told)] if told else []), kept])
-    lost, odd = _categories_toned(row, "bad"), _categories_toned(row, "warn")
-    text += f"; clear loss in {', '.join(lost)}" if lost else "; no clear large loss"
-    text += f"; implausibly better than the baseline in {', '.join(odd)}" if odd else ""
-    return Sentence(name=row.name, text=text, tone="bad" if lost else "warn" if odd else "good")
-
-
-def _categories_toned(row: Row, tone: Tone) -> list[str]:
-    return [kept.category for kept in row.retention.categories if tone_of(kept) == tone] if row.retention else []
+    return told
 
 
 def failed(record: RunRecord) -> list[tuple[str, Failure]]:

@@ -8,20 +8,21 @@ from typing import Literal
 from evals.suite import Suite
 from pipelines.device import SERVE_16_BIT_ONLY
 from pipelines.report.rows import Row
-from registry.contracts import CategoryRetention, CategoryScore
+from registry.contracts import CategoryRetention, CategoryScore, RetentionRecord
 from registry.contracts.base import Record
+from registry.contracts.comparison import Verdict
 
 Tone = Literal["good", "warn", "bad", "plain"]
 
 CLEAR_STDERRS = 3.0
 """A difference of more standard errors than this is not taken for chance."""
-LARGE_LOSS = 0.05
-"""A clear loss of more than this share of the baseline is toned `bad`."""
+VERDICT_TONES: dict[Verdict, Tone] = {"pass": "good", "fail": "bad", "inconclusive": "warn"}
 UNKNOWN = "–"
 DTYPE_MARK = "†"
 
 _BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Terminal sequences, control characters, and what turns the direction of text around."""
 
 
 class Column(Record):
@@ -65,7 +66,8 @@ def build_table(rows: list[Row], suite: Suite) -> ReportTable:
         suite: Gives the category columns their order, chance and direction. No average over them is ever made.
     """
     baseline = rows[0]
-    drawn = [*_identity(baseline), *_categories(suite), *_sizes(baseline), *_speeds(rows, baseline), _sound()]
+    model, dtype = _identity(baseline)
+    drawn = [model, _verdict(), dtype, *_categories(suite), *_sizes(baseline), *_speeds(rows, baseline)]
     return ReportTable(
         columns=[column for column, _ in drawn],
         rows=[[cell_of(row) for _, cell_of in drawn] for row in rows],
@@ -113,24 +115,41 @@ def _categories(suite: Suite) -> list[_ColumnAndCells]:
     return columns
 
 
-def _sound() -> _ColumnAndCells:
-    told: dict[bool | None, tuple[str, Tone]] = {True: ("yes", "good"), False: ("no", "bad"), None: (UNKNOWN, "plain")}
-    hint = "yes: it passed its inspection and was served and measured. What it lost is yours to judge."
+def _verdict() -> _ColumnAndCells:
+    hint = (
+        "pass: every category surely lost less than its margin. fail: one surely lost more, or the artifact did not "
+        "pass its inspection or could not be served. inconclusive: more items are needed."
+    )
 
     def cell(row: Row) -> Cell:
-        text, tone = told[row.sound]
-        return Cell(text=text, tone=tone, tooltip=row.failure)
+        if row.verdict is None:
+            return Cell()
+        return Cell(
+            text=row.verdict,
+            second="not sound" if row.failure else _deciding(row.retention),
+            tone=VERDICT_TONES[row.verdict],
+            tooltip=row.failure or (row.retention.verdict_reason if row.retention else None),
+        )
 
-    return Column(title="sound", hint=hint, group="cost"), cell
+    return Column(title="verdict", hint=hint, group="quality"), cell
+
+
+def _deciding(retention: RetentionRecord | None) -> str | None:
+    """How many categories are of the verdict that decided."""
+    if retention is None:
+        return None
+    deciding = sum(kept.verdict == retention.verdict for kept in retention.categories)
+    return f"{deciding} of {len(retention.categories)}"
 
 
 def _category_cell(row: Row, category: str) -> Cell:
     score, kept = row.score(category), row.kept(category)
     if score is None:
         return Cell()
+    retention = kept.retention if kept else None
     return Cell(
         text=_score_text(score),
-        second=f"kept {with_stderr(kept.retention, kept.retention_stderr)}" if kept else None,
+        second=f"kept {with_stderr(retention, kept.retention_stderr)}" if kept and retention is not None else None,
         tone=tone_of(kept) if kept else "plain",
         tooltip=_tooltip(score, kept),
     )
@@ -143,6 +162,8 @@ def _score_text(score: CategoryScore) -> str:
 
 def _tooltip(score: CategoryScore, kept: CategoryRetention | None) -> str:
     facts = [f"{score.items} items, metric {score.metric}"]
+    if kept:
+        facts.append(f"{kept.verdict}: {kept.verdict_reason}")
     if kept and kept.chance_corrected_retention is not None and kept.chance:
         facts.append(f"above chance it keeps {kept.chance_corrected_retention:.2f}")
     if kept and kept.flips_to_wrong is not None:
@@ -153,22 +174,18 @@ def _tooltip(score: CategoryScore, kept: CategoryRetention | None) -> str:
 
 
 def tone_of(kept: CategoryRetention) -> Tone:
-    """`warn` where an artifact beats its own baseline too clearly to be believed, `bad` for a clear large loss."""
-    if better_than_plausible(kept):
-        return "warn"
-    return "bad" if _stderrs(kept) < -CLEAR_STDERRS and kept.retention < 1 - LARGE_LOSS else "plain"
+    """`bad` for a category that fails, `warn` where an artifact beats its baseline too clearly to be believed.
+
+    An inconclusive category is `plain`: with few items it is the usual case, and the verdict's column says it.
+    """
+    if kept.verdict == "fail":
+        return "bad"
+    return "warn" if better_than_plausible(kept) else "plain"
 
 
 def better_than_plausible(kept: CategoryRetention) -> bool:
     """More than three standard errors better than the baseline: quantization loses, so something else is at work."""
-    return _stderrs(kept) > CLEAR_STDERRS
-
-
-def _stderrs(kept: CategoryRetention) -> float:
-    """The difference in standard errors, positive where the artifact is better; 0 where it has none."""
-    if kept.difference_stderr:
-        return kept.difference / kept.difference_stderr
-    return (kept.retention - 1) / kept.retention_stderr if kept.retention_stderr else 0.0
+    return bool(kept.difference and kept.difference_stderr and kept.difference / kept.difference_stderr > CLEAR_STDERRS)
 
 
 def _sizes(baseline: Row) -> list[_ColumnAndCells]:

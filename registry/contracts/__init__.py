@@ -2,6 +2,16 @@
 
 from registry.contracts.artifact import ArtifactRecord, InspectionCheck, InspectionRecord, QuantizedModule
 from registry.contracts.calibration import CalibrationRecord
+from registry.contracts.characterization import (
+    Breakdown,
+    CharacterizationRecord,
+    Flip,
+    Heterogeneity,
+    LengthTrend,
+    PromptAgreement,
+    StratumDrop,
+    TokenAgreementRecord,
+)
 from registry.contracts.checkpoint import CheckpointRecord
 from registry.contracts.comparison import CategoryRetention, RetentionRecord
 from registry.contracts.evaluation import CategoryScore, EvaluationRecord, TaskScore
@@ -12,23 +22,31 @@ from registry.contracts.stage import Failure, ObjectRef, StageResult
 
 __all__ = [
     "ArtifactRecord",
+    "Breakdown",
     "CalibrationRecord",
     "CategoryRetention",
     "CategoryScore",
+    "CharacterizationRecord",
     "CheckpointRecord",
     "Endpoint",
     "EvaluationRecord",
     "Failure",
+    "Flip",
+    "Heterogeneity",
     "InspectionCheck",
     "InspectionRecord",
+    "LengthTrend",
     "LoadPoint",
     "MeasurementRecord",
     "MemoryRecord",
     "ObjectRef",
+    "PromptAgreement",
     "QuantizedModule",
     "RetentionRecord",
     "ServingRecord",
     "StageJob",
     "StageResult",
+    "StratumDrop",
     "TaskScore",
+    "TokenAgreementRecord",
 ]

@@ -1,30 +1,60 @@
-"""What an artifact kept of its baseline, per category, from per-item pairs."""
+"""What an artifact kept of its baseline, per category, from per-item pairs.
+
+docs/statistics.md says what each number means, where its formula comes from and how it was checked.
+"""
 
 from typing import Literal
 
 from registry.contracts.base import Record
+
+Verdict = Literal["pass", "fail", "inconclusive"]
 
 
 class CategoryRetention(Record):
     category: str
     unit: Literal["share", "perplexity"]
     items: int
-    """Paired items."""
+    """Paired items; documents for perplexity."""
     chance: float | None
-    baseline: float
-    artifact: float
-    retention: float
+    baseline: float | None
+    """The pooled score; None where there is none (no items, a score that is not a finite number)."""
+    artifact: float | None
+    baseline_stderr: float | None = None
+    artifact_stderr: float | None = None
+    retention: float | None
     """artifact / baseline; baseline / artifact for perplexity, so that 1 is `nothing lost` and less is loss."""
     retention_stderr: float | None
     """By the delta method on the pairs; None where it is not defined (a baseline of 0)."""
+    retention_low: float | None = None
+    """95 % interval of `retention`; None where the data do not bound it."""
+    retention_high: float | None = None
     chance_corrected_retention: float | None
     """(artifact - chance) / (baseline - chance); None without chance or where the baseline is at chance."""
-    difference: float
+    chance_corrected_retention_low: float | None = None
+    chance_corrected_retention_high: float | None = None
+    difference: float | None
     """artifact - baseline; for perplexity the difference of mean log-likelihood a token (or word), higher is better."""
     difference_stderr: float | None
+    difference_low: float | None = None
+    """95 % interval of `difference`."""
+    difference_high: float | None = None
     flips_to_wrong: int | None = None
-    """Items that only the baseline got right; None for perplexity."""
+    """Items that only the baseline got right, or that the artifact scored lower; None for perplexity."""
     flips_to_right: int | None = None
+    p_value: float | None = None
+    """Of `no difference`, two-sided: exact McNemar for 0/1 scores, paired bootstrap for others."""
+    p_holm: float | None = None
+    """`p_value` adjusted for the number of categories (Holm)."""
+    detectable_difference: float | None = None
+    """Smallest true loss that so many items show with 80 % power, in the unit of `margin`; None where no loss would."""
+    margin: float | None = None
+    """Largest acceptable loss: share points, or for perplexity a ratio (0.02 allows 2 % more perplexity)."""
+    verdict: Verdict = "inconclusive"
+    """pass: surely loses less than `margin`; fail: surely loses more; both at the gate's level over all categories."""
+    verdict_reason: str = "not judged"
+    """One sentence with the numbers."""
+    items_to_decide: int | None = None
+    """Items in all that would decide an inconclusive verdict with 80 % power if the loss stays as observed."""
 
 
 class RetentionRecord(Record):
@@ -33,3 +63,8 @@ class RetentionRecord(Record):
     suite: str
     suite_version: str
     categories: list[CategoryRetention]
+    alpha: float | None = None
+    """Risk over all categories together that one passes wrongly, and that one fails wrongly."""
+    verdict: Verdict = "inconclusive"
+    """fail if any category fails, else inconclusive if any is, else pass."""
+    verdict_reason: str = "not judged"

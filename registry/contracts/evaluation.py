@@ -45,6 +45,11 @@ class EvaluationRecord(Record):
     tasks: list[TaskScore]
     categories: list[CategoryScore]
     samples_file: str
-    """Per-item results, JSON lines, beside this record: task, doc_id, doc_hash, prompt_hash, target_hash, score."""
+    """Per-item results, Parquet, beside this record: one row for each task, filter and document (`evals.samples`)."""
     requests: int
+    """Questions that the tasks asked: a choice's log-likelihood, a window of a text, a text to write."""
+    requests_sent: int = 0
+    """Requests that the server got: fewer where questions share one, none for answers out of the cache."""
+    answers_from_cache: int = 0
+    """Questions that an earlier evaluation of the same model and engine had answered."""
     truncated_prompts: int

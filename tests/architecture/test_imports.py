@@ -45,7 +45,7 @@ def test_the_command_line_parses_without_an_engine() -> None:
     ("package", "modules"),
     [
         ("mlflow", {"registry/mlflow_backend.py"}),
-        ("lm_eval", {"evals/lm_eval_runner.py"}),
+        ("lm_eval", {"evals/lm_eval_runner.py", "evals/questions.py"}),
         ("vllm", {"serving_checks/load.py", "serving_checks/vllm_fork_patch.py"}),
     ],
 )

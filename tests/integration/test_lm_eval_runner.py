@@ -1,74 +1,38 @@
 """lm-eval against a completions server that is made here: scores, counts, and what happens when it fails."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from configs.errors import StageError
-from evals import suite as suites
-from evals.lm_eval_runner import prepare
+from evals import leaf_tasks
+from evals.lm_eval_runner import _score, prepare
 from evals.samples import read_samples
 from evals.suite import Category, Suite, load_suite
 from registry.contracts import Endpoint, EvaluationRecord
+from tests.completions_server import FormulaModel, completions_server
 from tests.tiny_llama import make_tiny_tokenizer
 
-LOGPROB = -0.5
 
+class EvenModel(FormulaModel):
+    """Every token is as likely as every other and so the most likely one; every text is the same."""
 
-@contextmanager
-def completions_server(answer: "Answer") -> Iterator[str]:
-    """Echoes prompts with the log-probabilities that `answer` gives to each of their tokens."""
+    def __init__(self, logprob: float = -0.5, text: str = " Bern.", fail_after: int | None = None) -> None:
+        super().__init__(fail_after)
+        self.logprob, self.written = logprob, text
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            answer.headers.append(dict(self.headers))
-            status, content = answer(body)
-            data = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def log_probability(self, prefix: Sequence[int], token: int) -> float:
+        return self.logprob
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
+    def likeliest(self, prefix: Sequence[int]) -> int:
+        return 0
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-class Answer:
-    """Every token is as likely as every other and the most likely one, unless told otherwise."""
-
-    def __init__(self, logprob: float = LOGPROB, fail_after: int | None = None) -> None:
-        self.logprob, self.fail_after, self.asked = logprob, fail_after, 0
-        self.headers: list[dict[str, str]] = []
-
-    def __call__(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        self.asked += 1
-        if self.fail_after is not None and self.asked > self.fail_after:
-            return 500, {"error": "ordered to fail"}
-        if "echo" not in body:
-            return 200, {"choices": [{"index": index, "text": " Bern."} for index in range(len(body["prompt"]))]}
-        choices = []
-        for index, tokens in enumerate(body["prompt"]):
-            count = len(tokens) + 1
-            logprobs = {"token_logprobs": [self.logprob] * count, "top_logprobs": [{"a": self.logprob}] * count}
-            choices.append({"index": index, "logprobs": logprobs, "text": ""})
-        return 200, {"choices": choices}
+    def text(self, prompt: Sequence[int]) -> str:
+        return self.written
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +43,24 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(
-    model_dir: Path, output_dir: Path, answer: Answer, suite: Suite | None = None, max_model_len: int = 512
+    model_dir: Path,
+    output_dir: Path,
+    model: FormulaModel,
+    suite: Suite | None = None,
+    max_model_len: int = 512,
+    **options: Any,
 ) -> EvaluationRecord:
-    with completions_server(answer) as url:
+    with completions_server(model) as url:
         endpoint = Endpoint(
             base_url=url, served_model_name="model", model_path=str(model_dir), max_model_len=max_model_len
         )
-        return prepare(suite or load_suite("demo")).evaluate(
+        return prepare((suite or load_suite("demo")).resolve()).evaluate(
             endpoint,
             model_digest="sha256:m",
             output_dir=output_dir,
             num_concurrent=4,
             on_progress=lambda done, total: None,
+            **options,
         )
 
 
@@ -107,13 +77,13 @@ def small_suite(**changes: object) -> Suite:
 
 def test_every_category_is_scored_and_every_item_kept(model_dir: Path, tmp_path: Path) -> None:
     suite = load_suite("demo")
-    answer = Answer()
-    record = evaluate(model_dir, tmp_path, answer, suite)
+    model = EvenModel()
+    record = evaluate(model_dir, tmp_path, model, suite)
     scores = {score.category: score for score in record.categories}
     assert set(scores) == {category.name for category in suite.categories}
     samples = read_samples(tmp_path / record.samples_file)
     assert len(samples) == sum(score.items for score in record.categories) == len(suite.item_texts())
-    assert record.requests == answer.asked
+    assert record.requests >= record.requests_sent == len(model.bodies)
     assert record.truncated_prompts == 0
     # Each token is the greedy one, so greedy-match categories are full; each has the log-likelihood of its length.
     assert scores["knowledge"].value == 1.0
@@ -121,11 +91,85 @@ def test_every_category_is_scored_and_every_item_kept(model_dir: Path, tmp_path:
     assert scores["language"].unit == "perplexity"
 
 
+def test_samples_can_be_read_by_a_person(model_dir: Path, tmp_path: Path) -> None:
+    model = FormulaModel()
+    record = evaluate(model_dir, tmp_path, model, small_suite())
+    samples = read_samples(tmp_path / record.samples_file)
+    assert [sample.doc_id for sample in samples] == list(range(len(samples)))
+    for sample in samples:
+        assert len(sample.log_likelihoods) == 2
+        assert sample.target and sample.answer
+        assert (sample.answer == sample.target) == (sample.score == 1.0)
+        assert sample.prompt_tokens > 0
+
+
+def test_scores_are_those_of_lm_eval_s_own_client(model_dir: Path, tmp_path: Path) -> None:
+    """The same formula through lm-eval's evaluate and a client that asks for one score after the other."""
+    from lm_eval.api.model import LM
+    from lm_eval.evaluator import evaluate as evaluate_by_lm_eval
+
+    from evals.questions import Questioner
+
+    model, suite = FormulaModel(), load_suite("demo")
+
+    class Plain(LM):  # type: ignore[misc] # lm-eval has no types
+        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+            return [self._scores(one)[0] for one in Questioner(str(model_dir), 512).ask(requests)]
+
+        def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+            asked = Questioner(str(model_dir), 512).ask(requests)
+            return [sum(score for score, _ in self._scores(one)) for one in asked]
+
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            raise NotImplementedError
+
+        def _scores(self, asked: Any) -> list[tuple[float, bool]]:
+            return [model.score(question.context, question.continuation) for question in asked.questions]
+
+    found = evaluate(model_dir, tmp_path, model, suite)
+    theirs = evaluate_by_lm_eval(Plain(), {"tasks": prepare(suite.resolve()).tasks}, bootstrap_iters=0)["results"]
+    for score in found.tasks:
+        assert score.value == pytest.approx(theirs[score.task][f"{score.metric},{score.filter}"], rel=1e-9)
+
+
 def test_truncated_prompts_are_counted(model_dir: Path, tmp_path: Path) -> None:
     record = evaluate(
-        model_dir, tmp_path, Answer(), small_suite(name="knowledge", tasks=["demo_knowledge"]), max_model_len=14
+        model_dir, tmp_path, EvenModel(), small_suite(name="knowledge", tasks=["demo_knowledge"]), max_model_len=14
     )
     assert record.truncated_prompts > 0
+
+
+def test_some_items_only(model_dir: Path, tmp_path: Path) -> None:
+    whole = evaluate(model_dir, tmp_path / "whole", FormulaModel(), small_suite())
+    part = evaluate(model_dir, tmp_path / "part", FormulaModel(), small_suite(), items={"demo_grammar": [7, 2, 2]})
+    by_id = {sample.doc_id: sample for sample in read_samples(tmp_path / "whole" / whole.samples_file)}
+    assert read_samples(tmp_path / "part" / part.samples_file) == [by_id[2], by_id[7]]
+
+
+@pytest.mark.parametrize(("items", "said"), [([], "none of them"), ([0, 10**6], r"\[1000000\]"), ([-1], r"\[-1\]")])
+def test_items_that_are_not_there(model_dir: Path, tmp_path: Path, items: list[int], said: str) -> None:
+    with pytest.raises(StageError, match=f"demo_grammar has .* asked for {said}"):
+        evaluate(model_dir, tmp_path, FormulaModel(), small_suite(), items={"demo_grammar": items})
+
+
+def test_one_item_is_scored_without_a_standard_error(model_dir: Path, tmp_path: Path) -> None:
+    record = evaluate(model_dir, tmp_path, FormulaModel(), small_suite(), items={"demo_grammar": [0]})
+    assert (record.categories[0].items, record.categories[0].stderr) == (1, None)
+
+
+def test_tasks_that_are_added_are_the_only_ones_asked(model_dir: Path, tmp_path: Path) -> None:
+    facts = {"engine": "vllm 0", "dtype": "float32"}
+    options: dict[str, Any] = {"cache_file": tmp_path / "cache", "cache_facts": facts}
+    first = evaluate(model_dir, tmp_path / "first", FormulaModel(), small_suite(), **options)
+    more = small_suite(tasks=["demo_grammar", "demo_commonsense"])
+    model = FormulaModel()
+    both = evaluate(model_dir, tmp_path / "both", model, more, **options)
+    assert both.answers_from_cache == first.requests
+    alone = evaluate(model_dir, tmp_path / "alone", FormulaModel(), small_suite(tasks=["demo_commonsense"]))
+    assert len(model.bodies) == alone.requests_sent
+    assert both.tasks[0] == first.tasks[0]
+    with pytest.raises(StageError, match="dtype is float32, asked for bfloat16"):
+        evaluate(model_dir, tmp_path, FormulaModel(), more, **options | {"cache_facts": {"dtype": "bfloat16"}})
 
 
 GENERATING_TASK = """
@@ -133,46 +177,86 @@ task: capitals
 dataset_path: json
 dataset_kwargs: {data_files: {test: capitals.jsonl}}
 test_split: test
+fewshot_split: test
+num_fewshot: 1
 output_type: generate_until
 doc_to_text: "{{question}}"
 doc_to_target: " {{answer}}."
 generation_kwargs: {until: ["\\n"], max_gen_toks: 16, do_sample: false}
 metric_list:
   - {metric: exact_match, aggregation: mean, higher_is_better: true}
+filter_list:
+  - {name: strict, filter: [{function: take_first}]}
+  - {name: first-word, filter: [{function: regex, regex_pattern: "(\\\\w+)"}, {function: take_first}]}
 metadata: {version: 1}
 """
 
 
 @pytest.fixture
 def generating_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Suite]:
-    """A suite of one task that lets the model write: 3 items, the first of them long."""
+    """A suite of one task that lets the model write: 3 items, the first of them long; two filters."""
     folder = tmp_path / "tasks"
     folder.mkdir()
     (folder / "capitals.yaml").write_text(GENERATING_TASK)
     questions = {"well " * 30 + "the capital of Switzerland is": "Bern", "of France:": "Paris", "of Italy:": "Rome"}
     rows = [json.dumps({"question": question, "answer": answer}) for question, answer in questions.items()]
     (folder / "capitals.jsonl").write_text("\n".join(rows))
-    monkeypatch.setattr(suites, "TASKS_DIR", folder)
-    suites._task_files.cache_clear()
-    yield small_suite(name="capitals", tasks=["capitals"], metric="exact_match", chance=None)
-    suites._task_files.cache_clear()
+    monkeypatch.setattr(leaf_tasks, "TASKS_DIR", folder)
+    leaf_tasks.own_task_files.cache_clear()
+    yield small_suite(name="capitals", tasks=["capitals"], metric="exact_match", filter="strict", chance=None)
+    leaf_tasks.own_task_files.cache_clear()
 
 
-@pytest.mark.parametrize(("max_model_len", "truncated"), [(512, 0), (40, 1)])
+@pytest.mark.parametrize(("max_model_len", "truncated"), [(512, False), (40, True)])
 def test_generated_answers_are_counted_and_scored(
-    model_dir: Path, tmp_path: Path, generating_suite: Suite, max_model_len: int, truncated: int
+    model_dir: Path, tmp_path: Path, generating_suite: Suite, max_model_len: int, truncated: bool
 ) -> None:
-    answer = Answer()
-    record = evaluate(model_dir, tmp_path, answer, generating_suite, max_model_len)
-    assert (record.requests, record.truncated_prompts) == (3, truncated)
-    assert answer.asked == 3
+    model = EvenModel()
+    record = evaluate(model_dir, tmp_path, model, generating_suite, max_model_len)
+    assert record.requests == record.requests_sent == len(model.bodies) == 3
+    assert (record.truncated_prompts > 0) == truncated
     assert record.categories[0].value == pytest.approx(1 / 3)
+    first = read_samples(tmp_path / record.samples_file)[0]
+    assert (first.target, first.answer, first.log_likelihoods) == (" Bern.", " Bern.", [])
 
 
-def test_a_server_that_fails_half_way_ends_the_evaluation(model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="evaluation of suite small stopped"):
-        evaluate(model_dir, tmp_path, Answer(fail_after=10), small_suite())
-    assert not (tmp_path / "samples.jsonl").exists()
+def test_a_filter_changes_the_score(model_dir: Path, tmp_path: Path, generating_suite: Suite) -> None:
+    category = generating_suite.categories[0].model_copy(update={"filter": "first-word"})
+    loose = generating_suite.model_copy(update={"categories": [category]})
+    record = evaluate(model_dir, tmp_path, EvenModel(), loose)
+    # The filter cuts the full stop off, which the target has.
+    assert record.categories[0].value == 0.0
+
+
+def test_few_shot_prompts_are_the_same_each_time(model_dir: Path, tmp_path: Path, generating_suite: Suite) -> None:
+    prepared = prepare(generating_suite.resolve())
+    hashes = []
+    for name in ("one", "two"):
+        with completions_server(EvenModel()) as url:
+            endpoint = Endpoint(base_url=url, served_model_name="m", model_path=str(model_dir), max_model_len=512)
+            record = prepared.evaluate(
+                endpoint,
+                model_digest="sha256:m",
+                output_dir=tmp_path / name,
+                num_concurrent=2,
+                on_progress=lambda done, total: None,
+            )
+        hashes.append([sample.prompt_hash for sample in read_samples(tmp_path / name / record.samples_file)])
+    assert hashes[0] == hashes[1]
+
+
+def test_a_server_that_fails_half_way_ends_the_evaluation_and_nothing_is_lost(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evals.client._PAUSE_SECONDS", 0.0)
+    options: dict[str, Any] = {"cache_file": tmp_path / "cache"}
+    with pytest.raises(StageError, match=r"server stopped answering.*500"):
+        evaluate(model_dir, tmp_path, FormulaModel(fail_after=10), small_suite(), **options)
+    assert not (tmp_path / "samples.parquet").exists()
+    record = evaluate(model_dir, tmp_path, FormulaModel(), small_suite(), **options)
+    assert record.answers_from_cache == 10
+    plain = evaluate(model_dir, tmp_path / "plain", FormulaModel(), small_suite())
+    assert record.categories == plain.categories
 
 
 def test_not_a_number_is_no_score(model_dir: Path, tmp_path: Path) -> None:
@@ -184,46 +268,34 @@ def test_not_a_number_is_no_score(model_dir: Path, tmp_path: Path) -> None:
         chance=None,
         higher_is_better=False,
     )
-    with pytest.raises(StageError, match="word_perplexity is nan"):
-        evaluate(model_dir, tmp_path, Answer(logprob=float("nan")), language)
+    with pytest.raises(StageError, match="log-likelihood of nan"):
+        evaluate(model_dir, tmp_path, EvenModel(logprob=float("nan")), language)
 
 
-def test_a_metric_that_the_task_does_not_give(model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="f1 is None") as caught:
-        evaluate(model_dir, tmp_path, Answer(), small_suite(metric="f1"))
-    assert "name a metric that the task gives" in caught.value.remedy
+@pytest.mark.parametrize(("what", "wanted"), [("metric", "f1"), ("filter", "strict")])
+def test_a_metric_or_filter_that_the_built_task_does_not_give(what: str, wanted: str) -> None:
+    """A task that is a Python class says so only when it is built."""
+    resolved = small_suite().resolve()
+    category = resolved.suite.categories[0].model_copy(update={what: wanted})
+    with pytest.raises(StageError, match=f"demo_grammar of category grammar gives no {what} {wanted}; it gives "):
+        prepare(replace(resolved, suite=resolved.suite.model_copy(update={"categories": [category]})))
 
 
-def test_a_filter_that_the_task_does_not_have(model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="filter strict"):
-        evaluate(model_dir, tmp_path, Answer(), small_suite(filter="strict"))
+@pytest.mark.parametrize(
+    ("metric", "found", "expected"),
+    [
+        ("acc", {"acc": True}, (1.0, 1.0)),
+        ("acc", {"acc": 0.25}, (0.25, 1.0)),
+        ("word_perplexity", {"word_perplexity": (-30.0, 10)}, (-3.0, 10.0)),
+        ("inst_level_strict_acc", {"inst_level_strict_acc": [True, False, True]}, (2 / 3, 3.0)),
+        ("prompt_level_strict_acc", {"prompt_level_strict_acc": False}, (0.0, 1.0)),
+    ],
+)
+def test_a_score_of_one_item(metric: str, found: dict[str, Any], expected: tuple[float, float]) -> None:
+    assert _score(metric, found, "here") == pytest.approx(expected)
 
 
-def test_perplexity_texts_are_sent_concurrently(model_dir: Path, tmp_path: Path) -> None:
-    class Meeting(Answer):
-        """Answers only when two requests wait at once: a client that sends one after the other is refused."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.barrier = threading.Barrier(2, timeout=10)
-
-        def __call__(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-            self.barrier.wait()
-            return super().__call__(body)
-
-    language = small_suite(
-        name="language",
-        tasks=["demo_language"],
-        metric="word_perplexity",
-        unit="perplexity",
-        chance=None,
-        higher_is_better=False,
-    )
-    assert evaluate(model_dir, tmp_path, Meeting(), language).requests == 104
-
-
-def test_the_users_key_is_not_sent(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    answer = Answer()
-    evaluate(model_dir, tmp_path, answer, small_suite())
-    assert all("Authorization" not in headers for headers in answer.headers)
+@pytest.mark.parametrize("value", [None, (["a"], ["b"]), [], "text", float("nan"), float("inf")])
+def test_what_is_no_score_of_one_item(value: Any) -> None:
+    with pytest.raises(StageError, match="here: bleu is"):
+        _score("bleu", {"bleu": value}, "here")

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from configs.errors import StageError
-from evals.retention import category_retention, pair
-from evals.samples import Sample, category_score, read_samples
+from evals.retention import category_retention, compare, pair, policy_of, retention_record
+from evals.samples import Sample, category_score, write_samples
 from evals.statistics.paired import paired_means
-from evals.suite import Category
+from evals.statistics.sequential import Look
+from evals.suite import Category, Suite
+from registry.contracts import CategoryRetention, CategoryScore, EvaluationRecord, RetentionRecord
+from registry.gates import GatePolicy
 
 SHARE = Category(name="knowledge", description="", tasks=["t"], metric="acc", chance=0.25)
 PERPLEXITY = Category(
@@ -41,10 +44,38 @@ def shares(seed: int, items: int, baseline: float, agreement: float) -> tuple[li
     return [sample(i, float(x)) for i, x in enumerate(one)], [sample(i, float(x)) for i, x in enumerate(other)]
 
 
+def kept_of(one: list[Sample], other: list[Sample], category: Category = SHARE) -> CategoryRetention:
+    return category_retention(category_score(category, one), pair(one, other)).numbers
+
+
+def evaluation(scores: list[CategoryScore], suite_digest: str = "sha256:s") -> EvaluationRecord:
+    return EvaluationRecord(
+        model_digest="sha256:m",
+        suite="s",
+        suite_version="1",
+        suite_digest=suite_digest,
+        tasks=[],
+        categories=scores,
+        samples_file="",
+        requests=0,
+        truncated_prompts=0,
+    )
+
+
+def judged(
+    one: list[Sample], other: list[Sample], category: Category = SHARE, margin: float = 0.02, look: Look | None = None
+) -> RetentionRecord:
+    policy = GatePolicy(default_margin=margin)
+    record = evaluation([category_score(category, one)])
+    return retention_record(
+        record, record, [category_retention(record.categories[0], pair(one, other), policy)], policy, look
+    )
+
+
 def test_share_by_hand() -> None:
     one = [sample(item, score) for item, score in enumerate([1, 1, 1, 0])]
     other = [sample(item, score) for item, score in enumerate([1, 0, 0, 1])]
-    kept = category_retention(category_score(SHARE, one), pair(one, other))
+    kept = kept_of(one, other, SHARE)
     assert (kept.baseline, kept.artifact, kept.items) == (0.75, 0.5, 4)
     assert kept.retention == pytest.approx(2 / 3)
     assert kept.chance_corrected_retention == pytest.approx(0.5)
@@ -56,7 +87,7 @@ def test_share_by_hand() -> None:
 
 def test_standard_errors_agree_with_a_bootstrap() -> None:
     one, other = shares(seed=3, items=400, baseline=0.7, agreement=0.85)
-    kept = category_retention(category_score(SHARE, one), pair(one, other))
+    kept = kept_of(one, other, SHARE)
     scores = np.array([[a.score, b.score] for a, b in zip(one, other, strict=True)])
     draw = np.random.default_rng(0)
     means = np.array([scores[draw.integers(0, 400, 400)].mean(axis=0) for _ in range(4000)])
@@ -72,9 +103,11 @@ def test_perplexity_agrees_with_a_bootstrap_over_documents() -> None:
     one = [sample(i, s, PERPLEXITY, w) for i, (s, w) in enumerate(zip(base, words, strict=True))]
     other = [sample(i, s, PERPLEXITY, w) for i, (s, w) in enumerate(zip(worse, words, strict=True))]
     score = category_score(PERPLEXITY, one)
-    kept = category_retention(score, pair(one, other))
+    kept = kept_of(one, other, PERPLEXITY)
     assert score.value == pytest.approx(math.exp(-(base @ words) / words.sum()))
     assert kept.artifact == pytest.approx(category_score(PERPLEXITY, other).value)
+    assert kept.baseline is not None
+    assert kept.artifact is not None
     assert kept.retention == pytest.approx(kept.baseline / kept.artifact)
     draws = [draw.integers(0, 120, 120) for _ in range(4000)]
     boot = np.array([[math.exp(-(s[d] @ words[d]) / words[d].sum()) for s in (base, worse)] for d in draws])
@@ -96,19 +129,19 @@ def test_coverage_of_the_retention_interval() -> None:
 
 def test_equal_models_keep_all_and_have_no_spread() -> None:
     one, _ = shares(seed=5, items=100, baseline=0.6, agreement=1.0)
-    kept = category_retention(category_score(SHARE, one), pair(one, one))
+    kept = kept_of(one, one, SHARE)
     assert (kept.retention, kept.difference, kept.flips_to_wrong, kept.flips_to_right) == (1.0, 0.0, 0, 0)
     assert kept.retention_stderr == pytest.approx(0.0, abs=1e-12)
 
 
 def test_a_baseline_that_scores_nothing_has_nothing_to_lose() -> None:
     one, other = [sample(i, 0.0) for i in range(4)], [sample(i, 1.0) for i in range(4)]
-    kept = category_retention(category_score(SHARE, one), pair(one, other))
+    kept = kept_of(one, other, SHARE)
     assert (kept.retention, kept.retention_stderr, kept.chance_corrected_retention) == (1.0, None, None)
 
 
 def test_a_single_item_has_no_standard_error() -> None:
-    kept = category_retention(category_score(SHARE, [sample(0, 1.0)]), [(sample(0, 1.0), sample(0, 0.0))])
+    kept = kept_of([sample(0, 1.0)], [sample(0, 0.0)])
     assert (kept.retention, kept.retention_stderr, kept.difference_stderr) == (0.0, None, None)
 
 
@@ -128,8 +161,173 @@ def test_items_pair_by_document_and_not_by_place() -> None:
     assert [(a.doc_id, b.doc_id) for a, b in pairs] == [(0, 0), (1, 1)]
 
 
-def test_damaged_samples(tmp_path: Path) -> None:
-    path = tmp_path / "samples.jsonl"
-    path.write_text(sample(0, 1).model_dump_json() + "\n{half")
-    with pytest.raises(StageError, match="is damaged"):
-        read_samples(path)
+def test_items_that_stand_twice_do_not_pair() -> None:
+    with pytest.raises(StageError, match="t, item 1 stands twice in the samples of the artifact"):
+        pair([sample(0, 1), sample(1, 1)], [sample(0, 1), sample(1, 1), sample(1, 0)])
+
+
+def test_intervals_hold_the_estimates() -> None:
+    one, other = shares(seed=3, items=400, baseline=0.7, agreement=0.85)
+    kept = kept_of(one, other).model_dump()
+    for name in ("difference", "retention", "chance_corrected_retention"):
+        assert kept[f"{name}_low"] < kept[name] < kept[f"{name}_high"], name
+    assert kept["p_value"] is not None
+    assert kept["baseline_stderr"] == pytest.approx(math.sqrt(kept["baseline"] * (1 - kept["baseline"]) / 399))
+
+
+def test_a_clear_loss_fails_and_none_passes() -> None:
+    one = [sample(i, 1.0) for i in range(1000)]
+    worse = [sample(i, float(i >= 100)) for i in range(1000)]
+    failed, passed = judged(one, worse), judged(one, one)
+    assert (failed.verdict, failed.categories[0].verdict) == ("fail", "fail")
+    assert failed.categories[0].verdict_reason.startswith("Scores 10.0 points lower (95 % interval of the loss 8.")
+    assert "surely more than the 2.0 points allowed" in failed.categories[0].verdict_reason
+    assert (passed.verdict, passed.categories[0].verdict) == ("pass", "pass")
+
+
+def test_few_items_are_inconclusive_and_say_how_many_decide() -> None:
+    one = [sample(i, 1.0) for i in range(100)]
+    kept = judged(one, one).categories[0]
+    assert kept.verdict == "inconclusive"
+    assert kept.items_to_decide is not None
+    # With that many equal items more than 80 % power is reached: no flips at all is the luckiest draw.
+    more = [sample(i, 1.0) for i in range(kept.items_to_decide)]
+    assert judged(more, more).verdict == "pass"
+
+
+def test_perplexity_verdicts() -> None:
+    draw = np.random.default_rng(1)
+    base = draw.normal(-3.5, 0.4, 120)
+    one = [sample(i, s, PERPLEXITY, 20.0) for i, s in enumerate(base)]
+    for shift, verdict in ((-0.005, "pass"), (-0.05, "fail"), (-0.0198, "inconclusive")):
+        other = [sample(i, s + shift + draw.normal(0, 0.01), PERPLEXITY, 20.0) for i, s in enumerate(base)]
+        kept = judged(one, other, PERPLEXITY).categories[0]
+        assert kept.verdict == verdict, kept.verdict_reason
+        assert kept.verdict_reason.startswith("Perplexity is")
+        assert kept.retention_low is not None
+        assert kept.retention_high is not None
+        assert kept.retention_low < math.exp(shift) + 0.002
+        assert kept.retention_high > math.exp(shift) - 0.002
+
+
+def test_many_looks_ask_for_more() -> None:
+    one = [sample(i, 1.0) for i in range(160)]
+    assert judged(one, one).verdict == "pass"
+    assert judged(one, one, look=Look(fractions=(0.25, 0.5, 1.0), number=1)).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_number_costs_its_category_only(bad: float) -> None:
+    one = [sample(i, -3.0 - i / 100, PERPLEXITY, 20.0) for i in range(20)]
+    other = [*one[:19], sample(19, bad, PERPLEXITY, 20.0)]
+    fine = [sample(i, 1.0) for i in range(500)]
+    record = evaluation([category_score(PERPLEXITY, one), category_score(SHARE, fine)])
+    both = [
+        category_retention(record.categories[0], pair(one, other)),
+        category_retention(record.categories[1], pair(fine, fine)),
+    ]
+    found = retention_record(record, record, both, GatePolicy())
+    assert [kept.verdict for kept in found.categories] == ["inconclusive", "pass"]
+    assert found.verdict == "inconclusive"
+    assert "task t, item 19: the artifact's score is" in found.categories[0].verdict_reason
+    assert RetentionRecord.model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_perplexity_too_large_for_a_number() -> None:
+    one = [sample(i, -3.0 - i / 100, PERPLEXITY) for i in range(5)]
+    kept = judged(one, [sample(i, -900.0, PERPLEXITY) for i in range(5)], PERPLEXITY).categories[0]
+    assert (kept.verdict, kept.artifact) == ("inconclusive", None)
+    assert "too large for a number" in kept.verdict_reason
+
+
+def test_a_share_outside_of_its_range() -> None:
+    kept = judged([sample(0, 1.0)], [sample(0, 37.5)]).categories[0]
+    assert kept.verdict == "inconclusive"
+    assert "t, item 0: the artifact's score is 37.5, outside of 0 to 1" in kept.verdict_reason
+
+
+def test_an_empty_category() -> None:
+    score = category_score(SHARE, [sample(0, 1.0)])
+    record = evaluation([score])
+    found = retention_record(record, record, [category_retention(score, [])], GatePolicy())
+    assert (found.categories[0].verdict, found.categories[0].retention) == ("inconclusive", None)
+    assert found.categories[0].verdict_reason == "Cannot be judged: it has no items."
+
+
+@pytest.mark.parametrize("documents", [1, 30])
+def test_documents_without_spread(documents: int) -> None:
+    one = [sample(i, -3.0 - i / 100, PERPLEXITY, 20.0) for i in range(documents)]
+    kept = judged(one, one, PERPLEXITY).categories[0]
+    assert (kept.verdict, kept.retention, kept.difference_low) == ("inconclusive", 1.0, None)
+    assert "no spread to judge by" in kept.verdict_reason
+
+
+def test_equal_scores_have_an_interval_of_some_width() -> None:
+    one = [sample(i, 1.0) for i in range(50)]
+    kept = judged(one, one).categories[0]
+    assert kept.difference_low == pytest.approx(-0.0713, abs=1e-3)
+    assert kept.difference_high == pytest.approx(0.0713, abs=1e-3)
+    assert (kept.p_value, kept.verdict) == (1.0, "inconclusive")
+
+
+def test_one_item() -> None:
+    kept = judged([sample(0, 1.0)], [sample(0, 0.0)]).categories[0]
+    assert (kept.verdict, kept.difference_stderr, kept.detectable_difference) == ("inconclusive", None, None)
+    assert "1 item cannot tell" in kept.verdict_reason
+
+
+@pytest.mark.parametrize(
+    ("right", "says"), [(0, "at or below guessing"), (250, "at or below"), (260, "only 1.0 points above")]
+)
+def test_a_baseline_near_chance_cannot_pass(right: int, says: str) -> None:
+    one = [sample(i, float(i < right)) for i in range(1000)]
+    kept = judged(one, one).categories[0]
+    assert kept.verdict == "inconclusive"
+    assert says in kept.verdict_reason
+    if right <= 250:
+        assert (kept.chance_corrected_retention, kept.chance_corrected_retention_low) == (None, None)
+
+
+def test_graded_scores_are_bootstrapped() -> None:
+    draw = np.random.default_rng(2)
+    base = draw.random(300)
+    one = [sample(i, s) for i, s in enumerate(base)]
+    other = [sample(i, s) for i, s in enumerate(np.clip(base - 0.1 + draw.normal(0, 0.05, 300), 0, 1))]
+    kept = judged(one, other).categories[0]
+    assert kept.verdict == "fail"
+    assert kept.p_value == pytest.approx(1 / 10_001)
+
+
+def test_rows_of_one_document_count_as_one() -> None:
+    """A task that holds each document twice says no more than one that holds it once."""
+    one, other = shares(seed=3, items=100, baseline=0.7, agreement=0.8)
+    twice = [[s.model_copy(update={"task": task}) for task in ("a", "b") for s in side] for side in (one, other)]
+    once, doubled = kept_of(one, other), kept_of(*twice)
+    assert (once.items, doubled.items) == (100, 200)
+    assert doubled.difference_low == pytest.approx(once.difference_low)
+    assert doubled.difference_stderr == pytest.approx(once.difference_stderr)
+
+
+def test_the_suite_says_the_margins() -> None:
+    suite = Suite(
+        name="s",
+        version="1",
+        description="",
+        alpha=0.1,
+        categories=[SHARE.model_copy(update={"margin": 0.07, "tasks": ["other"]}), PERPLEXITY],
+    )
+    policy = policy_of(suite)
+    assert (policy.alpha, policy.margin("knowledge"), policy.margin("language")) == (0.1, 0.07, 0.02)
+
+
+def test_compare_reads_pairs_and_judges(tmp_path: Path) -> None:
+    one, other = shares(seed=3, items=400, baseline=0.7, agreement=0.85)
+    write_samples(tmp_path / "one.parquet", one)
+    write_samples(tmp_path / "other.parquet", other)
+    record = evaluation([category_score(SHARE, one)])
+    found = compare(
+        record, tmp_path / "one.parquet", record, tmp_path / "other.parquet", GatePolicy(default_margin=0.3)
+    )
+    assert (found.verdict, found.categories[0].margin, found.alpha) == ("pass", 0.3, 0.05)
+    with pytest.raises(StageError, match="suite s changed"):
+        compare(record, tmp_path / "one.parquet", evaluation([], "sha256:x"), tmp_path / "other.parquet")

@@ -1,4 +1,4 @@
-"""The shipped suite is what it says; a wrong suite is told with near names."""
+"""The shipped suites are what they say; a wrong suite is told with near names."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from configs.errors import ConfigError, RequestError
-from evals import suite as suite_module
-from evals.suite import load_suite, rows_of, task_config
+from evals import leaf_tasks, resolve
+from evals.local_data import rows_of
+from evals.suite import SUITES_DIR, Category, Suite, load_suite
 from evals.tasks.demo import build
 
 SUITE = """
@@ -17,6 +18,14 @@ description: test
 categories:
   - {name: grammar, description: d, metric: acc, chance: 0.5, tasks: [TASK]}
 """
+ROW = '{"question": "why", "answer": "so"}\n'
+CODE_TASK = """
+task: runs_code
+unsafe_code: true
+output_type: generate_until
+dataset_kwargs: {data_files: {test: rows.jsonl}}
+test_split: test
+"""
 
 
 def write(folder: Path, text: str) -> str:
@@ -25,30 +34,87 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
+def suite_of(*tasks: str, **more: object) -> Suite:
+    category = Category.model_validate(
+        {"name": "one", "description": "", "tasks": tasks, "metric": "acc", "chance": 0.5} | more
+    )
+    return Suite(name="mine", version="1", description="", categories=[category])
+
+
+@pytest.fixture
+def own_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for `evals/tasks`, with one row."""
+    (tmp_path / "rows.jsonl").write_text(ROW)
+    monkeypatch.setattr(leaf_tasks, "own_task_files", lambda: {"mine": tmp_path / "task.yaml"})
+    return tmp_path
+
+
 def test_the_demo_suite_is_large_enough_and_has_no_twins() -> None:
     suite = load_suite("demo")
     assert len(suite.categories) >= 6
-    for task in suite.task_names:
-        rows = [str(sorted(row.items())) for row in rows_of(task)]
-        assert len(rows) >= 100, task
-        assert [row for row, count in Counter(rows).items() if count > 1] == [], task
+    for task in suite.resolve().tasks:
+        rows = [str(sorted(row.items())) for row in rows_of(task.files["test"], task.name)]
+        assert len(rows) >= 100, task.name
+        assert [row for row, count in Counter(rows).items() if count > 1] == [], task.name
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SUITES_DIR.glob("*.yaml")))
+def test_a_shipped_suite_names_what_lm_eval_has(name: str) -> None:
+    """Tasks, metrics and filters are checked against lm-eval's own files; no code task is among them."""
+    suite = load_suite(name)
+    tasks = suite.resolve().tasks
+    assert {task.category for task in tasks} == {category.name for category in suite.categories}
+    assert not any(task.config.get("unsafe_code") for task in tasks)
+    directions = {
+        category.name: metric.get("higher_is_better", category.higher_is_better)
+        for category in suite.categories
+        for task in suite.resolve().of(category.name)
+        for metric in task.config["metric_list"]
+        if metric["metric"] == category.metric
+    }
+    assert directions == {category.name: category.higher_is_better for category in suite.categories}
+
+
+def test_shipped_suites_cover_the_skills() -> None:
+    assert len(load_suite("core").categories) >= 10
+    assert len(load_suite("core").resolve().of("knowledge")) == 57
+    assert len(load_suite("full").resolve().of("grammar")) == 67
+    assert load_suite("full").resolve().of("long_context")
 
 
 def test_item_texts_stand_in_the_data() -> None:
     suite = load_suite("demo")
-    assert len(suite.item_texts()) == sum(1 for task in suite.task_names for _ in rows_of(task))
+    rows = [row for task in suite.resolve().tasks for row in rows_of(task.files["test"], task.name)]
+    texts = suite.item_texts()
+    assert len(texts) == len(rows)
+    assert all(text in row.values() for text, row in zip(texts, rows, strict=True))
 
 
-def test_data_files_are_absolute() -> None:
-    files = task_config("demo_grammar")["dataset_kwargs"]["data_files"].values()
-    assert all(Path(name).is_absolute() and Path(name).exists() for name in files)
+def test_the_text_of_an_item_is_no_name() -> None:
+    assert resolve._longest_text({"subject": "high_school_government", "question": "Who is it?"}) == "Who is it?"
+    assert resolve._longest_text({"subject": "anatomy", "n": 1}) == "anatomy"
+    assert resolve._longest_text({"n": 1}) == ""
 
 
-def test_the_digest_follows_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = load_suite("demo").digest
-    assert load_suite("demo").digest == before
-    monkeypatch.setattr(suite_module, "digest_of_file", lambda path: "sha256:changed")
-    assert load_suite("demo").digest != before
+def test_data_files_are_absolute_and_the_config_is_lm_eval_s() -> None:
+    task = load_suite("demo").resolve().tasks[0]
+    files = task.config["dataset_kwargs"]["data_files"]
+    assert all(Path(name).is_absolute() and Path(name).exists() for name in files.values())
+    assert callable(task.lm_eval_config()["custom_dataset"])
+
+
+def test_the_digest_follows_data_limit_seed_and_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = suite_of("demo_grammar").digest
+    assert suite_of("demo_grammar").digest == before
+    assert (
+        suite_of("demo_grammar", limit=5).resolve().tasks[0].digest
+        != suite_of("demo_grammar").resolve().tasks[0].digest
+    )
+    assert suite_of("demo_grammar", num_fewshot=1).digest != before
+    seeded = suite_of("demo_grammar").model_copy(update={"seed": 1})
+    assert seeded.resolve().tasks[0].digest != suite_of("demo_grammar").resolve().tasks[0].digest
+    monkeypatch.setattr(resolve, "digest_of_file", lambda path: "sha256:changed")
+    assert suite_of("demo_grammar").digest != before
 
 
 def test_unknown_suite_names_the_near_one() -> None:
@@ -57,11 +123,12 @@ def test_unknown_suite_names_the_near_one() -> None:
     assert "did you mean demo" in caught.value.remedy
 
 
-def test_unknown_task_names_the_near_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("wrong", "right"), [("demo_grammer", "demo_grammar"), ("arc_eesy", "arc_easy")])
+def test_unknown_task_names_the_near_ones(tmp_path: Path, wrong: str, right: str) -> None:
     with pytest.raises(RequestError) as caught:
-        load_suite(write(tmp_path, SUITE.replace("TASK", "demo_grammer")))
-    assert "no evaluation task 'demo_grammer'" in caught.value.what
-    assert "did you mean demo_grammar" in caught.value.remedy
+        load_suite(write(tmp_path, SUITE.replace("TASK", wrong)))
+    assert f"no evaluation task '{wrong}'" in caught.value.what
+    assert right in caught.value.remedy
 
 
 def test_a_task_in_two_places(tmp_path: Path) -> None:
@@ -69,22 +136,44 @@ def test_a_task_in_two_places(tmp_path: Path) -> None:
         load_suite(write(tmp_path, SUITE.replace("TASK", "demo_grammar, demo_grammar")))
 
 
+def test_a_task_beside_its_group() -> None:
+    with pytest.raises(RequestError, match="task mmlu_anatomy stands twice"):
+        suite_of("mmlu_anatomy", "mmlu_stem").resolve()
+
+
+def test_a_metric_or_filter_that_a_task_does_not_give(tmp_path: Path) -> None:
+    text = SUITE.replace("TASK", "mmlu_anatomy")
+    with pytest.raises(RequestError, match=r"mmlu_anatomy of category grammar gives no metric acc_norm; it gives acc"):
+        load_suite(write(tmp_path, text.replace("metric: acc", "metric: acc_norm")))
+    with pytest.raises(RequestError, match=r"gives no filter strict; it gives none"):
+        load_suite(write(tmp_path, text.replace("metric: acc", "metric: acc, filter: strict")))
+
+
+@pytest.mark.parametrize("key", ["limits: 3", "limit: 0", "margin: 0", "num_fewshot: -1"])
+def test_a_wrong_key_or_value(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=key.partition(":")[0]):
+        load_suite(write(tmp_path, SUITE.replace("TASK", "demo_grammar").replace("metric: acc", f"metric: acc, {key}")))
+
+
 def test_perplexity_must_be_lower_is_better(tmp_path: Path) -> None:
+    text = SUITE.replace("TASK", "demo_grammar").replace("metric: acc", "metric: word_perplexity, unit: perplexity")
     with pytest.raises(ConfigError, match="higher_is_better: false"):
-        load_suite(
-            write(
-                tmp_path,
-                SUITE.replace("TASK", "demo_grammar").replace(
-                    "metric: acc", "metric: word_perplexity, unit: perplexity"
-                ),
-            )
-        )
+        load_suite(write(tmp_path, text))
 
 
-def test_a_task_without_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite_module, "rows_of", lambda task: iter(()))
-    with pytest.raises(RequestError, match=r"task demo_grammar .* has no items"):
-        load_suite(write(tmp_path, SUITE.replace("TASK", "demo_grammar")))
+def test_code_tasks_are_refused(own_tasks: Path) -> None:
+    (own_tasks / "task.yaml").write_text(CODE_TASK)
+    with pytest.raises(RequestError, match="runs code that the model wrote"):
+        suite_of("mine", metric="exact_match").resolve()
+    with pytest.raises(RequestError, match="task humaneval of category one runs code"):
+        suite_of("humaneval", metric="pass@1").resolve()
+
+
+def test_a_task_without_items(own_tasks: Path) -> None:
+    (own_tasks / "task.yaml").write_text(CODE_TASK.replace("unsafe_code: true", ""))
+    (own_tasks / "rows.jsonl").write_text("")
+    with pytest.raises(RequestError, match="task mine has no items"):
+        suite_of("mine", metric="exact_match").resolve()
 
 
 def test_the_template_made_items_are_what_the_script_writes() -> None:

@@ -4,56 +4,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evals.suite import Category, Suite
 from pipelines.device import MachineRecord
 from pipelines.events import StageOutcome, time_breakdown
 from pipelines.report.rows import Row
 from pipelines.run_record import RunRecord
-from registry.contracts import (
-    CategoryRetention,
-    CategoryScore,
-    Failure,
-    RetentionRecord,
-    StageResult,
-)
+from registry.contracts import CategoryScore, Failure, StageResult
 from tests.records import artifact_record, checkpoint_record, inspection_record, measurement_record
+from tests.unit.pipelines.loss_records import BASELINE, KEPT, SUITE, characterization, retention, token_agreement
 
 HOSTILE = '<script src="//evil.example/x.js">alert(1)</script>\x1b[2J[red]'
 WRITTEN = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
-SUITE = Suite(
-    name="demo",
-    version="1",
-    description="Short categories.",
-    categories=[
-        Category(name="knowledge", description="One word facts.", tasks=["k"], metric="acc", chance=0.0),
-        Category(name="grammar", description="Which sentence.", tasks=["g"], metric="acc", chance=0.5),
-        Category(name="arithmetic", description="Small sums.", tasks=["a"], metric="acc", chance=0.0),
-        Category(name="commonsense", description="Which ending.", tasks=["c"], metric="acc", chance=0.5),
-        Category(name="instruction", description="Short orders.", tasks=["i"], metric="acc", chance=0.0),
-        Category(
-            name="language",
-            description="Short paragraphs.",
-            tasks=["l"],
-            metric="word_perplexity",
-            unit="perplexity",
-            higher_is_better=False,
-        ),
-    ],
-)
-BASELINE = {
-    "knowledge": 0.54,
-    "grammar": 0.81,
-    "arithmetic": 0.31,
-    "commonsense": 0.72,
-    "instruction": 0.44,
-    "language": 23.4,
-}
-KEPT = {
-    "int8": {"knowledge": 0.99, "grammar": 1.0, "arithmetic": 0.97, "commonsense": 1.01, "language": 0.99},
-    "nf4": {"knowledge": 0.91, "grammar": 0.98, "arithmetic": 0.6, "commonsense": 0.97, "language": 0.9},
-    "gptq": {"knowledge": 0.93, "grammar": 0.99, "arithmetic": 0.83, "commonsense": 1.3, "language": 0.93},
-}
 SPEEDS = {"baseline": (21.0, 88.0), "int8": (14.2, 61.0), "nf4": (6.1, 25.3), "gptq": (24.9, 97.4)}
 
 
@@ -96,38 +57,6 @@ def measurement(name: str, dtype: str, size_mib: float, smoke: str = " Paris.") 
     )
 
 
-def retention(name: str) -> RetentionRecord:
-    categories = []
-    for category in SUITE.categories:
-        kept = KEPT[name].get(category.name, 1.0)
-        share = category.unit == "share"
-        base = BASELINE[category.name]
-        categories.append(
-            CategoryRetention(
-                category=category.name,
-                unit=category.unit,
-                items=120,
-                chance=category.chance,
-                baseline=base,
-                artifact=base * kept if share else base / kept,
-                retention=kept,
-                retention_stderr=0.04,
-                chance_corrected_retention=kept - 0.02 if share else None,
-                difference=base * (kept - 1) if share else kept - 1,
-                difference_stderr=0.04 * base if share else 0.04,
-                flips_to_wrong=9 if share else None,
-                flips_to_right=4 if share else None,
-            )
-        )
-    return RetentionRecord(
-        baseline_digest="sha256:c",
-        artifact_digest=f"sha256:{name}",
-        suite="demo",
-        suite_version="1",
-        categories=categories,
-    )
-
-
 def row(name: str, method: str, dtype: str, size_mib: float, bits: float) -> Row:
     artifact = artifact_record(f"sha256:{name}{'0' * 40}", name).model_copy(
         update={"method": method, "bits_per_weight": bits, "size_bytes": int(size_mib * 2**20)}
@@ -139,6 +68,8 @@ def row(name: str, method: str, dtype: str, size_mib: float, bits: float) -> Row
         inspection=inspection_record(artifact.digest),
         measurement=measurement(name, dtype, size_mib),
         retention=retention(name),
+        characterization=characterization(name),
+        token_agreement=token_agreement(name),
     )
 
 

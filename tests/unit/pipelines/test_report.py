@@ -7,13 +7,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from markupsafe import escape
 from rich.console import Console
 
 from pipelines.report.console import HEARTBEAT_SECONDS, RunConsole, print_record
+from pipelines.report.forest import forest_plot
+from pipelines.report.judged import judged
 from pipelines.report.page import render_page, write_page
-from pipelines.report.plot import quality_speed_plot, ticks
-from pipelines.report.rows import Row
+from pipelines.report.plot import quality_speed_plot
+from pipelines.report.rows import Row, worst_verdict
 from pipelines.report.summary import reused_text, sentences
+from pipelines.report.svg import ticks
 from pipelines.report.table import UNKNOWN, Cell, build_table, printable
 from pipelines.run_record import RunRecord
 from pipelines.stages import Stage
@@ -71,17 +75,53 @@ def test_the_table_says_what_was_measured() -> None:
     assert cells["language perplexity, lower is better"].text == "25.2 ± 2.1"
     assert (cells["output tokens/s at 8"].text, cells["output tokens/s at 8"].second) == ("97.4", "1.11×")
     assert cells["TTFT p50 ms at 1"].text == "100"
-    assert (cells["sound"].text, cells["sound"].tone) == ("yes", "good")
+    verdict = cells["verdict"]
+    assert (verdict.text, verdict.second, verdict.tone) == ("fail", "1 of 6", "bad")
     assert "grammar chance 50 %" in cells
 
 
-def test_clear_losses_and_implausible_gains_are_toned() -> None:
+def test_failed_categories_and_implausible_gains_are_toned() -> None:
     gptq, nf4 = cells_by_title(report_rows(), "gptq"), cells_by_title(report_rows(), "nf4")
     assert gptq["commonsense chance 50 %"].tone == "warn"
     assert "look for a mistake" in (gptq["commonsense chance 50 %"].tooltip or "")
     assert nf4["arithmetic chance 0 %"].tone == "bad"
-    # Nine percent less, but within three standard errors.
+    assert "fail: Scores 12.4 points lower" in (nf4["arithmetic chance 0 %"].tooltip or "")
+    # Nine percent less, but these items do not tell whether that is more than the margin.
     assert nf4["knowledge chance 0 %"].tone == "plain"
+
+
+def test_verdicts_and_soundness_first() -> None:
+    cells = {name: cells_by_title(report_rows(), name)["verdict"] for name in ("baseline", "int8", "awq")}
+    assert cells["baseline"].text == UNKNOWN
+    assert (cells["int8"].text, cells["int8"].tone, cells["int8"].second) == ("pass", "good", "6 of 6")
+    assert (cells["awq"].text, cells["awq"].second) == ("fail", "not sound")
+    assert "did not pass its inspection" in (cells["awq"].tooltip or "")
+    # A passing comparison does not make an unsound artifact pass.
+    int8 = report_rows()[1].model_copy(update={"failure": "measure:int8: the server died"})
+    assert int8.verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (["pass"], "pass"),
+        (["pass", "inconclusive"], "inconclusive"),
+        (["inconclusive", "fail"], "fail"),
+        ([], "inconclusive"),
+    ],
+)
+def test_the_worst_verdict_of_a_run(verdicts: list[str], expected: str) -> None:
+    baseline, artifact = report_rows()[:2]
+    rows = [
+        artifact.model_copy(update={"retention": artifact.retention.model_copy(update={"verdict": one})})  # type: ignore[union-attr]
+        for one in verdicts
+    ]
+    assert worst_verdict([baseline, *rows]) == expected
+
+
+def test_an_artifact_without_a_comparison_decides_nothing() -> None:
+    rows = report_rows()
+    assert worst_verdict([*rows[:2], rows[1].model_copy(update={"retention": None})]) == "inconclusive"
 
 
 def test_only_artifacts_of_another_dtype_get_a_footnote() -> None:
@@ -94,7 +134,6 @@ def test_only_artifacts_of_another_dtype_get_a_footnote() -> None:
 def test_what_is_not_known_is_a_dash_and_no_column_averages() -> None:
     cells = cells_by_title(report_rows(), "awq")
     assert cells["knowledge chance 0 %"].text == "–"
-    assert (cells["sound"].text, cells["sound"].tone) == ("no", "bad")
     titles = " ".join(column.title for column in build_table(report_rows(), SUITE).columns)
     assert not re.search("average|mean|overall", titles)
 
@@ -103,8 +142,9 @@ def test_a_table_of_nothing_measured_yet_can_be_drawn() -> None:
     rows = [Row(name="baseline", method="none"), Row(name="int8", method="bnb_int8")]
     table = build_table(rows, SUITE)
     assert all(len(cells) == len(table.columns) for cells in table.rows)
-    assert table.rows[1][-1].text == UNKNOWN
+    assert all(cell.text == UNKNOWN for cell in table.rows[1][1:])
     assert quality_speed_plot(rows) is None
+    assert forest_plot(rows) is None
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -121,10 +161,12 @@ def test_terminal_and_page_show_the_same_table(tmp_path: Path, width: int) -> No
 
 def test_sentences_name_the_lowest_category_and_the_failure() -> None:
     told = {sentence.name: sentence for sentence in sentences(report_rows())}
+    assert told["int8"].text.startswith("pass: all 6 categories lose less than their margins")
+    assert told["int8"].tone == "good"
+    assert told["gptq"].text.startswith("fails in arithmetic (1 of 6 categories)")
     assert "lowest category arithmetic, keeps 0.83 ± 0.04" in told["gptq"].text
     assert "implausibly better than the baseline in commonsense" in told["gptq"].text
     assert told["nf4"].tone == "bad"
-    assert "clear loss in arithmetic" in told["nf4"].text
     assert told["awq"].text.startswith("failed in inspect:awq")
 
 
@@ -171,8 +213,92 @@ def test_what_comes_from_outside_is_escaped_in_both(tmp_path: Path) -> None:
     assert "[red]" in text
 
 
+def test_flips_are_escaped_too(tmp_path: Path) -> None:
+    rows = report_rows()
+    found = rows[1].characterization
+    assert found is not None
+    texts = dict.fromkeys(("prompt", "expected", "baseline_answer", "artifact_answer", "task"), HOSTILE + "\u202eevil")
+    flips = [flip.model_copy(update=texts) for flip in found.flips]
+    rows[1] = rows[1].model_copy(update={"characterization": found.model_copy(update={"flips": flips})})
+    page = page_of(report_record(tmp_path, rows=rows))
+    assert "<script" not in page
+    assert "&lt;script" in page
+    assert "\x1b" not in page and "\u202e" not in page
+
+
 def test_control_characters_are_dropped_and_lines_kept() -> None:
     assert printable("a\x1b[31mb\x07\nc\td\x9b") == "ab\nc\td"
+
+
+def test_the_page_explains_every_verdict_and_where_it_was_lost(tmp_path: Path) -> None:
+    record = report_record(tmp_path)
+    page = page_of(record)
+    for row in record.rows:
+        for kept in row.retention.categories if row.retention else []:
+            assert f"<td>{escape(kept.verdict_reason)}</td>" in page
+        for breakdown in row.characterization.breakdowns if row.characterization else []:
+            assert str(escape(breakdown.finding)) in page
+            assert all(f"<td>{drop.name}</td>" in page for drop in breakdown.drops)
+    for expected in ("Worst flips of gptq", "it sang", "97.1 ± 0.9 %", "≥ 0.0041", "≥ 0.1120", "−2 points", "−3 %"):
+        assert expected in page
+
+
+def test_a_category_that_could_not_be_judged_is_shown_as_such(tmp_path: Path) -> None:
+    rows = report_rows()
+    assert rows[1].retention is not None
+    nothing = dict.fromkeys(
+        ("baseline", "artifact", "retention", "retention_stderr", "difference", "difference_low", "difference_high")
+    )
+    reason = {"verdict": "inconclusive", "verdict_reason": "Cannot be judged: it has no items."}
+    first, *others = rows[1].retention.categories
+    empty = first.model_copy(update=nothing | reason)
+    rows[1] = rows[1].model_copy(
+        update={"retention": rows[1].retention.model_copy(update={"categories": [empty, *others]})}
+    )
+    record = report_record(tmp_path, rows=rows)
+    assert "Cannot be judged: it has no items." in page_of(record)
+    assert "int8" in printed(record, 160)
+
+
+def test_the_forest_puts_methods_together_by_category_with_margins() -> None:
+    plot = str(forest_plot(report_rows()))
+    names = re.findall(r'<text class="name"[^>]*>([^<]*)<', plot)
+    assert names == [category.name for category in SUITE.categories]
+    assert plot.count('class="margin"') == len(names)
+    assert plot.count('class="mark ') == 3 * len(names)
+    assert plot.count('class="mark fail"') == 2
+    # Methods in the rows' order below each name.
+    assert re.findall(r">(int8|nf4|gptq)<", plot) == ["int8", "nf4", "gptq"] * len(names)
+
+
+def test_differences_are_on_one_scale_and_signed() -> None:
+    rows = report_rows()
+    assert rows[2].retention is not None
+    by_category = {one.category: one for one in judged(rows[2].retention)}
+    assert by_category["arithmetic"].difference_text.startswith("−12.4 [−14.8, −10.0]")
+    assert by_category["language"].scale == "%"
+    # A retention of 0.9 is 11 % more perplexity; 3 % more are allowed.
+    assert by_category["language"].difference == pytest.approx(100 - 100 / 0.9)
+    assert by_category["language"].margin == pytest.approx(3.0)
+    assert next(one for one in judged(rows[1].retention) if one.category == "grammar").difference_text[:3] == "0.0"  # type: ignore[arg-type]
+
+
+def test_a_broken_artifact_does_not_flatten_the_others() -> None:
+    rows = report_rows()
+    assert rows[2].retention is not None
+    broken = [
+        kept.model_copy(update={"difference": -0.9, "difference_low": -0.95, "difference_high": -0.85})
+        if kept.unit == "share"
+        else kept.model_copy(update={"difference": -9.0, "difference_low": -9.5, "difference_high": -8.5})
+        for kept in rows[2].retention.categories
+    ]
+    rows[2] = rows[2].model_copy(update={"retention": rows[2].retention.model_copy(update={"categories": broken})})
+    plot = str(forest_plot(rows))
+    assert ">−40<" in plot and ">−60<" not in plot
+    assert "arrow" in plot
+    assert "−90.0 [−95.0, −85.0]" in plot
+    for x in map(float, re.findall(r'(?:x1|x2|cx)="([-\d.]+)"', plot)):
+        assert 0 <= x <= 800
 
 
 def test_the_page_is_written_where_the_run_is(tmp_path: Path) -> None:
@@ -197,7 +323,10 @@ def test_without_a_terminal_each_stage_gets_a_line_and_long_ones_a_heartbeat(mon
         f"measure:int8: evaluate 3/700, {seconds:.0f} s" for seconds in (HEARTBEAT_SECONDS, 2 * HEARTBEAT_SECONDS)
     ]
     assert "measure:int8 done in 230 s" in lines
-    assert any(line.startswith("  int8: dtype float32, knowledge 0.53 ± 0.04 (kept 0.99 ± 0.04)") for line in lines)
+    assert any(
+        line.startswith("  int8: verdict pass (6 of 6), dtype float32, knowledge 0.53 ± 0.04 (kept 0.99 ± 0.01)")
+        for line in lines
+    )
 
 
 def test_on_a_terminal_the_table_is_live() -> None:

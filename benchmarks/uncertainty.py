@@ -1,0 +1,55 @@
+"""How often the intervals hold the truth and how often the gate is wrong: the tables of docs/statistics.md.
+
+Run: PYTHONPATH=. python -P benchmarks/uncertainty.py [--draws 100000]
+"""
+
+import argparse
+
+from tests import simulations as simulate
+
+SIZES = (50, 200, 1000)
+
+
+def main() -> None:
+    """Print the tables as Markdown; each number has the Monte Carlo error that its number of draws gives."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=100_000)
+    draws = parser.parse_args().draws
+    print("| flips | loss | items | difference | retention | above chance 0.25 |\n|---|---|---|---|---|---|")
+    for discordance, loss in ((0.02, 0.0), (0.02, 0.02), (0.1, 0.0), (0.1, 0.05), (0.3, 0.05)):
+        for items in SIZES:
+            truth = simulate.cells(0.7, loss, discordance)
+            found = [
+                simulate.difference_coverage(truth, items, draws, items),
+                *(simulate.ratio_coverage(truth, chance, items, draws, items) for chance in (0.0, 0.25)),
+            ]
+            print(f"| {discordance:.0%} | {loss:.0%} | {items} | {' | '.join(f'{one.hits:.1%}' for one in found)} |")
+    print("\n| scores | margin | flips | items | wrong passes | wrong fails |\n|---|---|---|---|---|---|")
+    for margin, discordance in ((0.02, 0.02), (0.02, 0.1), (0.05, 0.1), (0.05, 0.3)):
+        for items in SIZES:
+            errors = [
+                simulate.gate_error(margin, discordance, items, draws, items, wrong).hits for wrong in ("pass", "fail")
+            ]
+            print(f"| 0/1 | {margin:.0%} | {discordance:.0%} | {items} | {errors[0]:.1%} | {errors[1]:.1%} |")
+    for margin, spread in ((0.02, 0.05), (0.02, 0.2)):
+        for items in SIZES:
+            error = simulate.graded_gate_error(margin, spread, items, draws // 10, items).hits
+            print(f"| graded, {spread} | {margin:.0%} | | {items} | {error:.1%} | |")
+    print("\n| looks | spending | items | wrong passes | without correction |\n|---|---|---|---|---|")
+    for fractions in ((0.25, 0.5, 1.0), (0.2, 0.4, 0.6, 0.8, 1.0)):
+        for spending in ("obrien_fleming", "pocock"):
+            for items in (400, 2000):
+                guarded, naive = simulate.looks_error(fractions, spending, 0.05, 0.15, items, draws // 4, 1)
+                print(f"| {len(fractions)} | {spending} | {items} | {guarded.hits:.1%} | {naive.hits:.1%} |")
+    print("\n| categories | any wrong pass, Holm | without |\n|---|---|---|")
+    for categories in (3, 8):
+        family = simulate.family_error(categories, 0.05, 500, draws // 50, 1)
+        print(f"| {categories} | {family[0].hits:.1%} | {family[1].hits:.1%} |")
+    print("\n| documents | t interval | BCa interval | wrong passes |\n|---|---|---|---|")
+    for documents in (20, 62, 200):
+        found_here = simulate.perplexity(documents, draws // 50, 2000, documents)
+        print(f"| {documents} | {' | '.join(f'{one.hits:.1%}' for one in found_here)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Non-inferiority gates: a category passes if it surely lost less than its margin. Pure: numbers in, verdicts out.
+
+Two one-sided tests a category, at the margin: `loss >= margin` refuted is a pass, `loss <= margin` refuted is a fail,
+neither is inconclusive. Each family (passes, fails) keeps its level over all categories by Holm's procedure, so the
+risk that any category passes wrongly is at most alpha however many there are; the same holds for fails.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Literal
+
+from pydantic import Field
+
+from configs.base import StrictModel
+from registry.contracts.comparison import Verdict
+
+_MOST_ITEMS = 100
+"""Beyond this many times the items there are, more of them are not a way to decide."""
+
+
+class GatePolicy(StrictModel):
+    """What losses are acceptable, and how sure a verdict is."""
+
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    """Risk over all categories together that one passes wrongly; the same for fails."""
+    power: float = Field(default=0.8, gt=0.5, lt=1)
+    """Of the detectable loss and of the number of items that would decide."""
+    default_margin: float = Field(default=0.02, gt=0)
+    margins: Mapping[str, float] = {}
+    """Largest acceptable loss of a category: share points, or for perplexity a ratio."""
+
+    def margin(self, category: str) -> float:
+        return self.margins.get(category, self.default_margin)
+
+
+class Evidence(StrictModel):
+    """What is known of one category; losses are positive and in the unit of `margin`."""
+
+    category: str
+    unit: Literal["share", "perplexity"]
+    items: int
+    margin: float
+    loss: float = 0.0
+    loss_low: float = 0.0
+    """95 % interval of the loss."""
+    loss_high: float = 0.0
+    p_pass: float = 1.0
+    """Of `the true loss is the margin or more`, one-sided: small means that the category passes."""
+    p_fail: float = 1.0
+    """Of `the true loss is the margin or less`."""
+    headroom: float | None = None
+    """What the baseline could lose before it scores like a guess; None where guessing has no score (perplexity)."""
+    problem: str | None = None
+    """Why the category cannot be judged; its other numbers mean nothing then."""
+
+
+class CategoryVerdict(StrictModel):
+    category: str
+    verdict: Verdict
+    reason: str
+    items_to_decide: int | None = None
+
+
+def judge(evidence: Sequence[Evidence], policy: GatePolicy) -> list[CategoryVerdict]:
+    """A verdict for each category, in the order given."""
+    # A category that cannot be judged keeps its place among the hypotheses (p 1): leaving it out would loosen the rest.
+    p_pass, p_fail = holm([one.p_pass for one in evidence]), holm([one.p_fail for one in evidence])
+    return [
+        _verdict(one, surely_less, surely_more, len(evidence), policy)
+        for one, surely_less, surely_more in zip(evidence, p_pass, p_fail, strict=True)
+    ]
+
+
+def overall(verdicts: Sequence[CategoryVerdict]) -> tuple[Verdict, str]:
+    """An artifact's verdict: its worst category's. No weight and no mean hides one."""
+    worst: Verdict
+    for worst, says in (("fail", "fails in"), ("inconclusive", "undecided in")):
+        names = [one.category for one in verdicts if one.verdict == worst]
+        if names:
+            return worst, f"{says} {', '.join(names)} ({len(names)} of {len(verdicts)} categories)"
+    if not verdicts:
+        return "inconclusive", "there is no category to judge"
+    return "pass", f"all {len(verdicts)} categories lose less than their margins"
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's (1979) adjusted p-values, Scandinavian Journal of Statistics 6:65, in the order given."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+
+
+def _verdict(one: Evidence, p_pass: float, p_fail: float, categories: int, policy: GatePolicy) -> CategoryVerdict:
+    if one.problem:
+        return CategoryVerdict(
+            category=one.category, verdict="inconclusive", reason=f"Cannot be judged: {one.problem}."
+        )
+    found, allowed = _found(one), _amount(one.margin, one)
+    if p_fail <= policy.alpha:
+        reason = f"{found}; that is surely more than the {allowed} allowed ({_p(p_fail, categories)})."
+        return CategoryVerdict(category=one.category, verdict="fail", reason=reason)
+    if one.headroom is not None and one.headroom <= one.margin:
+        above = "at or below" if one.headroom <= 0 else f"only {_amount(one.headroom, one)} above"
+        reason = (
+            f"The baseline scores {above} guessing, so a loss of {allowed} cannot show here: {_lower_first(found)}."
+        )
+        return CategoryVerdict(category=one.category, verdict="inconclusive", reason=reason)
+    if p_pass <= policy.alpha:
+        reason = f"{found}; that is surely less than the {allowed} allowed ({_p(p_pass, categories)})."
+        return CategoryVerdict(category=one.category, verdict="pass", reason=reason)
+    needed = items_to_decide(one, policy, categories)
+    more = f"about {needed:,} would decide" if needed else "the loss is too near the margin for more items to decide"
+    reason = f"{found}; whether that is within the {allowed} allowed, {_items(one)} cannot tell: {more}."
+    return CategoryVerdict(category=one.category, verdict="inconclusive", reason=reason, items_to_decide=needed)
+
+
+def items_to_decide(one: Evidence, policy: GatePolicy, categories: int) -> int | None:
+    """Items in all with which the observed loss would be decided with the policy's power at alpha / categories.
+
+    The statistic at the margin grows with the root of the items, so n ((z_alpha + z_power) / z)^2 are needed. None
+    where that is more than 100 times the items there are.
+    """
+    normal = NormalDist()
+    smaller = min(one.p_pass, one.p_fail)
+    if not 0 < smaller < 0.5:
+        return None
+    reach = -normal.inv_cdf(policy.alpha / categories) + normal.inv_cdf(policy.power)
+    needed = one.items * (reach / -normal.inv_cdf(smaller)) ** 2
+    return max(one.items + 1, math.ceil(needed)) if needed <= _MOST_ITEMS * one.items else None
+
+
+def _found(one: Evidence) -> str:
+    """What was observed: `Scores 1.2 points lower (95 % interval of the loss 0.3 to 2.1) over 500 items`."""
+    low, high = (_number(end, one) for end in (one.loss_low, one.loss_high))
+    interval = f"95 % interval of the loss {low} to {high}"
+    size = _amount(abs(one.loss), one)
+    if one.unit == "share":
+        return f"Scores {size} {'lower' if one.loss >= 0 else 'higher'} ({interval}) over {_items(one)}"
+    return f"Perplexity is {size} {'higher' if one.loss >= 0 else 'lower'} ({interval}) over {_items(one)}"
+
+
+def _items(one: Evidence) -> str:
+    name = "item" if one.unit == "share" else "document"
+    return f"{one.items:,} {name}{'' if one.items == 1 else 's'}"
+
+
+def _number(amount: float, one: Evidence) -> str:
+    """In hundredths, with a digit more where the margin is below one of them."""
+    digits = 1 if one.margin >= 0.01 else 2
+    # Adding 0 turns -0.0 into 0.0.
+    return f"{round(100 * amount, digits) + 0.0:.{digits}f}{'' if one.unit == 'share' else ' %'}"
+
+
+def _amount(amount: float, one: Evidence) -> str:
+    return f"{_number(amount, one)}{' points' if one.unit == 'share' else ''}"
+
+
+def _p(p: float, categories: int) -> str:
+    value = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return value if categories == 1 else f"{value}, Holm over {categories} categories"
+
+
+def _lower_first(text: str) -> str:
+    return text[0].lower() + text[1:]

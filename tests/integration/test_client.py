@@ -1,0 +1,104 @@
+"""The evaluation's client against a real vLLM: what it asks for cheaply is what plain log-probabilities say."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from evals.client import Client
+from evals.request_plan import Generate, Question, Score, plan
+from registry.contracts import Endpoint
+from serving_checks.http_json import post_json
+from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve
+from tests.tiny_llama import make_tiny_llama
+
+BLOCK_TOKENS = 128
+"""vLLM's on a CPU."""
+TOLERANCE = 2e-4
+"""Float32 sums in another order: a prompt computed in one piece, in blocks, or beside other prompts."""
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    folder = tmp_path_factory.mktemp("served")
+    model_dir = make_tiny_llama(folder / "model")
+    config = VllmServerConfig(max_model_len=512, max_num_seqs=8, kv_cache_gib=0.25)
+    with serve(ServerRequest(config, model_dir, "float32", "cpu", None), folder / "server.log") as server:
+        yield server.endpoint
+
+
+def plain(endpoint: Endpoint, question: Score) -> tuple[float, bool]:
+    """As lm-eval's `local-completions` asks: the whole text echoed with its log-probabilities."""
+    body = {
+        "model": endpoint.served_model_name,
+        "prompt": [*question.context, *question.continuation],
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": 1,
+        "echo": True,
+        "return_tokens_as_token_ids": True,
+    }
+    found: dict[str, Any] = post_json(f"{endpoint.base_url}/v1/completions", body)["choices"][0]["logprobs"]
+    values = found["token_logprobs"][len(question.context) : -1]
+    likeliest = found["top_logprobs"][len(question.context) : -1]
+    return sum(values), all(value == max(top.values()) for value, top in zip(values, likeliest, strict=True))
+
+
+def tokens(draw: random.Random, count: int) -> tuple[int, ...]:
+    return tuple(draw.randrange(4, 512) for _ in range(count))
+
+
+def questions_of(kind: str) -> list[Question]:
+    draw = random.Random(kind)  # noqa: S311 - a test's data
+    lengths = {"letters": (30, 1), "short context": (20, 5), "long context": (300, 4), "whole blocks": (256, 3)}
+    context_length, continuation_length = lengths[kind]
+    contexts = [tokens(draw, context_length) for _ in range(6)]
+    return [Score(context, tokens(draw, continuation_length)) for context in contexts for _ in range(4)]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("kind", ["letters", "short context", "long context", "whole blocks"])
+def test_cheap_log_likelihoods_are_the_plain_ones(endpoint: Endpoint, kind: str) -> None:
+    questions = questions_of(kind)
+    client = Client(endpoint, num_concurrent=8)
+    answers = client.ask(questions, lambda done, total: None)
+    assert client.counts.requests == sum(map(len, plan(questions, BLOCK_TOKENS)))
+    for question in questions:
+        assert isinstance(question, Score)
+        expected, greedy = plain(endpoint, question)
+        found = answers[question]
+        assert found[0] == pytest.approx(expected, abs=TOLERANCE)
+        assert found[1] is greedy
+
+
+@pytest.mark.engine
+def test_the_model_s_own_words_are_greedy(endpoint: Endpoint) -> None:
+    """What it writes at temperature 0 is the likeliest continuation, at once and step by step."""
+    draw = random.Random(5)  # noqa: S311 - a test's data
+    for length in (20, 300):
+        context = tokens(draw, length)
+        body = {
+            "model": endpoint.served_model_name,
+            "prompt": context,
+            "max_tokens": 4,
+            "temperature": 0,
+            "return_token_ids": True,
+            "ignore_eos": True,
+        }
+        written = tuple(post_json(f"{endpoint.base_url}/v1/completions", body)["choices"][0]["token_ids"])
+        likeliest, other = Score(context, written), Score(context, (*written[:-1], (written[-1] + 1) % 512))
+        answers = Client(endpoint, num_concurrent=4).ask([likeliest, other], lambda done, total: None)
+        assert answers[likeliest][1] is True
+        assert answers[other][1] is False
+
+
+@pytest.mark.engine
+def test_texts_are_those_of_a_plain_request(endpoint: Endpoint) -> None:
+    draw = random.Random(6)  # noqa: S311 - a test's data
+    questions: list[Question] = [Generate(tokens(draw, 40), max_tokens=8, stop=("\n",)) for _ in range(3)]
+    answers = Client(endpoint, num_concurrent=4).ask(questions, lambda done, total: None)
+    for question in questions:
+        assert isinstance(question, Generate)
+        body = {"prompt": question.prompt, "max_tokens": 8, "temperature": 0, "stop": ["\n"], "model": "model"}
+        assert answers[question] == post_json(f"{endpoint.base_url}/v1/completions", body)["choices"][0]["text"]

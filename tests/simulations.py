@@ -1,0 +1,153 @@
+"""Simulated comparisons with a known truth: how often intervals hold it and how often gates are wrong.
+
+Shared by the quick tests and by `benchmarks/uncertainty.py`, which runs more of each.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evals.statistics.paired import paired_means
+from evals.statistics.resampling import paired_bootstrap
+from evals.statistics.score import Z95, score_z
+from evals.statistics.sequential import boundaries
+from evals.statistics.significance import paired_t_interval, paired_t_p
+
+Floats = NDArray[np.float64]
+
+BASELINE = np.array([0.0, 0.0, 1.0, 1.0])
+ARTIFACT = np.array([0.0, 1.0, 0.0, 1.0])
+Z_ONE_SIDED = 1.6448536269514722
+
+
+class Share(NamedTuple):
+    """How often something happened in how many draws."""
+
+    hits: float
+    draws: int
+
+    @property
+    def monte_carlo_stderr(self) -> float:
+        return math.sqrt(max(self.hits * (1 - self.hits), 1e-4) / self.draws)
+
+    def exceeds(self, level: float) -> bool:
+        """Whether it is above `level` by more than chance explains (three standard errors at the level)."""
+        return self.hits > level + 3 * math.sqrt(level * (1 - level) / self.draws)
+
+
+def cells(baseline: float, loss: float, discordance: float) -> Floats:
+    """Probabilities of (0, 0), (0, 1), (1, 0), (1, 1) for a baseline, a true loss and a rate of flips."""
+    to_right, to_wrong = (discordance - loss) / 2, (discordance + loss) / 2
+    return np.array([1 - baseline - to_right, to_right, to_wrong, baseline - to_wrong])
+
+
+def draw(probabilities: Floats, items: int, draws: int, seed: int) -> tuple[Floats, NDArray[np.int64]]:
+    """Distinct tables of counts [tables, cells] and how often each was drawn [tables]."""
+    tables = np.random.default_rng(seed).multinomial(items, probabilities, draws)
+    unique, times = np.unique(tables, axis=0, return_counts=True)
+    return unique.astype(np.float64), times
+
+
+def _share(hits: NDArray[np.bool_], times: NDArray[np.int64]) -> Share:
+    return Share(float(hits @ times / times.sum()), int(times.sum()))
+
+
+def difference_coverage(probabilities: Floats, items: int, draws: int, seed: int) -> Share:
+    """Of the 95 % score interval of the paired difference."""
+    counts, times = draw(probabilities, items, draws, seed)
+    truth = float(probabilities @ (ARTIFACT - BASELINE))
+    return _share(np.abs(score_z(ARTIFACT - BASELINE, counts, truth)) <= Z95, times)
+
+
+def ratio_coverage(probabilities: Floats, chance: float, items: int, draws: int, seed: int) -> Share:
+    """Of the 95 % interval of the retention, corrected for `chance` (0: plain)."""
+    counts, times = draw(probabilities, items, draws, seed)
+    truth = float((probabilities @ ARTIFACT - chance) / (probabilities @ BASELINE - chance))
+    z = score_z(ARTIFACT - truth * BASELINE, counts, (1 - truth) * chance)
+    return _share(np.abs(z) <= Z95, times)
+
+
+def gate_error(margin: float, discordance: float, items: int, draws: int, seed: int, wrong: str = "pass") -> Share:
+    """Wrong passes (or fails) of one category at 5 % where the true loss is exactly the margin."""
+    counts, times = draw(cells(0.7, margin, discordance), items, draws, seed)
+    z = score_z(ARTIFACT - BASELINE, counts, -margin)
+    return _share(z >= Z_ONE_SIDED if wrong == "pass" else z <= -Z_ONE_SIDED, times)
+
+
+def graded_gate_error(margin: float, spread: float, items: int, draws: int, seed: int) -> Share:
+    """As `gate_error` for graded scores: differences of -1 to 1 in tenths, mostly small, whose mean is -margin."""
+    grid = np.round(np.linspace(-1, 1, 21), 1)
+    weight = np.exp(-np.abs(grid) / spread)
+    low, high = -50.0, 50.0
+    for _ in range(100):  # tilted until the mean is the margin's
+        tilt = (low + high) / 2
+        probabilities = weight * np.exp(tilt * grid) / (weight @ np.exp(tilt * grid))
+        low, high = (tilt, high) if probabilities @ grid < -margin else (low, tilt)
+    counts, times = draw(probabilities, items, draws, seed)
+    return _share(score_z(grid, counts, -margin) >= Z_ONE_SIDED, times)
+
+
+def looks_error(
+    fractions: tuple[float, ...], spending: str, margin: float, discordance: float, items: int, draws: int, seed: int
+) -> tuple[Share, Share]:
+    """Wrong passes at the margin when looking several times: (with boundaries, comparing with 1.645 each time)."""
+    generator = np.random.default_rng(seed)
+    sizes = np.diff([0, *(round(items * fraction) for fraction in fractions)])
+    parts = [generator.multinomial(size, cells(0.7, margin, discordance), draws) for size in sizes]
+    bounds = boundaries(fractions, 0.05, spending)  # type: ignore[arg-type]
+    guarded = naive = np.zeros(draws, dtype=bool)
+    for counts, bound in zip(np.cumsum(parts, axis=0).astype(np.float64), bounds, strict=True):
+        unique, where = np.unique(counts, axis=0, return_inverse=True)
+        z = score_z(ARTIFACT - BASELINE, unique, -margin)[where.ravel()]
+        guarded, naive = guarded | (z >= bound), naive | (z >= Z_ONE_SIDED)
+    return Share(float(guarded.mean()), draws), Share(float(naive.mean()), draws)
+
+
+def family_error(categories: int, margin: float, items: int, draws: int, seed: int) -> tuple[Share, Share]:
+    """Draws in which any of the categories, all exactly at the margin, passes: (with Holm, without)."""
+    from scipy.stats import norm
+
+    counts = np.random.default_rng(seed).multinomial(items, cells(0.7, margin, 0.12), (draws, categories))
+    unique, where = np.unique(counts.reshape(-1, 4), axis=0, return_inverse=True)
+    p = norm.sf(score_z(ARTIFACT - BASELINE, unique.astype(np.float64), -margin))[where.ravel()].reshape(
+        draws, categories
+    )
+    # Where all are at the margin, some category passes exactly if the smallest p-value does: Holm's first step.
+    return Share(float((categories * p.min(1) <= 0.05).mean()), draws), Share(float((p.min(1) <= 0.05).mean()), draws)
+
+
+class Perplexity(NamedTuple):
+    """What was found in simulated documents of unequal length."""
+
+    t_coverage: Share
+    bca_coverage: Share
+    wrong_passes: Share
+
+
+def perplexity(documents: int, draws: int, resamples: int, seed: int) -> Perplexity:
+    """95 % intervals of the log ratio of perplexities, and wrong passes where the truth is exactly the margin."""
+    generator = np.random.default_rng(seed)
+    truth = -math.log1p(0.02)
+    by_t = by_bca = wrong = 0
+    for number in range(draws):
+        words = np.round(np.exp(generator.normal(6, 0.6, documents))) + 20
+        base = generator.normal(-3, 0.4, documents)
+        other = base + truth + generator.normal(0, 0.5, documents) / np.sqrt(words)
+        means = paired_means(base, other, words)
+        stderr = means.difference_stderr or 0.0
+        low, high = paired_t_interval(means.difference, stderr, documents)
+        by_t += low <= truth <= high
+        wrong += paired_t_p((means.difference - truth) / stderr, documents)[0] <= 0.05
+        low, high = paired_bootstrap(other - base, words, number, resamples).interval()
+        by_bca += low <= truth <= high
+    return Perplexity(*(Share(hits / draws, draws) for hits in (by_t, by_bca, wrong)))
+
+
+def power(loss: float, discordance: float, items: int, alpha: float, draws: int, seed: int) -> Share:
+    """How often a true loss is found at a one-sided level."""
+    from scipy.stats import norm
+
+    counts, times = draw(cells(0.7, loss, discordance), items, draws, seed)
+    return _share(score_z(ARTIFACT - BASELINE, counts, 0.0) <= norm.ppf(alpha), times)

@@ -1,0 +1,297 @@
+"""The evaluation's client against a model that is a formula: what it finds, what it asks, and how it fails."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.errors import StageError
+from evals.client import Client
+from evals.request_cache import RequestCache
+from evals.request_plan import Generate, Question, Score, plan
+from registry.contracts import Endpoint
+from tests.completions_server import VOCABULARY, FormulaModel, completions_server
+
+CONTEXT = (1, 2, 3, 4)
+FACTS = {"model_digest": "sha256:a"}
+
+
+@contextmanager
+def client_of(model: FormulaModel, num_concurrent: int = 4, cache: RequestCache | None = None) -> Iterator[Client]:
+    with completions_server(model) as url:
+        endpoint = Endpoint(base_url=url, served_model_name="model", model_path="", max_model_len=64)
+        yield Client(endpoint, num_concurrent, cache)
+
+
+def ask(model: FormulaModel, questions: list[Question], **options: Any) -> dict[Question, Any]:
+    with client_of(model, **options) as client:
+        return client.ask(questions, lambda done, total: None)
+
+
+def scores(count: int) -> list[Question]:
+    return [Score((1, item), (2, 3)) for item in range(count)]
+
+
+@pytest.mark.parametrize(
+    "continuations",
+    [
+        [(5,), (6,), (7,), (8,)],
+        [(5, 6, 7), (8, 9)],
+        [(5, 6), (5, 7), (5,)],
+        [(5, 6, 7, 8, 9)],
+        [(token,) for token in range(VOCABULARY)],
+    ],
+)
+def test_what_is_found_is_what_the_model_says(continuations: list[tuple[int, ...]]) -> None:
+    model = FormulaModel()
+    questions: list[Question] = [Score(CONTEXT, continuation) for continuation in continuations]
+    answers = ask(model, questions)
+    for question, continuation in zip(questions, continuations, strict=True):
+        expected, greedy = model.score(CONTEXT, continuation)
+        assert answers[question][0] == pytest.approx(expected)
+        assert answers[question][1] is greedy
+
+
+def test_the_likeliest_continuation_is_greedy() -> None:
+    model = FormulaModel()
+    first = model.likeliest(CONTEXT)
+    greedy = Score(CONTEXT, (first, model.likeliest([*CONTEXT, first])))
+    other = Score(CONTEXT, ((first + 1) % VOCABULARY, model.likeliest([*CONTEXT, (first + 1) % VOCABULARY])))
+    answers = ask(model, [greedy, other])
+    assert answers[greedy][1] is True
+    assert answers[other][1] is False
+
+
+def test_one_token_choices_share_a_request_that_may_read_the_prefix_cache() -> None:
+    model = FormulaModel()
+    ask(model, [Score(CONTEXT, (token,)) for token in (5, 6, 7, 8)])
+    (body,) = model.bodies
+    assert body["logprob_token_ids"] == [5, 6, 7, 8]
+    assert body["prompt"] == list(CONTEXT)
+    assert "echo" not in body
+
+
+def test_longer_choices_leave_their_last_token_out() -> None:
+    chains = plan([Score(CONTEXT, (5, 6, 7)), Score(CONTEXT, (5, 6, 8)), Score(CONTEXT, (9, 6))])
+    bodies = [request.body() for (request,) in chains]
+    assert [(body["prompt"], body["logprob_token_ids"], body["echo"]) for body in bodies] == [
+        ((*CONTEXT, 5, 6), [7, 8], True),
+        ((*CONTEXT, 9), [6], True),
+    ]
+
+
+def test_more_tokens_than_a_request_takes_are_asked_for_in_several() -> None:
+    questions: list[Question] = [Score(CONTEXT, (token,)) for token in range(300)]
+    (chain,) = plan(questions)
+    assert [len(request.body()["logprob_token_ids"]) for request in chain] == [128, 128, 44]
+
+
+def test_choices_after_a_long_context_are_scored_step_by_step() -> None:
+    context = tuple(range(40))
+    questions: list[Question] = [Score(context, (5, 6, 7)), Score(context, (5, 8)), Score(context, (9,))]
+    (chain,) = plan(questions, block_tokens=16)
+    asked = [(request.body()["prompt"][40:], request.body()["logprob_token_ids"]) for request in chain]
+    assert asked == [((), [5, 9]), ((5,), [6, 8]), ((5, 6), [7])]
+    assert not any("echo" in request.body() for request in chain)
+    assert len(plan(questions, block_tokens=64)) == len(plan(questions)) == 3
+
+
+class BlockCache(FormulaModel):
+    metrics = 'vllm:cache_config_info{block_size="16",enable_prefix_caching="True",num_gpu_blocks="9"} 1.0\n'
+
+
+def test_step_by_step_finds_the_same_after_its_context_only() -> None:
+    model = BlockCache(delay_seconds=0.01)
+    contexts = [tuple(range(first, first + 40)) for first in range(6)]
+    continuations = [(5, 6, 7), (5, 8), (9,), (5, 6, 9, 11)]
+    questions: list[Question] = [Score(context, continuation) for context in contexts for continuation in continuations]
+    answers = ask(model, questions, num_concurrent=5)
+    for question in questions:
+        assert isinstance(question, Score)
+        expected, greedy = model.score(question.context, question.continuation)
+        assert answers[question][0] == pytest.approx(expected)
+        assert answers[question][1] is greedy
+    prompts = [tuple(body["prompt"]) for body in model.bodies]
+    assert len(prompts) == 6 * 4
+    for prompt in prompts:
+        assert prompts.index(prompt[:40]) <= prompts.index(prompt)
+
+
+def test_equal_questions_are_asked_once() -> None:
+    model = FormulaModel()
+    assert len(ask(model, [Score(CONTEXT, (5, 6)), Score(CONTEXT, (5, 6))])) == 1
+    assert len(model.bodies) == 1
+
+
+def test_texts_are_asked_for_as_wanted() -> None:
+    model = FormulaModel()
+    question = Generate((1, 2), max_tokens=9, stop=("\n",), options='{"top_k": 3}')
+    assert ask(model, [question]) == {question: " text 2"}
+    (body,) = model.bodies
+    assert (body["max_tokens"], body["stop"], body["temperature"], body["top_k"]) == (9, ["\n"], 0, 3)
+
+
+class Meeting(FormulaModel):
+    """Answers nobody until eight ask at once."""
+
+    barrier = threading.Barrier(8, timeout=20.0)
+
+    def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        self.barrier.wait()
+        return super().answer(body)
+
+
+def test_as_many_requests_are_in_flight_as_wanted() -> None:
+    assert len(ask(Meeting(), scores(40), num_concurrent=8)) == 40
+
+
+def test_progress_is_told_of_every_question() -> None:
+    told: list[tuple[int, int]] = []
+    with client_of(FormulaModel()) as client:
+        client.ask(scores(5), lambda done, total: told.append((done, total)))
+    assert told[0] == (0, 5)
+    assert told[-1] == (5, 5)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_no_key_of_the_user_s_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    model = FormulaModel()
+    ask(model, scores(1))
+    assert "secret" not in str(model.headers)
+
+
+class Stumbling(FormulaModel):
+    """Fails at one request."""
+
+    def __init__(self, place: int, status: int) -> None:
+        super().__init__()
+        self.place, self.status = place, status
+
+    def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        status, content = super().answer(body)
+        return (self.status, {"error": "stumbled"}) if len(self.bodies) == self.place else (status, content)
+
+
+def test_a_single_failure_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evals.client._PAUSE_SECONDS", 0.0)
+    model = Stumbling(place=2, status=503)
+    assert len(ask(model, scores(5), num_concurrent=1)) == 5
+    assert len(model.bodies) == 6
+
+
+def test_a_refusal_is_not_tried_again() -> None:
+    model = Stumbling(place=2, status=400)
+    with pytest.raises(StageError, match=r"answered 400: .*stumbled"):
+        ask(model, scores(5), num_concurrent=1)
+    assert len(model.bodies) == 2
+
+
+class NotANumber(FormulaModel):
+    def log_probability(self, prefix: Any, token: int) -> float:
+        return float("nan")
+
+
+def test_not_a_number_is_no_answer(tmp_path: Path) -> None:
+    with RequestCache(tmp_path / "cache", FACTS) as cache:
+        with pytest.raises(StageError, match="log-likelihood of nan"):
+            ask(NotANumber(), scores(1), cache=cache)
+        assert cache.get([scores(1)[0].key]) == {}
+
+
+def test_a_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evals.client._SILENCE_SECONDS", 0.2)
+    with pytest.raises(StageError, match="has answered nothing"):
+        ask(FormulaModel(delay_seconds=1.5), scores(2))
+
+
+class OtherEngine(FormulaModel):
+    def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return super().answer({key: value for key, value in body.items() if key != "logprob_token_ids"})
+
+
+def test_a_server_without_the_log_probabilities_of_chosen_tokens() -> None:
+    with pytest.raises(StageError, match="lacks the log-probabilities") as caught:
+        ask(OtherEngine(), [Score(CONTEXT, (token,)) for token in range(5)])
+    assert "vLLM 0.32" in caught.value.remedy
+
+
+def test_nothing_listens() -> None:
+    endpoint = Endpoint(base_url="http://127.0.0.1:9", served_model_name="model", model_path="", max_model_len=64)
+    with pytest.raises(StageError, match="stopped answering") as caught:
+        Client(endpoint, 2).ask(scores(2), lambda done, total: None)
+    assert "goes on where this stopped" in caught.value.remedy
+
+
+def test_what_was_answered_before_a_failure_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evals.client._PAUSE_SECONDS", 0.0)
+    with RequestCache(tmp_path / "cache", FACTS) as cache, pytest.raises(StageError, match="answered 500"):
+        ask(FormulaModel(fail_after=10), scores(30), cache=cache)
+    model = FormulaModel()
+    with RequestCache(tmp_path / "cache", FACTS) as cache, client_of(model, cache=cache) as client:
+        answers = client.ask(scores(30), lambda done, total: None)
+        assert client.counts.from_cache == 10
+    assert len(model.bodies) == 20
+    assert all(
+        answers[question] == pytest.approx(model.score((1, item), (2, 3))) for item, question in enumerate(scores(30))
+    )
+
+
+def test_an_artifact_is_never_answered_for_another(tmp_path: Path) -> None:
+    """The same questions, two models: with a file each both are asked, and one file does not serve both."""
+
+    class Other(FormulaModel):
+        def log_probability(self, prefix: Any, token: int) -> float:
+            return super().log_probability(prefix, token) - 1
+
+    models = {"sha256:a": FormulaModel(), "sha256:b": Other()}
+    found = {}
+    for digest, model in models.items():
+        with RequestCache(tmp_path / digest, {"model_digest": digest}) as cache:
+            found[digest] = ask(model, scores(3), cache=cache)
+    for digest, model in models.items():
+        assert [found[digest][question][0] for question in scores(3)] == pytest.approx(
+            [model.score((1, item), (2, 3))[0] for item in range(3)]
+        )
+    with (
+        pytest.raises(StageError, match="another model"),
+        RequestCache(tmp_path / "sha256:a", {"model_digest": "sha256:b"}),
+    ):
+        pass
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from evals.client import Client
+from evals.request_cache import RequestCache
+from evals.request_plan import Score
+from registry.contracts import Endpoint
+endpoint = Endpoint(base_url=sys.argv[1], served_model_name="model", model_path="", max_model_len=64)
+with RequestCache(Path(sys.argv[2]), {"model_digest": "sha256:a"}) as cache:
+    Client(endpoint, 4, cache).ask([Score((1, item), (2, 3)) for item in range(400)], lambda done, total: None)
+"""
+
+
+def test_an_evaluation_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    model = FormulaModel(delay_seconds=0.02)
+    with completions_server(model) as url:
+        process = subprocess.Popen([sys.executable, "-P", "-c", KILLED, url, str(tmp_path / "cache")])
+        while len(model.bodies) < 60 and process.poll() is None:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    rest = FormulaModel()
+    with RequestCache(tmp_path / "cache", FACTS) as cache, client_of(rest, cache=cache) as client:
+        client.ask(scores(400), lambda done, total: None)
+        # Those in flight when it died are asked again, no others.
+        assert client.counts.from_cache >= 60 - 2 * 4
+        assert client.counts.from_cache + len(rest.bodies) == 400

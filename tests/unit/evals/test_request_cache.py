@@ -1,0 +1,94 @@
+"""The request cache: it keeps, it refuses, and damage is a miss."""
+
+import logging
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from configs.errors import StageError
+from evals.request_cache import RequestCache
+
+FACTS = {"model_digest": "sha256:a", "engine": "vllm 0.32.0", "dtype": "float32", "max_model_len": "2048"}
+
+
+def test_what_was_put_is_there_after_opening_it_again(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "cache.sqlite"
+    with RequestCache(path, FACTS) as cache:
+        cache.put([("k1", [-1.25, True]), ("k2", "täxt\n")])
+        cache.put([("k1", [-2.5, False])])
+    with RequestCache(path, FACTS) as cache:
+        assert cache.get(["k1", "k2", "k3"]) == {"k1": [-2.5, False], "k2": "täxt\n"}
+
+
+def test_thousands_of_keys(tmp_path: Path) -> None:
+    with RequestCache(tmp_path / "cache", FACTS) as cache:
+        cache.put((str(number), number) for number in range(3000))
+        assert len(cache.get([str(number) for number in range(4000)])) == 3000
+
+
+@pytest.mark.parametrize("fact", sorted(FACTS))
+def test_the_file_of_other_facts_is_refused(tmp_path: Path, fact: str) -> None:
+    with RequestCache(tmp_path / "cache", FACTS) as cache:
+        cache.put([("k", 1)])
+    with pytest.raises(StageError, match=f"{fact} is {FACTS[fact]}, asked for other"):
+        RequestCache(tmp_path / "cache", FACTS | {fact: "other"})
+    with RequestCache(tmp_path / "cache", FACTS) as cache:
+        assert cache.get(["k"]) == {"k": 1}
+
+
+def test_a_fact_more_is_another_fact(tmp_path: Path) -> None:
+    with RequestCache(tmp_path / "cache", FACTS):
+        pass
+    with pytest.raises(StageError, match="device is None, asked for cpu"):
+        RequestCache(tmp_path / "cache", FACTS | {"device": "cpu"})
+    with RequestCache(tmp_path / "cache", FACTS):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"this is no database" * 200, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_damaged_file_is_a_miss_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    path = tmp_path / "cache"
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING), RequestCache(path, FACTS) as cache:
+        assert cache.get(["k"]) == {}
+        cache.put([("k", 1)])
+        assert cache.get(["k"]) == {"k": 1}
+    assert "is damaged" in caplog.text
+    assert path.with_name("cache.damaged").read_bytes() == content
+
+
+def test_pages_that_went_bad_are_a_miss(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "cache"
+    with RequestCache(path, FACTS) as cache:
+        cache.put((f"key {number}", "x" * 50) for number in range(2000))
+    content = bytearray(path.read_bytes())
+    content[3 * 4096 : len(content) - 4096] = b"\xa5" * (len(content) - 4 * 4096)
+    path.write_bytes(content)
+    keys = [f"key {number}" for number in range(2000)]
+    with caplog.at_level(logging.WARNING), RequestCache(path, FACTS) as cache:
+        found = cache.get(keys)
+        assert all(value == "x" * 50 for value in found.values())
+        assert len(found) < len(keys)
+        cache.put((key, 1) for key in keys)
+        assert cache.get(keys) == dict.fromkeys(keys, 1)
+    assert "damaged" in caplog.text
+
+
+def test_an_answer_that_was_changed_is_a_miss(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "cache"
+    with RequestCache(path, FACTS) as cache:
+        cache.put([("good", -1.0), ("bad", -1.0)])
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE answers SET value = '-9.0' WHERE key = 'bad'")
+    with caplog.at_level(logging.WARNING), RequestCache(path, FACTS) as cache:
+        assert cache.get(["good", "bad"]) == {"good": -1.0}
+    assert "1 damaged answers" in caplog.text
+
+
+def test_a_folder_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    with pytest.raises(StageError, match="cannot be used"):
+        RequestCache(tmp_path / "cache", FACTS)

@@ -1,0 +1,151 @@
+"""Gates: verdicts from plain numbers, their reasons, and their level over many categories."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from registry.gates import CategoryVerdict, Evidence, GatePolicy, holm, judge, overall
+from tests import simulations as simulate
+
+POLICY = GatePolicy()
+
+
+def evidence(category: str = "knowledge", **changes: Any) -> Evidence:
+    fields: dict[str, Any] = {
+        "category": category,
+        "unit": "share",
+        "items": 500,
+        "margin": 0.02,
+        "loss": 0.004,
+        "loss_low": -0.008,
+        "loss_high": 0.016,
+        "p_pass": 0.004,
+        "p_fail": 0.996,
+        "headroom": 0.5,
+    }
+    return Evidence.model_validate(fields | changes)
+
+
+def test_a_pass() -> None:
+    (found,) = judge([evidence()], POLICY)
+    assert found == CategoryVerdict(
+        category="knowledge",
+        verdict="pass",
+        reason="Scores 0.4 points lower (95 % interval of the loss -0.8 to 1.6) over 500 items; "
+        "that is surely less than the 2.0 points allowed (p = 0.004).",
+    )
+
+
+def test_a_fail_of_perplexity() -> None:
+    worse = evidence(
+        unit="perplexity", loss=0.054, loss_low=0.048, loss_high=0.06, p_pass=1.0, p_fail=1e-9, headroom=None
+    )
+    (found,) = judge([worse], POLICY)
+    assert found.verdict == "fail"
+    assert found.reason == (
+        "Perplexity is 5.4 % higher (95 % interval of the loss 4.8 % to 6.0 %) over 500 documents; "
+        "that is surely more than the 2.0 % allowed (p < 0.001)."
+    )
+
+
+def test_a_gain() -> None:
+    (found,) = judge([evidence(loss=-0.01, loss_low=-0.03, loss_high=0.0)], POLICY)
+    assert found.reason.startswith("Scores 1.0 points higher (95 % interval of the loss -3.0 to 0.0)")
+
+
+def test_undecided_says_what_would_decide() -> None:
+    (found,) = judge([evidence(p_pass=0.1, p_fail=0.9)], POLICY)
+    # z is 1.2816 and 1.6449 + 0.8416 is needed: 500 (2.4865 / 1.2816)^2
+    assert (found.verdict, found.items_to_decide) == ("inconclusive", 1883)
+    assert found.reason.endswith("within the 2.0 points allowed, 500 items cannot tell: about 1,883 would decide.")
+
+
+def test_more_categories_ask_for_more_items() -> None:
+    alone = judge([evidence(p_pass=0.1, p_fail=0.9)], POLICY)[0].items_to_decide
+    one_of_two = judge([evidence(p_pass=0.1, p_fail=0.9), evidence("other")], POLICY)[0].items_to_decide
+    assert alone is not None
+    assert one_of_two is not None
+    assert one_of_two > alone
+
+
+def test_a_loss_at_the_margin_is_not_decided_by_more_items() -> None:
+    (found,) = judge([evidence(p_pass=0.49, p_fail=0.51)], POLICY)
+    assert (found.verdict, found.items_to_decide) == ("inconclusive", None)
+    assert "too near the margin" in found.reason
+
+
+def test_holm_over_categories() -> None:
+    found = judge([evidence("a", p_pass=0.03), evidence("b", p_pass=0.03)], POLICY)
+    assert [one.verdict for one in found] == ["inconclusive", "inconclusive"]
+    found = judge([evidence("a", p_pass=0.02), evidence("b", p_pass=0.03)], POLICY)
+    assert [one.verdict for one in found] == ["pass", "pass"]
+    assert "Holm over 2 categories" in found[0].reason
+
+
+def test_a_category_that_cannot_be_judged_loosens_nothing() -> None:
+    broken = evidence("b", p_pass=1.0, p_fail=1.0, problem="it has no items")
+    found = judge([evidence("a", p_pass=0.03), broken], POLICY)
+    assert [one.verdict for one in found] == ["inconclusive", "inconclusive"]
+    assert found[1].reason == "Cannot be judged: it has no items."
+
+
+@pytest.mark.parametrize(
+    ("headroom", "says"), [(0.0, "at or below"), (-0.1, "at or below"), (0.015, "only 1.5 points above")]
+)
+def test_nothing_to_lose_is_no_pass(headroom: float, says: str) -> None:
+    (found,) = judge([evidence(headroom=headroom)], POLICY)
+    assert found.verdict == "inconclusive"
+    assert says in found.reason
+
+
+def test_nothing_to_lose_can_fail_still() -> None:
+    assert judge([evidence(headroom=0.0, p_pass=1.0, p_fail=0.001)], POLICY)[0].verdict == "fail"
+
+
+def test_the_worst_category_is_the_artifacts_verdict() -> None:
+    good, bad, open_one = (
+        evidence("good"),
+        evidence("bad", p_pass=1.0, p_fail=0.0001),
+        evidence("open", p_pass=0.4, p_fail=0.6),
+    )
+    assert overall(judge([good, open_one, bad], POLICY)) == ("fail", "fails in bad (1 of 3 categories)")
+    assert overall(judge([good, open_one], POLICY)) == ("inconclusive", "undecided in open (1 of 2 categories)")
+    assert overall(judge([good], POLICY))[0] == "pass"
+    assert overall([])[0] == "inconclusive"
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_margins() -> None:
+    policy = GatePolicy(margins={"knowledge": 0.05})
+    assert (policy.margin("knowledge"), policy.margin("other")) == (0.05, 0.02)
+
+
+@pytest.mark.parametrize("bad", [{"alpha": 0.0}, {"alpha": 1.0}, {"power": 0.4}, {"default_margin": 0.0}])
+def test_bad_policies(bad: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        GatePolicy.model_validate(bad)
+
+
+@pytest.mark.parametrize(("margin", "discordance"), [(0.02, 0.02), (0.02, 0.1), (0.05, 0.1), (0.05, 0.3)])
+@pytest.mark.parametrize("items", [50, 200, 1000])
+def test_wrong_passes_at_the_margin(margin: float, discordance: float, items: int) -> None:
+    # Below ten expected flips the counts are coarse: docs/statistics.md has the size of the excess.
+    level = 0.05 if items * discordance >= 10 else 0.06
+    assert not simulate.gate_error(margin, discordance, items, 20_000, items).exceeds(level)
+
+
+@pytest.mark.parametrize("items", [50, 200])
+@pytest.mark.parametrize("spread", [0.05, 0.2])
+def test_wrong_passes_of_graded_scores(items: int, spread: float) -> None:
+    assert not simulate.graded_gate_error(0.02, spread, items, 4000, items).exceeds(0.05)
+
+
+def test_wrong_passes_over_a_family() -> None:
+    with_holm, without = simulate.family_error(5, 0.05, 500, 4000, 1)
+    assert not with_holm.exceeds(0.05)
+    assert without.hits > 0.15, "what the correction is for"
