@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from pydantic import Field
@@ -259,7 +260,13 @@ def serve(
     port = free_port(config.port)
     command = command_of(request, port)
     base_url = f"http://{_HOST}:{port}"
-    with Supervised(command.argv, env=command.env, log_file=log_file, fork_server=fork_server) as child:
+    with (
+        # vLLM leaves its sockets behind, two files a server.
+        TemporaryDirectory(prefix="quantbench-", ignore_cleanup_errors=True) as scratch,
+        Supervised(
+            command.argv, env=command.env | {"TMPDIR": scratch}, log_file=log_file, fork_server=fork_server
+        ) as child,
+    ):
         start_seconds = _await_health(child, base_url, config.start_deadline_seconds)
         yield RunningServer(
             endpoint=Endpoint(
