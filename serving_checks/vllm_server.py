@@ -209,7 +209,11 @@ def _variables(config: VllmServerConfig, device: Device, threads: int | None) ->
         # Opens /collective_rpc, by which the workers tell their weights; the server listens on loopback only.
         "VLLM_SERVER_DEV_MODE": "1",
     }
-    return shared | (_cpu_variables(config.tensor_parallel_size, threads) if device == "cpu" else {})
+    if device != "cpu":
+        return shared
+    # vLLM compiles a few small functions whatever `enforce_eager` says: 6 s of the first answer with log-probabilities.
+    eager = {"TORCHDYNAMO_DISABLE": "1"} if config.enforce_eager else {}
+    return shared | eager | _cpu_variables(config.tensor_parallel_size, threads)
 
 
 def _await_health(child: Supervised, base_url: str, deadline_seconds: float) -> float:
