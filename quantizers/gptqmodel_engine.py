@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from configs.errors import StageError
 from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
+from quantizers.packing import whole_tensor_packing
 from registry.contracts import QuantizedModule
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def run_engine(
         try:
             with clock.part("load"):
                 model = _load(gptqmodel, job, engine_config)
-            with clock.part("quantize"), overrides:
+            with clock.part("quantize"), whole_tensor_packing(), overrides:
                 _report_layers(model, clock, job)
                 model.quantize(
                     calibration=rows,

@@ -19,6 +19,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -156,6 +157,7 @@ def main(address: str, modules: Sequence[str]) -> None:
     gc.freeze()
     request = _await_command(listener)
     os.environ.update(request["env"])
+    tempfile.tempdir = None  # TMPDIR is read once; a fork may have another
     os.chdir(request["cwd"])
     sys.argv = request["argv"]
     for stream in (sys.stdout, sys.stderr):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from pydantic import Field
@@ -208,7 +209,11 @@ def _variables(config: VllmServerConfig, device: Device, threads: int | None) ->
         # Opens /collective_rpc, by which the workers tell their weights; the server listens on loopback only.
         "VLLM_SERVER_DEV_MODE": "1",
     }
-    return shared | (_cpu_variables(config.tensor_parallel_size, threads) if device == "cpu" else {})
+    if device != "cpu":
+        return shared
+    # vLLM compiles a few small functions whatever `enforce_eager` says: 6 s of the first answer with log-probabilities.
+    eager = {"TORCHDYNAMO_DISABLE": "1"} if config.enforce_eager else {}
+    return shared | eager | _cpu_variables(config.tensor_parallel_size, threads)
 
 
 def _await_health(child: Supervised, base_url: str, deadline_seconds: float) -> float:
@@ -259,7 +264,13 @@ def serve(
     port = free_port(config.port)
     command = command_of(request, port)
     base_url = f"http://{_HOST}:{port}"
-    with Supervised(command.argv, env=command.env, log_file=log_file, fork_server=fork_server) as child:
+    with (
+        # vLLM leaves its sockets behind, two files a server.
+        TemporaryDirectory(prefix="quantbench-", ignore_cleanup_errors=True) as scratch,
+        Supervised(
+            command.argv, env=command.env | {"TMPDIR": scratch}, log_file=log_file, fork_server=fork_server
+        ) as child,
+    ):
         start_seconds = _await_health(child, base_url, config.start_deadline_seconds)
         yield RunningServer(
             endpoint=Endpoint(

@@ -73,6 +73,8 @@ def test_every_row_is_measured(record: dict[str, Any]) -> None:
         assert [(point["completed"], point["output_tokens"]) for point in points] == [(4, 32), (4, 32)]
         assert row["measurement"]["serving"]["smoke_answer"]
         assert row["measurement"]["serving"]["memory"]["kv_cache_tokens"] > 0
+        # A fork server that does not answer is no error: without this nobody would see that it never does.
+        assert row["measurement"]["serving"]["forked"]
     for name in ("nf4", "gptq"):
         row = rows[name]
         assert 4 <= row["artifact"]["bits_per_weight"] < 6

@@ -1,5 +1,6 @@
 """One real server: start, smoke, load, memory, end."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from tests.tiny_llama import make_tiny_llama
 
 
 @pytest.mark.engine
-def test_tiny_llama_is_served_measured_and_gone(tmp_path):
+def test_tiny_llama_is_served_measured_and_gone(tmp_path, monkeypatch):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     model = tmp_path / "model"
     make_tiny_llama(model)
     weights_bytes = (model / "model.safetensors").stat().st_size
@@ -41,4 +44,5 @@ def test_tiny_llama_is_served_measured_and_gone(tmp_path):
     assert memory.peak_process_bytes is not None
     assert memory.peak_process_bytes > memory.resident_weights_bytes
     assert left
+    assert not list((tmp_path / "scratch").iterdir())
     assert not [pid for pid in left if Path(f"/proc/{pid}").exists()]

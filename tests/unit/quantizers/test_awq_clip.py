@@ -64,35 +64,52 @@ def test_clip_override_is_put_back(engine: Any):
     assert engine._compute_best_clip is original
 
 
-def scale_arguments(outputs: int, inputs: int, *, single: bool) -> tuple[Any, ...]:
-    """(x, w_mean, x_mean, module, linears, reference) as `_search_best_scale` hands them over, in bfloat16."""
+def scale_arguments(outputs: int, inputs: int, kind: str) -> tuple[Any, ...]:
+    """(x, w_mean, x_mean, module, linears, reference, kwargs) as `_search_best_scale` hands them over, in float32."""
     import torch
 
     weights, features = layer(outputs, inputs, tokens=40)
     linear = torch.nn.Linear(inputs, outputs, bias=False)
     linear.weight.data = weights
     linear.weight.requires_grad_(False)
-    module = linear if single else torch.nn.Sequential(linear, torch.nn.SiLU())
+
+    class Mixing(torch.nn.Module):
+        """Tokens of a row see each other, as in attention."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = linear
+
+        def forward(self, x: torch.Tensor, is_causal: bool = False) -> torch.Tensor:
+            return self.linear(x).cumsum(1) if is_causal else self.linear(x)
+
+    apart = torch.nn.Sequential(linear, torch.nn.SiLU())
+    module = {"linear": linear, "tokens apart": apart, "tokens together": Mixing()}[kind]
+    kwargs = {"is_causal": True} if kind == "tokens together" else {}
     x = features.expand(3, -1, -1) * torch.tensor([1.0, 0.5, 2.0]).view(3, 1, 1)
     x_mean, w_mean = x.abs().mean((0, 1)), weights.abs().mean(0)
-    reference = [module(row[None]).detach() for row in x]
-    return x, w_mean, x_mean, module, [linear], reference
+    reference = [module(row[None], **kwargs).detach() for row in x]
+    return x, w_mean, x_mean, module, [linear], reference, kwargs
 
 
-@pytest.mark.parametrize("single", [True, False], ids=["linear", "module"])
-def test_scale_equals_the_engines(engine: Any, single: bool, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("kind", ["linear", "tokens apart", "tokens together"])
+@pytest.mark.parametrize("tokens_at_once", [16, 50, 1024])
+def test_scale_equals_the_engines(engine: Any, kind: str, tokens_at_once: int, monkeypatch: pytest.MonkeyPatch):
     import torch
 
     from quantizers.awq_scale import compute_best_scale
 
+    monkeypatch.setattr("quantizers.awq_scale._TOKENS_AT_ONCE", tokens_at_once)
+
     made = processor(engine, group_size=32)
     monkeypatch.setattr(engine, "_get_root_rotary", lambda self: None)
     made.gptq_model = SimpleNamespace()
-    arguments = scale_arguments(64, 96, single=single)
+    arguments = scale_arguments(64, 96, kind)
     weight = arguments[4][0].weight
     before = weight.clone()
     ours, our_loss = compute_best_scale(made, *arguments)
     assert torch.equal(weight, before), "the weights must be as before the search"
+    assert made._quant_batch_size == 1
 
     # The engine forgets to copy float32 weights on a CPU; given a copy it is the reference.
     with monkeypatch.context() as patch:
@@ -109,7 +126,7 @@ def test_the_engine_ruins_float32_weights(engine: Any, monkeypatch: pytest.Monke
     made = processor(engine, group_size=32)
     monkeypatch.setattr(engine, "_get_root_rotary", lambda self: None)
     made.gptq_model = SimpleNamespace()
-    arguments = scale_arguments(64, 96, single=True)
+    arguments = scale_arguments(64, 96, "linear")
     before = arguments[4][0].weight.clone()
     with torch.inference_mode():
         engine._compute_best_scale(made, *arguments)

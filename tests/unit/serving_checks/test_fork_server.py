@@ -15,10 +15,10 @@ from serving_checks.supervisor import Supervised, run
 from tests.unit.serving_checks.test_supervisor import gone, pid_in
 
 COMMAND = """
-import os, sys, time, subprocess
+import os, sys, tempfile, time, subprocess
 behaviour = sys.argv[1]
 if behaviour == "tell":
-    print(__name__, sys.argv[1:], "wave" in sys.modules, os.environ.get("FRUIT"), os.getcwd(), sys.stdin.read() == "")
+    print(__name__, sys.argv[1:], "wave" in sys.modules, tempfile.gettempdir(), os.getcwd(), sys.stdin.read() == "")
     sys.exit(7)
 if behaviour == "raise":
     raise RuntimeError("it broke")
@@ -55,12 +55,13 @@ def test_a_fork_is_the_program_that_was_asked_for(tmp_path, module, server):
     finished = run(
         command(module, "tell"),
         log_file=tmp_path / "log",
-        env={"FRUIT": "a pear"},
+        env={"TMPDIR": str(tmp_path / "place")},
         cwd=tmp_path / "place",
         fork_server=tmp_path / "socket",
     )
     assert finished.exit_code == 7
-    assert (tmp_path / "log").read_text() == f"__main__ ['tell'] True a pear {tmp_path / 'place'} True\n"
+    place = tmp_path / "place"
+    assert (tmp_path / "log").read_text() == f"__main__ ['tell'] True {place} {place} True\n"
 
 
 def test_a_traceback_goes_to_the_log_of_the_command(tmp_path, module, server):
