@@ -23,8 +23,9 @@ _STAGE_IMPORTS = (
     "transformers.generation.utils",
     "transformers.models.llama.modeling_llama",
     "transformers.integrations.bitsandbytes",
-    "lm_eval.evaluator",
-    "lm_eval.models.openai_completions",
+    "lm_eval.tasks",
+    "aiohttp",
+    "pyarrow.parquet",
     "pipelines.measure",
     "quantizers.__main__",
 )

@@ -88,6 +88,7 @@ def _measure_job(
         model_dir=model_dir,
         model_digest=_object_digest(model),
         suite=context.suite,
+        data=config.evaluation.data,
         num_concurrent=config.evaluation.num_concurrent,
         serving=config.serving,
         load=config.load,

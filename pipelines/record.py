@@ -16,7 +16,7 @@ RECORDING = "report and record"
 """What a breakdown calls the time for page and MLflow record."""
 
 CANDIDATE_ALIAS = "candidate"
-"""Points at the last artifact of the last run that passed; promotion moves other aliases."""
+"""Points at the last artifact of the last run that no gate failed; promotion moves other aliases."""
 
 
 class RecordJob(StageJob):
@@ -61,6 +61,10 @@ def _record_row(backend: MlflowBackend, parent: RunWriter, row: Row, model: str,
             "quantbench.checkpoint_digest": row.artifact.checkpoint_digest,
             "quantbench.calibration_digest": row.artifact.calibration_digest or "none",
         }
+    if row.verdict:
+        tags["quantbench.verdict"] = row.verdict
+    for kept in row.retention.categories if row.retention else []:
+        tags[f"gate.{kept.category}"] = kept.verdict
     if row.failure:
         tags["quantbench.failure"] = row.failure[:5000]
     with backend.run(row.name, tags, parent_run_id=parent.run_id) as child:
@@ -81,7 +85,7 @@ def _record_row(backend: MlflowBackend, parent: RunWriter, row: Row, model: str,
         version = backend.register_version(
             model, store.path(row.artifact.digest), child.run_id, row.artifact.digest, tags
         )
-        if row.sound:
+        if row.verdict != "fail":
             backend.set_alias(model, CANDIDATE_ALIAS, version)
 
 

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from configs.errors import QuantbenchError, RequestError
 from configs.loading import load_yaml_model
-from evals.retention import compare
 from evals.suite import load_suite
+from pipelines.comparison import Comparison, compare_measured
 from pipelines.device import detect_machine
 from pipelines.events import StageOutcome, time_breakdown
 from pipelines.fingerprints import calibration_fingerprint, source_fingerprint
@@ -27,7 +27,7 @@ from pipelines.runner import Runner
 from pipelines.stages import Fingerprints, Stage, stages_of
 from pipelines.workspace import Workspace
 from quantizers.sources import check_source
-from registry.contracts import CheckpointRecord, MeasurementRecord, RetentionRecord, StageResult
+from registry.contracts import CheckpointRecord, StageResult
 from registry.files import write_text_atomically
 
 
@@ -68,11 +68,12 @@ def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
     check_source(config.source)
     suite = load_suite(config.evaluation.suite)
     machine = detect_machine(config.device)
-    context = JobContext(config, machine, suite, suite.item_texts())
+    resolved = suite.resolve(config.evaluation.data)
+    context = JobContext(config, machine, suite, resolved.item_texts())
     fingerprints = Fingerprints(
         source=source_fingerprint(config.source),
         calibration=calibration_fingerprint(config.calibration),
-        suite=suite.digest,
+        suite=resolved.digest,
     )
     stages = stages_of(config, machine, fingerprints)
     check_environments(config.environments, stages)
@@ -97,14 +98,14 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
     write_text_atomically(run_dir / "config.json", config.model_dump_json(indent=2))
     with ForkServers(config, machine, run_dir / "logs") as fork_servers:
         runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers)
-        outcomes, retentions = _run_stages(run, runner, workspace, observer)
+        outcomes, comparisons = _run_stages(run, runner, workspace, observer)
     measured = RunRecord(
         run_id=run_dir.name,
         run_dir=run_dir,
         started_at=run.started_at,
         config=config.as_json(),
         machine=run.context.machine,
-        rows=rows_of(run, runner.results, retentions),
+        rows=rows_of(run, runner.results, comparisons),
         outcomes=outcomes,
         breakdown=time_breakdown(outcomes, time.monotonic() - run.start_seconds),
     )
@@ -113,8 +114,8 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
 
 def _run_stages(
     run: OpenRun, runner: Runner, workspace: Workspace, observer: RunObserver
-) -> tuple[list[StageOutcome], dict[str, RetentionRecord]]:
-    retentions: dict[str, RetentionRecord] = {}
+) -> tuple[list[StageOutcome], dict[str, Comparison]]:
+    comparisons: dict[str, Comparison] = {}
     outcomes = []
     for stage in run.stages:
         outcome = runner.run(stage)
@@ -123,12 +124,16 @@ def _run_stages(
             check_rules(run.context, checkpoint)
         if stage.kind == "measure" and stage.subject != "baseline" and outcome.result.failure is None:
             try:
-                retentions |= _compared(stage.subject, runner.results, workspace)
+                comparison = compare_measured(
+                    runner.results["measure:baseline"], outcome.result, run.context.suite, workspace
+                )
             except QuantbenchError as error:
                 outcome = runner.reject(outcome, error)
+            else:
+                comparisons |= {stage.subject: comparison} if comparison else {}
         outcomes.append(outcome)
-        observer.on_outcome(outcome, rows_of(run, runner.results, retentions))
-    return outcomes, retentions
+        observer.on_outcome(outcome, rows_of(run, runner.results, comparisons))
+    return outcomes, comparisons
 
 
 def _recorded(measured: RunRecord, run: OpenRun, workspace: Workspace) -> RunRecord:
@@ -144,21 +149,11 @@ def _recorded(measured: RunRecord, run: OpenRun, workspace: Workspace) -> RunRec
     return record
 
 
-def rows_of(run: OpenRun, results: Mapping[str, StageResult], retentions: Mapping[str, RetentionRecord]) -> list[Row]:
+def rows_of(run: OpenRun, results: Mapping[str, StageResult], comparisons: Mapping[str, Comparison]) -> list[Row]:
     """Baseline first, then the artifacts in the order in which they are measured."""
     methods = run.context.config.methods
     return [baseline_row(results)] + [
-        artifact_row(name, methods[name].method, results, retentions.get(name))
+        artifact_row(name, methods[name].method, results, comparisons.get(name))
         for name in run.subjects
         if name != "baseline"
     ]
-
-
-def _compared(subject: str, results: Mapping[str, StageResult], workspace: Workspace) -> dict[str, RetentionRecord]:
-    """What `subject` kept of the baseline; nothing where the baseline was not measured."""
-    baseline, candidate = results["measure:baseline"], results[f"measure:{subject}"]
-    if baseline.record is None or baseline.object is None or candidate.object is None:
-        return {}
-    one, other = (MeasurementRecord.model_validate(result.record).evaluation for result in (baseline, candidate))
-    directories = [workspace.store.path(reference.digest) for reference in (baseline.object, candidate.object)]
-    return {subject: compare(one, directories[0] / one.samples_file, other, directories[1] / other.samples_file)}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 from pydantic import Field
 
 from configs.base import StrictModel
+from evals.local_data import DataConfig
 from quantizers.base import MethodConfig
 from quantizers.calibration import CalibrationConfig
 from quantizers.sources import SourceConfig
@@ -29,8 +30,10 @@ EntryName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 class EvaluationConfig(StrictModel):
     suite: str
     """A suite of `configs/suites`, or the path of a suite file."""
-    num_concurrent: int = Field(default=16, ge=1)
-    """Requests that lm-eval keeps open at once."""
+    data: DataConfig | None = None
+    """Local rows for lm-eval's own tasks; without it they ask the hub. The embedded tasks need none."""
+    num_concurrent: int = Field(default=32, ge=1)
+    """Requests kept open at once; the server's `max_num_seqs` is what it works on at once."""
 
 
 class DTypeConfig(StrictModel):

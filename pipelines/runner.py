@@ -113,8 +113,10 @@ class Runner:
         log_file = self._run_dir / "logs" / f"{stem}.log"
         try:
             job = job_of(stage, self._context, self.results, self._workspace.store, result_file, staging, log_file)
-            if isinstance(job, MeasureJob) and self._fork_servers:
-                job = job.model_copy(update={"fork_server": self._fork_servers.for_model_servers(stage)})
+            if isinstance(job, MeasureJob):
+                fork_server = self._fork_servers.for_model_servers(stage) if self._fork_servers else None
+                surroundings = {"answers_dir": self._workspace.answers_dir, "fork_server": fork_server}
+                job = job.model_copy(update=surroundings)
             job_file = result_file.with_name(f"{stem}.job.json")
             write_text_atomically(job_file, job.model_dump_json(indent=2))
             python = str(stage.interpreter or sys.executable)

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from evals.token_agreement import PROMPTS_FILE
 from pipelines.device import MachineRecord
 from pipelines.interpreters import versions_of
 from pipelines.run_config import RunConfig
@@ -17,10 +18,10 @@ from quantizers.base import MethodConfig
 from quantizers.table import load_method
 from registry.contracts import StageResult
 from registry.contracts.base import DType, Method
-from registry.hashing import digest_of
+from registry.hashing import digest_of, digest_of_file
 from registry.stage_cache import StageKey
 
-STAGE_VERSIONS = {"prepare": 1, "calibrate": 1, "quantize": 1, "inspect": 1, "measure": 1}
+STAGE_VERSIONS = {"prepare": 1, "calibrate": 1, "quantize": 1, "inspect": 1, "measure": 2}
 """Of our own code: a number goes up when the same inputs would give another result."""
 
 STAGE_MODULES = {
@@ -164,7 +165,9 @@ def _measure(
         "suite": suite_digest,
         "serving": config.serving.model_dump(mode="json"),
         "load": config.load.model_dump(mode="json"),
-        "evaluation": config.evaluation.model_dump(mode="json"),
+        # The items and rows that it names are in the suite's digest; where they lie is no matter.
+        "evaluation": config.evaluation.model_dump(mode="json", exclude={"data"}),
+        "token_agreement": digest_of_file(PROMPTS_FILE),
         "dtype": dtype,
         "device": machine.device,
         # A throughput belongs to the machine it was measured on.

@@ -16,7 +16,7 @@ _LOCK_POLL_SECONDS = 0.5
 
 
 class Workspace:
-    """`store/`, `cache/`, `runs/<id>/`, `mlflow.db` below one folder."""
+    """`store/`, `cache/`, `answers/`, `runs/<id>/`, `mlflow.db` below one folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -37,6 +37,11 @@ class Workspace:
                 f"cannot write the workspace {self.root}: {error.strerror}", remedy="name another with --workspace"
             ) from None
         self.store.remove_stale_staging()
+
+    @property
+    def answers_dir(self) -> Path:
+        """What models answered in evaluations, a file for each model and engine (`evals.request_cache`)."""
+        return self.root / "answers"
 
     @property
     def default_tracking_uri(self) -> str:

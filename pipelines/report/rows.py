@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from pipelines.comparison import Comparison
 from registry.contracts import (
     ArtifactRecord,
     CategoryRetention,
@@ -91,9 +92,7 @@ def artifact_row(
     name: str,
     method: str,
     results: Mapping[str, StageResult],
-    retention: RetentionRecord | None,
-    characterization: CharacterizationRecord | None = None,
-    token_agreement: TokenAgreementRecord | None = None,
+    comparison: Comparison | None,
 ) -> Row:
     """One artifact's row."""
     artifact, inspection, measurement = (
@@ -105,9 +104,9 @@ def artifact_row(
         artifact=ArtifactRecord.model_validate(artifact) if artifact else None,
         inspection=InspectionRecord.model_validate(inspection) if inspection else None,
         measurement=MeasurementRecord.model_validate(measurement) if measurement else None,
-        retention=retention,
-        characterization=characterization,
-        token_agreement=token_agreement,
+        retention=comparison.retention if comparison else None,
+        characterization=comparison.characterization if comparison else None,
+        token_agreement=comparison.token_agreement if comparison else None,
         failure=_failure(results, "prepare", f"quantize:{name}", f"inspect:{name}", f"measure:{name}"),
     )
 

@@ -82,6 +82,13 @@ def test_every_row_is_measured(record: dict[str, Any]) -> None:
         assert all(check["passed"] for check in row["inspection"]["checks"])
         assert {kept["category"] for kept in row["retention"]["categories"]} == {"grammar", "language"}
         assert 0.8 < row["retention"]["categories"][1]["retention"] < 1.2
+        for kept in row["retention"]["categories"]:
+            assert kept["difference_low"] < kept["difference"] < kept["difference_high"]
+            assert kept["verdict"] in ("pass", "fail", "inconclusive")
+            assert kept["verdict_reason"]
+        assert {found["by"] for found in row["characterization"]["breakdowns"]} >= {"category", "prompt length"}
+        # Both models are nearly uniform over their tokens, but not the same one.
+        assert 0 < row["token_agreement"]["kl_nats"] < 1
 
 
 def test_the_page_stands_alone(record: dict[str, Any]) -> None:
@@ -122,6 +129,10 @@ def test_the_commands_read_what_the_run_left(recipe: Path, record: dict[str, Any
     shown = json.loads(quantbench("artifacts", "show", listed[1]["digest"], "--workspace", workspace).stdout)
     assert shown["method"] == "gptq"
     assert quantbench("artifacts", "verify", "--workspace", workspace).returncode == 0
+    compared = quantbench("compare", "nf4", "gptq", "--workspace", workspace, "--json")
+    said = json.loads(compared.stdout)["retention"]
+    assert compared.returncode == {"pass": 0, "fail": 1, "inconclusive": 4}[said["verdict"]]
+    assert [kept["category"] for kept in said["categories"]] == ["grammar", "language"]
     again = quantbench("run", str(recipe), "--workspace", workspace, "--json")
     assert {outcome["how"] for outcome in json.loads(again.stdout)["outcomes"]} == {"reused"}
     assert "recorded before" in json.loads(again.stdout)["tracking"]
