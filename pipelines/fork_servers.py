@@ -56,8 +56,7 @@ class ForkServers:
     def for_stage(self, stage: Stage) -> Path | None:
         """The address to fork `stage` from; None where it has to be started in the plain way."""
         addresses = self._started()
-        # The first stage would only wait for imports that it does not need.
-        return None if stage.kind == "prepare" or stage.interpreter or fetches(stage) else addresses.stages
+        return None if stage.interpreter or fetches(stage) else addresses.stages
 
     def for_model_servers(self, stage: Stage) -> Path | None:
         """The address to fork the servers and load generators of `stage` from; None as above."""
