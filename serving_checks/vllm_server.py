@@ -265,8 +265,8 @@ def serve(
     command = command_of(request, port)
     base_url = f"http://{_HOST}:{port}"
     with (
-        # vLLM leaves its sockets behind, two files a server.
-        TemporaryDirectory(prefix="quantbench-", ignore_cleanup_errors=True) as scratch,
+        # vLLM leaves its sockets behind, two files a server. The name is short because a socket's path has to be.
+        TemporaryDirectory(prefix="qb-", ignore_cleanup_errors=True) as scratch,
         Supervised(
             command.argv, env=command.env | {"TMPDIR": scratch}, log_file=log_file, fork_server=fork_server
         ) as child,

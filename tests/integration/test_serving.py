@@ -15,8 +15,8 @@ from tests.tiny_llama import make_tiny_llama
 
 @pytest.mark.engine
 def test_tiny_llama_is_served_measured_and_gone(tmp_path, monkeypatch):
-    (tmp_path / "scratch").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    scratch = Path(tempfile.mkdtemp())
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     model = tmp_path / "model"
     make_tiny_llama(model)
     weights_bytes = (model / "model.safetensors").stat().st_size
@@ -44,5 +44,5 @@ def test_tiny_llama_is_served_measured_and_gone(tmp_path, monkeypatch):
     assert memory.peak_process_bytes is not None
     assert memory.peak_process_bytes > memory.resident_weights_bytes
     assert left
-    assert not list((tmp_path / "scratch").iterdir())
+    scratch.rmdir()
     assert not [pid for pid in left if Path(f"/proc/{pid}").exists()]

@@ -97,5 +97,8 @@ def test_mlflow_gets_final_times_and_truthful_tags(tmp_path: Path, monkeypatch: 
     assert mlflow.runs[run.run_id].told == {"wall_seconds": 859.0, "own_seconds": run.breakdown.own_seconds + 9.0}
     sound = {row.name: mlflow.runs[row.name].tags["quantbench.sound"] for row in run.rows}
     assert sound == {"baseline": "true", "int8": "true", "nf4": "true", "gptq": "true", "awq": "false"}
-    assert mlflow.aliases == ["int8", "nf4", "gptq"]
-    assert not any("verdict" in tag for writer in mlflow.runs.values() for tag in writer.tags)
+    # An artifact that a gate fails is no candidate, sound as it is.
+    assert mlflow.aliases == ["int8"]
+    verdicts = {row.name: mlflow.runs[row.name].tags.get("quantbench.verdict") for row in run.rows}
+    assert verdicts == {"baseline": None, "int8": "inconclusive", "nf4": "fail", "gptq": "fail", "awq": "fail"}
+    assert {tag for tag in mlflow.runs["nf4"].tags if tag.startswith("gate.")}
