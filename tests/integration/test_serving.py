@@ -1,5 +1,6 @@
 """One real server: start, smoke, load, memory, end."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -44,5 +45,6 @@ def test_tiny_llama_is_served_measured_and_gone(tmp_path, monkeypatch):
     assert memory.peak_process_bytes is not None
     assert memory.peak_process_bytes > memory.resident_weights_bytes
     assert left
-    scratch.rmdir()
+    assert not list(scratch.glob("qb-*"))
+    shutil.rmtree(scratch)
     assert not [pid for pid in left if Path(f"/proc/{pid}").exists()]
