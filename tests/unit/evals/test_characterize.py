@@ -83,6 +83,7 @@ def characterized(rows: list[Pair], *, perplexity: str | None = None) -> Charact
     return characterize(retention(rows, perplexity=perplexity), rows)
 
 
+@pytest.mark.slow
 def test_a_loss_in_one_category_is_seen_and_sorted_first() -> None:
     found = characterized(pairs("knowledge", 200, 4) + pairs("math", 200, 60) + pairs("grammar", 200, 2)).by("category")
     assert [drop.name for drop in found.drops] == ["math", "knowledge", "grammar"]
