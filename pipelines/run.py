@@ -10,7 +10,7 @@ from typing import Protocol
 from configs.errors import QuantbenchError, RequestError
 from configs.loading import load_yaml_model
 from evals.suite import Suite, load_suite
-from pipelines.comparison import Comparison, compare_measured
+from pipelines.comparison import Comparison, compare_measured, import_ahead
 from pipelines.device import detect_machine
 from pipelines.events import StageOutcome, time_breakdown
 from pipelines.fingerprints import calibration_fingerprint, source_fingerprint
@@ -97,8 +97,13 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
     run_dir = workspace.new_run_dir(config.name)
     write_text_atomically(run_dir / "config.json", config.model_dump_json(indent=2))
     with Recorder(config.tracking, workspace, run_dir) as recorder:
+
+        def before_work() -> None:
+            recorder.start()
+            import_ahead()
+
         with ForkServers(config, machine, run_dir / "logs") as fork_servers:
-            runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers, recorder.start)
+            runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers, before_work)
             outcomes, comparisons = _run_stages(run, runner, workspace, observer)
         measured = RunRecord(
             run_id=run_dir.name,
