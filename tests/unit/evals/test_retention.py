@@ -357,7 +357,14 @@ def test_translations_of_a_question_count_as_one() -> None:
     one, eleven = kept_of(*questions), kept_of(*rows)
     assert eleven.items == 11 * one.items
     assert (eleven.flips_to_wrong, eleven.flips_to_right) == (11 * one.flips_to_wrong, 11 * one.flips_to_right)
-    for name in ("difference", "difference_low", "difference_high", "retention_low", "retention_high", "artifact_stderr"):
+    for name in (
+        "difference",
+        "difference_low",
+        "difference_high",
+        "retention_low",
+        "retention_high",
+        "artifact_stderr",
+    ):
         assert getattr(eleven, name) == pytest.approx(getattr(one, name)), name
     score, single = (category_score(SHARE, samples) for samples in (rows[0], questions[0]))
     assert score.stderr == pytest.approx(single.stderr)
