@@ -1,8 +1,8 @@
 """Items that are not independent of each other: rows of one document, and translations of one question.
 
 Each cluster counts as one, with its rows' mean and their summed weight. Its mean is then an item like any other, and
-what is computed of independent items holds (ratio estimates over clusters of unequal size: Cochran, Sampling Techniques,
-3rd ed., section 9A.1).
+what is computed of independent items holds (ratio estimates over clusters of unequal size: Cochran, Sampling
+Techniques, 3rd ed., section 9A.1).
 """
 
 from collections.abc import Sequence
