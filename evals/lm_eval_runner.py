@@ -141,7 +141,7 @@ def prepare(resolved: ResolvedSuite) -> Prepared:
     for category in resolved.suite.categories:
         for task in resolved.of(category.name):
             _check_scored(category, task.name, tasks[task.name])
-        _check_parallel(category, {task.name: len(tasks[task.name].eval_docs) for task in resolved.of(category.name)})
+        check_parallel(category, {task.name: len(tasks[task.name].eval_docs) for task in resolved.of(category.name)})
     return Prepared(resolved, tasks)
 
 
@@ -156,7 +156,7 @@ def _check_scored(category: Category, name: str, task: Any) -> None:
             )
 
 
-def _check_parallel(category: Category, documents: Mapping[str, int]) -> None:
+def check_parallel(category: Category, documents: Mapping[str, int]) -> None:
     """Questions are matched by their place: with a row missing, all that follow would be matched wrongly."""
     if category.parallel and len(set(documents.values())) > 1:
         told = ", ".join(f"{task} {number}" for task, number in documents.items())
