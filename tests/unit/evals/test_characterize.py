@@ -214,6 +214,23 @@ def test_the_slope_by_hand_and_its_coverage() -> None:
     assert abs(covered / 120 - 0.95) < 3 * (0.95 * 0.05 / 120) ** 0.5
 
 
+def test_translations_do_not_sharpen_the_slope() -> None:
+    """The same items eleven times over: the interval of one language but for the correction for few clusters."""
+    draw = np.random.default_rng(3)
+    one = [
+        (
+            sample(item, 1.0, cluster=f"q{item}", prompt_tokens=int(length)),
+            sample(item, float(draw.random() < 0.7), prompt_tokens=int(length)),
+        )
+        for item, length in enumerate(draw.integers(20, 400, 80))
+    ]
+    alone, eleven = length_trend(one), length_trend(one * 11)
+    assert alone is not None and eleven is not None
+    assert eleven.points_per_doubling == pytest.approx(alone.points_per_doubling)
+    assert eleven.high - eleven.low == pytest.approx(alone.high - alone.low, rel=0.02)
+    assert length_trend([(mine.model_copy(update={"cluster": "q"}), other) for mine, other in one]) is None
+
+
 @pytest.mark.parametrize(
     "rows", [[], with_lengths("a", [5], 9), with_lengths("a", [5, 5, 5], 9), with_lengths("a", [5, 9], 9)]
 )
