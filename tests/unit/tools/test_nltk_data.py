@@ -1,4 +1,4 @@
-"""What is unpacked is NLTK's own archive, by its checksum, or nothing is."""
+"""What is unpacked is the archive that was looked at, by its checksum, or nothing is."""
 
 import hashlib
 import io
@@ -49,7 +49,7 @@ def test_the_english_tables_are_unpacked_once(venv: Path, monkeypatch: pytest.Mo
 
 def test_another_archive_is_refused(venv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nltk_data, "SHA256", "0" * 64)
-    with pytest.raises(SystemExit, match="is not NLTK's archive"):
+    with pytest.raises(SystemExit, match="is not the archive that it was"):
         nltk_data.main()
     assert not list((venv / "nltk_data").rglob("*.txt"))
 
