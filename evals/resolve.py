@@ -35,6 +35,8 @@ class ResolvedTask:
     """Of config, bytes of the data, number of examples, limit and seed; no path is in it."""
     limit: int | None
     seed: int
+    drawn_as: str
+    """What the sample is drawn by besides the seed: tasks of a parallel category have one name, so one sample."""
 
     def lm_eval_config(self) -> dict[str, Any]:
         """The config for `TaskManager(include_defaults=False).load([...])`; imports the task's functions (seconds).
@@ -52,7 +54,7 @@ class ResolvedTask:
         Args:
             documents: How many the task has: `len(task.eval_docs)`.
         """
-        return sampled_ids(self.name, documents, self.limit, self.seed)
+        return sampled_ids(self.drawn_as, documents, self.limit, self.seed)
 
 
 @dataclass(frozen=True)
@@ -166,16 +168,18 @@ def _resolved(
     elif data and data_map:
         files = local_files(leaf, config, data, data_map)
         check_scorer(leaf, data.root)
+    drawn_as = category.name if category.parallel else leaf.name
     facts = {
         "config": _mapped(config, Function.digest_parts),
         "files": {split: digest_of_file(path) for split, path in files.items()},
         "lm_eval": importlib.metadata.version("lm-eval"),
         "limit": category.limit,
         "seed": suite.seed,
+        "drawn_as": drawn_as,
     }
     if files:
         config = with_local_files(config, files)
-    return ResolvedTask(leaf.name, category.name, config, files, digest_of(facts), category.limit, suite.seed)
+    return ResolvedTask(leaf.name, category.name, config, files, digest_of(facts), category.limit, suite.seed, drawn_as)
 
 
 def _scored_file(task: ResolvedTask) -> Path:

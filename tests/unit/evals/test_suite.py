@@ -83,6 +83,15 @@ def test_shipped_suites_cover_the_skills() -> None:
     assert load_suite("full").resolve().of("long_context")
 
 
+def test_translations_are_drawn_together() -> None:
+    core = load_suite("core")
+    few = [one.model_copy(update={"limit": 10}) for one in core.categories if one.name in ("multilingual", "grammar")]
+    resolved = core.model_copy(update={"categories": few}).resolve()
+    assert len({tuple(task.sampled_ids(250)) for task in resolved.of("multilingual")}) == 1
+    grammar = resolved.of("grammar")
+    assert len({tuple(task.sampled_ids(250)) for task in grammar}) == len(grammar)
+
+
 def test_item_texts_stand_in_the_data() -> None:
     suite = load_suite("demo")
     rows = [row for task in suite.resolve().tasks for row in rows_of(task.files["test"], task.name)]

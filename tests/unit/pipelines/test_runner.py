@@ -204,11 +204,9 @@ def test_progress_is_told(first: tuple[Bench, dict[str, StageOutcome]]) -> None:
 
 
 RUN_SCRIPT = """
-import os, signal, sys
+import os, sys
 from pathlib import Path
 import pytest
-# A shell starts background jobs with SIGINT ignored, and what they start inherits that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 from tests.unit.pipelines.test_runner import Bench, changed
 with pytest.MonkeyPatch.context() as monkeypatch:
     hanging = dict.fromkeys(sys.argv[2:], "hang")
