@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evals.adaptive import Adaptive
 from evals.suite import Suite
 from pipelines.device import MachineRecord
 from pipelines.measure import MeasureJob
 from pipelines.run_config import RunConfig
 from pipelines.stages import Stage
 from quantizers.jobs import CalibrateJob, InspectJob, PrepareJob, QuantizeJob
-from registry.contracts import ArtifactRecord, CheckpointRecord, StageJob, StageResult
+from registry.contracts import ArtifactRecord, CheckpointRecord, MeasurementRecord, StageJob, StageResult
 from registry.store import Store
 
 
@@ -46,7 +47,16 @@ def job_of(
     }
     if stage.kind == "measure":
         model = results[stage.inputs["model"]]
-        return _measure_job(context, model, directories["model"], log_file, common | computing)
+        adaptive = None
+        if "baseline" in stage.inputs:
+            baseline = MeasurementRecord.model_validate(results[stage.inputs["baseline"]].record).evaluation
+            adaptive = Adaptive(
+                plan=config.evaluation.looks,
+                baseline=baseline,
+                baseline_samples=directories["baseline"] / baseline.samples_file,
+            )
+        measuring = common | computing | {"adaptive": adaptive}
+        return _measure_job(context, model, directories["model"], log_file, measuring)
     checkpoint = CheckpointRecord.model_validate(results["prepare"].record)
     if stage.kind == "calibrate":
         return CalibrateJob(
