@@ -68,13 +68,13 @@ def record_of(suite: Suite, samples: Sequence[Sample], looks: Sequence[CategoryL
 class Bench:
     """A baseline that was asked everything, and an artifact that can be asked."""
 
-    def __init__(
-        self, folder: Path, suite: Suite, items: Mapping[str, int], baseline: Score = lambda item: 1.0
-    ) -> None:
+    def __init__(self, folder: Path, suite: Suite, items: Mapping[str, int], **baseline: Score) -> None:
         self.folder, self.suite = folder, suite
         self.categories = {category.name: category for category in suite.categories}
         samples = [
-            sample(self.categories[name], item, baseline(item)) for name, n in items.items() for item in range(n)
+            sample(self.categories[name], item, baseline.get(name, right)(item))
+            for name, n in items.items()
+            for item in range(n)
         ]
         (folder / "baseline").mkdir()
         self.samples_file = folder / "baseline" / SAMPLES_FILE
@@ -158,7 +158,7 @@ def test_the_comparison_gives_the_verdicts_that_ended_the_loop(tmp_path: Path, s
 
 
 def test_the_baseline_s_score_is_that_of_the_paired_items(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, suite_of(facts={}), {"facts": 400}, baseline=wrong_every(3))
+    bench = Bench(tmp_path, suite_of(facts={}), {"facts": 400}, facts=wrong_every(3))
     asked = bench.run(facts=lambda item: 0.0)
     (kept,) = bench.compared(asked).categories
     mine = [wrong_every(3)(one.doc_id) for one in asked.samples]
@@ -183,15 +183,17 @@ def test_equal_scores_pass_when_enough_items_are_equal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, -900.0])
 def test_a_perplexity_that_is_no_number_costs_its_category_only(tmp_path: Path, bad: float) -> None:
-    bench = Bench(tmp_path, suite_of(facts={}, language=LANGUAGE), {"facts": 400, "language": 40}, lambda item: -3.0)
-    bench.categories["facts"] = bench.categories["facts"]
-    asked = bench.run(facts=lambda item: -3.0, language=lambda item: bad)
+    suite, items = suite_of(facts={}, language=LANGUAGE), {"facts": 400, "language": 40}
+    bench = Bench(tmp_path, suite, items, language=lambda item: -3.0)
+    asked = bench.run(facts=wrong_every(2), language=lambda item: bad if item == 7 else -3.0)
+    assert [look.items for look in asked.looks] == [100, 40]
     found = bench.compared(asked)
-    assert verdicts(found) == {"facts": "inconclusive", "language": "inconclusive"}
+    assert verdicts(found) == {"facts": "fail", "language": "inconclusive"}
+    assert "language, item 7: the artifact's" in found.categories[1].verdict_reason
 
 
 def test_documents_of_a_perplexity_are_items(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, suite_of(language=LANGUAGE), {"language": 80}, lambda item: -3.0 - item % 7 / 10)
+    bench = Bench(tmp_path, suite_of(language=LANGUAGE), {"language": 80}, language=lambda item: -3.0 - item % 7 / 10)
     asked = bench.run(language=lambda item: -3.4 - item % 7 / 10 - item % 3 / 50)
     (kept,) = bench.compared(asked).categories
     assert (kept.verdict, kept.items) == ("fail", 20)
