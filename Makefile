@@ -23,7 +23,7 @@ test: setup ## Run all tests, real engines included
 	$(BIN)/python -P -m pytest
 
 check: lint ## Run everything that is fast: format, lint, types, imports, quick tests
-	$(BIN)/python -P -m pytest $(FAST_TESTS) -m "not engine"
+	$(BIN)/python -P -m pytest $(FAST_TESTS) -m "not engine and not slow"
 
 lint: setup ## Check format, style, types and the import direction
 	$(BIN)/ruff format --check .

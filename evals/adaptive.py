@@ -44,44 +44,50 @@ class Asked(NamedTuple):
 
 
 class Course(NamedTuple):
-    """The order in which a category's items are asked."""
+    """The order in which a category's items are asked. What is not independent is one unit and asked together."""
 
-    items: list[Item]
+    units: list[list[Item]]
     counts: list[int]
-    """Items asked by each declared look. A small category may have none between two: they are one look for it."""
+    """Units asked by each declared look. A small category may have none between two: they are one look for it."""
 
     def new_items(self, declared: int) -> list[Item]:
         """What a declared look (0 for the first) asks that the one before did not."""
-        return self.items[self.counts[declared - 1] if declared else 0 : self.counts[declared]]
+        first = self.counts[declared - 1] if declared else 0
+        return [item for unit in self.units[first : self.counts[declared]] for item in unit]
 
     def look(self, category: str, plan: LookPlan, declared: int) -> CategoryLook:
-        """The category's own look: shares are those of its items that were really asked."""
+        """The category's own look: shares are those of its units that were really asked."""
         distinct = list(dict.fromkeys(self.counts))
         return CategoryLook(
             category=category,
             number=distinct.index(self.counts[declared]) + 1,
-            fractions=tuple(count / len(self.items) for count in distinct),
+            fractions=tuple(count / len(self.units) for count in distinct),
             spending=plan.spending,
-            items=self.counts[declared],
-            items_available=len(self.items),
+            items=sum(map(len, self.units[: self.counts[declared]])),
+            items_available=sum(map(len, self.units)),
         )
 
 
-def course_of(items: Sequence[Item], plan: LookPlan, seed: int) -> Course:
+def course_of(samples: Sequence[Sample], plan: LookPlan, seed: int) -> Course:
     """Put a category's items into the order in which they are asked.
 
     Random within each task, and all tasks advance alike: each look holds about its share of every task. The order does
     not depend on the plan, so that what one plan asks first, another asks first too.
     """
-    ranked: dict[str, list[tuple[float, Item]]] = defaultdict(list)
-    for task, document in items:
-        ranked[task].append((_uniform(f"{seed}:{task}:{document}:look"), (task, document)))
-    placed: list[tuple[float, Item]] = []
-    for mine in ranked.values():
-        placed += [((rank + chance) / len(mine), item) for rank, (chance, item) in enumerate(sorted(mine))]
+    units: dict[str, list[Item]] = defaultdict(list)
+    for sample in samples:
+        units[sample.doc_hash].append((sample.task, sample.doc_id))
+    # A unit of several tasks is of neither: such units are a group of their own.
+    groups: dict[tuple[str, ...], list[tuple[float, list[Item]]]] = defaultdict(list)
+    for unit in units.values():
+        unit.sort()
+        groups[tuple(task for task, _ in unit)].append((_uniform(f"{seed}:{unit}:look"), unit))
+    placed: list[tuple[float, list[Item]]] = []
+    for group in groups.values():
+        placed += [((rank + chance) / len(group), unit) for rank, (chance, unit) in enumerate(sorted(group))]
     # Without the tolerance, 0.7 of 10 items would be 8.
-    counts = [math.ceil(fraction * len(items) - 1e-9) for fraction in plan.fractions]
-    return Course([item for _, item in sorted(placed)], counts)
+    counts = [math.ceil(fraction * len(units) - 1e-9) for fraction in plan.fractions]
+    return Course([unit for _, unit in sorted(placed)], counts)
 
 
 def evaluate_adaptively(adaptive: Adaptive, suite: Suite, ask: Ask) -> Asked:
@@ -119,15 +125,15 @@ def evaluate_adaptively(adaptive: Adaptive, suite: Suite, ask: Ask) -> Asked:
 
 
 def _courses(suite: Suite, baseline: Sequence[Sample], plan: LookPlan) -> dict[str, Course]:
-    items: dict[str, list[Item]] = {category.name: [] for category in suite.categories}
+    by_category: dict[str, list[Sample]] = {category.name: [] for category in suite.categories}
     for sample in baseline:
-        items[sample.category].append((sample.task, sample.doc_id))
-    empty = [name for name, mine in items.items() if not mine]
+        by_category[sample.category].append(sample)
+    empty = [name for name, mine in by_category.items() if not mine]
     if empty:
         raise StageError(
             f"the baseline has no items of category {', '.join(empty)}", remedy="run `quantbench artifacts verify`"
         )
-    return {name: course_of(mine, plan, suite.seed) for name, mine in items.items()}
+    return {name: course_of(mine, plan, suite.seed) for name, mine in by_category.items()}
 
 
 def _asked(ask: Ask, items: Sequence[Item]) -> Sequence[Sample]:

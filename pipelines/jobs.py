@@ -47,15 +47,7 @@ def job_of(
     }
     if stage.kind == "measure":
         model = results[stage.inputs["model"]]
-        adaptive = None
-        if "baseline" in stage.inputs:
-            baseline = MeasurementRecord.model_validate(results[stage.inputs["baseline"]].record).evaluation
-            adaptive = Adaptive(
-                plan=config.evaluation.looks,
-                baseline=baseline,
-                baseline_samples=directories["baseline"] / baseline.samples_file,
-            )
-        measuring = common | computing | {"adaptive": adaptive}
+        measuring = common | computing | {"adaptive": _adaptive(context, stage, results, directories)}
         return _measure_job(context, model, directories["model"], log_file, measuring)
     checkpoint = CheckpointRecord.model_validate(results["prepare"].record)
     if stage.kind == "calibrate":
@@ -86,6 +78,20 @@ def job_of(
         checkpoint=checkpoint,
         calibration_dir=directories.get("calibration"),
         calibration_digest=_object_digest(calibration) if calibration else None,
+    )
+
+
+def _adaptive(
+    context: JobContext, stage: Stage, results: Mapping[str, StageResult], directories: Mapping[str, Path]
+) -> Adaptive | None:
+    """For an artifact of an adaptive run: how to look, and what the baseline answered."""
+    if "baseline" not in stage.inputs:
+        return None
+    evaluation = MeasurementRecord.model_validate(results[stage.inputs["baseline"]].record).evaluation
+    return Adaptive(
+        plan=context.config.evaluation.looks,
+        baseline=evaluation,
+        baseline_samples=directories["baseline"] / evaluation.samples_file,
     )
 
 

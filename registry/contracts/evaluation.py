@@ -45,7 +45,7 @@ class CategoryLook(Record):
     number: int
     """The look, 1 for the first."""
     fractions: tuple[float, ...]
-    """Share of the category's items at each of its looks; known before the first."""
+    """Share of the category's independent items at each of its looks; known before the first."""
     spending: Spending
     items: int
     """Asked by then; documents for perplexity."""

@@ -101,7 +101,9 @@ def baseline(suite: Suite, model_dir: Path, tmp_path_factory: pytest.TempPathFac
     record = evaluate(suite, model_dir, folder, Writer(" 7"))
     assert [score.items for score in record.categories] == [ITEMS, ITEMS]
     assert record.looks == []
-    return Adaptive(plan=LookPlan(fractions=(0.5, 0.75, 1.0)), baseline=record, baseline_samples=folder / record.samples_file)
+    return Adaptive(
+        plan=LookPlan(fractions=(0.5, 0.75, 1.0)), baseline=record, baseline_samples=folder / record.samples_file
+    )
 
 
 def test_prompts_are_the_baseline_s_however_few_items_are_asked(

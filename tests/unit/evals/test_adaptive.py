@@ -14,6 +14,7 @@ from evals.samples import SAMPLES_FILE, Sample, category_score, write_samples
 from evals.statistics.sequential import LookPlan
 from evals.suite import Category, Suite
 from registry.contracts import CategoryLook, EvaluationRecord, RetentionRecord
+from tests import simulations as simulate
 
 PLAN = LookPlan()
 LANGUAGE = {"metric": "word_perplexity", "unit": "perplexity", "higher_is_better": False}
@@ -276,20 +277,55 @@ def test_two_adaptive_artifacts_compare_on_what_both_answered(tmp_path: Path, pl
         compare(one.model_copy(update={"suite_digest": "x"}), one_path, other, other_path)
 
 
+def task_samples(task: str, items: int, document: str = "") -> list[Sample]:
+    (category,) = suite_of(facts={}).categories
+    return [
+        sample(category, item, 1.0).model_copy(update={"task": task, "doc_hash": f"{document or task}{item}"})
+        for item in range(items)
+    ]
+
+
 def test_every_look_holds_its_share_of_every_task() -> None:
-    items = [(task, item) for task, n in (("small", 40), ("large", 400)) for item in range(n)]
-    course = course_of(items, PLAN, 1)
-    assert sorted(course.items) == sorted(items)
+    course = course_of([*task_samples("small", 40), *task_samples("large", 400)], PLAN, 1)
+    assert len({item for (item,) in course.units}) == 440
     for fraction, count in zip(PLAN.fractions, course.counts, strict=True):
         assert count == fraction * 440
-        assert sum(task == "small" for task, _ in course.items[:count]) == pytest.approx(40 * fraction, abs=1)
+        assert sum(task == "small" for ((task, _),) in course.units[:count]) == pytest.approx(40 * fraction, abs=1)
 
 
 def test_the_order_is_random_and_depends_on_the_seed_alone() -> None:
-    items = [("t", item) for item in range(200)]
-    one = course_of(items, PLAN, 1)
-    assert one.items == course_of(items[::-1], LookPlan(fractions=(0.1, 1.0)), 1).items
-    assert one.items != course_of(items, PLAN, 2).items
-    assert sum(item for _, item in one.items[:100]) / 100 == pytest.approx(99.5, abs=15)
+    samples = task_samples("t", 200)
+    one = course_of(samples, PLAN, 1)
+    assert one.units == course_of(samples[::-1], LookPlan(fractions=(0.1, 1.0)), 1).units
+    assert one.units != course_of(samples, PLAN, 2).units
+    assert sum(item for ((_, item),) in one.units[:100]) / 100 == pytest.approx(99.5, abs=15)
     for declared, count in enumerate(one.counts):
         assert len(one.new_items(declared)) == count - (one.counts[declared - 1] if declared else 0)
+
+
+def test_rows_of_one_document_are_asked_together() -> None:
+    """They count as one in the evidence: half of one would change it at the next look."""
+    samples = [*task_samples("a", 40, "shared"), *task_samples("b", 40, "shared"), *task_samples("c", 40)]
+    course = course_of(samples, PLAN, 1)
+    look = course.look("facts", PLAN, 0)
+    asked = course.new_items(0)
+    assert {item for task, item in asked if task == "a"} == {item for task, item in asked if task == "b"}
+    assert (len(course.units), look.items, look.items_available) == (80, len(asked), 120)
+    assert look.fractions == PLAN.fractions
+    assert sum(task == "c" for task, _ in asked) == 10
+
+
+@pytest.mark.slow
+def test_the_level_holds_over_all_categories_and_looks(tmp_path: Path) -> None:
+    """Three categories exactly at their margin; without the corrections more than a quarter of the draws would err."""
+    found = simulate.adaptive([0.05, 0.05, 0.05], margin=0.05, items=300, draws=60, seed=5, folder=tmp_path)
+    assert not found.any_wrong_pass.exceeds(0.05)
+    assert not found.any_wrong_fail.exceeds(0.05)
+    assert found.asked > 0.9
+
+
+@pytest.mark.slow
+def test_clear_cases_are_decided_with_fewer_items(tmp_path: Path) -> None:
+    found = simulate.adaptive([0.15, 0.15, 0.15], margin=0.05, items=400, draws=8, seed=5, folder=tmp_path)
+    assert found.decided.hits > 0.9
+    assert found.asked < 0.7
