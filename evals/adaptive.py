@@ -118,7 +118,7 @@ def evaluate_adaptively(adaptive: Adaptive, suite: Suite, ask: Ask) -> Asked:
             judged[name] = category_retention(scores[name], mine, policy, len(courses))
         # Holm's correction is over all categories; the evidence of those decided before stays as it was then.
         found = verdicts([judged[name] for name in courses], policy, looks)
-        undecided = [one.category for one in found if one.verdict == "inconclusive"]
+        undecided = [one.category for one in found if not one.settled]
         if not undecided:
             break
     return Asked(samples, list(looks.values()))

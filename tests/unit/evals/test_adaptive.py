@@ -182,6 +182,15 @@ def test_equal_scores_pass_when_enough_items_are_equal(tmp_path: Path) -> None:
     assert (kept.verdict, asked.looks[0].stopped_early, kept.difference) == ("pass", True, 0.0)
 
 
+def test_a_baseline_at_chance_is_not_asked_on_for_a_pass_that_cannot_be(tmp_path: Path) -> None:
+    """Its hypothesis is refuted like the others', and Holm's correction counts on refuted ones not to change."""
+    bench = Bench(tmp_path, suite_of(guess={"chance": 0.5}), {"guess": 4000}, guess=wrong_every(2))
+    asked = bench.run(guess=wrong_every(2))
+    (kept,) = bench.compared(asked).categories
+    assert (kept.verdict, kept.items) == ("inconclusive", 1000)
+    assert "guessing" in kept.verdict_reason
+
+
 @pytest.mark.parametrize("bad", [math.nan, -900.0])
 def test_a_perplexity_that_is_no_number_costs_its_category_only(tmp_path: Path, bad: float) -> None:
     suite, items = suite_of(facts={}, language=LANGUAGE), {"facts": 400, "language": 40}
