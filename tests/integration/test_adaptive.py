@@ -85,7 +85,7 @@ def evaluate(suite: Suite, model_dir: Path, output_dir: Path, model: FormulaMode
             endpoint,
             model_digest="sha256:m",
             output_dir=output_dir,
-            num_concurrent=2,
+            num_concurrent=1,  # one after the other: what was answered before a failure is known
             on_progress=lambda done, total: None,
             **options,
         )
