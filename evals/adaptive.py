@@ -15,7 +15,7 @@ from configs.base import StrictModel
 from configs.errors import StageError
 from evals.pairing import pair
 from evals.retention import Judged, category_retention, policy_of, verdicts
-from evals.samples import Sample, read_samples
+from evals.samples import Sample, cluster_places, read_samples
 from evals.statistics.sequential import LookPlan
 from evals.suite import Suite
 from registry.contracts import CategoryLook, EvaluationRecord
@@ -74,9 +74,9 @@ def course_of(samples: Sequence[Sample], plan: LookPlan, seed: int) -> Course:
     Random within each task, and all tasks advance alike: each look holds about its share of every task. The order does
     not depend on the plan, so that what one plan asks first, another asks first too.
     """
-    units: dict[str, list[Item]] = defaultdict(list)
-    for sample in samples:
-        units[sample.doc_hash].append((sample.task, sample.doc_id))
+    units: dict[int, list[Item]] = defaultdict(list)
+    for place, sample in zip(cluster_places(samples), samples, strict=True):
+        units[place].append((sample.task, sample.doc_id))
     # A unit of several tasks is of neither: such units are a group of their own.
     groups: dict[tuple[str, ...], list[tuple[float, list[Item]]]] = defaultdict(list)
     for unit in units.values():

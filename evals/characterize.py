@@ -10,7 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from evals.samples import Sample
+from evals.clusters import clustered
+from evals.samples import Sample, cluster_places
 from evals.statistics.heterogeneity import cochran_q
 from evals.statistics.paired import paired_means
 from evals.statistics.score import Z95, difference_interval, paired_cells
@@ -79,7 +80,8 @@ def length_trend(pairs: Sequence[Pair]) -> LengthTrend | None:
 
     Long prompts come from other categories than short ones, so lengths are compared within categories only (the
     within estimator; Wooldridge, Econometric Analysis of Cross Section and Panel Data, 2nd ed., section 10.5). The
-    standard error allows for unequal variances (White 1980, with the n / (n - k) correction of HC1).
+    standard error allows for unequal variances and for items that are not independent (Liang and Zeger 1986, summed by
+    cluster, with Stata's correction for few clusters; where each item is its own cluster, White 1980 with that of HC1).
 
     Returns:
         None where no category holds two lengths, or there are too few items for a standard error.
@@ -92,8 +94,10 @@ def length_trend(pairs: Sequence[Pair]) -> LengthTrend | None:
         difference = np.array([other.score - one.score for one, other in mine])
         lengths.append(length - length.mean())
         differences.append(difference - difference.mean())
-    freedom = len(pairs) - len(categories) - 1
-    if freedom < 1:
+    ordered = sorted((one for one, _ in pairs), key=lambda one: one.category)
+    places = cluster_places(ordered)
+    freedom, clusters = len(pairs) - len(categories) - 1, len(set(places))
+    if freedom < 1 or clusters < 2:
         return None
     x, y = np.concatenate(lengths), np.concatenate(differences)
     scatter = float(x @ x)
@@ -101,7 +105,8 @@ def length_trend(pairs: Sequence[Pair]) -> LengthTrend | None:
         return None
     slope = float(x @ y) / scatter
     residuals = y - slope * x
-    variance = float(x**2 @ residuals**2) / scatter**2 * len(pairs) / freedom
+    meat = float(np.sum(np.bincount(places, x * residuals) ** 2))
+    variance = meat / scatter**2 * clusters / (clusters - 1) * (len(pairs) - 1) / freedom
     reach = Z95 * variance**0.5
     return LengthTrend(points_per_doubling=slope, low=slope - reach, high=slope + reach)
 
@@ -221,20 +226,18 @@ def _worst_first(drops: Iterable[StratumDrop]) -> list[StratumDrop]:
 
 
 def _drop(name: str, unit: Literal["share", "nats"], pairs: Sequence[Pair]) -> StratumDrop:
-    baseline = np.array([one.score for one, _ in pairs])
-    artifact = np.array([other.score for _, other in pairs])
-    weights = np.array([one.weight for one, _ in pairs])
+    baseline, artifact, weights, items = clustered(pairs)
     means = paired_means(baseline, artifact, weights)
     low = high = None
     if unit == "share":
         # Of finite width even where no item changed.
         low, high = difference_interval(paired_cells(baseline, artifact, weights), Z95)
     elif means.difference_stderr is not None and means.difference_stderr > _NO_SPREAD:
-        low, high = paired_t_interval(means.difference, means.difference_stderr, len(pairs))
+        low, high = paired_t_interval(means.difference, means.difference_stderr, means.items)
     return StratumDrop(
         name=name,
         unit=unit,
-        items=len(pairs),
+        items=items,
         baseline=means.baseline,
         artifact=means.artifact,
         difference=means.difference,

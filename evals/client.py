@@ -85,6 +85,26 @@ class Client:
             asyncio.run(self._ask_server(missing, answers, lambda: on_progress(len(answers), len(asked))))
         return answers
 
+    def complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The server's choice for each body of the completions API, in their order; nothing is looked up or kept.
+
+        Raises:
+            StageError: The server cannot be reached, refuses a request, or is silent for long.
+        """
+        return asyncio.run(self._complete(bodies))
+
+    async def _complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        async with self._session(silence_seconds=_SILENCE_SECONDS) as session:
+            return await asyncio.gather(*(self._send(session, body) for body in bodies))
+
+    def _session(self, silence_seconds: float | None = None) -> aiohttp.ClientSession:
+        import aiohttp
+
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._num_concurrent),
+            timeout=aiohttp.ClientTimeout(total=None, sock_read=silence_seconds),
+        )
+
     def _known(self, questions: Sequence[Question]) -> dict[Question, Answer]:
         if self._cache is None:
             return {}
@@ -95,12 +115,7 @@ class Client:
     async def _ask_server(
         self, questions: Sequence[Question], answers: dict[Question, Answer], on_progress: Callable[[], None]
     ) -> None:
-        import aiohttp
-
-        async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._num_concurrent),
-            timeout=aiohttp.ClientTimeout(total=None),
-        ) as session:
+        async with self._session() as session:
             chains = plan(questions, await self._block_tokens(session))
             open_questions = _open_questions(request for chain in chains for request in chain)
             # Last in, first out: what continues a context follows at once, while the server remembers it.

@@ -134,6 +134,7 @@ def prepare(resolved: ResolvedSuite) -> Prepared:
     for category in resolved.suite.categories:
         for task in resolved.of(category.name):
             _check_scored(category, task.name, tasks[task.name])
+        check_parallel(category, {task.name: len(tasks[task.name].eval_docs) for task in resolved.of(category.name)})
     return Prepared(resolved, tasks)
 
 
@@ -146,6 +147,16 @@ def _check_scored(category: Category, name: str, task: Any) -> None:
                 f"task {name} of category {category.name} gives no {what} {wanted}; it gives {', '.join(given)}",
                 remedy=f"name a {what} that the task gives in the suite's file",
             )
+
+
+def check_parallel(category: Category, documents: Mapping[str, int]) -> None:
+    """Questions are matched by their place: with a row missing, all that follow would be matched wrongly."""
+    if category.parallel and len(set(documents.values())) > 1:
+        told = ", ".join(f"{task} {number}" for task, number in documents.items())
+        raise StageError(
+            f"category {category.name} is parallel, but its tasks have different numbers of items: {told}",
+            remedy="see that the tasks' data are whole and in one order, or take `parallel` out of the suite's file",
+        )
 
 
 class Asker:
@@ -253,6 +264,7 @@ def _samples(
             metric=category.metric,
             doc_id=doc_id,
             doc_hash=digest(document),
+            cluster=f"{category.name}:{doc_id}" if category.parallel else "",
             prompt_hash=digest([one.instance.args for one in mine]),
             target_hash=digest(task.doc_to_target(document)),
             score=score,

@@ -20,10 +20,10 @@ from typing import Any
 _TOKENS_A_REQUEST = 128
 """vLLM's bound on `logprob_token_ids`."""
 _SEED = 1234
-_ECHO_COST = 1.3
+ECHO_COST = 1.3
 """Of a prompt token whose log-probability is wanted, in prompt tokens: the output layer and the answer's size."""
-_REQUEST_COST = 6.0
-"""Of a request by itself, in prompt tokens."""
+REQUEST_COST = 6.0
+"""Of a request by itself, in prompt tokens. `benchmarks/request_plan.py` measures both; see docs/findings.md."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _step_by_step(choices: Sequence[Score]) -> list[Scoring]:
 def _cost_at_once(requests: Sequence[Scoring]) -> float:
     """In tokens computed: the prompt's, with the output layer for each where its log-probabilities are wanted."""
     return sum(
-        _REQUEST_COST + len(request.prompt) * (_ECHO_COST if request.start < len(request.prompt) else 1)
+        REQUEST_COST + len(request.prompt) * (ECHO_COST if request.start < len(request.prompt) else 1)
         for request in requests
     )
 
@@ -175,7 +175,7 @@ def _cost_of_steps(requests: Sequence[Scoring], block_tokens: int) -> float:
     context = len(requests[0].prompt)
     cached = context // block_tokens * block_tokens
     # The last token of a prompt is computed always, so a prompt that ends with a block computes that block again.
-    return _REQUEST_COST * len(requests) + context + sum(len(request.prompt) - cached for request in requests[1:])
+    return REQUEST_COST * len(requests) + context + sum(len(request.prompt) - cached for request in requests[1:])
 
 
 def _split(request: Request) -> list[Request]:

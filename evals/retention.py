@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from evals.clusters import Clusters, clustered
 from evals.pairing import Pair, joint_looks, paired
 from evals.samples import Sample
 from evals.statistics.paired import PairedMeans, paired_means
 from evals.statistics.resampling import paired_bootstrap
-from evals.statistics.score import Z95, Floats, difference_interval, paired_cells, ratio_interval
+from evals.statistics.score import Z95, difference_interval, paired_cells, ratio_interval
 from evals.statistics.sequential import Look, sequential_p
 from evals.statistics.significance import detectable_loss, is_binary, mcnemar_p, normal_p, paired_t_interval, paired_t_p
 from evals.suite import Suite
@@ -29,15 +30,6 @@ class Judged(NamedTuple):
 
     numbers: CategoryRetention
     evidence: Evidence
-
-
-class _Items(NamedTuple):
-    """Scores by document [documents]: rows of one document are not independent, so they count as one."""
-
-    baseline: Floats
-    artifact: Floats
-    weights: Floats
-    rows: int
 
 
 def policy_of(suite: Suite) -> GatePolicy:
@@ -153,7 +145,7 @@ def category_retention(
     problem = _problem(score, pairs)
     if problem:
         return _unjudged(score, len(pairs), margin, problem)
-    items = _documents(pairs)
+    items = clustered(pairs)
     means = paired_means(items.baseline, items.artifact, items.weights)
     if score.unit == "perplexity":
         return _perplexity(score, items, means, margin, level, policy.power)
@@ -163,7 +155,7 @@ def category_retention(
 def _share(
     score: CategoryScore,
     pairs: Sequence[Pair],
-    items: _Items,
+    items: Clusters,
     means: PairedMeans,
     margin: float,
     level: float,
@@ -222,7 +214,7 @@ def _share(
 
 
 def _perplexity(
-    score: CategoryScore, items: _Items, means: PairedMeans, margin: float, level: float, power: float
+    score: CategoryScore, items: Clusters, means: PairedMeans, margin: float, level: float, power: float
 ) -> Judged:
     """exp(difference of mean log-likelihoods) is baseline over artifact perplexity."""
     differences, documents = items.artifact - items.baseline, len(items.baseline)
@@ -271,7 +263,7 @@ def _perplexity(
     return Judged(numbers, evidence)
 
 
-def _shared(score: CategoryScore, items: _Items, means: PairedMeans, margin: float) -> dict[str, Any]:
+def _shared(score: CategoryScore, items: Clusters, means: PairedMeans, margin: float) -> dict[str, Any]:
     return {
         "category": score.category,
         "unit": score.unit,
@@ -329,23 +321,6 @@ def _unjudged(score: CategoryScore, items: int, margin: float, problem: str) -> 
 
 def _evidence_against(score: CategoryScore, items: int, margin: float, problem: str) -> Evidence:
     return Evidence(category=score.category, unit=score.unit, items=items, margin=margin, problem=problem)
-
-
-def _documents(pairs: Sequence[Pair]) -> _Items:
-    """Items by document: where several rows of a category share one (a data set holds it twice, two tasks ask about
-    it), they become one row with their mean and their summed weight."""
-    hashes = [one.doc_hash for one, _ in pairs]
-    first = {name: place for place, name in enumerate(dict.fromkeys(hashes))}
-    where = np.array([first[name] for name in hashes])
-    weights = np.array([one.weight for one, _ in pairs], dtype=np.float64)
-    total = np.bincount(where, weights).astype(np.float64)
-    heavy = total > 0  # an empty document has no words and no say
-    means = [
-        np.bincount(where, weights * np.array([both[side].score for both in pairs], dtype=np.float64))[heavy]
-        / total[heavy]
-        for side in (0, 1)
-    ]
-    return _Items(means[0], means[1], total[heavy], len(pairs))
 
 
 def _scaled(value: float, stderr: float | None) -> float | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from configs.errors import StageError
 from evals.suite import Category
@@ -35,6 +36,8 @@ class Sample(Record):
     doc_id: int
     """The document's place in the task's data."""
     doc_hash: str
+    cluster: str = ""
+    """Samples that share it are not independent, such as translations of one question; the document's hash if empty."""
     prompt_hash: str
     """Of all prompts that were sent for the item; two models compare only where it is equal."""
     target_hash: str
@@ -106,20 +109,28 @@ def read_samples(path: Path) -> list[Sample]:
         ) from error
 
 
+def cluster_places(samples: Sequence[Sample]) -> NDArray[np.intp]:
+    """Each sample's cluster as a number [samples], counted from 0 in the order of appearance."""
+    names = [sample.cluster or sample.doc_hash for sample in samples]
+    first = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    return np.array([first[name] for name in names], dtype=np.intp)
+
+
 def category_score(category: Category, samples: Sequence[Sample]) -> CategoryScore:
     """Pool the items.
 
     A share is the items' mean, its standard error sqrt(s^2 / n). A perplexity is exp(-L / W) over all words W; its
     standard error comes from that of the ratio L / W over items (Cochran, Sampling Techniques, 3rd ed., eq. 6.13) by
-    the delta method.
+    the delta method. Items of one cluster count as one in both.
     """
     scores = np.array([sample.score for sample in samples])
     weights = np.array([sample.weight for sample in samples])
     items = len(samples)
     mean = float(np.average(scores, weights=weights))
-    # With equal weights this is the plain standard error of a mean.
-    residuals = weights * (scores - mean) / weights.mean()
-    stderr = math.sqrt(float(residuals @ residuals) / (items * (items - 1))) if items > 1 else None
+    # With equal weights and one item a cluster this is the plain standard error of a mean.
+    residuals = np.bincount(cluster_places(samples), weights * (scores - mean)) / weights.sum()
+    clusters = len(residuals)
+    stderr = math.sqrt(float(residuals @ residuals) * clusters / (clusters - 1)) if clusters > 1 else None
     value = mean
     if category.unit == "perplexity":
         value = _exponential(-mean)

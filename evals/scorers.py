@@ -31,8 +31,8 @@ def check_scorer(leaf: LeafTask, root: Path) -> None:
     except LookupError:
         raise RequestError(
             f"task {leaf.name} is scored with NLTK's {_SENTENCES.rpartition('/')[2]}, which is not on this machine",
-            remedy="on one with a network run `python -m nltk.downloader -d nltk_data punkt_tab` and copy nltk_data "
-            f"to {own}; or take the task out of the suite",
+            remedy="run `make nltk-data`; where no package registry answers, run on another machine `python -m "
+            f"nltk.downloader -d nltk_data punkt_tab` and copy nltk_data to {own}; or take the task out of the suite",
         ) from None
 
 

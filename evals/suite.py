@@ -40,6 +40,8 @@ class Category(StrictModel):
     """Items of each task, a sample by `seed`; all when null."""
     margin: float = Field(default=0.02, gt=0)
     """The largest loss that is accepted: a share (0.02 is two points), for perplexity a ratio (0.02 is 2 % more)."""
+    parallel: bool = False
+    """The tasks ask the same questions in the same order, as translations do: items at one place count as one."""
     weight: float = Field(default=1.0, gt=0)
     """Of the category in an average over categories."""
 

@@ -13,8 +13,6 @@ reported beside it.
 
 import json
 import math
-import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import numpy as np
 from pydantic import model_validator
 
 from configs.errors import StageError
+from evals.client import Client
 from evals.statistics.paired import paired_means
 from registry.contracts import Endpoint, PromptAgreement, TokenAgreementRecord
 from registry.contracts.base import Record
@@ -32,13 +31,10 @@ PROMPTS_FILE = Path(__file__).with_name("tasks") / "token_agreement" / "prompts.
 TOP_LOGPROBS = 20
 """vLLM's own limit (`--max-logprobs`)."""
 TOKEN_LOGPROBS_FILE = "token_logprobs.jsonl"  # noqa: S105 - no password
-_TIMEOUT_SECONDS = 180.0
 _LEAST = 1e-6
 """Smallest probability of the last cell. Servers compute in float32, where the rest of a distribution that is all in
 its first tokens is noise of this size."""
 _WORST_PROMPTS = 3
-# Proxies of the environment are for the world outside; a loopback server is never behind one.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class PromptLogprobs(Record):
@@ -82,26 +78,18 @@ def collect(endpoint: Endpoint, path: Path, *, num_concurrent: int = 8) -> Path:
         StageError: The server did not answer, or answered without log-probabilities or with what is no number.
     """
 
-    def ask(text: str) -> PromptLogprobs:
-        body = {
-            "model": endpoint.served_model_name,
-            "prompt": text,
-            "max_tokens": 1,
-            "temperature": 0,
-            "prompt_logprobs": TOP_LOGPROBS,
-            "return_token_ids": True,
-        }
+    texts = fixed_prompts()
+    options = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": TOP_LOGPROBS, "return_token_ids": True}
+    told = []
+    choices = Client(endpoint, num_concurrent).complete([{"prompt": text, **options} for text in texts])
+    for text, choice in zip(texts, choices, strict=True):
         try:
-            choice = _post(f"{endpoint.base_url}/v1/completions", body)["choices"][0]
-            return _parsed(text, choice["prompt_token_ids"], choice["prompt_logprobs"])
-        except (OSError, LookupError, TypeError, ValueError) as error:
+            told.append(_parsed(text, choice["prompt_token_ids"], choice["prompt_logprobs"]))
+        except (LookupError, TypeError, ValueError) as error:
             raise StageError(
                 f"the server told no log-probabilities for {text[:40]!r}: {type(error).__name__}: {error}",
                 remedy="see the end of the server's log beside this stage's; run the same command again",
             ) from error
-
-    with ThreadPoolExecutor(num_concurrent) as pool:
-        told = list(pool.map(ask, fixed_prompts()))
     write_text_atomically(path, "".join(one.model_dump_json() + "\n" for one in told))
     return path
 
@@ -199,9 +187,3 @@ def _read(path: Path) -> list[PromptLogprobs]:
     if not told:
         raise StageError(f"{path} is empty", remedy="run `quantbench artifacts verify`, then run again")
     return told
-
-
-def _post(url: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
-    with _OPENER.open(request, timeout=_TIMEOUT_SECONDS) as answer:
-        return json.loads(answer.read())

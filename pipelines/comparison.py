@@ -1,5 +1,8 @@
 """What an artifact kept of its baseline: judged, characterized, and kept in the cache like a stage's result."""
 
+import functools
+import importlib
+import threading
 from pathlib import Path
 
 from evals.characterize import characterize
@@ -63,6 +66,13 @@ def compare_measured(
     )
     workspace.cache.put(key, "compare", StageResult(stage="compare", record=comparison.model_dump(mode="json")))
     return comparison
+
+
+@functools.cache
+def import_ahead() -> None:
+    """Import what comparing needs, seconds of it, beside the first stage's work."""
+    names = ("scipy.optimize", "scipy.stats", "statsmodels.stats.multitest", "pyarrow.parquet")
+    threading.Thread(target=lambda: list(map(importlib.import_module, names)), daemon=True).start()
 
 
 def _compared(

@@ -1,9 +1,11 @@
 """The recorder's process: one parent run, one child run a model, one registered version an artifact."""
 
+import os
 import sys
 import time
 from pathlib import Path
 
+from configs.base import StrictModel
 from pipelines.report.rows import Row
 from pipelines.run_config import TrackingConfig
 from pipelines.run_record import RunRecord
@@ -15,14 +17,23 @@ from registry.store import Store
 RECORDING = "report and record"
 """What a breakdown calls the time for page and MLflow record."""
 
+_POLL_SECONDS = 0.1
+
 CANDIDATE_ALIAS = "candidate"
 """Points at the last artifact of the last run that no gate failed; promotion moves other aliases."""
 
 
-class RecordJob(StageJob):
+class FinishedRun(StrictModel):
+    """What a recorder waits for."""
+
     run: RunRecord
     start_seconds: float
     """`time.monotonic()`, the machine's clock that all processes share, at the end of the run's breakdown."""
+
+
+class RecordJob(StageJob):
+    finished_run_file: Path
+    """Is written when the run is over, a `FinishedRun`."""
     artifact_root: Path
     """Where MLflow keeps small files when its store is a local file."""
     store_root: Path
@@ -31,11 +42,15 @@ class RecordJob(StageJob):
 
 
 def record(job: StageJob, clock: StageClock) -> StageResult:
-    """Write `job.run` to MLflow."""
+    """Open MLflow, wait for the end of the run and write it."""
     assert isinstance(job, RecordJob)  # noqa: S101 - the table below says so
-    run, store = job.run, Store(job.store_root)
+    store = Store(job.store_root)
     with clock.part("import"):
         backend = MlflowBackend(job.tracking_uri, job.tracking.experiment, job.artifact_root)
+    while not job.finished_run_file.exists():
+        time.sleep(_POLL_SECONDS)
+    finished = FinishedRun.model_validate_json(job.finished_run_file.read_text(encoding="utf-8"))
+    run = finished.run
     model = job.tracking.registered_model or str(run.config["name"])
     with clock.part("record"):
         tags = {"quantbench.run_id": run.run_id, "quantbench.device": run.machine.device_name}
@@ -47,7 +62,7 @@ def record(job: StageJob, clock: StageClock) -> StageResult:
             for row in run.rows:
                 _record_row(backend, parent, row, model, store)
             # Last, so that they hold the recording's own time too.
-            breakdown = run.breakdown.with_own(RECORDING, time.monotonic() - job.start_seconds)
+            breakdown = run.breakdown.with_own(RECORDING, time.monotonic() - finished.start_seconds)
             parent.metrics({"wall_seconds": breakdown.wall_seconds, "own_seconds": breakdown.own_seconds})
     where = f"{job.tracking_uri}, experiment {job.tracking.experiment}, run {parent.run_id}, registered model {model}"
     return StageResult(stage="record", record={"where": where, "run_id": parent.run_id})
@@ -133,4 +148,6 @@ def _flat(value: object, prefix: str = "") -> dict[str, object]:
 
 
 if __name__ == "__main__":
+    # Its long imports fall into the run's first stages, which come first.
+    os.nice(19)
     sys.exit(main({"record": (RecordJob, record)}))

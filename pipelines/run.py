@@ -9,8 +9,8 @@ from typing import Protocol
 
 from configs.errors import QuantbenchError, RequestError
 from configs.loading import load_yaml_model
-from evals.suite import load_suite
-from pipelines.comparison import Comparison, compare_measured
+from evals.suite import Suite, load_suite
+from pipelines.comparison import Comparison, compare_measured, import_ahead
 from pipelines.device import detect_machine
 from pipelines.events import StageOutcome, time_breakdown
 from pipelines.fingerprints import calibration_fingerprint, source_fingerprint
@@ -18,7 +18,7 @@ from pipelines.fork_servers import ForkServers
 from pipelines.jobs import JobContext
 from pipelines.preflight import check_environments, check_rules
 from pipelines.record import RECORDING
-from pipelines.recording import record_run
+from pipelines.recording import Recorder
 from pipelines.report.page import write_page
 from pipelines.report.rows import Row, artifact_row, baseline_row
 from pipelines.run_config import RunConfig
@@ -96,20 +96,26 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
         )
     run_dir = workspace.new_run_dir(config.name)
     write_text_atomically(run_dir / "config.json", config.model_dump_json(indent=2))
-    with ForkServers(config, machine, run_dir / "logs") as fork_servers:
-        runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers)
-        outcomes, comparisons = _run_stages(run, runner, workspace, observer)
-    measured = RunRecord(
-        run_id=run_dir.name,
-        run_dir=run_dir,
-        started_at=run.started_at,
-        config=config.as_json(),
-        machine=run.context.machine,
-        rows=rows_of(run, runner.results, comparisons),
-        outcomes=outcomes,
-        breakdown=time_breakdown(outcomes, time.monotonic() - run.start_seconds),
-    )
-    return _recorded(measured, run, workspace)
+    with Recorder(config.tracking, workspace, run_dir) as recorder:
+
+        def before_work() -> None:
+            recorder.start()
+            import_ahead()
+
+        with ForkServers(config, machine, run_dir / "logs") as fork_servers:
+            runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers, before_work)
+            outcomes, comparisons = _run_stages(run, runner, workspace, observer)
+        measured = RunRecord(
+            run_id=run_dir.name,
+            run_dir=run_dir,
+            started_at=run.started_at,
+            config=config.as_json(),
+            machine=run.context.machine,
+            rows=rows_of(run, runner.results, comparisons),
+            outcomes=outcomes,
+            breakdown=time_breakdown(outcomes, time.monotonic() - run.start_seconds),
+        )
+        return _recorded(measured, run.context.suite, recorder)
 
 
 def _run_stages(
@@ -136,12 +142,11 @@ def _run_stages(
     return outcomes, comparisons
 
 
-def _recorded(measured: RunRecord, run: OpenRun, workspace: Workspace) -> RunRecord:
+def _recorded(measured: RunRecord, suite: Suite, recorder: Recorder) -> RunRecord:
     """Page and MLflow record. MLflow keeps the page as it was when the recording began; the run's folder, the last."""
     start = time.monotonic()
-    suite = run.context.suite
     record = measured.model_copy(update={"page": write_page(measured, suite)})
-    tracking = record_run(record, workspace, run.context.config.tracking, start)
+    tracking = recorder.record(record, start)
     breakdown = record.breakdown.with_own(RECORDING, time.monotonic() - start)
     record = record.model_copy(update={"tracking": tracking, "breakdown": breakdown})
     write_page(record, suite)

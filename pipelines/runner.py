@@ -37,6 +37,7 @@ class Runner:
         run_dir: `runs/<id>/` for logs, jobs and events.
         on_progress: Called a few times a second with the stage and what it is doing.
         fork_servers: What stages are forked from; every stage is a program of its own when None.
+        before_work: Called before each stage that cannot be reused.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Runner:
         run_dir: Path,
         on_progress: OnProgress,
         fork_servers: ForkServers | None = None,
+        before_work: Callable[[], None] | None = None,
     ) -> None:
         self._context = context
         self._workspace = workspace
         self._run_dir = run_dir
         self._on_progress = on_progress
         self._fork_servers = fork_servers
+        self._before_work = before_work
         self._events = EventLog(run_dir / "events.jsonl")
         self.results: dict[str, StageResult] = {}
 
@@ -97,6 +100,8 @@ class Runner:
             cached = self._workspace.cache.get(key)
             if cached is not None:
                 return cached, "reused"
+            if self._before_work:
+                self._before_work()
             check_free_space(self._workspace.root, stage, self._context.config.source, self.results)
             result = self._execute(stage)
             if result.failure is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.errors import StageError
 from quantizers.base import LinearShapes, QuantizeOutcome
+from quantizers.tokenizer_files import tokenizer_files
 from registry.contracts import QuantizedModule
 
 if TYPE_CHECKING:
@@ -15,15 +16,6 @@ if TYPE_CHECKING:
     from registry.stage_process import StageClock
 
 _LIBRARIES = ("bitsandbytes", "transformers", "torch")
-_TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.*",
-    "generation_config.json",
-)
 
 
 def block_violations(linear_shapes: LinearShapes, block: int) -> list[str]:
@@ -77,9 +69,8 @@ def run_bitsandbytes(job: QuantizeJob, clock: StageClock, **parameters: Any) -> 
             f"bitsandbytes left {len(left)} Linears unquantized: {', '.join(left[:3])}",
             remedy="check that the versions in the environment are those of the lock file",
         )
-    for pattern in _TOKENIZER_FILES:
-        for path in job.checkpoint_dir.glob(pattern):
-            shutil.copyfile(path, job.output_dir / path.name)
+    for path in (*tokenizer_files(job.checkpoint_dir), *job.checkpoint_dir.glob("generation_config.json")):
+        shutil.copyfile(path, job.output_dir / path.name)
     return QuantizeOutcome(
         modules=[QuantizedModule(name=name) for name in sorted(quantized)],
         versions={name: importlib.metadata.version(name) for name in _LIBRARIES},

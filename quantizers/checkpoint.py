@@ -20,6 +20,7 @@ from quantizers.sources import (
     locate_gguf,
     read_config,
 )
+from quantizers.tokenizer_files import TOKENIZER_PATTERNS
 from registry.contracts import CheckpointRecord
 from registry.contracts.base import DType
 from registry.hashing import digest_of_file, manifest_of
@@ -31,12 +32,7 @@ if TYPE_CHECKING:
 _COMPANIONS = (
     "config.json",
     "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.*",
+    *TOKENIZER_PATTERNS,
     "*.safetensors.index.json",
     "LICENSE*",
 )

@@ -8,6 +8,7 @@ NF4 with nested statistics (bitsandbytes/functional.py, `QuantState`), INT8 rows
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,21 +84,22 @@ def dequantize(files: TensorFiles, module: str, method: Method, quantization_con
 
 def _gptq(files: TensorFiles, module: str, bits: int, checkpoint_format: str | None) -> torch.Tensor:
     """qweight [in / per_word, out], qzeros [groups, out / per_word], scales [groups, out], g_idx [in]."""
-    codes = _unpack(files.read(f"{module}.qweight").T, bits).T
+    codes = _unpack(files.read(f"{module}.qweight"), bits, dim=0)
     # Version 1 stores every zero point less one.
-    zeros = _unpack(files.read(f"{module}.qzeros"), bits) + (0 if checkpoint_format == "gptq_v2" else 1)
+    zeros = _unpack(files.read(f"{module}.qzeros"), bits, dim=1) + (0 if checkpoint_format == "gptq_v2" else 1)
     scales = files.read(f"{module}.scales").float()
-    groups = files.read(f"{module}.g_idx").long()
-    return (scales[groups] * (codes - zeros[groups])).T
+    groups = files.read(f"{module}.g_idx")
+    weights = codes.float().sub_(zeros.float().index_select(0, groups))
+    return weights.mul_(scales.index_select(0, groups)).T
 
 
 def _awq(files: TensorFiles, module: str, bits: int) -> torch.Tensor:
     """qweight [in, out / per_word], qzeros [groups, out / per_word], scales [groups, out]."""
-    codes = _unpack(files.read(f"{module}.qweight"), bits, _AWQ_ORDER)
-    zeros = _unpack(files.read(f"{module}.qzeros"), bits, _AWQ_ORDER)
+    codes = _unpack(files.read(f"{module}.qweight"), bits, dim=1, order=_AWQ_ORDER)
+    zeros = _unpack(files.read(f"{module}.qzeros"), bits, dim=1, order=_AWQ_ORDER)
     scales = files.read(f"{module}.scales").float()
-    group_size = len(codes) // len(scales)
-    return ((codes - zeros.repeat_interleave(group_size, 0)) * scales.repeat_interleave(group_size, 0)).T
+    grouped = codes.float().view(len(scales), -1, codes.shape[1])
+    return grouped.sub_(zeros[:, None]).mul_(scales[:, None]).view_as(codes).T
 
 
 def _nf4(files: TensorFiles, module: str) -> torch.Tensor:
@@ -106,23 +108,24 @@ def _nf4(files: TensorFiles, module: str) -> torch.Tensor:
 
     prefix = f"{module}.weight"
     state = json.loads(bytes(files.read(f"{prefix}.quant_state.bitsandbytes__nf4").tolist()))
-    packed = files.read(prefix).flatten().long()
-    codes = torch.stack([packed >> 4, packed & 15], dim=1).flatten()
     maxima = files.read(f"{prefix}.absmax")
     if "nested_blocksize" in state:
-        levels = files.read(f"{prefix}.nested_quant_map")[maxima.long()]
+        shares = files.read(f"{prefix}.nested_quant_map")[maxima.long()]
         block_maxima = files.read(f"{prefix}.nested_absmax").repeat_interleave(state["nested_blocksize"])
-        maxima = levels * block_maxima[: len(levels)] + state["nested_offset"]
-    values = files.read(f"{prefix}.quant_map").float()[codes]
-    scaled = values * maxima.float().repeat_interleave(state["blocksize"])[: len(values)]
-    return scaled.view(state["shape"])
+        maxima = shares * block_maxima[: len(shares)] + state["nested_offset"]
+    levels = files.read(f"{prefix}.quant_map").float()
+    of_byte = torch.stack([levels.repeat_interleave(len(levels)), levels.repeat(len(levels))], dim=1)
+    values = of_byte.index_select(0, files.read(prefix).flatten().int()).flatten()
+    padding = len(maxima) * state["blocksize"] - len(values)
+    blocks = torch.nn.functional.pad(values, (0, padding)).view(len(maxima), -1)
+    return blocks.mul_(maxima.float()[:, None]).flatten()[: len(values)].view(state["shape"])
 
 
-def _unpack(words: torch.Tensor, bits: int, order: tuple[int, ...] | None = None) -> torch.Tensor:
-    """[rows, words] int32 -> [rows, words * per_word] codes, lowest bits first or in `order`."""
+def _unpack(words: torch.Tensor, bits: int, *, dim: int, order: Sequence[int] | None = None) -> torch.Tensor:
+    """int32 words [rows, columns] -> codes, `per_word` times as many along `dim`, lowest bits first or in `order`."""
     import torch
 
     per_word = _WORD_BITS // bits
-    shifts = torch.tensor(order or range(per_word), dtype=torch.int32) * bits
-    codes = (words[:, :, None] >> shifts) & ((1 << bits) - 1)
-    return codes.reshape(len(words), -1)
+    # A place at a time: each is one pass over all words, where one shift of all places would go word by word.
+    places = [(words >> bits * place) & ((1 << bits) - 1) for place in order or range(per_word)]
+    return torch.stack(places, dim + 1).flatten(dim, dim + 1)

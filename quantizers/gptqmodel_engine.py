@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from configs.errors import StageError
 from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
 from quantizers.packing import whole_tensor_packing
+from quantizers.tokenizer_files import tokenizer_files
 from registry.contracts import QuantizedModule
 
 if TYPE_CHECKING:
@@ -30,18 +31,6 @@ LIBRARIES = ("gptqmodel", "torch", "transformers")
 
 _GAVE_UP_LOSS = 999999999
 """What the engine logs for a module that it rounded to nearest while fallbacks are off (quantization/gptq.py)."""
-
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 
 
 def import_engine(threads: int) -> Any:
@@ -244,9 +233,8 @@ def _finish_artifact(checkpoint_dir: Path, output_dir: Path) -> None:
     would give equal weights different digests.
     """
     (output_dir / "quant_log.csv").unlink(missing_ok=True)
-    for name in _TOKENIZER_FILES:
-        source = checkpoint_dir / name
-        if source.is_file():
-            shutil.copyfile(source, output_dir / name)
-        else:
-            (output_dir / name).unlink(missing_ok=True)
+    generation = "generation_config.json"
+    for written in (*tokenizer_files(output_dir), output_dir / generation):
+        written.unlink(missing_ok=True)
+    for source in (*tokenizer_files(checkpoint_dir), *checkpoint_dir.glob(generation)):
+        shutil.copyfile(source, output_dir / source.name)

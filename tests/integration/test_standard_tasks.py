@@ -139,7 +139,7 @@ def resolved(name: str, root: Path, num_fewshot: int | None) -> ResolvedTask:
         try:
             nltk.data.find("tokenizers/punkt_tab/english/", [*nltk.data.path, str(root / "nltk_data")])
         except LookupError:
-            pytest.skip("NLTK's punkt_tab is not on this machine")
+            pytest.skip("NLTK's punkt_tab is not on this machine: `make nltk-data` fetches it")
     (task,) = suite_of(name, num_fewshot).resolve(DataConfig(root=root)).tasks
     return task
 
@@ -215,6 +215,29 @@ def test_prompts_and_scoring_are_lm_eval_s(name: str, tmp_path: Path, monkeypatc
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     write_rows(tmp_path, files)
     compare(resolved(name, tmp_path, num_fewshot), num_fewshot, monkeypatch)
+
+
+def test_ifeval_s_scorer_reads_words_and_sentences(tmp_path: Path) -> None:
+    """Orders whose checks need NLTK's tables; `Dr.` ends no sentence."""
+    orders = [
+        ("length_constraints:number_sentences", {"relation": "less than", "num_sentences": 3}),
+        ("change_case:capital_word_frequency", {"capital_relation": "at least", "capital_frequency": 2}),
+    ]
+    row = {
+        "key": 1,
+        "prompt": "Two sentences.",
+        "instruction_id_list": [name for name, _ in orders],
+        "kwargs": [options for _, options in orders],
+    }
+    write_rows(tmp_path, {"ifeval/test.jsonl": [row]})
+    task = built(resolved("ifeval", tmp_path, None))
+    (document,) = task.eval_docs
+    for answer, followed in (
+        ("Dr. Who is HERE. She is NOT there.", [True, True]),
+        ("She is here. He is there. Nobody knows.", [False, False]),
+    ):
+        found = task.process_results(document, [answer])
+        assert (found["inst_level_strict_acc"], found["prompt_level_strict_acc"]) == (followed, all(followed))
 
 
 @needs_evaldata

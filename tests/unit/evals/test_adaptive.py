@@ -324,6 +324,16 @@ def test_rows_of_one_document_are_asked_together() -> None:
     assert sum(task == "c" for task, _ in asked) == 10
 
 
+def test_translations_of_one_question_are_asked_together() -> None:
+    samples = [
+        one.model_copy(update={"cluster": f"facts:{one.doc_id}"})
+        for one in [*task_samples("de", 40), *task_samples("fr", 40)]
+    ]
+    course = course_of(samples, PLAN, 1)
+    assert {tuple(task for task, _ in unit) for unit in course.units} == {("de", "fr")}
+    assert course.look("facts", PLAN, 1).items == 40
+
+
 @pytest.mark.slow
 def test_the_level_holds_over_all_categories_and_looks(tmp_path: Path) -> None:
     """Three categories exactly at their margin; without the corrections more than a quarter of the draws would err."""

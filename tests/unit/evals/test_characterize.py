@@ -83,6 +83,7 @@ def characterized(rows: list[Pair], *, perplexity: str | None = None) -> Charact
     return characterize(retention(rows, perplexity=perplexity), rows)
 
 
+@pytest.mark.slow
 def test_a_loss_in_one_category_is_seen_and_sorted_first() -> None:
     found = characterized(pairs("knowledge", 200, 4) + pairs("math", 200, 60) + pairs("grammar", 200, 2)).by("category")
     assert [drop.name for drop in found.drops] == ["math", "knowledge", "grammar"]
@@ -211,6 +212,23 @@ def test_the_slope_by_hand_and_its_coverage() -> None:
         assert trend is not None
         covered += trend.low <= -0.05 <= trend.high
     assert abs(covered / 120 - 0.95) < 3 * (0.95 * 0.05 / 120) ** 0.5
+
+
+def test_translations_do_not_sharpen_the_slope() -> None:
+    """The same items eleven times over: the interval of one language but for the correction for few clusters."""
+    draw = np.random.default_rng(3)
+    one = [
+        (
+            sample(item, 1.0, cluster=f"q{item}", prompt_tokens=int(length)),
+            sample(item, float(draw.random() < 0.7), prompt_tokens=int(length)),
+        )
+        for item, length in enumerate(draw.integers(20, 400, 80))
+    ]
+    alone, eleven = length_trend(one), length_trend(one * 11)
+    assert alone is not None and eleven is not None
+    assert eleven.points_per_doubling == pytest.approx(alone.points_per_doubling)
+    assert eleven.high - eleven.low == pytest.approx(alone.high - alone.low, rel=0.02)
+    assert length_trend([(mine.model_copy(update={"cluster": "q"}), other) for mine, other in one]) is None
 
 
 @pytest.mark.parametrize(

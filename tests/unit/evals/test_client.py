@@ -281,6 +281,7 @@ with RequestCache(Path(sys.argv[2]), {"model_digest": "sha256:a"}) as cache:
 """
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
     model = FormulaModel(delay_seconds=0.02)
     with completions_server(model) as url:

@@ -125,6 +125,7 @@ def test_perplexity_agrees_with_a_bootstrap_over_documents() -> None:
     assert kept.retention_stderr == pytest.approx((boot[:, 0] / boot[:, 1]).std(), rel=0.08)
 
 
+@pytest.mark.slow
 def test_coverage_of_the_retention_interval() -> None:
     """95 % intervals hold the true ratio in 95 % of draws, within the Monte Carlo error of 600 draws."""
     truth, hits = (0.9 * 0.7 + 0.1 * 0.5) / 0.7, 0

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import StageError
+from evals.lm_eval_runner import check_parallel
 from evals.samples import Sample, category_score, read_samples, write_samples
 from evals.suite import Category
 
@@ -83,3 +84,28 @@ def test_one_sample_has_no_standard_error() -> None:
 def test_a_hopeless_perplexity_is_a_number() -> None:
     score = category_score(PERPLEXITY, [SAMPLE.model_copy(update={"score": -9000.0})])
     assert score.value == pytest.approx(1.79e308, rel=0.01)
+
+
+def test_items_of_a_cluster_count_as_one() -> None:
+    """Clusters of unequal size against the textbook: ratio of cluster totals (Cochran, 9A.1), by hand."""
+    scores = {"q1": [1.0, 1.0, 0.0], "q2": [0.0, 0.0], "q3": [1.0]}
+    samples = [
+        SAMPLE.model_copy(update={"cluster": name, "doc_hash": f"{name}{place}", "score": score})
+        for name, rows in scores.items()
+        for place, score in enumerate(rows)
+    ]
+    category = Category(name="c", description="", tasks=["t"], metric="acc")
+    found = category_score(category, samples)
+    assert (found.value, found.items) == (0.5, 6)
+    # Sums of score - 1/2 by cluster: 1/2, -1, 1/2.
+    assert found.stderr == pytest.approx((3 / 2 * (0.25 + 1 + 0.25)) ** 0.5 / 6)
+    assert category_score(category, samples[:3]).stderr is None
+
+
+def test_questions_matched_by_place_are_equally_many() -> None:
+    category = Category(name="languages", description="", tasks=["de", "sw"], metric="acc", parallel=True)
+    check_parallel(category, {"de": 250, "sw": 250})
+    with pytest.raises(StageError, match=r"category languages is parallel.*de 250, sw 249") as caught:
+        check_parallel(category, {"de": 250, "sw": 249})
+    assert "parallel" in caught.value.remedy
+    check_parallel(category.model_copy(update={"parallel": False}), {"de": 250, "sw": 249})

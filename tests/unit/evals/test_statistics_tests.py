@@ -67,6 +67,7 @@ def test_equal_items_have_no_small_p_value() -> None:
     assert paired_bootstrap(np.zeros(30), np.ones(30), 1, 200).p_value() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("documents", [30, 62])
 def test_perplexity_intervals_hold_the_truth(documents: int) -> None:
     found = simulate.perplexity(documents, 1500, 400, 7)

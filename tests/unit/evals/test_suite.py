@@ -58,6 +58,7 @@ def test_the_demo_suite_is_large_enough_and_has_no_twins() -> None:
         assert [row for row, count in Counter(rows).items() if count > 1] == [], task.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.stem for path in SUITES_DIR.glob("*.yaml")))
 def test_a_shipped_suite_names_what_lm_eval_has(name: str) -> None:
     """Tasks, metrics and filters are checked against lm-eval's own files; no code task is among them."""
@@ -123,6 +124,7 @@ def test_unknown_suite_names_the_near_one() -> None:
     assert "did you mean demo" in caught.value.remedy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wrong", "right"), [("demo_grammer", "demo_grammar"), ("arc_eesy", "arc_easy")])
 def test_unknown_task_names_the_near_ones(tmp_path: Path, wrong: str, right: str) -> None:
     with pytest.raises(RequestError) as caught:

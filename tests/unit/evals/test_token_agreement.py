@@ -119,6 +119,7 @@ def server(answer: Callable[[dict[str, Any]], Any]) -> Iterator[Endpoint]:
         def do_POST(self) -> None:
             data = json.dumps(answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))).encode()
             self.send_response(200)
+            self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -158,11 +159,10 @@ def test_a_server_is_asked_for_every_text(tmp_path: Path) -> None:
     "answer",
     [
         lambda body: {"choices": [{"prompt_token_ids": [3, 7], "prompt_logprobs": None}]},
-        lambda body: {"choices": []},
         lambda body: {"choices": [{"prompt_token_ids": [3], "prompt_logprobs": [None]}]},
         two_tokens(math.nan),
     ],
-    ids=["no log-probabilities", "no choice", "one token", "not a number"],
+    ids=["no log-probabilities", "one token", "not a number"],
 )
 def test_a_server_that_does_not_tell(tmp_path: Path, answer: Callable[[dict[str, Any]], Any]) -> None:
     with server(answer) as endpoint, pytest.raises(StageError, match="told no log-probabilities") as raised:
@@ -173,8 +173,13 @@ def test_a_server_that_does_not_tell(tmp_path: Path, answer: Callable[[dict[str,
 
 def test_no_server(tmp_path: Path) -> None:
     nobody = Endpoint(base_url="http://127.0.0.1:1", served_model_name="m", model_path="", max_model_len=8)
-    with pytest.raises(StageError, match="told no log-probabilities"):
+    with pytest.raises(StageError, match="stopped answering"):
         collect(nobody, tmp_path / "one.jsonl")
+
+
+def test_a_server_without_an_answer(tmp_path: Path) -> None:
+    with server(lambda body: {"choices": []}) as endpoint, pytest.raises(StageError, match="stopped answering"):
+        collect(endpoint, tmp_path / "one.jsonl")
 
 
 def test_the_fixed_texts_are_many_and_short() -> None:

@@ -1,6 +1,7 @@
 """What a run keeps of itself at its end: the page, the record, and all of the time that it took."""
 
 import json
+import time
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,14 +10,17 @@ from typing import Any
 
 import pytest
 
+from configs.errors import StageError
 from pipelines import record as recorder
 from pipelines import run as runs
 from pipelines.jobs import JobContext
-from pipelines.record import RecordJob
+from pipelines.record import FinishedRun, RecordJob
+from pipelines.recording import Recorder
 from pipelines.run import OpenRun, execute_run
 from pipelines.run_config import TrackingConfig
 from pipelines.run_record import RunRecord
 from pipelines.workspace import Workspace
+from registry.files import write_text_atomically
 from registry.stage_process import StageClock
 from tests.unit.pipelines.report_records import SUITE, report_record
 from tests.unit.pipelines.test_runner import MACHINE, run_config
@@ -33,13 +37,13 @@ def test_the_total_holds_page_and_recording(tmp_path: Path, monkeypatch: pytest.
     now = [100.0]
     recorded: list[RunRecord] = []
 
-    def record_run(record: RunRecord, *others: Any) -> str:
+    def record_run(recorder: Recorder, record: RunRecord, start_seconds: float) -> str:
         recorded.append(record)
         now[0] += 13.0
         return "an MLflow somewhere"
 
     monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(runs, "record_run", record_run)
+    monkeypatch.setattr(Recorder, "record", record_run)
     workspace = Workspace(tmp_path / "workspace")
     workspace.create()
     # No stage: all of the time is ours. It began 20 s ago.
@@ -86,13 +90,13 @@ def test_mlflow_gets_final_times_and_truthful_tags(tmp_path: Path, monkeypatch: 
     job = RecordJob(
         stage="record",
         result_file=tmp_path / "record.result.json",
-        run=run,
-        start_seconds=1000.0,
+        finished_run_file=tmp_path / "record.run.json",
         artifact_root=tmp_path,
         store_root=tmp_path / "store",
         tracking_uri="sqlite:///nowhere",
         tracking=TrackingConfig(),
     )
+    job.finished_run_file.write_text(FinishedRun(run=run, start_seconds=1000.0).model_dump_json())
     recorder.record(job, StageClock(tmp_path / "record.progress"))
     assert mlflow.runs[run.run_id].told == {"wall_seconds": 859.0, "own_seconds": run.breakdown.own_seconds + 9.0}
     sound = {row.name: mlflow.runs[row.name].tags["quantbench.sound"] for row in run.rows}
@@ -102,3 +106,37 @@ def test_mlflow_gets_final_times_and_truthful_tags(tmp_path: Path, monkeypatch: 
     verdicts = {row.name: mlflow.runs[row.name].tags.get("quantbench.verdict") for row in run.rows}
     assert verdicts == {"baseline": None, "int8": "pass", "nf4": "fail", "gptq": "fail", "awq": "fail"}
     assert {tag for tag in mlflow.runs["nf4"].tags if tag.startswith("gate.")}
+
+
+@pytest.mark.slow
+def test_a_recorder_that_waits_writes_what_comes(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "workspace")
+    workspace.create()
+    (tmp_path / "run").mkdir()
+    run = report_record(tmp_path / "run", page=None)
+    write_text_atomically(run.run_dir / "config.json", "{}")
+    with Recorder(TrackingConfig(), workspace, run.run_dir) as recorder:
+        recorder.start()
+        assert "registered model" in recorder.record(run, time.monotonic())
+    with Recorder(TrackingConfig(), workspace, run.run_dir) as recorder:
+        assert recorder.record(run, time.monotonic()).endswith("(recorded before)")
+        assert recorder._child is None
+
+
+@pytest.mark.slow
+def test_a_store_that_was_out_of_reach_gets_another_try(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "workspace")
+    workspace.create()
+    (tmp_path / "run").mkdir()
+    run = report_record(tmp_path / "run", page=None)
+    write_text_atomically(run.run_dir / "config.json", "{}")
+    database = tmp_path / "later" / "mlflow.db"
+    database.parent.touch()
+    with Recorder(TrackingConfig(uri=f"sqlite:///{database}"), workspace, run.run_dir) as recorder:
+        recorder.start()
+        assert recorder._child is not None
+        assert recorder._child.wait(120) == StageError.exit_code
+        assert "not recorded in MLflow" in recorder.record(run, time.monotonic())
+        database.parent.unlink()
+        database.parent.mkdir()
+        assert "registered model" in recorder.record(run, time.monotonic())

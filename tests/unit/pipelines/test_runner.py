@@ -172,6 +172,7 @@ def test_a_failed_stage_says_why_and_leaves_nothing(bench: Bench, behaviour: str
     assert bench.leftovers() == []
 
 
+@pytest.mark.slow
 def test_a_failed_stage_stops_only_what_needs_it_and_is_tried_again(bench: Bench) -> None:
     config = changed(int8={"threshold": 5.0}, gptq={"group_size": 32})
     assert how(bench.run(config, quantize_int8="fail")) == {
@@ -235,6 +236,7 @@ def is_gone(pid: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_runner_leaves_no_process_and_is_resumed(bench: Bench, tmp_path: Path, sent: signal.Signals) -> None:
     run = start_run(tmp_path, "quantize_gptq")
@@ -250,6 +252,7 @@ def test_a_killed_runner_leaves_no_process_and_is_resumed(bench: Bench, tmp_path
     assert bench.executed == ["quantize-gptq", "inspect-gptq", "measure-gptq"]
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_share_the_work(bench: Bench, tmp_path: Path) -> None:
     runs = [start_run(tmp_path) for _ in range(2)]
     for run in runs:

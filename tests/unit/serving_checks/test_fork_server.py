@@ -15,13 +15,19 @@ from serving_checks.supervisor import Supervised, run
 from tests.unit.serving_checks.test_supervisor import gone, pid_in
 
 COMMAND = """
-import os, sys, tempfile, time, subprocess
+import atexit, os, sys, tempfile, threading, time, subprocess
 behaviour = sys.argv[1]
 if behaviour == "tell":
     print(__name__, sys.argv[1:], "wave" in sys.modules, tempfile.gettempdir(), os.getcwd(), sys.stdin.read() == "")
     sys.exit(7)
 if behaviour == "raise":
     raise RuntimeError("it broke")
+if behaviour == "words":
+    sys.exit("told why")
+if behaviour == "end":
+    atexit.register(print, "atexit", flush=False)
+    threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
+    sys.exit()
 if behaviour == "sleep":
     child = subprocess.Popen(["sleep", "600"], start_new_session=True)
     with open(sys.argv[2], "w") as file:
@@ -68,6 +74,18 @@ def test_a_traceback_goes_to_the_log_of_the_command(tmp_path, module, server):
     finished = run(command(module, "raise"), log_file=tmp_path / "log", fork_server=tmp_path / "socket")
     assert finished.exit_code == 1
     assert "RuntimeError: it broke" in (tmp_path / "log").read_text()
+
+
+def test_words_at_the_end_go_to_the_log(tmp_path, module, server):
+    finished = run(command(module, "words"), log_file=tmp_path / "log", fork_server=tmp_path / "socket")
+    assert finished.exit_code == 1
+    assert (tmp_path / "log").read_text() == "told why\n"
+
+
+def test_a_fork_ends_as_a_program_does(tmp_path, module, server):
+    finished = run(command(module, "end"), log_file=tmp_path / "log", fork_server=tmp_path / "socket")
+    assert finished.exit_code == 0
+    assert (tmp_path / "log").read_text() == "thread\natexit\n"
 
 
 def test_leaving_the_block_ends_all_that_the_fork_started(tmp_path, module, server):
