@@ -4,6 +4,8 @@ Run: PYTHONPATH=. python -P benchmarks/uncertainty.py [--draws 100000]
 """
 
 import argparse
+import tempfile
+from pathlib import Path
 
 from tests import simulations as simulate
 
@@ -41,6 +43,7 @@ def main() -> None:
             for items in (400, 2000):
                 guarded, naive = simulate.looks_error(fractions, spending, 0.05, 0.15, items, draws // 4, 1)
                 print(f"| {len(fractions)} | {spending} | {items} | {guarded.hits:.1%} | {naive.hits:.1%} |")
+    print_adaptive(draws // 20)
     print("\n| categories | any wrong pass, Holm | without |\n|---|---|---|")
     for categories in (3, 8):
         family = simulate.family_error(categories, 0.05, 500, draws // 50, 1)
@@ -49,6 +52,16 @@ def main() -> None:
     for documents in (20, 62, 200):
         found_here = simulate.perplexity(documents, draws // 50, 2000, documents)
         print(f"| {documents} | {' | '.join(f'{one.hits:.1%}' for one in found_here)} |")
+
+
+def print_adaptive(draws: int) -> None:
+    """The table of adaptive evaluations: three categories, 400 items each, margin 5 points."""
+    print("\n| true losses | any wrong pass | any wrong fail | decided | items asked |\n|---|---|---|---|---|")
+    for losses in ((0.05, 0.05, 0.05), (0.0, 0.0, 0.0), (0.15, 0.15, 0.15), (0.0, 0.05, 0.15)):
+        with tempfile.TemporaryDirectory() as folder:
+            found = simulate.adaptive(losses, 0.05, 400, draws, 1, Path(folder))
+        shares = (found.any_wrong_pass.hits, found.any_wrong_fail.hits, found.decided.hits, found.asked)
+        print(f"| {', '.join(f'{loss:.0%}' for loss in losses)} | {' | '.join(f'{one:.1%}' for one in shares)} |")
 
 
 if __name__ == "__main__":

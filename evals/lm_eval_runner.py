@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import StageError
-from evals.client import Client, Counts
+from evals.adaptive import Adaptive, Asked, evaluate_adaptively
+from evals.client import Client
 from evals.questions import Questioned, Questioner, import_libraries
 from evals.request_cache import RequestCache
 from evals.request_plan import Answer, Question
 from evals.resolve import ResolvedSuite, ResolvedTask
 from evals.samples import SAMPLES_FILE, Sample, category_score, write_samples
 from evals.suite import Category
-from registry.contracts import Endpoint, EvaluationRecord, TaskScore
+from registry.contracts import CategoryLook, Endpoint, EvaluationRecord, TaskScore
 
 OnProgress = Callable[[int, int], None]
 
@@ -54,48 +55,39 @@ class Prepared:
         on_progress: OnProgress,
         cache_file: Path | None = None,
         cache_facts: Mapping[str, str] | None = None,
-        items: Mapping[str, Sequence[int]] | None = None,
+        adaptive: Adaptive | None = None,
     ) -> EvaluationRecord:
         """Score the model behind `endpoint`; per-item results go to `output_dir/samples.parquet`.
 
         Args:
             endpoint: A running server; its model directory holds the tokenizer.
             num_concurrent: Requests kept open at once.
-            on_progress: Told (questions answered, questions in all).
+            on_progress: Told (questions answered, questions in all); of an adaptive evaluation, in all so far.
             cache_file: Keeps every answer at once: what is there is not asked again. One file for each model and
                 engine; it refuses to serve others.
             cache_facts: What an answer depends on besides model, context length and question: engine, version, dtype.
-            items: Documents to ask of each task, by their place in its data; those of the suite when left out.
+            adaptive: Asks look by look until every category is decided; all items of the suite when left out.
 
         Raises:
             StageError: The server stopped answering, or answered with what is no number; a task lacks documents.
         """
-        documents = {
-            task.name: _documents(task, self.tasks[task.name], (items or {}).get(task.name))
-            for task in self.resolved.tasks
-        }
-        questioner = Questioner(endpoint.model_path, endpoint.max_model_len)
-        asked = {name: questioner.ask(task.instances) for name, task in self.tasks.items()}
         with ExitStack() as stack:
             cache = None
             if cache_file is not None:
                 facts = {"model_digest": model_digest, "max_model_len": str(endpoint.max_model_len)}
                 cache = stack.enter_context(RequestCache(cache_file, facts | dict(cache_facts or {})))
-            client = Client(endpoint, num_concurrent, cache)
-            questions = [question for one in _flat(asked) for question in one.questions]
-            answers = client.ask(questions, on_progress)
-        samples = [
-            sample
-            for category in self.resolved.suite.categories
-            for name in self._names(category)
-            for sample in _samples(category, name, self.tasks[name], documents[name], asked[name], answers)
-        ]
+            asker = Asker(self, endpoint, Client(endpoint, num_concurrent, cache), on_progress)
+            if adaptive is None:
+                asked = Asked(asker.ask(asker.items), [])
+            else:
+                asked = evaluate_adaptively(adaptive, self.resolved.suite, asker.ask)
+        order = {task.name: place for place, task in enumerate(self.resolved.tasks)}
+        samples = sorted(asked.samples, key=lambda sample: (order[sample.task], sample.doc_id))
         write_samples(output_dir / SAMPLES_FILE, samples)
-        truncated = sum(one.truncated for one in _flat(asked))
-        return self._record(samples, model_digest, len(questions), client.counts, truncated)
+        return self._record(samples, model_digest, asker, asked.looks)
 
     def _record(
-        self, samples: list[Sample], model_digest: str, questions: int, counts: Counts, truncated: int
+        self, samples: list[Sample], model_digest: str, asker: Asker, looks: list[CategoryLook]
     ) -> EvaluationRecord:
         tasks, categories = [], []
         for category in self.resolved.suite.categories:
@@ -113,10 +105,11 @@ class Prepared:
             tasks=tasks,
             categories=categories,
             samples_file=SAMPLES_FILE,
-            requests=questions,
-            requests_sent=counts.requests,
-            answers_from_cache=counts.from_cache,
-            truncated_prompts=truncated,
+            requests=asker.questions,
+            requests_sent=asker.client.counts.requests,
+            answers_from_cache=asker.client.counts.from_cache,
+            truncated_prompts=asker.truncated_prompts,
+            looks=looks,
         )
 
     def _names(self, category: Category) -> list[str]:
@@ -166,43 +159,102 @@ def check_parallel(category: Category, documents: Mapping[str, int]) -> None:
         )
 
 
-def _documents(resolved: ResolvedTask, task: Any, wanted: Sequence[int] | None) -> list[tuple[int, Any]]:
-    """Build the task's requests; its documents with their places in the data, in the order of `Instance.doc_id`."""
-    available = len(task.eval_docs)
-    chosen = sorted(set(wanted)) if wanted is not None else resolved.sampled_ids(available)
-    if not chosen or chosen[0] < 0 or chosen[-1] >= available:
-        strangers = [place for place in chosen if not 0 <= place < available]
-        raise StageError(
-            f"task {resolved.name} has {available} items, asked for {strangers or 'none of them'}",
-            remedy="see that the task's data is whole, and ask for items that it has",
-        )
-    subset = set(chosen)
-    # Few-shot examples are drawn as the documents go by: the same documents get the same prompts in every evaluation.
+class Asker:
+    """Asks one served model for items of a suite.
+
+    All requests of the suite are built at once: few-shot examples are drawn as the documents go by, so an item has the
+    same prompt in every evaluation, however few are asked.
+
+    Args:
+        prepared: The suite.
+        endpoint: Its model directory holds the tokenizer.
+        client: Gets the answers.
+        on_progress: Told (questions answered, questions so far).
+    """
+
+    def __init__(self, prepared: Prepared, endpoint: Endpoint, client: Client, on_progress: OnProgress) -> None:
+        self.client = client
+        self.questions = self.truncated_prompts = 0
+        self._prepared, self._on_progress = prepared, on_progress
+        questioner = Questioner(endpoint.model_path, endpoint.max_model_len)
+        self._items = {
+            task.name: _built(task, prepared.tasks[task.name], questioner) for task in prepared.resolved.tasks
+        }
+
+    @property
+    def items(self) -> dict[str, list[int]]:
+        """Task -> its documents of the suite, by their place in its data."""
+        return {name: list(items) for name, items in self._items.items()}
+
+    def ask(self, items: Mapping[str, Sequence[int]]) -> list[Sample]:
+        """Samples of these documents of these tasks, in the suite's order.
+
+        Raises:
+            StageError: The suite does not have such an item, or what the client raises.
+        """
+        chosen = {name: self._chosen(name, wanted) for name, wanted in items.items()}
+        asked = [one for mine in chosen.values() for _, several in mine.values() for one in several]
+        questions = [question for one in asked for question in one.questions]
+        before = self.questions
+        answers = self.client.ask(questions, lambda done, total: self._on_progress(before + done, before + total))
+        self.questions += len(questions)
+        self.truncated_prompts += sum(one.truncated for one in asked)
+        resolved, tasks = self._prepared.resolved, self._prepared.tasks
+        return [
+            sample
+            for category in resolved.suite.categories
+            for task in resolved.of(category.name)
+            if task.name in chosen
+            for sample in _samples(category, task.name, tasks[task.name], chosen[task.name], answers)
+        ]
+
+    def _chosen(self, name: str, wanted: Sequence[int]) -> dict[int, _Item]:
+        known = self._items.get(name, {})
+        strangers = sorted(set(wanted) - known.keys())
+        if strangers or not wanted:
+            raise StageError(
+                f"task {name} has {len(known)} items in the suite, asked for {strangers or 'none of them'}",
+                remedy="see that the task's data is whole, and ask for items that it has",
+            )
+        return {doc_id: known[doc_id] for doc_id in sorted(set(wanted))}
+
+
+_Item = tuple[Any, list[Questioned]]
+"""A document and what is asked about it."""
+
+
+def _built(resolved: ResolvedTask, task: Any, questioner: Questioner) -> dict[int, _Item]:
+    """The task's items in the suite by their place in its data."""
+    chosen = resolved.sampled_ids(len(task.eval_docs))
+    if not chosen:
+        raise StageError(f"task {resolved.name} has no items", remedy="see that the task's data is whole")
     task.set_fewshot_seed(resolved.seed)
-    task.build_all_requests(samples=subset)
-    return list(zip(chosen, (document for _, document in task.doc_iterator(samples=subset)), strict=True))
+    task.build_all_requests(samples=set(chosen))
+    by_place: dict[int, list[Questioned]] = defaultdict(list)
+    for one in questioner.ask(task.instances):
+        by_place[one.instance.doc_id].append(one)
+    documents = task.doc_iterator(samples=set(chosen))
+    return {
+        doc_id: (document, sorted(by_place[place], key=lambda one: int(one.instance.idx)))
+        for doc_id, (place, document) in zip(chosen, documents, strict=True)
+    }
 
 
 def _samples(
-    category: Category,
-    name: str,
-    task: Any,
-    documents: Sequence[tuple[int, Any]],
-    asked: Sequence[Questioned],
-    answers: Mapping[Question, Answer],
+    category: Category, name: str, task: Any, items: Mapping[int, _Item], answers: Mapping[Question, Answer]
 ) -> Iterator[Sample]:
     from lm_eval.utils import handle_non_serializable, hash_string
 
     def digest(value: Any) -> str:
         return str(hash_string(json.dumps(value, default=handle_non_serializable, sort_keys=True)))
 
-    by_document: dict[int, list[Questioned]] = defaultdict(list)
+    asked = [one for _, mine in items.values() for one in mine]
     for one in asked:
         one.instance.resps = one.responses(answers)
-        by_document[one.instance.doc_id].append(one)
-    task.apply_filters()
-    for place, (doc_id, document) in enumerate(documents):
-        mine = sorted(by_document[place], key=lambda one: int(one.instance.idx))
+    # Not `task.apply_filters()`: it wants answers to all of the task's requests.
+    for filters in task._filters:
+        filters.apply([one.instance for one in asked])
+    for doc_id, (document, mine) in items.items():
         found = task.process_results(document, [one.instance.filtered_resps[category.filter] for one in mine])
         score, weight = _score(category.metric, found, f"task {name}, item {doc_id}")
         yield Sample(
@@ -276,8 +328,3 @@ def _readable(metric: str, task: Any, document: Any, asked: Sequence[Questioned]
 
 def _text(target: Any) -> str:
     return target if isinstance(target, str) else json.dumps(target, default=str, ensure_ascii=False)
-
-
-def _flat(asked: Mapping[str, Sequence[Questioned]]) -> Iterator[Questioned]:
-    for several in asked.values():
-        yield from several

@@ -1,26 +1,23 @@
 """What an artifact kept of its baseline, per category, from per-item pairs. docs/statistics.md explains the numbers."""
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from configs.errors import StageError
 from evals.clusters import Clusters, clustered
-from evals.samples import Sample, read_samples
+from evals.pairing import Pair, joint_looks, paired
+from evals.samples import Sample
 from evals.statistics.paired import PairedMeans, paired_means
 from evals.statistics.resampling import paired_bootstrap
 from evals.statistics.score import Z95, difference_interval, paired_cells, ratio_interval
 from evals.statistics.sequential import Look, sequential_p
 from evals.statistics.significance import detectable_loss, is_binary, mcnemar_p, normal_p, paired_t_interval, paired_t_p
 from evals.suite import Suite
-from registry.contracts import CategoryRetention, CategoryScore, EvaluationRecord, RetentionRecord
-from registry.gates import Evidence, GatePolicy, holm, judge, overall
-
-Pair = tuple[Sample, Sample]
+from registry.contracts import CategoryLook, CategoryRetention, CategoryScore, EvaluationRecord, RetentionRecord
+from registry.gates import CategoryVerdict, Evidence, GatePolicy, holm, judge, overall
 
 SEED = 1234
 DEFAULT_POLICY = GatePolicy()
@@ -46,9 +43,11 @@ def compare(
     artifact: EvaluationRecord,
     artifact_samples: Path,
     policy: GatePolicy = DEFAULT_POLICY,
-    look: Look | None = None,
 ) -> RetentionRecord:
     """Pair both models' items, say per category what was kept, and judge it.
+
+    Where one of them was evaluated adaptively, the items that both answered are compared and the p-values allow for
+    its looks.
 
     Args:
         baseline: What the baseline scored.
@@ -56,23 +55,18 @@ def compare(
         artifact: What the artifact scored.
         artifact_samples: Its per-item results.
         policy: Margins and level; `policy_of` a suite.
-        look: Which look of an adaptive evaluation this is; None where the items were all measured at once.
 
     Raises:
         StageError: The two did not answer the same prompts.
     """
-    if baseline.suite_digest != artifact.suite_digest:
-        raise StageError(
-            f"suite {baseline.suite} changed between baseline and artifact", remedy="measure both again with one suite"
-        )
-    pairs = pair(read_samples(baseline_samples), read_samples(artifact_samples))
+    pairs = paired(baseline, baseline_samples, artifact, artifact_samples)
     judged = [
         category_retention(
             score, [one for one in pairs if one[0].category == score.category], policy, len(baseline.categories)
         )
         for score in baseline.categories
     ]
-    return retention_record(baseline, artifact, judged, policy, look)
+    return retention_record(baseline, artifact, judged, policy, joint_looks(baseline, artifact))
 
 
 def retention_record(
@@ -80,14 +74,13 @@ def retention_record(
     artifact: EvaluationRecord,
     judged: Sequence[Judged],
     policy: GatePolicy,
-    look: Look | None = None,
+    looks: Mapping[str, CategoryLook] = {},
 ) -> RetentionRecord:
     """Correct for the number of categories (and of looks) and give the verdicts."""
-    evidence = [one.evidence if look is None else _looked(one.evidence, look) for one in judged]
-    verdicts = judge(evidence, policy)
+    said_of = verdicts(judged, policy, looks)
     tested = [one.numbers.p_value for one in judged if one.numbers.p_value is not None]
     adjusted = iter(holm(tested))
-    verdict, reason = overall(verdicts)
+    verdict, reason = overall(said_of)
     return RetentionRecord(
         baseline_digest=baseline.model_digest,
         artifact_digest=artifact.model_digest,
@@ -97,12 +90,13 @@ def retention_record(
             one.numbers.model_copy(
                 update={
                     "p_holm": None if one.numbers.p_value is None else next(adjusted),
+                    "look": looks.get(said.category),
                     "verdict": said.verdict,
                     "verdict_reason": said.reason,
                     "items_to_decide": said.items_to_decide,
                 }
             )
-            for one, said in zip(judged, verdicts, strict=True)
+            for one, said in zip(judged, said_of, strict=True)
         ],
         alpha=policy.alpha,
         verdict=verdict,
@@ -110,29 +104,29 @@ def retention_record(
     )
 
 
-def pair(baseline: Sequence[Sample], artifact: Sequence[Sample]) -> list[Pair]:
-    """Join on task, filter and document.
+def verdicts(
+    judged: Sequence[Judged], policy: GatePolicy, looks: Mapping[str, CategoryLook] = {}
+) -> list[CategoryVerdict]:
+    """Judge all categories together.
 
-    Raises:
-        StageError: Prompts or targets differ, or an item is missing or stands twice; the first one is named.
+    Args:
+        judged: One a category.
+        policy: Margins and level.
+        looks: Category -> the look of an adaptive evaluation that its numbers are of; the others were asked all items.
     """
-    others = _by_key("the artifact", artifact)
-    mine = _by_key("the baseline", baseline)
-    if others.keys() != mine.keys():
-        task, _, _, item = min(others.keys() ^ mine.keys())
-        raise StageError(
-            f"the items differ: {len(baseline)} of the baseline, {len(artifact)} of the artifact; "
-            f"only one has {task}, item {item}",
-            remedy="measure both again with one suite and one limit",
-        )
-    pairs = [(sample, others[key]) for key, sample in mine.items()]
-    for one, other in pairs:
-        if (one.prompt_hash, one.target_hash) != (other.prompt_hash, other.target_hash):
-            raise StageError(
-                f"{one.task}, item {one.doc_id}: baseline and artifact were asked different prompts",
-                remedy="the tokenizers or chat templates differ; see the artifact's inspection, then measure again",
-            )
-    return pairs
+    found = judge(
+        [
+            _looked(one.evidence, looks[name]) if (name := one.evidence.category) in looks else one.evidence
+            for one in judged
+        ],
+        policy,
+    )
+    return [
+        one.model_copy(update={"reason": f"{one.reason} {_stop(one, looks[one.category])}"})
+        if one.category in looks
+        else one
+        for one in found
+    ]
 
 
 def category_retention(
@@ -329,22 +323,21 @@ def _evidence_against(score: CategoryScore, items: int, margin: float, problem: 
     return Evidence(category=score.category, unit=score.unit, items=items, margin=margin, problem=problem)
 
 
-def _by_key(who: str, samples: Sequence[Sample]) -> dict[tuple[str, str, str, int], Sample]:
-    keyed = {sample.key: sample for sample in samples}
-    if len(keyed) < len(samples):
-        task, _, _, item = next(key for key, count in Counter(sample.key for sample in samples).items() if count > 1)
-        raise StageError(
-            f"{task}, item {item} stands twice in the samples of {who}", remedy="run `quantbench artifacts verify`"
-        )
-    return keyed
-
-
 def _scaled(value: float, stderr: float | None) -> float | None:
     return None if stderr is None else value * stderr
 
 
-def _looked(evidence: Evidence, look: Look) -> Evidence:
+def _looked(evidence: Evidence, at: CategoryLook) -> Evidence:
     """With p-values that hold although the data are looked at more than once."""
+    look = Look(fractions=at.fractions, number=at.number, spending=at.spending)
     return evidence.model_copy(
         update={"p_pass": sequential_p(look, evidence.p_pass), "p_fail": sequential_p(look, evidence.p_fail)}
     )
+
+
+def _stop(one: CategoryVerdict, at: CategoryLook) -> str:
+    how = "Undecided" if one.verdict == "inconclusive" else "Decided"
+    which = f"{how} at look {at.number} of {len(at.fractions)}"
+    if not at.stopped_early:
+        return f"{which}, all {at.items:,} items."
+    return f"{which}, {at.items:,} of {at.items_available:,} items: both scores are of these."

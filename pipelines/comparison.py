@@ -6,11 +6,11 @@ import threading
 from pathlib import Path
 
 from evals.characterize import characterize
-from evals.retention import compare, pair, policy_of
-from evals.samples import read_samples
+from evals.pairing import joint_looks, paired
+from evals.retention import compare, policy_of
 from evals.suite import Suite
 from evals.token_agreement import TOKEN_LOGPROBS_FILE, agree
-from pipelines.stages import installed_versions
+from pipelines.stages import STATISTICS_LIBRARIES, STATISTICS_VERSION, installed_versions
 from pipelines.workspace import Workspace
 from registry.contracts import (
     CharacterizationRecord,
@@ -22,9 +22,6 @@ from registry.contracts import (
 )
 from registry.contracts.base import Record
 from registry.stage_cache import StageKey
-
-_COMPARISON_VERSION = 1
-"""Of our statistics: goes up when the same samples would give another result."""
 
 
 class Comparison(Record):
@@ -45,20 +42,25 @@ def compare_measured(
     """
     if baseline.record is None or baseline.object is None or artifact.record is None or artifact.object is None:
         return None
+    ours, theirs = (MeasurementRecord.model_validate(one.record).evaluation for one in (baseline, artifact))
+    config = {"policy": policy_of(suite).model_dump(mode="json")}
+    looks = joint_looks(ours, theirs)
+    if looks:
+        config |= {"looks": {name: look.model_dump(mode="json") for name, look in looks.items()}}
     key = StageKey(
         stage="compare",
-        stage_version=_COMPARISON_VERSION,
-        config={"policy": policy_of(suite).model_dump(mode="json")},
+        stage_version=STATISTICS_VERSION,
+        config=config,
         inputs={"baseline": baseline.object.digest, "artifact": artifact.object.digest},
-        libraries=installed_versions(("scipy", "statsmodels", "numpy")),
+        libraries=installed_versions(STATISTICS_LIBRARIES),
     )
     cached = workspace.cache.get(key)
     if cached is not None:
         return Comparison.model_validate(cached.record)
     comparison = _compared(
-        MeasurementRecord.model_validate(baseline.record).evaluation,
+        ours,
         workspace.store.path(baseline.object.digest),
-        MeasurementRecord.model_validate(artifact.record).evaluation,
+        theirs,
         workspace.store.path(artifact.object.digest),
         suite,
     )
@@ -76,10 +78,10 @@ def import_ahead() -> None:
 def _compared(
     baseline: EvaluationRecord, baseline_dir: Path, artifact: EvaluationRecord, artifact_dir: Path, suite: Suite
 ) -> Comparison:
-    samples = baseline_dir / baseline.samples_file, artifact_dir / artifact.samples_file
-    retention = compare(baseline, samples[0], artifact, samples[1], policy_of(suite))
+    measured = baseline, baseline_dir / baseline.samples_file, artifact, artifact_dir / artifact.samples_file
+    retention = compare(*measured, policy_of(suite))
     return Comparison(
         retention=retention,
-        characterization=characterize(retention, pair(*map(read_samples, samples))),
+        characterization=characterize(retention, paired(*measured)),
         token_agreement=agree(baseline_dir / TOKEN_LOGPROBS_FILE, artifact_dir / TOKEN_LOGPROBS_FILE),
     )

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evals.adaptive import Adaptive
 from evals.suite import Suite
 from pipelines.device import MachineRecord
 from pipelines.measure import MeasureJob
 from pipelines.run_config import RunConfig
 from pipelines.stages import Stage
 from quantizers.jobs import CalibrateJob, InspectJob, PrepareJob, QuantizeJob
-from registry.contracts import ArtifactRecord, CheckpointRecord, StageJob, StageResult
+from registry.contracts import ArtifactRecord, CheckpointRecord, MeasurementRecord, StageJob, StageResult
 from registry.store import Store
 
 
@@ -46,7 +47,8 @@ def job_of(
     }
     if stage.kind == "measure":
         model = results[stage.inputs["model"]]
-        return _measure_job(context, model, directories["model"], log_file, common | computing)
+        measuring = common | computing | {"adaptive": _adaptive(context, stage, results, directories)}
+        return _measure_job(context, model, directories["model"], log_file, measuring)
     checkpoint = CheckpointRecord.model_validate(results["prepare"].record)
     if stage.kind == "calibrate":
         return CalibrateJob(
@@ -76,6 +78,20 @@ def job_of(
         checkpoint=checkpoint,
         calibration_dir=directories.get("calibration"),
         calibration_digest=_object_digest(calibration) if calibration else None,
+    )
+
+
+def _adaptive(
+    context: JobContext, stage: Stage, results: Mapping[str, StageResult], directories: Mapping[str, Path]
+) -> Adaptive | None:
+    """For an artifact of an adaptive run: how to look, and what the baseline answered."""
+    if "baseline" not in stage.inputs:
+        return None
+    evaluation = MeasurementRecord.model_validate(results[stage.inputs["baseline"]].record).evaluation
+    return Adaptive(
+        plan=context.config.evaluation.looks,
+        baseline=evaluation,
+        baseline_samples=directories["baseline"] / evaluation.samples_file,
     )
 
 

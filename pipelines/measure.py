@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from configs.errors import StageError
+from evals.adaptive import Adaptive
 from evals.lm_eval_runner import prepare
 from evals.local_data import DataConfig
 from evals.suite import Suite
@@ -44,6 +45,8 @@ class MeasureJob(StageJob):
     suite: Suite
     data: DataConfig | None
     num_concurrent: int
+    adaptive: Adaptive | None = None
+    """Ask only until every category is decided against this baseline; all items without."""
     serving: VllmServerConfig
     load: LoadConfig
     device: Device
@@ -84,6 +87,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
                 output_dir=output_dir,
                 num_concurrent=job.num_concurrent,
                 on_progress=lambda done, total: clock.progress("evaluate", done, total),
+                adaptive=job.adaptive,
                 **_answers(job),
             )
             collect(server.endpoint, output_dir / TOKEN_LOGPROBS_FILE)

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from configs.base import StrictModel
 from evals.local_data import DataConfig
+from evals.statistics.sequential import LookPlan
 from quantizers.base import MethodConfig
 from quantizers.calibration import CalibrationConfig
 from quantizers.sources import SourceConfig
@@ -34,6 +35,11 @@ class EvaluationConfig(StrictModel):
     """Local rows for lm-eval's own tasks; without it they ask the hub. The embedded tasks need none."""
     num_concurrent: int = Field(default=32, ge=1)
     """Requests kept open at once; the server's `max_num_seqs` is what it works on at once."""
+    adaptive: bool = False
+    """Ask artifacts a share of the items at a time, and no more in a category that passes or fails. The baseline is
+    asked all items."""
+    looks: LookPlan = LookPlan()
+    """When `adaptive` evaluations look at what they have."""
 
 
 class DTypeConfig(StrictModel):

@@ -42,6 +42,11 @@ STAGE_LIBRARIES: dict[str, tuple[str, ...]] = {
 }
 
 
+STATISTICS_VERSION = 1
+"""Of our statistics: goes up when the same samples would give another verdict."""
+STATISTICS_LIBRARIES = ("scipy", "statsmodels", "numpy")
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of one run.
@@ -77,6 +82,8 @@ class Stage:
         libraries = STAGE_LIBRARIES.get(self.kind, _TRANSFORMERS)
         if self.kind == "quantize" and self.method:
             libraries = (*libraries, load_method(self.method.method).engine)
+        if "baseline" in self.inputs:
+            libraries = (*libraries, *STATISTICS_LIBRARIES)
         return StageKey(
             stage=self.kind,
             stage_version=STAGE_VERSIONS[self.kind],
@@ -166,7 +173,7 @@ def _measure(
         "serving": config.serving.model_dump(mode="json"),
         "load": config.load.model_dump(mode="json"),
         # The items and rows that it names are in the suite's digest; where they lie is no matter.
-        "evaluation": config.evaluation.model_dump(mode="json", exclude={"data"}),
+        "evaluation": config.evaluation.model_dump(mode="json", exclude={"data", "adaptive", "looks"}),
         "token_agreement": digest_of_file(PROMPTS_FILE),
         "dtype": dtype,
         "device": machine.device,
@@ -176,6 +183,10 @@ def _measure(
     }
     source = "prepare" if method is None else f"quantize:{name}"
     inputs = {"model": source} if method is None else {"model": source, "inspection": f"inspect:{name}"}
+    if method is not None and config.evaluation.adaptive:
+        # What is asked depends on what the baseline answered, and on our statistics.
+        shaping |= {"looks": config.evaluation.looks.model_dump(mode="json"), "statistics": STATISTICS_VERSION}
+        inputs |= {"baseline": "measure:baseline"}
     return Stage("measure", name, shaping, inputs, method, dtype)
 
 

@@ -60,6 +60,8 @@ class CategoryVerdict(StrictModel):
     verdict: Verdict
     reason: str
     items_to_decide: int | None = None
+    settled: bool = False
+    """One of its two hypotheses is refuted: it passes, fails, or has too little room above guessing to pass."""
 
 
 def judge(evidence: Sequence[Evidence], policy: GatePolicy) -> list[CategoryVerdict]:
@@ -99,16 +101,17 @@ def _verdict(one: Evidence, p_pass: float, p_fail: float, categories: int, polic
     found, allowed = _found(one), _amount(one.margin, one)
     if p_fail <= policy.alpha:
         reason = f"{found}; that is surely more than the {allowed} allowed ({_p(p_fail, categories)})."
-        return CategoryVerdict(category=one.category, verdict="fail", reason=reason)
+        return CategoryVerdict(category=one.category, verdict="fail", reason=reason, settled=True)
     if one.headroom is not None and one.headroom <= one.margin:
         above = "at or below" if one.headroom <= 0 else f"only {_amount(one.headroom, one)} above"
         reason = (
             f"The baseline scores {above} guessing, so a loss of {allowed} cannot show here: {_lower_first(found)}."
         )
-        return CategoryVerdict(category=one.category, verdict="inconclusive", reason=reason)
+        settled = p_pass <= policy.alpha
+        return CategoryVerdict(category=one.category, verdict="inconclusive", reason=reason, settled=settled)
     if p_pass <= policy.alpha:
         reason = f"{found}; that is surely less than the {allowed} allowed ({_p(p_pass, categories)})."
-        return CategoryVerdict(category=one.category, verdict="pass", reason=reason)
+        return CategoryVerdict(category=one.category, verdict="pass", reason=reason, settled=True)
     needed = items_to_decide(one, policy, categories)
     more = f"about {needed:,} would decide" if needed else "the loss is too near the margin for more items to decide"
     reason = f"{found}; whether that is within the {allowed} allowed, {_items(one)} cannot tell: {more}."

@@ -3,17 +3,26 @@
 Shared by the quick tests and by `benchmarks/uncertainty.py`, which runs more of each.
 """
 
+import functools
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evals.adaptive import Adaptive, Asked, evaluate_adaptively
+from evals.retention import compare, policy_of
+from evals.samples import Sample, category_score, write_samples
 from evals.statistics.paired import paired_means
 from evals.statistics.resampling import paired_bootstrap
 from evals.statistics.score import Z95, score_z
-from evals.statistics.sequential import boundaries
+from evals.statistics.sequential import LookPlan, boundaries
 from evals.statistics.significance import paired_t_interval, paired_t_p
+from evals.suite import Category, Suite
+from registry.contracts import EvaluationRecord
 
 Floats = NDArray[np.float64]
 
@@ -151,3 +160,104 @@ def power(loss: float, discordance: float, items: int, alpha: float, draws: int,
 
     counts, times = draw(cells(0.7, loss, discordance), items, draws, seed)
     return _share(score_z(ARTIFACT - BASELINE, counts, 0.0) <= norm.ppf(alpha), times)
+
+
+class AdaptiveOutcome(NamedTuple):
+    """What adaptive evaluations of a family of categories came to."""
+
+    any_wrong_pass: Share
+    any_wrong_fail: Share
+    decided: Share
+    """Categories that passed or failed."""
+    asked: float
+    """Mean share of the items that was asked."""
+
+
+def adaptive(
+    losses: Sequence[float], margin: float, items: int, draws: int, seed: int, folder: Path
+) -> AdaptiveOutcome:
+    """Runs of the real loop over categories of true `losses`; 15 % of the items flip.
+
+    A pass is wrong where the loss is the margin or more, a fail where it is the margin or less.
+    """
+    generator = np.random.default_rng(seed)
+    names = [f"c{place}" for place in range(len(losses))]
+    suite = simulated_suite(names, margin)
+    path = folder / "samples.parquet"
+    wrong_passes = wrong_fails = decided = asked = 0
+    for _ in range(draws):
+        drawn = {
+            name: generator.choice(4, items, p=cells(0.7, loss, 0.15)) for name, loss in zip(names, losses, strict=True)
+        }
+        baseline = simulated_samples(drawn, BASELINE, dict.fromkeys(names, range(items)))
+        write_samples(path, baseline)
+        plan = Adaptive(plan=LookPlan(), baseline=simulated_evaluation(suite, baseline), baseline_samples=path)
+        # statsmodels collects garbage whenever it adjusts p-values: a tenth of a second each time.
+        with mock.patch("gc.collect"):
+            found = evaluate_adaptively(plan, suite, functools.partial(simulated_samples, drawn, ARTIFACT))
+            said = final_verdicts(plan, suite, found)
+        wrong_passes += any(one == "pass" and loss >= margin for one, loss in zip(said, losses, strict=True))
+        wrong_fails += any(one == "fail" and loss <= margin for one, loss in zip(said, losses, strict=True))
+        decided += sum(one != "inconclusive" for one in said)
+        asked += len(found.samples)
+    categories = draws * len(losses)
+    return AdaptiveOutcome(
+        Share(wrong_passes / draws, draws),
+        Share(wrong_fails / draws, draws),
+        Share(decided / categories, categories),
+        asked / (categories * items),
+    )
+
+
+def final_verdicts(adaptive: Adaptive, suite: Suite, found: Asked) -> list[str]:
+    """What the comparison says of an adaptive evaluation, one word a category."""
+    record = simulated_evaluation(suite, found.samples).model_copy(update={"looks": found.looks})
+    ours = adaptive.baseline_samples.with_name("artifact.parquet")
+    write_samples(ours, found.samples)
+    kept = compare(adaptive.baseline, adaptive.baseline_samples, record, ours, policy_of(suite))
+    return [one.verdict for one in kept.categories]
+
+
+def simulated_suite(names: Sequence[str], margin: float) -> Suite:
+    """One task a category, called as it is."""
+    made = [Category(name=name, description="", tasks=[name], metric="acc", margin=margin) for name in names]
+    return Suite(name="simulated", version="1", description="", categories=made)
+
+
+def simulated_samples(
+    drawn: Mapping[str, NDArray[np.int64]], scores: Floats, items: Mapping[str, Sequence[int]]
+) -> list[Sample]:
+    """The wanted items of each category, scored by the cell that was drawn for them."""
+    return [
+        Sample(
+            task=name,
+            category=name,
+            filter="none",
+            metric="acc",
+            doc_id=item,
+            doc_hash=f"d{item}",
+            prompt_hash="p",
+            target_hash="t",
+            score=float(scores[drawn[name][item]]),
+        )
+        for name, wanted in items.items()
+        for item in wanted
+    ]
+
+
+def simulated_evaluation(suite: Suite, samples: Sequence[Sample]) -> EvaluationRecord:
+    scores = [
+        category_score(category, [one for one in samples if one.category == category.name])
+        for category in suite.categories
+    ]
+    return EvaluationRecord(
+        model_digest="sha256:m",
+        suite=suite.name,
+        suite_version=suite.version,
+        suite_digest="sha256:s",
+        tasks=[],
+        categories=scores,
+        samples_file="samples.parquet",
+        requests=0,
+        truncated_prompts=0,
+    )

@@ -10,38 +10,36 @@ Sequential Methods, chapter 19.
 import functools
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from configs.base import StrictModel
 from evals.statistics.score import Floats
-
-Spending = Literal["obrien_fleming", "pocock"]
+from registry.contracts.evaluation import Spending
 
 _NODES = 160
 """Of the quadrature; boundaries agree with four times as many to 1e-8."""
 _FAR = 9.0
 """Standard deviations beyond which a normal has no mass that a double shows."""
+_CLOSEST = 0.05
+"""A look at fewer new items decides next to nothing."""
 _LOG_SMALLEST, _LOG_LARGEST = math.log(1e-12), math.log(0.499)
 
 
-class SequentialPlan(StrictModel):
-    """When to look and how much of the error to spend by then; declared before, never changed after a look."""
+class LookPlan(StrictModel):
+    """When to look and how fast to spend the error; declared before the first item, never changed after a look."""
 
     fractions: tuple[float, ...] = (0.25, 0.5, 1.0)
-    """Share of the items at each look, ascending to 1."""
-    alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    """One-sided level over all looks."""
-    margin: float = Field(gt=0)
-    """Largest acceptable loss, in the unit of the difference."""
+    """Share of each category's items that has been asked at each look, ascending to 1, at least 0.05 apart."""
     spending: Spending = "obrien_fleming"
     """obrien_fleming is strict early and spends nearly all at the end; pocock decides earlier and is stricter last."""
 
     @model_validator(mode="after")
-    def _looks_ascend_to_all_items(self) -> "SequentialPlan":
+    def _looks_are_apart_and_ascend_to_all_items(self) -> "LookPlan":
         _check_fractions(self.fractions)
+        if min(np.diff((0.0, *self.fractions))) < _CLOSEST - 1e-9:
+            raise ValueError(f"looks lie at least {_CLOSEST} of the items apart, not as {self.fractions}")
         return self
 
 
@@ -59,44 +57,6 @@ class Look(StrictModel):
         if self.number > len(self.fractions):
             raise ValueError(f"look {self.number} of {len(self.fractions)} was not declared")
         return self
-
-
-class Decision(NamedTuple):
-    """What a look says; `continue` only where another look is left."""
-
-    verdict: Literal["pass", "fail", "continue", "inconclusive"]
-    statistic: float
-    """Of `the true loss is the margin`, positive where less was lost."""
-    boundary: float
-    """The statistic passes above it and fails below its negative."""
-    low: float
-    """Lower end of the repeated one-sided interval of the difference: it holds at all looks together."""
-    high: float
-
-
-def look(plan: SequentialPlan, number: int, difference: float, stderr: float) -> Decision:
-    """Decide at look `number`, 1 for the first.
-
-    Args:
-        plan: As it was declared before the first look.
-        number: Which look.
-        difference: artifact - baseline over the items so far; negative is a loss.
-        stderr: Its standard error, above 0 (`evals.statistics.score.difference_stderr` where no item changed).
-
-    Raises:
-        ValueError: No such look is declared, or the standard error is not above 0.
-    """
-    if not 1 <= number <= len(plan.fractions):
-        raise ValueError(f"look {number} of {len(plan.fractions)} was not declared")
-    if not (math.isfinite(difference) and math.isfinite(stderr) and stderr > 0):
-        raise ValueError(f"a look needs a difference with a spread, not {difference} with standard error {stderr}")
-    boundary = boundaries(plan.fractions, plan.alpha, plan.spending)[number - 1]
-    statistic = (difference + plan.margin) / stderr
-    verdict: Literal["pass", "fail", "continue", "inconclusive"]
-    verdict = "continue" if number < len(plan.fractions) else "inconclusive"
-    if abs(statistic) >= boundary:
-        verdict = "pass" if statistic > 0 else "fail"
-    return Decision(verdict, statistic, boundary, difference - boundary * stderr, difference + boundary * stderr)
 
 
 def spent(fraction: float, alpha: float, spending: Spending) -> float:

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from configs.errors import RequestError, StageError
 from evals.characterize import characterize
-from evals.retention import compare, pair, policy_of
-from evals.samples import read_samples
+from evals.pairing import paired
+from evals.retention import compare, policy_of
 from evals.suite import Suite, load_suite
 from pipelines.cli import VERDICT_EXIT_CODES
 from pipelines.report.console import print_comparison
@@ -57,11 +57,9 @@ def execute(args: argparse.Namespace) -> int:
     for one in (baseline, artifact):
         _check_bytes(workspace, one)
     suite = _suite(args.suite, baseline.evaluation, last_run)
-    retention = compare(
-        baseline.evaluation, baseline.samples_file, artifact.evaluation, artifact.samples_file, policy_of(suite)
-    )
-    pairs = pair(read_samples(baseline.samples_file), read_samples(artifact.samples_file))
-    found = characterize(retention, pairs)
+    measured = baseline.evaluation, baseline.samples_file, artifact.evaluation, artifact.samples_file
+    retention = compare(*measured, policy_of(suite))
+    found = characterize(retention, paired(*measured))
     if args.json:
         names = {"baseline": baseline.label, "artifact": artifact.label}
         records = {"retention": retention, "characterization": found}

@@ -148,7 +148,7 @@ def print_comparison(
         table.add_column(title, justify="right", no_wrap=not title.startswith("difference"))
     categories = judged(retention)
     for one in categories:
-        texts = (str(one.items), one.baseline, one.artifact, one.difference_text, one.margin_text)
+        texts = (one.items, one.baseline, one.artifact, one.difference_text, one.margin_text)
         table.add_row(_text(one.category), *map(_text, texts), _text(one.verdict, _STYLES[one.tone]))
     console.print(table)
     for one in categories:

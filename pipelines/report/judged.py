@@ -14,7 +14,8 @@ class Judged(Record):
     category: str
     scale: str
     """`points` of share, or `%` of perplexity: both small numbers of the same kind of size."""
-    items: int
+    items: str
+    """`500`, or `250 of 500` where an adaptive evaluation stopped before it had asked all."""
     baseline: str
     artifact: str
     difference: float | None
@@ -74,7 +75,9 @@ def _judged(kept: CategoryRetention) -> Judged:
     return Judged(
         category=kept.category,
         scale="points" if share else "%",
-        items=kept.items,
+        items=f"{kept.items} of {kept.look.items_available}"
+        if kept.look and kept.look.stopped_early
+        else str(kept.items),
         baseline=_score(kept.baseline, share),
         artifact=_score(kept.artifact, share),
         difference=difference,

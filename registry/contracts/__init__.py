@@ -14,7 +14,7 @@ from registry.contracts.characterization import (
 )
 from registry.contracts.checkpoint import CheckpointRecord
 from registry.contracts.comparison import CategoryRetention, RetentionRecord
-from registry.contracts.evaluation import CategoryScore, EvaluationRecord, TaskScore
+from registry.contracts.evaluation import CategoryLook, CategoryScore, EvaluationRecord, TaskScore
 from registry.contracts.job import StageJob
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.serving import Endpoint, LoadPoint, MemoryRecord, ServingRecord
@@ -24,6 +24,7 @@ __all__ = [
     "ArtifactRecord",
     "Breakdown",
     "CalibrationRecord",
+    "CategoryLook",
     "CategoryRetention",
     "CategoryScore",
     "CharacterizationRecord",

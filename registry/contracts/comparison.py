@@ -6,6 +6,7 @@ docs/statistics.md says what each number means, where its formula comes from and
 from typing import Literal
 
 from registry.contracts.base import Record
+from registry.contracts.evaluation import CategoryLook
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
@@ -17,7 +18,7 @@ class CategoryRetention(Record):
     """Paired items; documents for perplexity."""
     chance: float | None
     baseline: float | None
-    """The pooled score; None where there is none (no items, a score that is not a finite number)."""
+    """The pooled score over the pairs; None where there is none (no items, a score that is not a finite number)."""
     artifact: float | None
     baseline_stderr: float | None = None
     artifact_stderr: float | None = None
@@ -49,6 +50,8 @@ class CategoryRetention(Record):
     """Smallest true loss that so many items show with 80 % power, in the unit of `margin`; None where no loss would."""
     margin: float | None = None
     """Largest acceptable loss: share points, or for perplexity a ratio (0.02 allows 2 % more perplexity)."""
+    look: CategoryLook | None = None
+    """Where an adaptive evaluation stopped in this category, and so the pairs; None where all items were asked."""
     verdict: Verdict = "inconclusive"
     """pass: surely loses less than `margin`; fail: surely loses more; both at the gate's level over all categories."""
     verdict_reason: str = "not judged"

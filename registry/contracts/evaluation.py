@@ -4,6 +4,9 @@ from typing import Literal
 
 from registry.contracts.base import Record
 
+Spending = Literal["obrien_fleming", "pocock"]
+"""How the error is spent over several looks at the data."""
+
 
 class TaskScore(Record):
     """One lm-eval task's score on one metric and filter."""
@@ -35,6 +38,25 @@ class CategoryScore(Record):
     unit: Literal["share", "perplexity"]
 
 
+class CategoryLook(Record):
+    """How far an adaptive evaluation went in one category: to the look that decided it, or to its last."""
+
+    category: str
+    number: int
+    """The look, 1 for the first."""
+    fractions: tuple[float, ...]
+    """Share of the category's independent items at each of its looks; known before the first."""
+    spending: Spending
+    items: int
+    """Asked by then; documents for perplexity."""
+    items_available: int
+    """Of the suite, as the baseline answered them."""
+
+    @property
+    def stopped_early(self) -> bool:
+        return self.items < self.items_available
+
+
 class EvaluationRecord(Record):
     model_digest: str
     """Digest of the checkpoint or artifact that was served."""
@@ -53,3 +75,5 @@ class EvaluationRecord(Record):
     answers_from_cache: int = 0
     """Questions that an earlier evaluation of the same model and engine had answered."""
     truncated_prompts: int
+    looks: list[CategoryLook] = []
+    """Of an adaptive evaluation, one a category; empty where all items were asked."""

@@ -10,8 +10,9 @@ import pytest
 
 from configs.errors import StageError
 from evals import leaf_tasks
-from evals.lm_eval_runner import _score, prepare
-from evals.samples import read_samples
+from evals.client import Client
+from evals.lm_eval_runner import Asker, _score, prepare
+from evals.samples import Sample, read_samples
 from evals.suite import Category, Suite, load_suite
 from registry.contracts import Endpoint, EvaluationRecord
 from tests.completions_server import FormulaModel, completions_server
@@ -139,21 +140,32 @@ def test_truncated_prompts_are_counted(model_dir: Path, tmp_path: Path) -> None:
     assert record.truncated_prompts > 0
 
 
-def test_some_items_only(model_dir: Path, tmp_path: Path) -> None:
-    whole = evaluate(model_dir, tmp_path / "whole", FormulaModel(), small_suite())
-    part = evaluate(model_dir, tmp_path / "part", FormulaModel(), small_suite(), items={"demo_grammar": [7, 2, 2]})
-    by_id = {sample.doc_id: sample for sample in read_samples(tmp_path / "whole" / whole.samples_file)}
-    assert read_samples(tmp_path / "part" / part.samples_file) == [by_id[2], by_id[7]]
+def asked(model_dir: Path, suite: Suite, *several: dict[str, list[int]]) -> list[list[Sample]]:
+    """What one asker of `suite` gives for one share of the items after the other."""
+    with completions_server(FormulaModel()) as url:
+        endpoint = Endpoint(base_url=url, served_model_name="m", model_path=str(model_dir), max_model_len=512)
+        asker = Asker(prepare(suite.resolve()), endpoint, Client(endpoint, 4), lambda done, total: None)
+        return [asker.ask(items) for items in several]
+
+
+def test_items_are_asked_alone_as_they_are_among_others(
+    model_dir: Path, tmp_path: Path, generating_suite: Suite
+) -> None:
+    """With examples drawn at random, an item's prompt would change with the number of items built before it."""
+    whole = evaluate(model_dir, tmp_path, FormulaModel(), generating_suite)
+    by_id = {sample.doc_id: sample for sample in read_samples(tmp_path / whole.samples_file)}
+    later, first = asked(model_dir, generating_suite, {"capitals": [2, 1, 2]}, {"capitals": [0]})
+    assert [*first, *later] == [by_id[0], by_id[1], by_id[2]]
 
 
 @pytest.mark.parametrize(("items", "said"), [([], "none of them"), ([0, 10**6], r"\[1000000\]"), ([-1], r"\[-1\]")])
-def test_items_that_are_not_there(model_dir: Path, tmp_path: Path, items: list[int], said: str) -> None:
+def test_items_that_are_not_there(model_dir: Path, items: list[int], said: str) -> None:
     with pytest.raises(StageError, match=f"demo_grammar has .* asked for {said}"):
-        evaluate(model_dir, tmp_path, FormulaModel(), small_suite(), items={"demo_grammar": items})
+        asked(model_dir, small_suite(), {"demo_grammar": items})
 
 
 def test_one_item_is_scored_without_a_standard_error(model_dir: Path, tmp_path: Path) -> None:
-    record = evaluate(model_dir, tmp_path, FormulaModel(), small_suite(), items={"demo_grammar": [0]})
+    record = evaluate(model_dir, tmp_path, FormulaModel(), small_suite(limit=1))
     assert (record.categories[0].items, record.categories[0].stderr) == (1, None)
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from configs.errors import StageError
-from evals.retention import category_retention, compare, pair, policy_of, retention_record
+from evals.pairing import pair
+from evals.retention import category_retention, compare, policy_of, retention_record
 from evals.samples import Sample, category_score, write_samples
 from evals.statistics.paired import paired_means
-from evals.statistics.sequential import Look
 from evals.suite import Category, Suite
-from registry.contracts import CategoryRetention, CategoryScore, EvaluationRecord, RetentionRecord
+from registry.contracts import CategoryLook, CategoryRetention, CategoryScore, EvaluationRecord, RetentionRecord
 from registry.gates import GatePolicy
 
 SHARE = Category(name="knowledge", description="", tasks=["t"], metric="acc", chance=0.25)
@@ -62,14 +62,24 @@ def evaluation(scores: list[CategoryScore], suite_digest: str = "sha256:s") -> E
     )
 
 
+def look_at(number: int, items: int, available: int | None = None) -> CategoryLook:
+    fractions = (0.25, 0.5, 1.0)
+    available = available or round(items / fractions[number - 1])
+    fields = {"category": SHARE.name, "number": number, "fractions": fractions, "spending": "obrien_fleming"}
+    return CategoryLook.model_validate(fields | {"items": items, "items_available": available})
+
+
 def judged(
-    one: list[Sample], other: list[Sample], category: Category = SHARE, margin: float = 0.02, look: Look | None = None
+    one: list[Sample],
+    other: list[Sample],
+    category: Category = SHARE,
+    margin: float = 0.02,
+    look: CategoryLook | None = None,
 ) -> RetentionRecord:
     policy = GatePolicy(default_margin=margin)
     record = evaluation([category_score(category, one)])
-    return retention_record(
-        record, record, [category_retention(record.categories[0], pair(one, other), policy)], policy, look
-    )
+    retained = [category_retention(record.categories[0], pair(one, other), policy)]
+    return retention_record(record, record, retained, policy, {look.category: look} if look else {})
 
 
 def test_share_by_hand() -> None:
@@ -214,7 +224,10 @@ def test_perplexity_verdicts() -> None:
 def test_many_looks_ask_for_more() -> None:
     one = [sample(i, 1.0) for i in range(160)]
     assert judged(one, one).verdict == "pass"
-    assert judged(one, one, look=Look(fractions=(0.25, 0.5, 1.0), number=1)).verdict == "inconclusive"
+    early, last = (judged(one, one, look=look_at(number, 160)).categories[0] for number in (1, 3))
+    assert (early.verdict, early.look) == ("inconclusive", look_at(1, 160))
+    assert early.verdict_reason.endswith("Undecided at look 1 of 3, 160 of 640 items: both scores are of these.")
+    assert last.verdict_reason.endswith("look 3 of 3, all 160 items.")
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

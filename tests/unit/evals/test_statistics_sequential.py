@@ -5,7 +5,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from evals.statistics.sequential import Look, SequentialPlan, _crossing, boundaries, look, sequential_p, spent
+from evals.statistics.sequential import Look, LookPlan, _crossing, boundaries, sequential_p, spent
 from tests import simulations as simulate
 
 FIVE = (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -91,39 +91,37 @@ def test_sequential_p_values_of_the_ends() -> None:
     assert 0 < sequential_p(early, 0.0) < 1e-9
 
 
-PLAN = SequentialPlan(margin=0.02)
+@pytest.mark.parametrize("number", [0, 4])
+def test_looks_that_were_not_declared(number: int) -> None:
+    with pytest.raises(ValidationError):
+        Look(fractions=(0.25, 0.5, 1.0), number=number)
 
 
 @pytest.mark.parametrize(
-    ("number", "difference", "stderr", "verdict"),
-    [
-        (1, 0.0, 0.01, "continue"),
-        (1, 0.02, 0.005, "pass"),
-        (2, -0.08, 0.01, "fail"),
-        (3, 0.0, 0.01, "pass"),
-        (3, -0.02, 0.01, "inconclusive"),
-    ],
+    "fractions", [(), (0.5,), (0.5, 0.5, 1.0), (0.0, 1.0), (0.6, 0.3, 1.0), (math.nan, 1.0), (0.5, 1.5), (-0.5, 1.0)]
 )
-def test_looks_decide(number: int, difference: float, stderr: float, verdict: str) -> None:
-    decision = look(PLAN, number, difference, stderr)
-    assert decision.verdict == verdict
-    assert decision.low < difference < decision.high
-    assert (decision.low > -PLAN.margin) == (verdict == "pass")
-
-
-@pytest.mark.parametrize("number", [0, 4])
-def test_looks_that_were_not_declared(number: int) -> None:
-    with pytest.raises(ValueError, match="was not declared"):
-        look(PLAN, number, 0.0, 0.01)
-
-
-@pytest.mark.parametrize("stderr", [0.0, math.nan, math.inf])
-def test_a_look_without_a_spread(stderr: float) -> None:
-    with pytest.raises(ValueError, match="needs a difference with a spread"):
-        look(PLAN, 1, 0.0, stderr)
-
-
-@pytest.mark.parametrize("fractions", [(), (0.5,), (0.5, 0.5, 1.0), (0.0, 1.0), (0.6, 0.3, 1.0)])
 def test_looks_ascend_to_all_items(fractions: tuple[float, ...]) -> None:
-    with pytest.raises(ValidationError, match="looks ascend"):
-        SequentialPlan(margin=0.02, fractions=fractions)
+    for refused in (lambda: LookPlan(fractions=fractions), lambda: Look(fractions=fractions, number=1)):
+        with pytest.raises(ValidationError, match="looks ascend"):
+            refused()
+
+
+@pytest.mark.parametrize("fractions", [(0.01, 1.0), (0.5, 0.52, 1.0), (0.97, 1.0)])
+def test_looks_that_are_too_close(fractions: tuple[float, ...]) -> None:
+    with pytest.raises(ValidationError, match=r"at least 0\.05 of the items apart"):
+        LookPlan(fractions=fractions)
+
+
+@pytest.mark.parametrize("fractions", [(1.0,), (0.05, 1.0), (0.9, 0.95, 1.0), tuple(k / 20 for k in range(1, 21))])
+def test_the_closest_looks_have_boundaries_at_every_level(fractions: tuple[float, ...]) -> None:
+    LookPlan(fractions=fractions)
+    for alpha in (1e-12, 1e-4, 0.05, 0.499):
+        assert all(math.isfinite(bound) for bound in boundaries(fractions, alpha))
+
+
+def test_looks_of_a_few_items_have_p_values_too() -> None:
+    """A category of three items, and two plans whose looks lie one item in a thousand apart."""
+    for fractions in ((1 / 3, 2 / 3, 1.0), (0.25, 0.251, 0.5, 1.0)):
+        found = [sequential_p(Look(fractions=fractions, number=number + 1), 0.004) for number in range(len(fractions))]
+        assert all(0.004 <= p <= 1 for p in found)
+        assert found[0] > found[-1]

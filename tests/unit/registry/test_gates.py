@@ -32,6 +32,7 @@ def test_a_pass() -> None:
     assert found == CategoryVerdict(
         category="knowledge",
         verdict="pass",
+        settled=True,
         reason="Scores 0.4 points lower (95 % interval of the loss -0.8 to 1.6) over 500 items; "
         "that is surely less than the 2.0 points allowed (p = 0.004).",
     )
