@@ -138,9 +138,12 @@ def _found(one: Evidence) -> str:
     low, high = (_number(end, one) for end in (one.loss_low, one.loss_high))
     interval = f"95 % interval of the loss {low} to {high}"
     size = _amount(abs(one.loss), one)
+    same = size == _amount(0.0, one)
     if one.unit == "share":
-        return f"Scores {size} {'lower' if one.loss >= 0 else 'higher'} ({interval}) over {_items(one)}"
-    return f"Perplexity is {size} {'higher' if one.loss >= 0 else 'lower'} ({interval}) over {_items(one)}"
+        how = "the same" if same else f"{size} {'lower' if one.loss >= 0 else 'higher'}"
+        return f"Scores {how} ({interval}) over {_items(one)}"
+    how = "the same" if same else f"{size} {'higher' if one.loss >= 0 else 'lower'}"
+    return f"Perplexity is {how} ({interval}) over {_items(one)}"
 
 
 def _items(one: Evidence) -> str:
