@@ -71,7 +71,7 @@ def compare_measured(
 @functools.cache
 def import_ahead() -> None:
     """Import what comparing needs, seconds of it, beside the first stage's work."""
-    names = ("scipy.optimize", "scipy.stats", "statsmodels.stats.multitest", "pyarrow.parquet")
+    names = ("scipy.optimize", "scipy.stats", "pyarrow.parquet")
     threading.Thread(target=lambda: list(map(importlib.import_module, names)), daemon=True).start()
 
 

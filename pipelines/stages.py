@@ -44,7 +44,7 @@ STAGE_LIBRARIES: dict[str, tuple[str, ...]] = {
 
 STATISTICS_VERSION = 1
 """Of our statistics: goes up when the same samples would give another verdict."""
-STATISTICS_LIBRARIES = ("scipy", "statsmodels", "numpy")
+STATISTICS_LIBRARIES = ("scipy", "numpy")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,10 +191,8 @@ def adaptive(
         baseline = simulated_samples(drawn, BASELINE, dict.fromkeys(names, range(items)))
         write_samples(path, baseline)
         plan = Adaptive(plan=LookPlan(), baseline=simulated_evaluation(suite, baseline), baseline_samples=path)
-        # statsmodels collects garbage whenever it adjusts p-values: a tenth of a second each time.
-        with mock.patch("gc.collect"):
-            found = evaluate_adaptively(plan, suite, functools.partial(simulated_samples, drawn, ARTIFACT))
-            said = final_verdicts(plan, suite, found)
+        found = evaluate_adaptively(plan, suite, functools.partial(simulated_samples, drawn, ARTIFACT))
+        said = final_verdicts(plan, suite, found)
         wrong_passes += any(one == "pass" and loss >= margin for one, loss in zip(said, losses, strict=True))
         wrong_fails += any(one == "fail" and loss <= margin for one, loss in zip(said, losses, strict=True))
         decided += sum(one != "inconclusive" for one in said)

@@ -145,6 +145,7 @@ def test_a_decided_category_is_left_alone_while_another_goes_on(tmp_path: Path) 
     assert [kept.items for kept in record.categories] == [100, 400]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spending", ["obrien_fleming", "pocock"])
 def test_the_comparison_gives_the_verdicts_that_ended_the_loop(tmp_path: Path, spending: str) -> None:
     """Whatever was decided on the way; a category goes on exactly as long as it is undecided."""

@@ -61,6 +61,7 @@ def test_flips_of_translations_are_not_that_many_witnesses() -> None:
     assert kept.p_value is not None and kept.p_value > 0.02
 
 
+@pytest.mark.slow
 def test_intervals_of_translations_hold_the_truth() -> None:
     """Questions in four languages that are mostly lost together: a nominal 95 % interval, and one of single rows."""
     draw, draws, questions, languages = np.random.default_rng(11), 60, 100, 4

@@ -76,6 +76,7 @@ def test_a_shipped_suite_names_what_lm_eval_has(name: str) -> None:
     assert directions == {category.name: category.higher_is_better for category in suite.categories}
 
 
+@pytest.mark.slow
 def test_shipped_suites_cover_the_skills() -> None:
     assert len(load_suite("core").categories) >= 10
     assert len(load_suite("core").resolve().of("knowledge")) == 57

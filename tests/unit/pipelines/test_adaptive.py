@@ -95,6 +95,7 @@ def adaptive_config() -> RunConfig:
     return run_config(methods={"int8": INT8}, evaluation=ADAPTIVE)
 
 
+@pytest.mark.slow
 def test_the_job_of_an_artifact_names_what_the_baseline_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

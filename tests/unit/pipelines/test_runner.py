@@ -135,6 +135,7 @@ def test_a_second_run_executes_nothing(first: tuple[Bench, dict[str, StageOutcom
     assert bench.executed == []
 
 
+@pytest.mark.slow
 def test_changing_one_method_redoes_that_method_only(bench: Bench) -> None:
     bench.run(changed(gptq={"group_size": 32}))
     assert bench.executed == ["quantize-gptq", "inspect-gptq", "measure-gptq"]

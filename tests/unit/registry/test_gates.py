@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -119,6 +120,16 @@ def test_the_worst_category_is_the_artifacts_verdict() -> None:
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holm_is_statsmodels(seed: int) -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    draw = np.random.default_rng(seed)
+    # Ties and values whose multiples exceed 1 among them.
+    p_values = [float(draw.choice([draw.random(), draw.random() / 100, 0.02])) for _ in range(draw.integers(1, 12))]
+    assert holm(p_values) == pytest.approx(list(multipletests(p_values, method="holm")[1]))
 
 
 def test_margins() -> None:

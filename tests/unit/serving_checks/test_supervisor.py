@@ -123,6 +123,7 @@ def test_deadline_is_an_error_with_command_and_log(tmp_path):
     assert ticks
 
 
+@pytest.mark.slow
 def test_memory_of_the_whole_tree_is_sampled(tmp_path):
     hold = "import time; held = bytearray(150 << 20); time.sleep(2)"
     outer = f"import subprocess,sys; subprocess.run([sys.executable,'-c','{hold}'])"
