@@ -16,10 +16,16 @@ _LOCK_POLL_SECONDS = 0.5
 
 
 class Workspace:
-    """`store/`, `cache/`, `answers/`, `runs/<id>/`, `mlflow.db` below one folder."""
+    """`store/`, `cache/`, `answers/`, `runs/<id>/`, `mlflow.db` below one folder, which need not be there yet.
+
+    Raises:
+        RequestError: Something else than a folder has that name.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
+        if self.root.exists() and not self.root.is_dir():
+            raise RequestError(f"the workspace {self.root} is a file", remedy="name a folder with --workspace")
         self.store = Store(self.root / "store")
         self.cache = StageCache(self.root / "cache", self.store)
 
@@ -37,6 +43,17 @@ class Workspace:
                 f"cannot write the workspace {self.root}: {error.strerror}", remedy="name another with --workspace"
             ) from None
         self.store.remove_stale_staging()
+
+    def check_exists(self) -> None:
+        """For commands that only read: a wrong name would look like an empty workspace.
+
+        Raises:
+            RequestError: The folder is not there.
+        """
+        if not self.root.is_dir():
+            raise RequestError(
+                f"there is no workspace {self.root}", remedy="name one with --workspace, or run a recipe first"
+            )
 
     @property
     def answers_dir(self) -> Path:

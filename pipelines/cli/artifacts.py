@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Print what was asked for; `verify` ends with 3 when something differs."""
     workspace = Workspace(Path(args.workspace))
+    workspace.check_exists()
     if args.action == "verify":
         return _verify(workspace, args)
     artifacts = _artifacts(workspace)

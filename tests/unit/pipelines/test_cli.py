@@ -114,6 +114,7 @@ def test_doctor_without_engines_says_what_to_install(
 
 
 def test_artifacts_of_an_empty_workspace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "workspace").mkdir()
     workspace = str(tmp_path / "workspace")
     assert main(["artifacts", "list", "--json", "--workspace", workspace]) == 0
     assert json.loads(capsys.readouterr().out) == []

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import RequestError
+from pipelines.cli import main
 from pipelines.workspace import Workspace
 
 HOLDER = """
@@ -58,3 +59,17 @@ def test_staging_of_a_living_process_stays(workspace: Workspace) -> None:
     staging = workspace.store.new_staging_dir()
     workspace.create()
     assert staging.exists()
+
+
+def test_a_file_is_no_workspace(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="is a file"):
+        Workspace(tmp_path / "file")
+
+
+@pytest.mark.parametrize("action", ["list", "verify"])
+def test_a_workspace_that_is_not_there_is_not_an_empty_one(
+    tmp_path: Path, action: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["artifacts", action, "--workspace", str(tmp_path / "none")]) == 2
+    assert "there is no workspace" in capsys.readouterr().err
