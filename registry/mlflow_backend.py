@@ -29,6 +29,7 @@ class MlflowBackend:
     def __init__(self, tracking_uri: str, experiment: str, artifact_root: Path) -> None:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         self.tracking_uri = tracking_uri
         try:
@@ -39,10 +40,13 @@ class MlflowBackend:
             self._experiment_id = (
                 found.experiment_id if found else self._client.create_experiment(experiment, **location)
             )
-        except MlflowException as error:
+        except (MlflowException, SQLAlchemyError) as error:
+            # A damaged database is told by the layer below MLflow.
+            why = str(error).partition("\n")[0]
             raise StageError(
-                f"the MLflow tracking store {tracking_uri} does not answer: {error.message}",
-                remedy="start it or mend `tracking.uri`, then run the same command again; all measurements are kept",
+                f"the MLflow tracking store {tracking_uri} does not answer: {why}",
+                remedy="start or mend it, or name another by `tracking.uri`, then run the same command again; all"
+                " measurements are kept",
             ) from error
 
     @contextmanager

@@ -140,3 +140,16 @@ def test_a_store_that_was_out_of_reach_gets_another_try(tmp_path: Path) -> None:
         database.parent.unlink()
         database.parent.mkdir()
         assert "registered model" in recorder.record(run, time.monotonic())
+
+
+@pytest.mark.slow
+def test_a_damaged_database_is_told_with_what_to_do(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "workspace")
+    workspace.create()
+    (workspace.root / "mlflow.db").write_text("this is no database" * 100)
+    (tmp_path / "run").mkdir()
+    with Recorder(TrackingConfig(), workspace, tmp_path / "run") as recorder:
+        told = recorder.record(report_record(tmp_path / "run", page=None), time.monotonic())
+    assert told.startswith("not recorded in MLflow")
+    assert "file is not a database" in told
+    assert "tracking.uri" in told
