@@ -132,8 +132,8 @@ def _record_measurement(child: RunWriter, measurement: MeasurementRecord, row: R
     for point in serving.load_points:
         prefix = f"load.concurrency_{point.concurrency}"
         metrics[f"{prefix}.output_tokens_per_second"] = point.output_tokens_per_second
-        metrics[f"{prefix}.ttft_p50_seconds"] = point.ttft_p50_seconds
-        metrics[f"{prefix}.tpot_p50_seconds"] = point.tpot_p50_seconds
+        metrics[f"{prefix}.ttft_p50_seconds"] = point.ttft.p50_seconds
+        metrics[f"{prefix}.tpot_p50_seconds"] = point.tpot.p50_seconds
     child.metrics(metrics)
 
 

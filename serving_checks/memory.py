@@ -37,13 +37,13 @@ def gpu_bytes_of_tree(root: int) -> int:
 def memory_record(server: RunningServer, model_dir: Path, device: Device) -> MemoryRecord:
     """Read the four numbers of a server that is still running, after the load test (which makes the peak)."""
     notes = []
-    weights, peak = None, None
+    peak = None
     try:
         answer = post_json(f"{server.endpoint.base_url}/collective_rpc", {"method": "resident_weight_bytes"})
-        weights = sum(int(rank) for rank in answer["results"])
+        weights = [int(rank) for rank in answer["results"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         weights = server_log.weights_bytes_of(server.log_file.read_text(errors="replace"))
-        if weights is None:
+        if not weights:
             notes.append(f"resident weights: the engine did not answer ({error})")
     try:
         tokens = kv_cache_tokens(parse_metrics(get_text(f"{server.endpoint.base_url}/metrics")))
@@ -60,7 +60,7 @@ def memory_record(server: RunningServer, model_dir: Path, device: Device) -> Mem
             notes.append(f"peak: {error}")
     return MemoryRecord(
         artifact_bytes=sum(file.stat().st_size for file in model_dir.glob("*.safetensors")),
-        resident_weights_bytes=weights,
+        weights_bytes_by_rank=weights or None,
         kv_cache_tokens=tokens,
         peak_process_bytes=peak,
         notes=notes,

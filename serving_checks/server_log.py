@@ -62,10 +62,9 @@ def warnings_of(log: str) -> list[str]:
     return [text for text in _said(log, "WARNING") if text and not text.startswith(_EXPECTED)]
 
 
-def weights_bytes_of(log: str) -> int | None:
-    """Resident weights as the engine measured them on a GPU, all ranks together; None where it logs nothing."""
-    found = [float(match["gib"]) for match in _WEIGHTS.finditer(log)]
-    return round(sum(found) * 2**30) if found else None
+def weights_bytes_of(log: str) -> list[int]:
+    """Resident weights of each rank as the engine measured them on a GPU; empty where it logs nothing."""
+    return [round(float(match["gib"]) * 2**30) for match in _WEIGHTS.finditer(log)]
 
 
 def death_of(log: str, exit_code: int) -> Death:

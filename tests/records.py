@@ -11,6 +11,7 @@ from registry.contracts import (
     LoadPoint,
     MeasurementRecord,
     MemoryRecord,
+    Percentiles,
     QuantizedModule,
     ServingRecord,
     TaskScore,
@@ -85,6 +86,43 @@ def samples(wrong: int) -> list[Sample]:
     ]
 
 
+def load_point(concurrency: int, output_tokens_per_second: float) -> LoadPoint:
+    """Four requests of 10 prompt tokens and 20 tokens each, one of many ways they may have gone."""
+    duration = 80 / output_tokens_per_second
+    return LoadPoint(
+        profile="concurrent",
+        prompts="short",
+        concurrency=concurrency,
+        requests_per_second_offered=None,
+        requests=4,
+        completed=4,
+        failed=0,
+        timed_out=0,
+        duration_seconds=duration,
+        prompt_tokens=40,
+        output_tokens=80,
+        output_tokens_per_second=output_tokens_per_second,
+        requests_per_second=4 / duration,
+        good_requests_per_second=None,
+        ttft=percentiles(0.1, 0.2),
+        tpot=percentiles(0.02, 0.03),
+        itl=percentiles(0.02, 0.05),
+        e2e=percentiles(0.5, 0.6),
+        client_queue=percentiles(0.0, 0.0),
+        server_prompt_tokens=40,
+        server_output_tokens=80,
+        requests_running_peak=concurrency,
+        requests_waiting_peak=0,
+        saturated=False,
+    )
+
+
+def percentiles(median: float, highest: float) -> Percentiles:
+    """Evenly between the two."""
+    p90, p95 = (median + share * (highest - median) for share in (0.8, 0.9))
+    return Percentiles(p50_seconds=median, p90_seconds=p90, p95_seconds=p95, p99_seconds=highest)
+
+
 def measurement_record(digest: str, wrong: int = 0) -> MeasurementRecord:
     share = (ITEMS - wrong) / ITEMS
     score = {"metric": "acc", "value": share, "stderr": 0.05, "items": ITEMS, "higher_is_better": True, "chance": 0.25}
@@ -99,23 +137,7 @@ def measurement_record(digest: str, wrong: int = 0) -> MeasurementRecord:
         requests=ITEMS,
         truncated_prompts=0,
     )
-    point = LoadPoint(
-        concurrency=1,
-        requests=4,
-        completed=4,
-        failed=0,
-        duration_seconds=2.0,
-        prompt_tokens=40,
-        output_tokens=80,
-        output_tokens_per_second=40.0,
-        requests_per_second=2.0,
-        ttft_p50_seconds=0.1,
-        ttft_p99_seconds=0.2,
-        tpot_p50_seconds=0.02,
-        tpot_p99_seconds=0.03,
-        e2e_p50_seconds=0.5,
-        e2e_p99_seconds=0.6,
-    )
+    point = load_point(1, output_tokens_per_second=40.0)
     serving = ServingRecord(
         model_digest=digest,
         engine="vllm",
@@ -125,6 +147,9 @@ def measurement_record(digest: str, wrong: int = 0) -> MeasurementRecord:
         dtype="float32",
         tensor_parallel_size=1,
         threads=2,
+        eager=True,
+        prefix_caching=True,
+        max_num_seqs=16,
         quantization_kernel=None,
         command=["python", "-P", "-m", "vllm"],
         start_seconds=30.0,

@@ -260,7 +260,7 @@ def _speed_cell(row: Row, level: int, baseline: Row) -> Cell:
 def _ttft_cell(row: Row, level: int) -> Cell:
     points = row.measurement.serving.load_points if row.measurement else []
     point = next((point for point in points if point.concurrency == level), None)
-    return Cell(text=f"{1000 * point.ttft_p50_seconds:.0f}") if point else Cell()
+    return Cell(text=f"{1000 * point.ttft.p50_seconds:.0f}") if point else Cell()
 
 
 def _start_cell(row: Row) -> Cell:

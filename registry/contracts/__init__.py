@@ -17,10 +17,21 @@ from registry.contracts.comparison import CategoryRetention, RetentionRecord
 from registry.contracts.evaluation import CategoryLook, CategoryScore, EvaluationRecord, TaskScore
 from registry.contracts.job import StageJob
 from registry.contracts.measurement import MeasurementRecord
-from registry.contracts.serving import Endpoint, LoadPoint, MemoryRecord, ServingRecord
+from registry.contracts.serving import (
+    SLO,
+    CheckRecord,
+    Endpoint,
+    LoadPoint,
+    MemoryRecord,
+    Percentiles,
+    ProfileRecord,
+    RateSearch,
+    ServingRecord,
+)
 from registry.contracts.stage import Failure, ObjectRef, StageResult
 
 __all__ = [
+    "SLO",
     "ArtifactRecord",
     "Breakdown",
     "CalibrationRecord",
@@ -28,6 +39,7 @@ __all__ = [
     "CategoryRetention",
     "CategoryScore",
     "CharacterizationRecord",
+    "CheckRecord",
     "CheckpointRecord",
     "Endpoint",
     "EvaluationRecord",
@@ -41,8 +53,11 @@ __all__ = [
     "MeasurementRecord",
     "MemoryRecord",
     "ObjectRef",
+    "Percentiles",
+    "ProfileRecord",
     "PromptAgreement",
     "QuantizedModule",
+    "RateSearch",
     "RetentionRecord",
     "ServingRecord",
     "StageJob",

@@ -1,5 +1,7 @@
 """How a model was served and what that took."""
 
+from typing import Literal
+
 from registry.contracts.base import Device, DType, Record
 
 
@@ -15,24 +17,79 @@ class Endpoint(Record):
     """Context length in tokens."""
 
 
-class LoadPoint(Record):
-    """One load test at a fixed number of concurrent requests. Percentiles cover completed requests only."""
+class Percentiles(Record):
+    """Of the raw values of all completed requests, in seconds. Never a mean of percentiles."""
 
-    concurrency: int
+    p50_seconds: float
+    p90_seconds: float
+    p95_seconds: float
+    p99_seconds: float
+
+
+class SLO(Record):
+    """What a request has to keep to count as good; None where nothing is asked."""
+
+    ttft_seconds: float | None = None
+    """Arrival at the client to the first token."""
+    tpot_seconds: float | None = None
+    """Mean time between a request's tokens after its first."""
+    e2e_seconds: float | None = None
+
+
+class LoadPoint(Record):
+    """One load test under one load. Percentiles cover completed requests only; failed ones are counted."""
+
+    profile: Literal["concurrent", "poisson"]
+    """Closed loop, a number of requests kept in flight, or open loop, Poisson arrivals that wait for nobody."""
+    prompts: str
+    """Name of the prompt mix."""
+    concurrency: int | None
+    """Requests kept in flight; None in an open loop."""
+    requests_per_second_offered: float | None
+    """Arrivals per second of an open loop; None in a closed one."""
     requests: int
     completed: int
     failed: int
+    """Refused, broken off, or without a token; those that timed out too."""
+    timed_out: int
     duration_seconds: float
     prompt_tokens: int
+    """Of completed requests, as the client counts them."""
     output_tokens: int
     output_tokens_per_second: float
     requests_per_second: float
-    ttft_p50_seconds: float
-    ttft_p99_seconds: float
-    tpot_p50_seconds: float
-    tpot_p99_seconds: float
-    e2e_p50_seconds: float
-    e2e_p99_seconds: float
+    """Completed requests per second."""
+    good_requests_per_second: float | None
+    """Goodput: completed requests per second that kept the SLO; None without an SLO."""
+    ttft: Percentiles
+    tpot: Percentiles
+    itl: Percentiles
+    """Over all gaps between two tokens of all requests."""
+    e2e: Percentiles
+    client_queue: Percentiles
+    """From a request's arrival until the client sent it; large values mean that the client was the bottleneck."""
+    server_prompt_tokens: int | None
+    """By the server's own counters, after minus before; None where it has none."""
+    server_output_tokens: int | None
+    requests_running_peak: int | None
+    """Highest number of requests that the server's gauge showed at work."""
+    requests_waiting_peak: int | None
+    saturated: bool
+    """Open loop: arrivals outran the server, so waiting grew with time and latencies depend on the test's length."""
+    invalid: str | None = None
+    """Why the point must not be believed, such as counters of client and server that disagree."""
+
+
+class RateSearch(Record):
+    """The highest Poisson rate at which the SLO was kept."""
+
+    slo: SLO
+    share: float
+    """Share of requests that have to keep the SLO."""
+    highest_good_requests_per_second: float | None
+    """None where even the lowest rate tried did not keep it."""
+    tried: list[float]
+    """Rates in requests per second, in the order tried; their points are among the load points."""
 
 
 class MemoryRecord(Record):
@@ -40,13 +97,42 @@ class MemoryRecord(Record):
 
     artifact_bytes: int
     """Safetensors on disk."""
-    resident_weights_bytes: int | None = None
-    """What the engine holds for weights, all ranks together."""
+    weights_bytes_by_rank: list[int] | None = None
+    """What the engine holds for weights, asked of each rank."""
+    kv_cache_bytes: int | None = None
+    """The budget of each rank: equal for all models of a run."""
     kv_cache_tokens: int | None = None
-    """Tokens that fit the KV cache under the configured budget."""
+    """Tokens that fit the KV cache under that budget."""
+    kv_cache_requests: float | None = None
+    """Requests of the configured context length that fit at once."""
     peak_process_bytes: int | None = None
     """Peak of the server's whole process tree: PSS on CPU, NVML per process on GPU."""
     notes: list[str] = []
+
+    @property
+    def resident_weights_bytes(self) -> int | None:
+        """All ranks together."""
+        return sum(self.weights_bytes_by_rank) if self.weights_bytes_by_rank else None
+
+
+class CheckRecord(Record):
+    """One proof about a server, made from outside."""
+
+    check: Literal["batching", "sharding", "starvation"]
+    outcome: Literal["pass", "fail", "not_run"]
+    reason: str
+    """A sentence with the numbers that decided."""
+    numbers: dict[str, float] = {}
+    """What was measured, units in the names."""
+
+
+class ProfileRecord(Record):
+    """Where the time of a few engine steps went."""
+
+    trace_file: str
+    """In the measurement's object; opens in Perfetto or chrome://tracing."""
+    operators: list[tuple[str, float, float]]
+    """Name, own seconds, share of all; the dearest first."""
 
 
 class ServingRecord(Record):
@@ -59,6 +145,11 @@ class ServingRecord(Record):
     dtype: DType
     tensor_parallel_size: int
     threads: int | None
+    eager: bool
+    """No compilation and no graphs."""
+    prefix_caching: bool | None
+    """None where the engine does not say."""
+    max_num_seqs: int | None
     quantization_kernel: str | None
     """The kernel that the engine says it chose; None where it says nothing."""
     command: list[str]
@@ -71,6 +162,11 @@ class ServingRecord(Record):
     smoke_answer: str
     """The server's greedy answer to the smoke prompt."""
     load_points: list[LoadPoint]
+    load_requests_file: str | None = None
+    """Parquet in the measurement's object, a row a request of all load points."""
+    rate_search: RateSearch | None = None
+    checks: list[CheckRecord] = []
+    profile: ProfileRecord | None = None
     memory: MemoryRecord
     warnings: list[str] = []
     """Fallbacks and other lines of the engine's log that a reviewer has to know."""
