@@ -99,7 +99,7 @@ class Gauge(threading.Thread):
 
 
 def busiest_thread_seconds(root: int) -> float:
-    """CPU seconds so far of the thread that worked most among `root` and its descendants: the one that runs the model."""
+    """CPU seconds of the thread that worked most among `root` and its descendants: it runs the model."""
     family = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
     return max(thread.user_time + thread.system_time for process in family for thread in process.threads())
 
