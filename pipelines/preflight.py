@@ -53,7 +53,7 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
     """Sentences with the entry's name, the layers and the remedy; empty where nothing is wrong."""
     config, machine = context.config, context.machine
     ranks = config.serving.tensor_parallel_size
-    found = tensor_parallel_violations(checkpoint, ranks)
+    found = tensor_parallel_violations(checkpoint, ranks) + _suite_violations(context, checkpoint)
     if any(load_method(method.method).needs_calibration for method in config.methods.values()):
         found += _calibration_violations(context, checkpoint)
     for name, method in config.methods.items():
@@ -65,6 +65,16 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
             lines.append(f"vLLM serves {method.method} in 16-bit types only; set dtype.serve to auto or bfloat16")
         found += [f"{name}: {line}" for line in lines]
     return found
+
+
+def _suite_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
+    chatting = [category.name for category in context.suite.categories if category.chat_template]
+    if checkpoint.has_chat_template or not chatting:
+        return []
+    return [
+        f"suite {context.suite.name} asks {', '.join(chatting)} through the model's chat template, and it has none; add"
+        " its chat_template.jinja, or take `chat_template` out of a copy of the suite's file"
+    ]
 
 
 def _calibration_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
