@@ -36,9 +36,11 @@ from evals.resolve import ResolvedSuite, ResolvedTask
 from evals.samples import read_samples
 from evals.suite import Category, Suite
 from pipelines.device import MachineRecord, detect_machine
+from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.http_json import get_text
 from serving_checks.metrics import parse_metrics, total
-from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve, vllm_command
+from serving_checks.server import serve
 
 SERVER = VllmServerConfig(max_model_len=2048, max_num_seqs=32)
 MAX_NUM_BATCHED_TOKENS = 2048
@@ -225,7 +227,7 @@ def measured(way: str, arguments: argparse.Namespace, log_file: Path) -> dict[st
     result_file = log_file.with_suffix(".json")
     command = [sys.executable, "-P", __file__, *sys.argv[1:], "--way", way, "--result", str(result_file)]
     # The server's variables for all: they say how many threads there are and that nothing is compiled.
-    variables = {**vllm_command(server_request(way, arguments), port=0).env, "HF_DATASETS_OFFLINE": "1"}
+    variables = {**VllmEngine(SERVER).command(server_request(way, arguments), port=0).env, "HF_DATASETS_OFFLINE": "1"}
     load, start = os.getloadavg()[0], time.monotonic()
     with (
         log_file.open("wb") as log,

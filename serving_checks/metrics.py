@@ -37,10 +37,17 @@ def total(samples: list[Sample], name: str) -> float | None:
     return sum(values) if values else None
 
 
-def kv_cache_tokens(samples: list[Sample]) -> int | None:
-    """Tokens that fit vLLM's KV cache, from the labels of `vllm:cache_config_info`; None where it does not say."""
-    for sample in samples:
-        if sample.name == "vllm:cache_config_info":
-            tokens = sample.labels.get("kv_cache_size_tokens", "None")
-            return int(tokens) if tokens.isdigit() else None
-    return None
+def number(samples: list[Sample], name: str | None) -> float | None:
+    """What an engine's page says under one of its `MetricNames`; None where it has none or it is no number.
+
+    Args:
+        name: `metric`, summed over all labels, or `metric{label}`, the number that the label of its first sample holds.
+    """
+    metric, _, label = (name or "").rstrip("}").partition("{")
+    if not label:
+        return total(samples, metric)
+    held = next((sample.labels.get(label, "") for sample in samples if sample.name == metric), "")
+    try:
+        return float(held)
+    except ValueError:
+        return None
