@@ -350,7 +350,9 @@ def parsed(machine: MachineRecord) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with the tasks' rows as JSON lines")
     parser.add_argument("--items", type=int, default=125, help="documents of each task of choices")
     parser.add_argument("--texts", type=int, default=20, help="documents of the task that generates")
-    parser.add_argument("--dtype", default=machine.serve_dtype(None), help="by default what this CPU multiplies fast")
+    parser.add_argument(
+        "--dtype", default=machine.serve_dtype(in_16_bits_only=False), help="by default what this CPU multiplies fast"
+    )
     parser.add_argument("--threads", type=int, default=machine.serving_threads, help="of the model, in all ways")
     parser.add_argument("--lm-eval-threads", type=int, help="of the model in the two ways of lm-eval, where not equal")
     parser.add_argument("--hf-batch-size", type=int, default=16)

@@ -5,8 +5,7 @@ from pathlib import Path
 from registry.contracts.base import Device
 from registry.contracts.serving import MemoryRecord
 from serving_checks.guard import descendants_of
-from serving_checks.http_json import get_text
-from serving_checks.metrics import number, parse_metrics
+from serving_checks.metrics import number, read_metrics
 from serving_checks.server import RunningServer
 
 
@@ -36,18 +35,21 @@ def gpu_bytes_of_tree(root: int) -> int:
 def memory_record(server: RunningServer, model_dir: Path, device: Device) -> MemoryRecord:
     """Read the four numbers of a server that is still running, after the load test (which makes the peak)."""
     notes = []
-    peak = None
-    weights, tokens = None, None
+    peak, weights, tokens = None, None, None
     try:
         weights = server.engine.resident_weights_bytes(server.endpoint, server.log)
     except (OSError, ValueError) as error:
         notes.append(f"resident weights: {error}")
+    capacity = server.engine.metrics.kv_cache_tokens
     try:
-        page = parse_metrics(get_text(f"{server.endpoint.base_url}/metrics"))
-        tokens = number(page, server.engine.metrics.kv_cache_tokens)
+        tokens = number(read_metrics(server.endpoint), capacity) if capacity else None
+        if tokens is None:
+            notes.append(f"KV cache: the engine {server.engine.name} has no metric for it that is known")
     except OSError as error:
         notes.append(f"KV cache: no metrics page ({error})")
-    if device == "cpu":
+    if server.pid is None:
+        notes.append("peak: the server was not started here")
+    elif device == "cpu":
         peak = server.peak_memory_bytes()
     else:
         try:

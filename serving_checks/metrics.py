@@ -3,6 +3,9 @@
 import re
 from typing import NamedTuple
 
+from registry.contracts.serving import Endpoint
+from serving_checks.http_json import get_text
+
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)(?:\s+-?\d+)?$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _ESCAPES = {"\\n": "\n", '\\"': '"', "\\\\": "\\"}
@@ -29,6 +32,15 @@ def parse_metrics(text: str) -> list[Sample]:
         }
         samples.append(Sample(match["name"], labels, float(match["value"])))
     return samples
+
+
+def read_metrics(endpoint: Endpoint) -> list[Sample]:
+    """All samples of a server's page now.
+
+    Raises:
+        OSError: There is no such page.
+    """
+    return parse_metrics(get_text(f"{endpoint.base_url}/metrics", api_key_variable=endpoint.api_key_variable))
 
 
 def total(samples: list[Sample], name: str) -> float | None:

@@ -2,15 +2,15 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from configs.errors import RequestError, StageError
 from registry.contracts.serving import Endpoint
-from serving_checks.engines.base import LOOPBACK, Engine, LaunchedEngine, LogFacts, ServerRequest
+from serving_checks.engines.base import LOOPBACK, AttachedEngine, Engine, LaunchedEngine, LogFacts, ServerRequest
 from serving_checks.engines.table import engine_of
 from serving_checks.http_json import get_text
 from serving_checks.supervisor import Supervised
@@ -24,21 +24,36 @@ class RunningServer:
 
     engine: Engine
     endpoint: Endpoint
-    start_seconds: float
+    command: list[str] = field(default_factory=list)
+    """Empty for a server that ran already, and so on below."""
+    start_seconds: float | None = None
     """From launching it to its first healthy answer; without the imports where it was forked."""
-    forked: bool
-    command: list[str]
-    command_line: str
-    """The same as a shell command, variables included."""
-    log_file: Path
-    pid: int
-    peak_memory_bytes: Callable[[], int | None]
-    """Highest PSS of the whole process tree so far."""
+    child: Supervised | None = None
+    """Its process."""
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process whose descendants the server's processes are."""
+        return self.child.pid if self.child else None
+
+    @property
+    def forked(self) -> bool:
+        """Whether it came from a fork server."""
+        return self.child is not None and self.child.forked
+
+    @property
+    def command_line(self) -> str | None:
+        """The command as a shell takes it, variables included."""
+        return self.child.command_line if self.child else None
+
+    def peak_memory_bytes(self) -> int | None:
+        """Highest PSS of the whole process tree so far."""
+        return self.child.peak_memory_bytes if self.child else None
 
     @property
     def log(self) -> str:
         """What the server has printed so far."""
-        return self.log_file.read_text(errors="replace")
+        return self.child.log_file.read_text(errors="replace") if self.child else ""
 
     @property
     def facts(self) -> LogFacts:
@@ -111,24 +126,39 @@ def _await_health(engine: LaunchedEngine, child: Supervised, base_url: str) -> f
 def serve(
     request: ServerRequest, log_file: Path, engine: Engine | None = None, fork_server: Path | None = None
 ) -> Iterator[RunningServer]:
-    """Serve a model on loopback for the length of the block.
+    """Serve a model for the length of the block: on loopback, or where the engine's server runs already.
 
     Args:
-        log_file: Gets the server's output.
+        log_file: Gets the output of a server that is started here.
         engine: What serves; the one that the request's config is for when None.
         fork_server: Address of what `Engine.fork_server` started, if there is one; the server is then ready in seconds.
 
     Raises:
-        RequestError: The port is taken, or the model cannot be served like this; nothing was started.
+        RequestError: The port is taken, the model cannot be served like this, or a server that should run already does
+            not; nothing was started.
         StageError: The server died at start or was not healthy in time; it and all its children are gone.
     """
     engine = engine or engine_of(request.config)
     check_servable(engine, request)
-    if not isinstance(engine, LaunchedEngine):
-        raise TypeError(f"{engine.name} starts no server")
+    if isinstance(engine, LaunchedEngine):
+        with _launched(engine, request, log_file, fork_server) as server:
+            yield server
+    elif isinstance(engine, AttachedEngine):
+        yield RunningServer(engine, engine.attach(request))
+
+
+@contextmanager
+def _launched(
+    engine: LaunchedEngine, request: ServerRequest, log_file: Path, fork_server: Path | None
+) -> Iterator[RunningServer]:
     port = free_port(engine.config.port)
     command = engine.command(request, port)
-    base_url = f"http://{LOOPBACK}:{port}"
+    endpoint = Endpoint(
+        base_url=f"http://{LOOPBACK}:{port}",
+        served_model_name=engine.served_model_name(request),
+        model_path=str(request.model_dir),
+        max_model_len=request.config.max_model_len,
+    )
     with (
         # Engines leave sockets behind (vLLM two files a server). The name is short because a socket's path has to be.
         TemporaryDirectory(prefix="qb-", ignore_cleanup_errors=True) as scratch,
@@ -136,20 +166,6 @@ def serve(
             command.argv, env=command.env | {"TMPDIR": scratch}, log_file=log_file, fork_server=fork_server
         ) as child,
     ):
-        start_seconds = _await_health(engine, child, base_url)
-        yield RunningServer(
-            engine=engine,
-            endpoint=Endpoint(
-                base_url=base_url,
-                served_model_name=engine.served_model_name(request),
-                model_path=str(request.model_dir),
-                max_model_len=request.config.max_model_len,
-            ),
-            start_seconds=start_seconds,
-            command=command.argv,
-            command_line=child.command_line,
-            log_file=log_file,
-            pid=child.pid,
-            forked=child.forked,
-            peak_memory_bytes=lambda: child.peak_memory_bytes,
-        )
+        start_seconds = _await_health(engine, child, endpoint.base_url)
+        endpoint = endpoint.model_copy(update={"prefix_block_tokens": engine.prefix_block_tokens(endpoint)})
+        yield RunningServer(engine, endpoint, command.argv, start_seconds, child)

@@ -5,13 +5,15 @@ one test. Everything else asks the engine and names none.
 """
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from pydantic import Field
 
 from configs.base import StrictModel
-from registry.contracts.base import Device, DType
+from registry.contracts.base import Device, DType, Method
 from registry.contracts.serving import Endpoint
 
 LOOPBACK = "127.0.0.1"
@@ -98,13 +100,42 @@ class Engine(ABC):
     name: ClassVar[str]
     config_type: ClassVar[type[ServingConfig]]
     distributions: ClassVar[tuple[str, ...]]
-    """Installed packages that shape what is measured; the version of the first that is there is the engine's."""
-    metrics: MetricNames = MetricNames()
-    health_path: ClassVar[str] = "/health"
-    """Answers 200 once the server takes requests."""
+    """Packages that the engine comes as, one for a kind of device; empty where it is installed elsewhere."""
+    plugins: ClassVar[tuple[str, ...]] = ()
+    """Packages beside it that shape what is measured."""
+    serves_in_16_bits_only: ClassVar[frozenset[Method]] = frozenset()
+    """Methods whose artifacts it does not serve in float32."""
+
+    gives_logprobs: ClassVar[bool] = False
+    """Answers completions with log-probabilities: of the prompt, and of tokens that are asked for by their ids."""
 
     def __init__(self, config: ServingConfig) -> None:
         self.config = config
+
+    @classmethod
+    def versions(cls) -> dict[str, str]:
+        """Distribution -> version of what is installed of the engine and its plugins; reads metadata only."""
+        installed = {}
+        for name in (*cls.distributions, *cls.plugins):
+            with suppress(PackageNotFoundError):
+                installed[name] = version(name)
+        return installed
+
+    @classmethod
+    def version(cls) -> str | None:
+        """The engine's own; None where it is not installed here."""
+        installed = cls.versions()
+        return next((installed[name] for name in cls.distributions if name in installed), None)
+
+    @property
+    def metrics(self) -> MetricNames:
+        """What the engine's /metrics page calls things."""
+        return MetricNames()
+
+    @property
+    def eager(self) -> bool | None:
+        """Whether the model runs without compilation and graphs; None where that is not known."""
+        return None
 
     @abstractmethod
     def refusals(self, request: ServerRequest) -> list[str]:
@@ -125,6 +156,10 @@ class Engine(ABC):
     def served_model_name(self, request: ServerRequest) -> str:
         """What requests have to call the model."""
         return "model"
+
+    def prefix_block_tokens(self, endpoint: Endpoint) -> int | None:
+        """Tokens that the server's prefix cache takes at once; None where it has none or does not say."""
+        return None
 
     def reset_caches(self, base_url: str) -> bool:
         """Have the server forget the prompts seen so far, so that the next measurement starts as the first did.
@@ -155,6 +190,8 @@ class LaunchedEngine(Engine):
     """An engine whose servers are started and stopped here."""
 
     config: LaunchedConfig
+    health_path: ClassVar[str] = "/health"
+    """Answers 200 once the server takes requests."""
 
     @abstractmethod
     def command(self, request: ServerRequest, port: int) -> ServerCommand:
@@ -163,3 +200,15 @@ class LaunchedEngine(Engine):
     @abstractmethod
     def death_of(self, log: str, exit_code: int) -> Death:
         """The likely reason why a server ended with `exit_code`."""
+
+
+class AttachedEngine(Engine):
+    """An engine whose server runs already, and goes on when the tests are done."""
+
+    @abstractmethod
+    def attach(self, request: ServerRequest) -> Endpoint:
+        """Find the server.
+
+        Raises:
+            RequestError: Nothing answers there, or not as it should, or it does not serve the model.
+        """

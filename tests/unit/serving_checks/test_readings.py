@@ -4,9 +4,11 @@ import pytest
 from pydantic import ValidationError
 
 from serving_checks.engines import vllm_log
-from serving_checks.engines.vllm import VllmEngine
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.load import LoadConfig, point_of
 from serving_checks.metrics import number, parse_metrics, total
+
+NAMES = VllmEngine(VllmServerConfig()).metrics
 
 LOG = """\
 (APIServer pid=1) WARNING 11-21 04:32:42 [vllm.py:1703] Enforce eager set, disabling torch.compile
@@ -67,7 +69,7 @@ def test_metrics_are_parsed():
     assert samples[0].labels == {"kind": "x", "note": 'say "hi", {ok}\n'}
     assert total(samples, "a_total") == 7.0
     assert total(samples, "missing") is None
-    assert number(samples, VllmEngine.metrics.kv_cache_tokens) == 23296
+    assert number(samples, NAMES.kv_cache_tokens) == 23296
     assert number(samples, "a_total") == 7.0
     assert number(samples, None) is None
     assert len(samples) == 4
@@ -75,7 +77,7 @@ def test_metrics_are_parsed():
 
 @pytest.mark.parametrize("page", ["", 'vllm:cache_config_info{kv_cache_size_tokens="None"} 1'])
 def test_unresolved_kv_cache_is_none(page):
-    assert number(parse_metrics(page), VllmEngine.metrics.kv_cache_tokens) is None
+    assert number(parse_metrics(page), NAMES.kv_cache_tokens) is None
 
 
 @pytest.mark.parametrize(

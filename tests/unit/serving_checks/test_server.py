@@ -14,6 +14,7 @@ from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.guard import descendants_of
 from serving_checks.memory import memory_record
 from serving_checks.server import serve
+from tests.fake_engine import FakeEngine
 
 
 def model_dir(path: Path, quantization: dict | None = None) -> Path:
@@ -27,20 +28,8 @@ def request(path: Path, quantization: dict | None = None, dtype="float32", devic
     return ServerRequest(VllmServerConfig(**config), model_dir(path, quantization), dtype, device, threads)
 
 
-class FakeEngine(VllmEngine):
-    """The fake server in vLLM's place: all that is asked of the engine but the command."""
-
-    def __init__(self, config: VllmServerConfig, mode: str) -> None:
-        super().__init__(config)
-        self.mode = mode
-
-    def command(self, request: ServerRequest, port: int) -> ServerCommand:
-        argv = [sys.executable, "-P", "-m", "serving_checks.fake_server", "--port", str(port), "--mode", self.mode]
-        return ServerCommand(argv, {})
-
-
 def serve_fake(mode: str, asked: ServerRequest, log_file: Path):
-    return serve(asked, log_file, FakeEngine(asked.config, mode))
+    return serve(asked, log_file, FakeEngine(asked.config, "--mode", mode))
 
 
 def command(asked: ServerRequest, port: int) -> ServerCommand:
