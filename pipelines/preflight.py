@@ -8,7 +8,6 @@ from pathlib import Path
 
 from configs.errors import RequestError, StageError
 from pipelines.compatibility import serving_violations
-from pipelines.device import SERVE_16_BIT_ONLY
 from pipelines.interpreters import check_interpreter
 from pipelines.jobs import JobContext
 from pipelines.stages import STAGE_MODULES, Stage, quantize_dtype, serve_dtype
@@ -17,6 +16,7 @@ from quantizers.rules import tensor_parallel_violations
 from quantizers.sources import SourceConfig, checkpoint_bytes
 from quantizers.table import METHODS, load_method
 from registry.contracts import CheckpointRecord, StageResult
+from serving_checks.engines.table import engine_type
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +52,25 @@ def check_rules(context: JobContext, checkpoint: CheckpointRecord) -> None:
 def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
     """Sentences with the entry's name, the layers and the remedy; empty where nothing is wrong."""
     config, machine = context.config, context.machine
-    ranks = config.serving.tensor_parallel_size
+    ranks, engine = config.serving.tensor_parallel_size, engine_type(config.serving.engine)
     found = tensor_parallel_violations(checkpoint, ranks) + _suite_violations(context, checkpoint)
+    if not engine.gives_logprobs:
+        found.append(
+            f"{engine.name} gives no log-probabilities of tokens by their ids, which the evaluation asks for;"
+            " set serving.engine to one that does"
+        )
     if any(load_method(method.method).needs_calibration for method in config.methods.values()):
         found += _calibration_violations(context, checkpoint)
     for name, method in config.methods.items():
         dtype = quantize_dtype(config, machine, method.method)
         shapes = checkpoint.linear_shapes
         lines = load_method(method.method).violations(method, shapes, ranks, machine.device, dtype)
-        lines += serving_violations(method.method, machine.device, ranks)
-        if serve_dtype(config, machine, method.method) == "float32" and method.method in SERVE_16_BIT_ONLY:
-            lines.append(f"vLLM serves {method.method} in 16-bit types only; set dtype.serve to auto or bfloat16")
+        lines += serving_violations(method.method, machine.device, ranks, engine=engine.name)
+        in_16_bits_only = method.method in engine.serves_in_16_bits_only
+        if serve_dtype(config, machine, method.method) == "float32" and in_16_bits_only:
+            lines.append(
+                f"{engine.name} serves {method.method} in 16-bit types only; set dtype.serve to auto or bfloat16"
+            )
         found += [f"{name}: {line}" for line in lines]
     return found
 

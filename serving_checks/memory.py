@@ -4,11 +4,9 @@ from pathlib import Path
 
 from registry.contracts.base import Device
 from registry.contracts.serving import MemoryRecord
-from serving_checks import server_log
 from serving_checks.guard import descendants_of
-from serving_checks.http_json import get_text, post_json
-from serving_checks.metrics import kv_cache_tokens, parse_metrics
-from serving_checks.vllm_server import RunningServer
+from serving_checks.metrics import number, read_metrics
+from serving_checks.server import RunningServer
 
 
 def gpu_bytes_of_tree(root: int) -> int:
@@ -37,20 +35,21 @@ def gpu_bytes_of_tree(root: int) -> int:
 def memory_record(server: RunningServer, model_dir: Path, device: Device) -> MemoryRecord:
     """Read the four numbers of a server that is still running, after the load test (which makes the peak)."""
     notes = []
-    peak = None
+    peak, weights, tokens = None, None, None
     try:
-        answer = post_json(f"{server.endpoint.base_url}/collective_rpc", {"method": "resident_weight_bytes"})
-        weights = [int(rank) for rank in answer["results"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        weights = server_log.weights_bytes_of(server.log_file.read_text(errors="replace"))
-        if not weights:
-            notes.append(f"resident weights: the engine did not answer ({error})")
+        weights = server.engine.resident_weights_bytes(server.endpoint, server.log)
+    except (OSError, ValueError) as error:
+        notes.append(f"resident weights: {error}")
+    capacity = server.engine.metrics.kv_cache_tokens
     try:
-        tokens = kv_cache_tokens(parse_metrics(get_text(f"{server.endpoint.base_url}/metrics")))
+        tokens = number(read_metrics(server.endpoint), capacity) if capacity else None
+        if tokens is None:
+            notes.append(f"KV cache: the engine {server.engine.name} has no metric for it that is known")
     except OSError as error:
-        tokens = None
         notes.append(f"KV cache: no metrics page ({error})")
-    if device == "cpu":
+    if server.pid is None:
+        notes.append("peak: the server was not started here")
+    elif device == "cpu":
         peak = server.peak_memory_bytes()
     else:
         try:
@@ -60,8 +59,8 @@ def memory_record(server: RunningServer, model_dir: Path, device: Device) -> Mem
             notes.append(f"peak: {error}")
     return MemoryRecord(
         artifact_bytes=sum(file.stat().st_size for file in model_dir.glob("*.safetensors")),
-        weights_bytes_by_rank=weights or None,
-        kv_cache_tokens=tokens,
+        weights_bytes_by_rank=weights,
+        kv_cache_tokens=None if tokens is None else int(tokens),
         peak_process_bytes=peak,
         notes=notes,
     )

@@ -3,6 +3,9 @@
 import re
 from typing import NamedTuple
 
+from registry.contracts.serving import Endpoint
+from serving_checks.http_json import get_text
+
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)(?:\s+-?\d+)?$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _ESCAPES = {"\\n": "\n", '\\"': '"', "\\\\": "\\"}
@@ -31,16 +34,32 @@ def parse_metrics(text: str) -> list[Sample]:
     return samples
 
 
+def read_metrics(endpoint: Endpoint) -> list[Sample]:
+    """All samples of a server's page now.
+
+    Raises:
+        OSError: There is no such page.
+    """
+    return parse_metrics(get_text(f"{endpoint.base_url}/metrics", api_key_variable=endpoint.api_key_variable))
+
+
 def total(samples: list[Sample], name: str) -> float | None:
     """Sum of the samples called `name` over all labels; None where there is none."""
     values = [sample.value for sample in samples if sample.name == name]
     return sum(values) if values else None
 
 
-def kv_cache_tokens(samples: list[Sample]) -> int | None:
-    """Tokens that fit vLLM's KV cache, from the labels of `vllm:cache_config_info`; None where it does not say."""
-    for sample in samples:
-        if sample.name == "vllm:cache_config_info":
-            tokens = sample.labels.get("kv_cache_size_tokens", "None")
-            return int(tokens) if tokens.isdigit() else None
-    return None
+def number(samples: list[Sample], name: str | None) -> float | None:
+    """What an engine's page says under one of its `MetricNames`; None where it has none or it is no number.
+
+    Args:
+        name: `metric`, summed over all labels, or `metric{label}`, the number that the label of its first sample holds.
+    """
+    metric, _, label = (name or "").rstrip("}").partition("{")
+    if not label:
+        return total(samples, metric)
+    held = next((sample.labels.get(label, "") for sample in samples if sample.name == metric), "")
+    try:
+        return float(held)
+    except ValueError:
+        return None

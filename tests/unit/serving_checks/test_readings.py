@@ -3,9 +3,12 @@
 import pytest
 from pydantic import ValidationError
 
-from serving_checks import server_log
+from serving_checks.engines import vllm_log
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.load import LoadConfig, point_of
-from serving_checks.metrics import kv_cache_tokens, parse_metrics, total
+from serving_checks.metrics import number, parse_metrics, total
+
+NAMES = VllmEngine(VllmServerConfig()).metrics
 
 LOG = """\
 (APIServer pid=1) WARNING 11-21 04:32:42 [vllm.py:1703] Enforce eager set, disabling torch.compile
@@ -17,15 +20,15 @@ LOG = """\
 
 
 def test_log_gives_kernel_and_distinct_unexpected_warnings():
-    assert server_log.kernel_of(LOG) == "CPUWNA16LinearKernel"
-    assert server_log.warnings_of(LOG) == ["Falling back to a slow kernel"]
-    assert server_log.kernel_of("nothing") is None
+    assert vllm_log.kernel_of(LOG) == "CPUWNA16LinearKernel"
+    assert vllm_log.warnings_of(LOG) == ["Falling back to a slow kernel"]
+    assert vllm_log.kernel_of("nothing") is None
 
 
-def test_weights_of_all_ranks_are_added():
+def test_weights_are_told_by_rank():
     log = "Model loading took 1.5 GiB memory and 2.0 seconds\nModel loading took 0.5 GiB memory and 2.0 seconds"
-    assert server_log.weights_bytes_of(log) == 2 * 2**30
-    assert server_log.weights_bytes_of("") is None
+    assert vllm_log.weights_bytes_of(log) == [round(1.5 * 2**30), 2**29]
+    assert vllm_log.weights_bytes_of("") == []
 
 
 @pytest.mark.parametrize(
@@ -41,14 +44,14 @@ def test_weights_of_all_ranks_are_added():
     ],
 )
 def test_death_names_the_first_cause(log, reason, remedy):
-    death = server_log.death_of(log, 1)
+    death = vllm_log.death_of(log, 1)
     assert death.reason == reason
     assert remedy in death.remedy
 
 
 def test_death_without_a_word():
-    assert "SIGKILL" in server_log.death_of("", 137).reason
-    assert "no error" in server_log.death_of("", 1).reason
+    assert "SIGKILL" in vllm_log.death_of("", 137).reason
+    assert "no error" in vllm_log.death_of("", 1).reason
 
 
 PAGE = """\
@@ -66,13 +69,15 @@ def test_metrics_are_parsed():
     assert samples[0].labels == {"kind": "x", "note": 'say "hi", {ok}\n'}
     assert total(samples, "a_total") == 7.0
     assert total(samples, "missing") is None
-    assert kv_cache_tokens(samples) == 23296
+    assert number(samples, NAMES.kv_cache_tokens) == 23296
+    assert number(samples, "a_total") == 7.0
+    assert number(samples, None) is None
     assert len(samples) == 4
 
 
 @pytest.mark.parametrize("page", ["", 'vllm:cache_config_info{kv_cache_size_tokens="None"} 1'])
 def test_unresolved_kv_cache_is_none(page):
-    assert kv_cache_tokens(parse_metrics(page)) is None
+    assert number(parse_metrics(page), NAMES.kv_cache_tokens) is None
 
 
 @pytest.mark.parametrize(
