@@ -11,6 +11,7 @@ import io
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -62,7 +63,7 @@ class VllmGenerator:
     """
 
     def __init__(self, tokenizer: Tokenizer, request_timeout_seconds: float) -> None:
-        import vllm.benchmarks.serve  # here, because this is done while the server is waited for
+        import_module("vllm.benchmarks.serve")  # here, because this is done while the server is waited for
         from vllm.benchmarks.lib.endpoint_request_func import ASYNC_REQUEST_FUNCS
 
         self._tokenizer = tokenizer
