@@ -20,10 +20,10 @@ def test_log_gives_kernel_and_distinct_unexpected_warnings():
     assert server_log.kernel_of("nothing") is None
 
 
-def test_weights_of_all_ranks_are_added():
+def test_weights_of_each_rank_are_read():
     log = "Model loading took 1.5 GiB memory and 2.0 seconds\nModel loading took 0.5 GiB memory and 2.0 seconds"
-    assert server_log.weights_bytes_of(log) == 2 * 2**30
-    assert server_log.weights_bytes_of("") is None
+    assert server_log.weights_bytes_of(log) == [3 * 2**29, 2**29]
+    assert server_log.weights_bytes_of("") == []
 
 
 @pytest.mark.parametrize(
