@@ -40,6 +40,12 @@ def test_only_what_is_needed_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     assert "waiting" not in asked[0]
 
 
+def test_where_the_question_is_not_understood_everything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = answer_with(monkeypatch, iter(["", page(1, 2, 3, 4)]))
+    assert read("http://here", MetricNames()) == Readings(1.0, 2.0, 3.0, 4.0)
+    assert asked[1] == "http://here/metrics"
+
+
 def test_counters_are_differences_and_gauges_are_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = answer_with(monkeypatch, iter([page(100, 200, 0, 0), page(105, 200, 2, 7), page(110, 203, 4, 1)]))
     with ServerWatch("http://here", MetricNames()) as watched:
