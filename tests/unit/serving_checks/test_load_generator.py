@@ -99,7 +99,7 @@ def happened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return told
 
 
-def tests_of(
+def load_tests(
     folder: Path, happened: list[str], config: dict[str, Any], fails: Callable[[Load], bool] = lambda load: False
 ) -> LoadTests:
     job = LoadJob.model_validate(
@@ -121,7 +121,7 @@ SHORT = {"prompts": {"short": 8, "medium": 16, "long": 32}, "requests": 4, "outp
 def test_each_load_test_is_warmed_up_and_begins_with_empty_caches(tmp_path: Path, happened: list[str]) -> None:
     config = SHORT | {"profiles": [{"kind": "concurrent", "levels": [1, 4]}]}
     config["prompts"] = SHORT["prompts"] | {"mixes": ["short", "mixed"]}  # type: ignore[operator]
-    tests = tests_of(tmp_path, happened, config)
+    tests = load_tests(tmp_path, happened, config)
     tests.run()
     assert happened[:8] == [
         "send short prompts, concurrency 1: [8] -> 4",
@@ -144,7 +144,7 @@ def test_each_load_test_is_warmed_up_and_begins_with_empty_caches(tmp_path: Path
 
 
 def test_the_warm_up_can_be_left_out(tmp_path: Path, happened: list[str]) -> None:
-    tests_of(tmp_path, happened, SHORT | {"profiles": [{"kind": "synchronous"}], "warmup_output_tokens": 0}).run()
+    load_tests(tmp_path, happened, SHORT | {"profiles": [{"kind": "synchronous"}], "warmup_output_tokens": 0}).run()
     assert sum(line.startswith("send") for line in happened) == 1
 
 
@@ -155,14 +155,14 @@ def test_an_engine_whose_cache_cannot_be_emptied_is_tested_all_the_same(
         raise urllib.error.HTTPError(url, 404, "not found", Message(), None)
 
     monkeypatch.setattr(generator, "post_json", post_json)
-    tests = tests_of(tmp_path, happened, SHORT | {"profiles": [{"kind": "synchronous"}]})
+    tests = load_tests(tmp_path, happened, SHORT | {"profiles": [{"kind": "synchronous"}]})
     tests.run()
     assert len(tests.points) == 1
 
 
 def test_a_load_test_without_a_completed_request_ends_them(tmp_path: Path, happened: list[str]) -> None:
     config = SHORT | {"profiles": [{"kind": "concurrent", "levels": [1, 2, 4]}]}
-    tests = tests_of(tmp_path, happened, config, fails=lambda load: load.concurrency == 2)
+    tests = load_tests(tmp_path, happened, config, fails=lambda load: load.concurrency == 2)
     with pytest.raises(StageError, match=r"no request completed \(short prompts, concurrency 2\).*'reset by peer'"):
         tests.run()
     assert [point.concurrency for point in tests.points] == [1]
@@ -177,13 +177,13 @@ def test_a_dead_server_is_called_dead(tmp_path: Path, happened: list[str], monke
     monkeypatch.setattr(generator, "get_text", refuse)
     config = SHORT | {"profiles": [{"kind": "synchronous"}]}
     with pytest.raises(StageError, match=r"the server died during a load test .*0 of 4 requests completed") as caught:
-        tests_of(tmp_path, happened, config, fails=lambda load: True).run()
+        load_tests(tmp_path, happened, config, fails=lambda load: True).run()
     assert str(tmp_path / "rows.parquet") in caught.value.what
 
 
 def test_a_sweep_runs_last_between_floor_and_ceiling(tmp_path: Path, happened: list[str]) -> None:
     profiles = [{"kind": "sweep", "ceiling_concurrency": 4, "steps": 4}, {"kind": "synchronous"}]
-    tests = tests_of(tmp_path, happened, SHORT | {"profiles": profiles, "slo": {"ttft_seconds": 0.2}})
+    tests = load_tests(tmp_path, happened, SHORT | {"profiles": profiles, "slo": {"ttft_seconds": 0.2}})
     tests.run()
     # One request a second and place: the floor is 1, the ceiling 4, and the time to the first token is rate / 10.
     assert [point.concurrency for point in tests.points] == [1, 1, 4, None, None, None, None]
