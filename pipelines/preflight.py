@@ -53,7 +53,7 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
     """Sentences with the entry's name, the layers and the remedy; empty where nothing is wrong."""
     config, machine = context.config, context.machine
     ranks, engine = config.serving.tensor_parallel_size, engine_type(config.serving.engine)
-    found = tensor_parallel_violations(checkpoint, ranks)
+    found = tensor_parallel_violations(checkpoint, ranks) + _suite_violations(context, checkpoint)
     if not engine.gives_logprobs:
         found.append(
             f"{engine.name} gives no log-probabilities of tokens by their ids, which the evaluation asks for;"
@@ -73,6 +73,16 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
             )
         found += [f"{name}: {line}" for line in lines]
     return found
+
+
+def _suite_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
+    chatting = [category.name for category in context.suite.categories if category.chat_template]
+    if checkpoint.has_chat_template or not chatting:
+        return []
+    return [
+        f"suite {context.suite.name} asks {', '.join(chatting)} through the model's chat template, and it has none; add"
+        " its chat_template.jinja, or take `chat_template` out of a copy of the suite's file"
+    ]
 
 
 def _calibration_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:

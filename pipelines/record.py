@@ -127,8 +127,9 @@ def _record_measurement(child: RunWriter, measurement: MeasurementRecord, row: R
         metrics[f"{score.category}.{score.metric}"] = score.value
         metrics[f"{score.category}.{score.metric}_stderr"] = score.stderr
     for kept in row.retention.categories if row.retention else []:
-        metrics[f"{kept.category}.retention"] = kept.retention
-        metrics[f"{kept.category}.retention_stderr"] = kept.retention_stderr
+        if not kept.baseline_guesses:
+            metrics[f"{kept.category}.retention"] = kept.retention
+            metrics[f"{kept.category}.retention_stderr"] = kept.retention_stderr
     for point in serving.load_points:
         prefix = f"load.concurrency_{point.concurrency}"
         metrics[f"{prefix}.output_tokens_per_second"] = point.output_tokens_per_second

@@ -108,7 +108,7 @@ def test_mlflow_has_it_all(recipe: Path, record: dict[str, Any]) -> None:
     assert set(runs) == {record["run_id"], "baseline", "nf4", "gptq"}
     parent = runs[record["run_id"]]
     assert runs["gptq"].data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert runs["gptq"].data.metrics["grammar.retention"] > 0
+    assert runs["gptq"].data.metrics["language.retention"] > 0
     assert {dataset.dataset.name for dataset in runs["gptq"].inputs.dataset_inputs} == {"calibration", "suite-tiny"}
     assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {"config.json", "report.html"}
     versions = client.search_model_versions("name = 'tiny'")
