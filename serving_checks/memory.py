@@ -1,6 +1,7 @@
 """Four memory numbers of a served model, kept apart."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from registry.contracts.base import Device
 from registry.contracts.serving import MemoryRecord
@@ -35,18 +36,12 @@ def gpu_bytes_of_tree(root: int) -> int:
 def memory_record(server: RunningServer, model_dir: Path, device: Device) -> MemoryRecord:
     """Read the four numbers of a server that is still running, after the load test (which makes the peak)."""
     notes = []
-    peak, weights, tokens = None, None, None
+    peak, weights = None, None
     try:
         weights = server.engine.resident_weights_bytes(server.endpoint, server.log)
     except (OSError, ValueError) as error:
         notes.append(f"resident weights: {error}")
-    capacity = server.engine.metrics.kv_cache_tokens
-    try:
-        tokens = number(read_metrics(server.endpoint), capacity) if capacity else None
-        if tokens is None:
-            notes.append(f"KV cache: the engine {server.engine.name} has no metric for it that is known")
-    except OSError as error:
-        notes.append(f"KV cache: no metrics page ({error})")
+    cache = _kv_cache(server, notes)
     if server.pid is None:
         notes.append("peak: the server was not started here")
     elif device == "cpu":
@@ -60,7 +55,31 @@ def memory_record(server: RunningServer, model_dir: Path, device: Device) -> Mem
     return MemoryRecord(
         artifact_bytes=sum(file.stat().st_size for file in model_dir.glob("*.safetensors")),
         weights_bytes_by_rank=weights,
-        kv_cache_tokens=None if tokens is None else int(tokens),
+        kv_cache_bytes=None if cache.budget_bytes is None else int(cache.budget_bytes),
+        kv_cache_tokens=None if cache.tokens is None else int(cache.tokens),
+        kv_cache_requests=cache.requests,
         peak_process_bytes=peak,
         notes=notes,
     )
+
+
+class _KVCache(NamedTuple):
+    budget_bytes: float | None = None
+    tokens: float | None = None
+    requests: float | None = None
+
+
+def _kv_cache(server: RunningServer, notes: list[str]) -> _KVCache:
+    """What the engine's metrics tell of its KV cache; a note for what they do not."""
+    names = server.engine.metrics
+    asked = (names.kv_cache_bytes, names.kv_cache_tokens, names.kv_cache_requests)
+    try:
+        samples = read_metrics(server.endpoint) if any(asked) else []
+    except OSError as error:
+        notes.append(f"KV cache: no metrics page ({error})")
+        return _KVCache()
+    found = _KVCache(*(number(samples, name) for name in asked))
+    missing = [field.replace("_", " ") for field, value in found._asdict().items() if value is None]
+    if missing:
+        notes.append(f"KV cache: the metrics of {server.engine.name} do not tell its {', '.join(missing)}")
+    return found
