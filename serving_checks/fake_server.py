@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple, get_args
 
 from aiohttp import web
@@ -35,55 +36,20 @@ _MODEL = "model"
 _LOG_PROBABILITY = -1.0
 
 
-class Asked(NamedTuple):
-    """What a body of either completions API asks for."""
+class Form(NamedTuple):
+    """How an answer looks."""
 
-    prompt: list[str]
-    """One entry a token."""
-    output_tokens: int
     chat: bool
     stream: bool
-    usage_in_stream: bool
-    echo: bool
     logprobs: bool
 
-    @classmethod
-    def of(cls, body: dict[str, Any], *, chat: bool, output_tokens: int | None = None) -> "Asked":
-        """Read `body`; `output_tokens` overrides what it asks for.
-
-        Raises:
-            ValueError: It is none of the forms that are known here.
-        """
-        prompt = " ".join(str(message["content"]) for message in body["messages"]) if chat else body["prompt"]
-        if isinstance(prompt, str):
-            tokens = prompt.split()
-        elif isinstance(prompt, list) and all(isinstance(token, int) for token in prompt):
-            tokens = [str(token) for token in prompt]
-        else:
-            raise ValueError("`prompt` has to be one string or one list of token ids")
-        wanted = body.get("max_completion_tokens") or body.get("max_tokens", 16)
-        if not isinstance(wanted, int) or wanted < 0:
-            raise ValueError(f"`max_tokens` has to be a whole number, not {wanted!r}")
-        return cls(
-            prompt=tokens,
-            output_tokens=wanted if output_tokens is None else output_tokens,
-            chat=chat,
-            stream=bool(body.get("stream")),
-            usage_in_stream=bool((body.get("stream_options") or {}).get("include_usage")),
-            echo=bool(body.get("echo")),
-            logprobs=bool(body.get("logprobs")) if chat else body.get("logprobs") is not None,
-        )
-
-    def message(self, choices: list[dict[str, Any]], usage: bool) -> dict[str, Any]:
+    def message(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> dict[str, Any]:
         """An answer, or a piece of a streamed one."""
         kind = ("chat.completion" if self.chat else "text_completion") + (".chunk" if self.stream and self.chat else "")
         message = {"id": "cmpl-0", "object": kind, "created": 0, "model": _MODEL, "choices": choices}
-        if usage:
-            counts = {"prompt_tokens": len(self.prompt), "completion_tokens": self.output_tokens}
-            message["usage"] = counts | {"total_tokens": sum(counts.values())}
-        return message
+        return message | ({"usage": usage} if usage else {})
 
-    def choice(self, tokens: list[str], finished: bool) -> dict[str, Any]:
+    def choice(self, tokens: list[str], *, finished: bool) -> dict[str, Any]:
         """The choice that holds `tokens`."""
         choice: dict[str, Any] = {"index": 0, "finish_reason": "length" if finished else None}
         text = "".join(tokens)
@@ -104,8 +70,57 @@ class Asked(NamedTuple):
         }
 
 
-def _words(places: range) -> list[str]:
-    return [f" w{place}" for place in places]
+class Asked(NamedTuple):
+    """What a body of either completions API asks for."""
+
+    form: Form
+    prompt: list[str]
+    """One entry a token."""
+    output_tokens: int
+    usage_in_stream: bool
+    echo: bool
+
+    @classmethod
+    def of(cls, body: dict[str, Any], *, chat: bool, output_tokens: int | None = None) -> "Asked":
+        """Read `body`; `output_tokens` overrides what it asks for.
+
+        Raises:
+            ValueError: It is none of the forms that are known here. So are LookupError, TypeError and AttributeError.
+        """
+        prompt = " ".join(str(message["content"]) for message in body["messages"]) if chat else body["prompt"]
+        if isinstance(prompt, str):
+            tokens = prompt.split()
+        elif isinstance(prompt, list) and all(isinstance(token, int) for token in prompt):
+            tokens = [str(token) for token in prompt]
+        else:
+            raise ValueError("`prompt` has to be one string or one list of token ids")
+        wanted = body.get("max_completion_tokens") or body.get("max_tokens", 16)
+        if not isinstance(wanted, int) or wanted < 0:
+            raise ValueError(f"`max_tokens` has to be a whole number, not {wanted!r}")
+        return cls(
+            # The completions API asks for a number of alternatives, zero among them; chat for the thing itself.
+            form=Form(chat, bool(body.get("stream")), body.get("logprobs") not in ((None, False) if chat else (None,))),
+            prompt=tokens,
+            output_tokens=wanted if output_tokens is None else output_tokens,
+            usage_in_stream=bool((body.get("stream_options") or {}).get("include_usage")),
+            echo=bool(body.get("echo")),
+        )
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Both sides' tokens."""
+        counts = {"prompt_tokens": len(self.prompt), "completion_tokens": self.output_tokens}
+        return counts | {"total_tokens": sum(counts.values())}
+
+
+@lru_cache(maxsize=1 << 14)
+def _piece(form: Form, place: int, finished: bool) -> bytes:
+    """The event that brings the word of one place: the same in every answer, and most of a stream's work."""
+    return _event(form.message([form.choice([f" w{place}"], finished=finished)]))
+
+
+def _event(message: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(message)}\n\n".encode()
 
 
 class FakeServer:
@@ -205,32 +220,25 @@ class FakeServer:
         length = len(asked.prompt) + asked.output_tokens
         if self._max_model_len is not None and length > self._max_model_len:
             return _refusal(f"{length} tokens do not fit the context of {self._max_model_len}", 400)
-        if asked.stream:
+        if asked.form.stream:
             return await self._stream(request, asked)
-        places = [place async for new in self._tokens(asked) for place in new]
-        tokens = [*(asked.prompt if asked.echo else []), *_words(range(len(places)))]
-        return web.json_response(asked.message([asked.choice(tokens, finished=True)], usage=True))
+        places = [place async for new in self._places(asked) for place in new]
+        tokens = [*(asked.prompt if asked.echo else []), *(f" w{place}" for place in places)]
+        return web.json_response(asked.form.message([asked.form.choice(tokens, finished=True)], asked.usage))
 
-    def _tokens(self, asked: Asked) -> AsyncIterator[range]:
+    def _places(self, asked: Asked) -> AsyncIterator[range]:
         return self._engine.generate(len(asked.prompt), asked.output_tokens)
 
     async def _stream(self, request: web.Request, asked: Asked) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        async for places in self._tokens(asked):
-            events = [
-                asked.message([asked.choice(_words(range(place, place + 1)), place + 1 == asked.output_tokens)], False)
-                for place in places
-            ]
-            if events:
-                await response.write(b"".join(_event(event) for event in events))
-        last = _event(asked.message([], usage=True)) if asked.usage_in_stream else b""
+        async for places in self._places(asked):
+            pieces = [_piece(asked.form, place, place + 1 == asked.output_tokens) for place in places]
+            if pieces:
+                await response.write(b"".join(pieces))
+        last = _event(asked.form.message([], asked.usage)) if asked.usage_in_stream else b""
         await response.write(last + b"data: [DONE]\n\n")
         return response
-
-
-def _event(message: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(message)}\n\n".encode()
 
 
 def _refusal(message: str, status: int) -> web.Response:
@@ -247,6 +255,9 @@ def _number_above(lowest: float, kind: Callable[[str], Any], *, included: bool =
     return number
 
 
+_COUNT, _SECONDS = _number_above(1, int, included=True), _number_above(0, float, included=True)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -P -m serving_checks.fake_server",
@@ -254,16 +265,21 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="modes:\n" + "\n".join(f"  {name:13} {what}" for name, what in MODES.items()),
     )
-    count, seconds = _number_above(1, int, included=True), _number_above(0, float, included=True)
-    defaults = EngineSettings()
     parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
     parser.add_argument("--mode", choices=MODES, default="ok", metavar="MODE", help="see below (ok)")
     parser.add_argument(
         "--die-after", type=int, default=3, metavar="N", help="POST requests answered before `die-half-way` (3)"
     )
-    parser.add_argument("--max-model-len", type=count, metavar="TOKENS", help="refuse longer requests (no limit)")
+    parser.add_argument("--max-model-len", type=_COUNT, metavar="TOKENS", help="refuse longer requests (no limit)")
+    _add_engine_options(parser)
+    return parser
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """An option for each field of EngineSettings."""
+    defaults = EngineSettings()
     parser.add_argument(
-        "--kv-cache-tokens", type=count, default=defaults.kv_cache_tokens, metavar="N", help="told in /metrics (4096)"
+        "--kv-cache-tokens", type=_COUNT, default=defaults.kv_cache_tokens, metavar="N", help="told in /metrics (4096)"
     )
     group = parser.add_argument_group("scheduling")
     group.add_argument(
@@ -274,19 +290,19 @@ def _parser() -> argparse.ArgumentParser:
         "begins; sequential: one at a time (continuous)",
     )
     group.add_argument(
-        "--max-num-seqs", type=count, default=defaults.max_num_seqs, metavar="N", help="requests at work at once (256)"
+        "--max-num-seqs", type=_COUNT, default=defaults.max_num_seqs, metavar="N", help="requests at work at once (256)"
     )
     group = parser.add_argument_group("times")
     group.add_argument(
         "--ttft-seconds",
         "--delay-seconds",
-        type=seconds,
+        type=_SECONDS,
         default=0.0,
         metavar="S",
         help="from being taken to work to the first token; holds up nobody else (0)",
     )
     group.add_argument(
-        "--tpot-seconds", type=seconds, default=0.0, metavar="S", help="of each decode step, whatever its batch (0)"
+        "--tpot-seconds", type=_SECONDS, default=0.0, metavar="S", help="of each decode step, whatever its batch (0)"
     )
     group.add_argument(
         "--prefill-tokens-per-second",
@@ -301,16 +317,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--prefill-chunk-tokens",
-        type=count,
+        type=_COUNT,
         default=defaults.prefill_chunk_tokens,
         metavar="N",
         help="of each prompt in a step of --chunked-prefill (64)",
     )
-    return parser
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until told to stop; the exit code of the mode `die`."""
+    """Serve until told to stop; the exit code: 1 in the mode `die`, 2 where the port cannot be had."""
     options = _parser().parse_args(arguments)
     if options.mode == "die":
         print(
@@ -325,17 +340,21 @@ def main(arguments: list[str]) -> int:
         return FakeServer(settings, options.mode, options.die_after, options.max_model_len).app()
 
     print(f"fake server, mode {options.mode}, port {options.port}", flush=True)
-    # A client that goes away gives up its place, as with vLLM; nobody who is served holds up the end.
-    web.run_app(
-        app(),
-        host="127.0.0.1",
-        port=options.port,
-        backlog=1024,
-        access_log=None,
-        handler_cancellation=True,
-        shutdown_timeout=0,
-        print=None,
-    )
+    try:
+        # A client that goes away gives up its place, as with vLLM; nobody who is served holds up the end.
+        web.run_app(
+            app(),
+            host="127.0.0.1",
+            port=options.port,
+            backlog=1024,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=0,
+            print=None,
+        )
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

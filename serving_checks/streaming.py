@@ -8,15 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterable, Coroutine, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from configs.errors import StageError
 from registry.contracts.serving import CheckRecord, Endpoint
-
-if TYPE_CHECKING:
-    import aiohttp
 
 Prompt = str | list[int]
 """A text, or token ids."""
@@ -100,7 +97,7 @@ class StreamingClient:
                 if response.status != 200:
                     told = (await response.text())[:300]
                     raise StageError(f"{url} answered {response.status}: {told}", remedy=_REMEDY)
-                arrivals, counted = await _read(response, started)
+                arrivals, counted = await _read(response.content, started)
         except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
             raise StageError(f"the server broke off: {url}: {error!r}", remedy=_REMEDY) from error
         if not arrivals or counted == 0:
@@ -118,7 +115,7 @@ class StreamingClient:
             return None
 
 
-async def _read(response: aiohttp.ClientResponse, started: asyncio.Event | None) -> tuple[list[float], int | None]:
+async def _read(lines: AsyncIterable[bytes], started: asyncio.Event | None) -> tuple[list[float], int | None]:
     """Arrival times of the answer's pieces, and how many tokens the server counted.
 
     Server-sent events as in the WHATWG HTML standard, section 9.2, one `data:` line an event, which is all that
@@ -126,7 +123,7 @@ async def _read(response: aiohttp.ClientResponse, started: asyncio.Event | None)
     """
     arrivals: list[float] = []
     counted, ended = None, False
-    async for line in response.content:
+    async for line in lines:
         if not line.startswith(b"data:"):
             continue
         data = line[5:].strip()
@@ -136,14 +133,18 @@ async def _read(response: aiohttp.ClientResponse, started: asyncio.Event | None)
         message = json.loads(data)
         if "error" in message:
             raise ValueError(str(message["error"])[:300])
-        if message["choices"]:
-            arrivals.append(time.perf_counter())
+        for choice in message["choices"]:
+            # Not every engine sends [DONE], and some tell the reason in a piece of its own. A token may be no text,
+            # though: half of a character.
+            ended = choice.get("finish_reason") is not None
+            if choice.get("text") or not ended or not arrivals:
+                arrivals.append(time.perf_counter())
             if started is not None:
                 started.set()
         if message.get("usage"):
             counted = int(message["usage"]["completion_tokens"])
     if not ended:
-        raise ValueError("the stream ended without [DONE]")
+        raise ValueError("the stream broke off before the answer's end")
     return arrivals, counted
 
 

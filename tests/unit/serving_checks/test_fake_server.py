@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.error import HTTPError
@@ -121,6 +123,14 @@ def test_no_json_and_unknown_paths_are_refused(endpoint):
 def test_bad_arguments_are_refused(bad):
     with pytest.raises(SystemExit):
         main(["--port", "1", *bad])
+
+
+def test_a_taken_port_is_told_in_a_line(endpoint):
+    port = endpoint.base_url.rpartition(":")[2]
+    argv = [sys.executable, "-P", "-m", "serving_checks.fake_server", "--port", port]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert f"'127.0.0.1', {port}" in ended.stderr
 
 
 def test_who_goes_away_gives_up_the_place(tmp_path):
