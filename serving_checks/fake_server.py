@@ -14,6 +14,19 @@ from typing import Any
 
 MODES = ("ok", "die", "hang", "die-half-way", "errors", "empty", "grandchild")
 
+_RANK = {
+    "pid": os.getpid(),
+    "tensor_parallel_size": 2,
+    "pipeline_parallel_size": 1,
+    "tensor_bytes": {"weight": 900, "norm": 100},
+    "kernels": {"nothing": 1},
+    "dtype": "float32",
+    "eager": True,
+    "prefix_caching": True,
+    "max_num_seqs": 32,
+    "max_num_batched_tokens": 2048,
+}
+
 
 class _Handler(BaseHTTPRequestHandler):
     mode = "ok"
@@ -27,7 +40,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/models":
             self._send({"object": "list", "data": [{"id": "model", "object": "model"}]})
         elif self.path == "/metrics":
-            self._send('vllm:cache_config_info{kv_cache_size_tokens="4096"} 1.0\n')
+            self._send(
+                'vllm:cache_config_info{kv_cache_memory_bytes="1048576",kv_cache_size_tokens="4096",'
+                'kv_cache_max_concurrency="2.0"} 1.0\n'
+            )
         else:
             self._send({"error": "not found"}, 404)
 
@@ -37,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.mode == "die-half-way" and _Handler.answered > self.die_after:
             os._exit(9)
         if self.path == "/collective_rpc":
-            self._send({"results": [1000, 1000]})
+            self._send({"results": [_RANK | {"rank": rank} for rank in (0, 1)]})
         elif self.path != "/v1/completions":
             self._send({"error": "not found"}, 404)
         elif self.mode == "errors":

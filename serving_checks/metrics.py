@@ -37,10 +37,30 @@ def total(samples: list[Sample], name: str) -> float | None:
     return sum(values) if values else None
 
 
-def kv_cache_tokens(samples: list[Sample]) -> int | None:
-    """Tokens that fit vLLM's KV cache, from the labels of `vllm:cache_config_info`; None where it does not say."""
-    for sample in samples:
-        if sample.name == "vllm:cache_config_info":
-            tokens = sample.labels.get("kv_cache_size_tokens", "None")
-            return int(tokens) if tokens.isdigit() else None
-    return None
+class KVCache(NamedTuple):
+    """What vLLM says about its KV cache; None where it does not say."""
+
+    budget_bytes: int | None
+    """Of each rank."""
+    tokens: int | None
+    requests: float | None
+    """Requests of the configured context length that fit at once."""
+
+
+def kv_cache(samples: list[Sample]) -> KVCache:
+    """The KV cache's size, from the labels of `vllm:cache_config_info` (all fields of vLLM's CacheConfig, as text)."""
+    labels = next((sample.labels for sample in samples if sample.name == "vllm:cache_config_info"), {})
+    budget = _number(labels.get("kv_cache_memory_bytes"))
+    tokens = _number(labels.get("kv_cache_size_tokens"))
+    return KVCache(
+        budget_bytes=None if budget is None else int(budget),
+        tokens=None if tokens is None else int(tokens),
+        requests=_number(labels.get("kv_cache_max_concurrency")),
+    )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "None")
+    except ValueError:
+        return None

@@ -29,6 +29,7 @@ _IMPORTED_AHEAD = (
     _SERVER_MODULE,
     "vllm.v1.engine.core",
     "vllm.v1.executor.uniproc_executor",
+    "vllm.v1.executor.multiproc_executor",
     "vllm.v1.worker.cpu_worker",
     "vllm.model_executor.models.llama",
     "vllm.benchmarks.serve",
@@ -44,6 +45,8 @@ class VllmServerConfig(StrictModel):
 
     tensor_parallel_size: int = Field(default=1, ge=1)
     """Over how many ranks each layer is split; has to divide the model's attention heads."""
+    pipeline_parallel_size: int = Field(default=1, ge=1)
+    """Over how many groups of ranks the layers are shared out."""
     max_model_len: int = Field(default=2048, ge=16)
     """Longest prompt and answer together, in tokens."""
     max_num_seqs: int = Field(default=32, ge=1)
@@ -145,6 +148,11 @@ def check_servable(request: ServerRequest) -> None:
             f"{model_dir}: prequantized bitsandbytes weights cannot be split over {ranks} ranks",
             remedy="set `tensor_parallel_size: 1`",
         )
+    if request.device == "cpu" and request.config.pipeline_parallel_size > 1:
+        raise RequestError(
+            f"vLLM cannot serve {model_dir} in {request.config.pipeline_parallel_size} pipeline stages on a CPU",
+            remedy="set `pipeline_parallel_size: 1`",
+        )
 
 
 def _cpu_variables(ranks: int, threads: int | None) -> dict[str, str]:
@@ -160,7 +168,12 @@ def _cpu_variables(ranks: int, threads: int | None) -> dict[str, str]:
     cpus = sorted(os.sched_getaffinity(0))
     per_rank = max(1, (threads or ranks) // ranks)
     places = [[cpus[(rank * per_rank + place) % len(cpus)] for place in range(per_rank)] for rank in range(ranks)]
-    return {"VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, place)) for place in places)}
+    return {
+        # Said although it is vLLM's default: a fork server may have been started for one rank.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, place)) for place in places),
+        "OMP_NUM_THREADS": str(per_rank),
+    }
 
 
 def vllm_command(request: ServerRequest, port: int) -> ServerCommand:
@@ -179,6 +192,7 @@ def vllm_command(request: ServerRequest, port: int) -> ServerCommand:
         "max-num-seqs": config.max_num_seqs,
         "kv-cache-memory-bytes": round(config.kv_cache_gib * 2**30),
         "tensor-parallel-size": config.tensor_parallel_size,
+        "pipeline-parallel-size": config.pipeline_parallel_size,
         "worker-extension-cls": "serving_checks.worker_probe.WorkerProbe",
     }
     argv = [*_PYTHON_MODULE, _SERVER_MODULE]
@@ -193,10 +207,9 @@ def vllm_fork_server(
     """The command of a fork server for the servers of this config (`fork_server.py`).
 
     Returns:
-        None where servers have to be started in the plain way: on a GPU, whose driver does not survive a fork, and with
-        several ranks, which vLLM's CPU platform insists on spawning.
+        None where servers have to be started in the plain way: on a GPU, whose driver does not survive a fork.
     """
-    if device != "cpu" or config.tensor_parallel_size > 1:
+    if device != "cpu":
         return None
     argv = [*_PYTHON_MODULE, "serving_checks.fork_server", str(address), *_IMPORTED_AHEAD]
     return ServerCommand(argv, _variables(config, device, threads))
