@@ -1,4 +1,4 @@
-"""What engines do not serve, as data: method x engine x tensor parallel x pipeline parallel x device, with its source."""
+"""What engines do not serve, as data: method x engine x tensor parallel x pipeline parallel x device, with sources."""
 
 from typing import NamedTuple
 

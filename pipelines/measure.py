@@ -32,9 +32,9 @@ from registry.hashing import digest_of, manifest_of
 from registry.stage_process import StageClock, main
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.conditions import load_average
+from serving_checks.engine_truth import engine_truth
 from serving_checks.load import LoadClient, LoadConfig
 from serving_checks.memory import memory_record
-from serving_checks.engine_truth import engine_truth
 from serving_checks.vllm_server import RunningServer, ServerRequest, VllmServerConfig, serve
 
 

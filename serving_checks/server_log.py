@@ -67,9 +67,7 @@ def warnings_of(log: str) -> list[str]:
     alike: dict[str, list[str]] = {}
     for text in said:
         alike.setdefault(_LAYER.sub("*", text), []).append(text)
-    return [
-        texts[0] + (f" (and {len(texts) - 1} more layers)" if len(texts) > 1 else "") for texts in alike.values()
-    ]
+    return [texts[0] + (f" (and {len(texts) - 1} more layers)" if len(texts) > 1 else "") for texts in alike.values()]
 
 
 def weights_bytes_of(log: str) -> list[int]:

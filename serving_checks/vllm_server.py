@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from configs.errors import RequestError, StageError
 from registry.contracts.base import Device, DType
 from registry.contracts.serving import Endpoint
 from serving_checks import server_log
+from serving_checks.guard import descendants_of, remove_shared_memory, shared_memory_of
 from serving_checks.http_json import get_text
 from serving_checks.supervisor import Supervised
 
@@ -278,6 +279,7 @@ def serve(
     command = command_of(request, port)
     base_url = f"http://{_HOST}:{port}"
     with (
+        ExitStack() as stack,
         # vLLM leaves its sockets behind, two files a server. The name is short because a socket's path has to be.
         TemporaryDirectory(prefix="qb-", ignore_cleanup_errors=True) as scratch,
         Supervised(
@@ -285,6 +287,8 @@ def serve(
         ) as child,
     ):
         start_seconds = _await_health(child, base_url, config.start_deadline_seconds)
+        # A rank that dies takes the engine with it: what they shared can only be seen while they live.
+        stack.callback(remove_shared_memory, shared_memory_of(descendants_of(child.pid)))
         yield RunningServer(
             endpoint=Endpoint(
                 base_url=base_url,

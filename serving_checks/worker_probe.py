@@ -1,4 +1,4 @@
-"""Loaded into vLLM's workers (`--worker-extension-cls`) so that they can be asked what they hold and how they compute."""
+"""Loaded into vLLM's workers (`--worker-extension-cls`): they can be asked what they hold and how they compute."""
 
 import os
 from collections import Counter
@@ -60,11 +60,8 @@ def kernels(model: Any) -> Iterator[str]:
         method = getattr(module, "quant_method", None)
         if method is None or next(module.parameters(recurse=False), None) is None:
             continue
-        operator = _dense_operator(module)
-        if operator:
-            yield operator
-        elif type(method).__name__ != "UnquantizedEmbeddingMethod":  # a look-up multiplies nothing
-            yield _kernel_of_method(method)
+        if type(module).__name__ != "VocabParallelEmbedding":  # a look-up multiplies nothing
+            yield _dense_operator(module) or _kernel_of_method(method)
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
