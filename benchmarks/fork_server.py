@@ -1,6 +1,6 @@
 """Servers forked from a process with vLLM imported, beside servers started in the plain way: start, speed, memory.
 
-    .venv/bin/python -P benchmarks/fork_server.py CHECKPOINT [--dtype float32] [--rounds 2]
+    .venv/bin/python -P benchmarks/fork_server.py CHECKPOINT [--dtype float32] [--rounds 2] [--ranks 1]
 
 Run it alone on the machine. Both kinds are started in turns, so that a machine that grows slower slows both.
 """
@@ -19,7 +19,6 @@ from serving_checks.memory import memory_record
 from serving_checks.supervisor import Supervised
 from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve, vllm_fork_server
 
-CONFIG = VllmServerConfig()
 LOAD = LoadConfig(concurrency=[1, 8], requests=16)
 THREADS = 1
 
@@ -31,10 +30,10 @@ class Reading(NamedTuple):
 
 
 @contextmanager
-def fork_server(folder: Path) -> Iterator[Path]:
+def fork_server(folder: Path, config: VllmServerConfig) -> Iterator[Path]:
     """A fork server with its imports done."""
     address = folder / "socket"
-    command = vllm_fork_server(CONFIG, "cpu", THREADS, address)
+    command = vllm_fork_server(config, "cpu", THREADS, address)
     if command is None:
         raise SystemExit("no fork server for these settings")
     start = time.monotonic()
@@ -49,10 +48,10 @@ def fork_server(folder: Path) -> Iterator[Path]:
         yield address
 
 
-def measured(model_dir: Path, dtype: str, address: Path | None) -> Reading:
+def measured(config: VllmServerConfig, model_dir: Path, dtype: str, address: Path | None) -> Reading:
     """One server's life."""
     with tempfile.TemporaryDirectory() as folder:
-        request = ServerRequest(CONFIG, model_dir, dtype, "cpu", THREADS)  # type: ignore[arg-type]
+        request = ServerRequest(config, model_dir, dtype, "cpu", THREADS)  # type: ignore[arg-type]
         with (
             serve(request, Path(folder) / "server.log", fork_server=address) as server,
             LoadClient(LOAD, model_dir, Path(folder), address) as client,
@@ -70,12 +69,14 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--ranks", type=int, default=1, help="tensor-parallel size")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, fork_server(Path(folder)) as address:
+    config = VllmServerConfig(tensor_parallel_size=arguments.ranks)
+    with tempfile.TemporaryDirectory() as folder, fork_server(Path(folder), config) as address:
         readings: dict[str, list[Reading]] = {"plain": [], "forked": []}
         for _ in range(arguments.rounds):
             for kind, where in (("plain", None), ("forked", address)):
-                readings[kind].append(measured(arguments.checkpoint, arguments.dtype, where))
+                readings[kind].append(measured(config, arguments.checkpoint, arguments.dtype, where))
                 print(f"{kind:7} {readings[kind][-1]}", flush=True)
     figures = {
         "start, s": lambda reading: reading.start_seconds,

@@ -1,4 +1,4 @@
-"""Real ranks on a tiny Llama: forked, proved to be split, refused where the engine refuses, and gone without a trace."""
+"""Real ranks of a tiny Llama: forked, proved to be split, refused where the engine refuses, gone without a trace."""
 
 import os
 import signal
