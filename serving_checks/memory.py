@@ -79,7 +79,7 @@ def _peak_bytes(server: RunningServer, device: Device, notes: list[str]) -> int 
     if device == "cpu":
         peak = server.peak_memory_bytes()
         if peak is None:
-            notes.append("peak: the server ended before its memory was sampled")
+            notes.append("peak: the server's memory has not been sampled yet")
         return peak
     try:
         held = gpu_bytes_of_tree(server.pid)

@@ -97,13 +97,13 @@ def running(server: RunningServer, **changed: object) -> RunningServer:
 def test_the_record_holds_what_the_engine_says(tmp_path) -> None:
     with serve(request(tmp_path), tmp_path / "log", fake("ok")) as server:
         truth = engine_truth(server, "bfloat16")
-        memory = memory_record(server, tmp_path, "cpu")
+        memory = memory_record(running(server, peak_memory_bytes=lambda: 5000), tmp_path, "cpu")
     assert (truth.dtype, truth.tensor_parallel_size, truth.eager) == ("float32", 2, True)
     assert (truth.prefix_caching, truth.max_num_seqs, truth.kernel) == (True, 32, "nothing (1)")
     assert truth.warnings == ["served in float32 although bfloat16 was asked for"]
     assert memory.weights_bytes_by_rank == [1000, 1000]
     assert (memory.kv_cache_bytes, memory.kv_cache_tokens, memory.kv_cache_requests) == (1 << 20, 4096, 2.0)
-    assert memory.peak_process_bytes
+    assert memory.peak_process_bytes == 5000
     assert memory.notes == []
 
 
