@@ -190,7 +190,7 @@ def _weights(unsharded: ShardFacts, sharded: ShardFacts, repeated_share: float) 
     total, whole_total = sum(together.values()), sum(whole.values())
     repeated = total - whole_total
     allowed = repeated_share * whole_total * (copies - 1)
-    numbers = {
+    numbers: dict[str, float] = {
         "unsharded_weights_bytes": whole_total,
         "all_ranks_weights_bytes": total,
         "largest_rank_weights_bytes": max(rank.weights_bytes for rank in sharded.ranks),
@@ -218,7 +218,7 @@ def _answers(unsharded: list[list[Token]], sharded: list[list[Token]], tolerance
                 break
             compared += 1
             largest = max(largest, abs(first.logprob - second.logprob))
-    numbers = {"tokens_compared": compared, "ties": ties, "largest_difference_nats": largest}
+    numbers: dict[str, float] = {"tokens_compared": compared, "ties": ties, "largest_difference_nats": largest}
     if largest > tolerance:
         wrong.append(f"log-probabilities differ by up to {largest:.3g} nats, {tolerance:g} allowed")
     if not compared and not wrong:
