@@ -48,7 +48,7 @@ def descendants_of(root: int) -> list[int]:
 
 def shared_memory_of(pids: list[int]) -> set[str]:
     """Files in /dev/shm that these processes map (proc(5), maps); those of processes that are gone are left out."""
-    found = set()
+    found: set[str] = set()
     for pid in pids:
         try:
             with open(f"/proc/{pid}/maps") as file:  # noqa: PTH123
