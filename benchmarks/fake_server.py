@@ -15,9 +15,9 @@ from pathlib import Path
 
 from registry.contracts.serving import Endpoint
 from serving_checks.http_json import get_text
+from serving_checks.server import free_port
 from serving_checks.streaming import StreamingClient
 from serving_checks.supervisor import Supervised
-from serving_checks.vllm_server import free_port
 
 IN_FLIGHT = 64
 

@@ -1,6 +1,6 @@
 """Servers forked from a process with vLLM imported, beside servers started in the plain way: start, speed, memory.
 
-    .venv/bin/python -P benchmarks/fork_server.py CHECKPOINT [--dtype float32] [--rounds 2]
+    .venv/bin/python -P benchmarks/fork_server.py CHECKPOINT [--dtype float32] [--rounds 2] [--ranks 1]
 
 Run it alone on the machine. Both kinds are started in turns, so that a machine that grows slower slows both.
 """
@@ -22,7 +22,6 @@ from serving_checks.memory import memory_record
 from serving_checks.server import serve
 from serving_checks.supervisor import Supervised
 
-CONFIG = VllmServerConfig()
 LEVELS = [1, 8]
 LOAD = LoadConfig(profiles=[Concurrent(kind="concurrent", levels=LEVELS)], requests=16)
 THREADS = 1
@@ -35,10 +34,10 @@ class Reading(NamedTuple):
 
 
 @contextmanager
-def fork_server(folder: Path) -> Iterator[Path]:
+def fork_server(folder: Path, config: VllmServerConfig) -> Iterator[Path]:
     """A fork server with its imports done."""
     address = folder / "socket"
-    command = VllmEngine(CONFIG).fork_server("cpu", THREADS, address)
+    command = VllmEngine(config).fork_server("cpu", THREADS, address)
     if command is None:
         raise SystemExit("no fork server for these settings")
     start = time.monotonic()
@@ -53,13 +52,13 @@ def fork_server(folder: Path) -> Iterator[Path]:
         yield address
 
 
-def measured(model_dir: Path, dtype: str, address: Path | None) -> Reading:
+def measured(config: VllmServerConfig, model_dir: Path, dtype: str, address: Path | None) -> Reading:
     """One server's life."""
     with tempfile.TemporaryDirectory() as folder:
-        request = ServerRequest(CONFIG, model_dir, dtype, "cpu", THREADS)  # type: ignore[arg-type]
+        request = ServerRequest(config, model_dir, dtype, "cpu", THREADS)  # type: ignore[arg-type]
         with (
             serve(request, Path(folder) / "server.log", fork_server=address) as server,
-            LoadClient(LOAD, CONFIG, model_dir, Path(folder), address) as client,
+            LoadClient(LOAD, config, model_dir, Path(folder), address) as client,
         ):
             points = client.run(server.endpoint, Path(folder)).points
             peak = memory_record(server, model_dir, "cpu").peak_process_bytes or 0
@@ -74,12 +73,14 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--ranks", type=int, default=1, help="tensor-parallel size")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, fork_server(Path(folder)) as address:
+    config = VllmServerConfig(tensor_parallel_size=arguments.ranks)
+    with tempfile.TemporaryDirectory() as folder, fork_server(Path(folder), config) as address:
         readings: dict[str, list[Reading]] = {"plain": [], "forked": []}
         for _ in range(arguments.rounds):
             for kind, where in (("plain", None), ("forked", address)):
-                readings[kind].append(measured(arguments.checkpoint, arguments.dtype, where))
+                readings[kind].append(measured(config, arguments.checkpoint, arguments.dtype, where))
                 print(f"{kind:7} {readings[kind][-1]}", flush=True)
     figures = {
         "start, s": lambda reading: reading.start_seconds,

@@ -31,7 +31,7 @@ from registry.hashing import digest_of, manifest_of
 from registry.stage_process import StageClock, main
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.conditions import load_average
-from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.base import EngineFacts, ServerRequest
 from serving_checks.engines.table import AnyServingConfig, engine_of
 from serving_checks.load import LoadClient, LoadConfig, LoadResult
 from serving_checks.memory import memory_record
@@ -123,7 +123,8 @@ def _answers(job: MeasureJob) -> dict[str, Any]:
         "device": job.device_name,
         "threads": str(job.threads),
     }
-    serving = job.serving.model_dump(mode="json", include={"tensor_parallel_size", "max_model_len", "enforce_eager"})
+    shaping = {"tensor_parallel_size", "pipeline_parallel_size", "max_model_len", "enforce_eager"}
+    serving = job.serving.model_dump(mode="json", include=shaping)
     name = digest_of({"model": job.model_digest, "facts": facts, "serving": serving}).removeprefix("sha256:")
     return {"cache_file": job.answers_dir / f"{name}.sqlite", "cache_facts": facts}
 
@@ -164,8 +165,14 @@ def _serving_record(
         load_requests_file=load.requests_file.name,
         rate_search=load.rate_search,
         memory=memory,
-        warnings=facts.warnings,
+        warnings=[*facts.warnings, *_other_dtype(job, facts)],
     )
+
+
+def _other_dtype(job: MeasureJob, facts: EngineFacts) -> list[str]:
+    if facts.dtype in (None, job.dtype):
+        return []
+    return [f"served in {facts.dtype} although {job.dtype} was asked for"]
 
 
 def _check_bytes(job: MeasureJob) -> None:

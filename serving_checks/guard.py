@@ -7,7 +7,8 @@ closes the pipe; so does the caller's wish to stop.
 
 How orphans are avoided (prctl(2)): the guard is a child subreaper, so a descendant whose parent dies, or that left the
 session by setsid, becomes the guard's child and is found by walking parents in /proc. Should the guard itself be
-killed, the command gets SIGKILL through its parent-death signal.
+killed, the command gets SIGKILL through its parent-death signal. Files of shared memory, which nobody unlinks when
+their owner is killed, are unlinked once no process maps them any more.
 
 Ends with the command's exit code, or 128 + the signal that ended it.
 """
@@ -22,6 +23,7 @@ import time
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LIFELINE = 0
+_SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - where Linux keeps it (shm_overview(7))
 _COMMAND_NOT_STARTED = 127
 
 
@@ -42,6 +44,30 @@ def descendants_of(root: int) -> list[int]:
     for pid in found:
         found.extend(children.get(pid, []))
     return found
+
+
+def shared_memory_of(pids: list[int]) -> set[str]:
+    """Files in /dev/shm that these processes map (proc(5), maps); those of processes that are gone are left out."""
+    found: set[str] = set()
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/maps") as file:  # noqa: PTH123
+                found.update(line[line.index(_SHARED_MEMORY) :].rstrip("\n") for line in file if _SHARED_MEMORY in line)
+        except OSError:
+            continue
+    return found
+
+
+def remove_shared_memory(files: set[str]) -> None:
+    """Unlink those of `files` that are there and that no process maps."""
+    left = {file for file in files if os.path.exists(file)}  # noqa: PTH110
+    if left:
+        left -= shared_memory_of([int(name) for name in os.listdir("/proc") if name.isdigit()])  # noqa: PTH208
+    for file in left:
+        try:
+            os.unlink(file)  # noqa: PTH108
+        except OSError:
+            continue
 
 
 def fork_command() -> int:
@@ -86,6 +112,7 @@ class _Children:
 
 def _end_all(children: _Children, grace_seconds: float) -> None:
     """SIGTERM to all descendants, SIGKILL to those left after the grace, until none is left."""
+    shared_memory = shared_memory_of(descendants_of(os.getpid()))
     for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, float("inf"))):
         deadline, told = time.monotonic() + seconds, set[int]()
         while children.reap() and time.monotonic() < deadline:
@@ -98,6 +125,7 @@ def _end_all(children: _Children, grace_seconds: float) -> None:
                     except ProcessLookupError:
                         continue
             time.sleep(0.02)
+    remove_shared_memory(shared_memory)
 
 
 def supervise(command_pid: int, grace_seconds: float) -> int:

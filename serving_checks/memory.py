@@ -46,6 +46,8 @@ def memory_record(server: RunningServer, model_dir: Path, device: Device) -> Mem
         notes.append("peak: the server was not started here")
     elif device == "cpu":
         peak = server.peak_memory_bytes()
+        if peak is None:
+            notes.append("peak: the server's memory has not been sampled yet")
     else:
         try:
             peak = gpu_bytes_of_tree(server.pid)

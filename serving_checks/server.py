@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ from configs.errors import RequestError, StageError
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import LOOPBACK, AttachedEngine, Engine, EngineFacts, LaunchedEngine, ServerRequest
 from serving_checks.engines.table import engine_of
+from serving_checks.guard import descendants_of, remove_shared_memory, shared_memory_of
 from serving_checks.http_json import get_text
 from serving_checks.supervisor import Supervised
 
@@ -165,6 +166,7 @@ def _launched(
         max_model_len=request.config.max_model_len,
     )
     with (
+        ExitStack() as stack,
         # Engines leave sockets behind (vLLM two files a server). The name is short because a socket's path has to be.
         TemporaryDirectory(prefix="qb-", ignore_cleanup_errors=True) as scratch,
         Supervised(
@@ -172,5 +174,7 @@ def _launched(
         ) as child,
     ):
         start_seconds = _await_health(engine, child, endpoint.base_url)
+        # A rank that dies takes the engine with it: what they shared can only be seen while they live.
+        stack.callback(remove_shared_memory, shared_memory_of(descendants_of(child.pid)))
         endpoint = endpoint.model_copy(update={"prefix_block_tokens": engine.prefix_block_tokens(endpoint)})
         yield RunningServer(engine, endpoint, command.argv, start_seconds, child)

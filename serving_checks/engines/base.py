@@ -26,6 +26,8 @@ class ServingConfig(StrictModel):
     """Which engine serves; a subclass narrows it to its own name."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     """Over how many ranks each layer is split; has to divide the model's attention heads."""
+    pipeline_parallel_size: int = Field(default=1, ge=1)
+    """Over how many groups of ranks the layers are shared out."""
     max_model_len: int = Field(default=2048, ge=16)
     """Longest prompt and answer together, in tokens."""
     max_num_seqs: int | None = Field(default=None, ge=1)

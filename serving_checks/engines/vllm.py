@@ -21,8 +21,9 @@ from serving_checks.engines.base import (
     ServerCommand,
     ServerRequest,
 )
-from serving_checks.http_json import post, post_json
+from serving_checks.http_json import post
 from serving_checks.metrics import read_metrics
+from serving_checks.rank_facts import ask_ranks, kernel_name, kernel_warnings
 
 _PYTHON_MODULE = [sys.executable, "-P", "-m"]
 _SERVER_MODULE = "vllm.entrypoints.openai.api_server"
@@ -31,6 +32,7 @@ _IMPORTED_AHEAD = (
     _SERVER_MODULE,
     "vllm.v1.engine.core",
     "vllm.v1.executor.uniproc_executor",
+    "vllm.v1.executor.multiproc_executor",
     "vllm.v1.worker.cpu_worker",
     "vllm.model_executor.models.llama",
     "vllm.benchmarks.serve",
@@ -90,6 +92,11 @@ class VllmEngine(LaunchedEngine):
                 f"{method} weights of 4 bits cannot be served in float32: the kernels take 16-bit activations only; "
                 "serve it in bfloat16 or float16"
             )
+        if request.device == "cpu" and self.config.pipeline_parallel_size > 1:
+            found.append(
+                f"a model cannot be served in {self.config.pipeline_parallel_size} pipeline stages on a CPU; "
+                "set `pipeline_parallel_size: 1`"
+            )
         if method == "bitsandbytes" and self.config.tensor_parallel_size > 1:
             found.append(
                 "prequantized bitsandbytes weights cannot be split over "
@@ -113,6 +120,7 @@ class VllmEngine(LaunchedEngine):
             "max-num-seqs": config.max_num_seqs,
             "kv-cache-memory-bytes": round(config.kv_cache_gib * 2**30),
             "tensor-parallel-size": config.tensor_parallel_size,
+            "pipeline-parallel-size": config.pipeline_parallel_size,
             "worker-extension-cls": "serving_checks.worker_probe.WorkerProbe",
         }
         argv = [*_PYTHON_MODULE, _SERVER_MODULE]
@@ -121,12 +129,8 @@ class VllmEngine(LaunchedEngine):
         return ServerCommand(argv, _variables(config, request.device, request.threads))
 
     def fork_server(self, device: Device, threads: int | None, address: Path) -> ServerCommand | None:
-        """See `Engine.fork_server`.
-
-        None on a GPU, whose driver does not survive a fork, and with several ranks, which vLLM's CPU platform insists
-        on spawning.
-        """
-        if device != "cpu" or self.config.tensor_parallel_size > 1:
+        """See `Engine.fork_server`. None on a GPU, whose driver does not survive a fork."""
+        if device != "cpu":
             return None
         argv = [*_PYTHON_MODULE, "serving_checks.fork_server", str(address), *_IMPORTED_AHEAD]
         return ServerCommand(argv, _variables(self.config, device, threads))
@@ -143,30 +147,41 @@ class VllmEngine(LaunchedEngine):
         return True
 
     def resident_weights_bytes(self, endpoint: Endpoint, log: str) -> list[int]:
-        """See `Engine.resident_weights_bytes`: asked of the workers; from the log where they do not answer."""
+        """See `Engine.resident_weights_bytes`: asked of the workers; else from the log, to 0.01 GiB."""
         try:
-            answer = post_json(f"{endpoint.base_url}/collective_rpc", {"method": "resident_weight_bytes"})
-            return [int(rank) for rank in answer["results"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return [rank.weights_bytes for rank in ask_ranks(endpoint)]
+        except (OSError, ValueError) as error:
             logged = vllm_log.weights_bytes_of(log)
             if not logged:
-                raise ValueError(f"the workers did not answer ({error})") from error
+                raise ValueError(f"the engine's workers did not answer ({_one_line(error)})") from error
             return logged
 
     def facts(self, endpoint: Endpoint, log: str) -> EngineFacts:
-        """See `Engine.facts`."""
+        """See `Engine.facts`: asked of the workers; kernel and warnings from the log alone where they do not answer."""
+        warnings, kernel = vllm_log.warnings_of(log), vllm_log.kernel_of(log)
+        try:
+            ranks = ask_ranks(endpoint)
+        except (OSError, ValueError) as error:
+            unknown = f"the engine's workers did not tell how they compute ({_one_line(error)})"
+            return EngineFacts(warnings=[*warnings, unknown], kernel=kernel)
+        first = ranks[0]
         return EngineFacts(
-            warnings=vllm_log.warnings_of(log),
-            kernel=vllm_log.kernel_of(log),
-            tensor_parallel_size=self.config.tensor_parallel_size,
-            eager=self.config.enforce_eager,
-            prefix_caching={"True": True, "False": False}.get(_cache_config(endpoint).get("enable_prefix_caching", "")),
-            max_num_seqs=self.config.max_num_seqs,
+            warnings=[*warnings, *kernel_warnings(ranks)],
+            kernel=kernel_name(ranks) or kernel,
+            dtype=first.dtype,
+            tensor_parallel_size=first.tensor_parallel_size,
+            eager=first.eager,
+            prefix_caching=first.prefix_caching,
+            max_num_seqs=first.max_num_seqs,
         )
 
     def death_of(self, log: str, exit_code: int) -> Death:
         """See `Engine.death_of`."""
         return vllm_log.death_of(log, exit_code)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _cache_config(endpoint: Endpoint) -> dict[str, str]:
@@ -191,7 +206,12 @@ def _cpu_variables(ranks: int, threads: int | None) -> dict[str, str]:
     cpus = sorted(os.sched_getaffinity(0))
     per_rank = max(1, (threads or ranks) // ranks)
     places = [[cpus[(rank * per_rank + place) % len(cpus)] for place in range(per_rank)] for rank in range(ranks)]
-    return {"VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, place)) for place in places)}
+    return {
+        # Said although it is vLLM's default: a fork server may have been started for one rank.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, place)) for place in places),
+        "OMP_NUM_THREADS": str(per_rank),
+    }
 
 
 def _variables(config: VllmServerConfig, device: Device, threads: int | None) -> dict[str, str]:

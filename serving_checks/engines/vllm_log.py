@@ -11,6 +11,9 @@ _KERNEL = re.compile(
 )
 _EXCEPTION = re.compile(r"(?P<error>\b\w*(?:Error|Exception)): (?P<text>.+)")
 _WEIGHTS = re.compile(r"Model loading took (?P<gib>[\d.]+) GiB")
+# bitsandbytes has no handler for its log: the bare text goes to stderr (bitsandbytes/autograd/_functions.py).
+_CAST = re.compile(r"^(?P<text>MatMul8bitLt: inputs will be cast .+?)\s*$", re.MULTILINE)
+_LAYER = re.compile(r"\S*\blayers\.\d+\.\S*")
 # Exceptions that only say that another process failed first.
 _FOLLOW_UPS = ("Engine core initialization failed", "WorkerProc initialization failed", "Failed core proc")
 # Said on every start on every machine, whatever is served; they would hide the line that matters.
@@ -52,8 +55,13 @@ def kernel_of(log: str) -> str | None:
 
 
 def warnings_of(log: str) -> list[str]:
-    """Distinct warnings, without those that every start gives."""
-    return [text for text in _said(log, "WARNING") if text and not text.startswith(_EXPECTED)]
+    """Distinct warnings, without those that every start gives; what is said of many layers is one warning."""
+    said = [text for text in _said(log, "WARNING") if text and not text.startswith(_EXPECTED)]
+    said += dict.fromkeys(match["text"] for match in _CAST.finditer(log))
+    alike: dict[str, list[str]] = {}
+    for text in said:
+        alike.setdefault(_LAYER.sub("*", text), []).append(text)
+    return [texts[0] + (f" (and {len(texts) - 1} more layers)" if len(texts) > 1 else "") for texts in alike.values()]
 
 
 def weights_bytes_of(log: str) -> list[int]:

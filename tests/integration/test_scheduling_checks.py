@@ -9,8 +9,10 @@ import pytest
 from registry.contracts.serving import Endpoint
 from serving_checks.checks.batching import BatchingConfig, check_batching
 from serving_checks.checks.starvation import StarvationConfig, check_starvation
+from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
+from serving_checks.server import serve
 from serving_checks.supervisor import Supervised
-from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve, vllm_fork_server
 from tests.tiny_llama import make_tiny_llama
 
 SERVER = VllmServerConfig(max_model_len=512, max_num_seqs=4, kv_cache_gib=0.25)
@@ -27,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("fork")
     address = folder / "socket"
-    command = vllm_fork_server(SERVER, "cpu", 1, address)
+    command = VllmEngine(SERVER).fork_server("cpu", 1, address)
     assert command is not None
     with Supervised(command.argv, env=command.env, log_file=folder / "fork-server.log") as child:
         while not address.exists():

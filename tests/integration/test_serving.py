@@ -56,9 +56,9 @@ def test_tiny_llama_is_served_measured_and_gone(tmp_path, monkeypatch):
         assert 0 < point.ttft.p50_seconds < point.e2e.p50_seconds
     assert len(read_rows(requests_file)) == 18
     assert memory.notes == []
-    # Served in float32: the file's 16-bit weights twice over, 32-bit ones as they are.
+    # Served in float32: the file's 16-bit weights twice over, and packed copies of embedding and output layer.
     assert memory.resident_weights_bytes is not None
-    assert 0.9 * weights_bytes < memory.resident_weights_bytes < 2.5 * weights_bytes
+    assert 2 * weights_bytes < memory.resident_weights_bytes < 3 * weights_bytes
     assert memory.kv_cache_tokens is not None
     assert memory.kv_cache_tokens > 128
     assert memory.peak_process_bytes is not None

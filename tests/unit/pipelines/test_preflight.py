@@ -1,6 +1,8 @@
 """Everything that is wrong with a run is told at once, with layer names, before work begins."""
 
+import importlib.util
 import logging
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +12,14 @@ import pytest
 from configs.errors import RequestError, StageError
 from configs.loading import load_yaml_model
 from evals.suite import load_suite
-from pipelines.compatibility import VLLM_VERSION, serving_violations
+from pipelines.compatibility import REFUSALS, VLLM_VERSION, Refusal, serving_violations
 from pipelines.jobs import JobContext
 from pipelines.preflight import check_free_space, check_rules, rule_violations
 from pipelines.run_config import RunConfig
 from pipelines.stages import Stage, stages_of
 from quantizers.sources import FolderSource, HubSource
 from registry.contracts import ObjectRef, StageResult
+from registry.contracts.base import Device, Method
 from serving_checks.engines.table import ENGINES
 from serving_checks.engines.vllm import VllmEngine
 from tests.records import checkpoint_record
@@ -110,6 +113,48 @@ def test_a_size_that_is_not_known_is_said(
     with caplog.at_level(logging.WARNING):
         check_free_space(tmp_path, Stage("prepare", "", {}), source, {})
     assert "how large the source is shows only while it is downloaded" in caplog.text
+
+
+@pytest.mark.parametrize("row", REFUSALS, ids=lambda row: f"{row.engine}-{row.method}")
+def test_a_row_s_source_still_says_so(row: Refusal) -> None:
+    package, _, name = row.source.partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip(f"{package} is not installed")
+    text = Path(spec.submodule_search_locations[0], name).read_text()
+    assert row.says in text, "read the engine's new version, then correct the table"
+    if row.engine == "transformers":
+        assert not re.search(r"tensor_parallel|pipeline_parallel|tp_size|tp_plan", text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "refused"),
+    [
+        (("bnb_nf4", "cuda", 2, 1, "vllm"), "does not shard prequantized bitsandbytes"),
+        (("bnb_int8", "cpu", 3, 1, "vllm"), "does not shard prequantized bitsandbytes"),
+        (("bnb_nf4", "cuda", 1, 2, "vllm"), None),
+        (("gptq", "cpu", 2, 1, "vllm"), None),
+        (("gptq", "cuda", 2, 2, "vllm"), None),
+        (("gptq", "cpu", 1, 2, "vllm"), "CPU"),
+        ((None, "cpu", 1, 2, "vllm"), "CPU"),
+        ((None, "cuda", 8, 2, "vllm"), None),
+        ((None, "cuda", 2, 1, "transformers"), "one process"),
+        (("gptq", "cuda", 1, 2, "transformers"), "one process"),
+        ((None, "cpu", 1, 1, "transformers"), None),
+        ((None, "cuda", 4, 2, "sglang"), None),
+    ],
+)
+def test_the_table(asked: tuple[Method | None, Device, int, int, str], refused: str | None) -> None:
+    found = serving_violations(*asked)
+    assert len(found) == (refused is not None)
+    assert refused is None or refused in found[0]
+
+
+def test_a_pipeline_on_a_cpu_is_told_once() -> None:
+    found = rule_violations(context(serving={"pipeline_parallel_size": 2}), checkpoint_record("sha256:c"))
+    assert [line for line in found if "pipeline" in line] == found
+    assert len(found) == 1
+    assert "serving.pipeline_parallel_size" in found[0]
 
 
 def test_one_rank_is_refused_to_none() -> None:

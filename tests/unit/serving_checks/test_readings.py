@@ -23,6 +23,22 @@ def test_log_gives_kernel_and_distinct_unexpected_warnings():
     assert vllm_log.kernel_of("nothing") is None
 
 
+def test_what_is_said_of_many_layers_is_one_warning():
+    line = (
+        "(EngineCore pid=2) WARNING 11-21 04:32:43 [utils.py:333] Attempted to load weight"
+        " layers.{}.mlp.down_proj.scales with dtype torch.float16 into parameter with dtype torch.bfloat16\n"
+    )
+    assert vllm_log.warnings_of("".join(line.format(layer) for layer in range(30))) == [
+        "Attempted to load weight layers.0.mlp.down_proj.scales with dtype torch.float16 into parameter with dtype"
+        " torch.bfloat16 (and 29 more layers)"
+    ]
+
+
+def test_a_cast_that_bitsandbytes_tells_is_a_warning():
+    said = "MatMul8bitLt: inputs will be cast from torch.bfloat16 to float16 during quantization"
+    assert vllm_log.warnings_of(f"INFO:     ready.\n{said}\n{said}\n") == [said]
+
+
 def test_weights_are_told_by_rank():
     log = "Model loading took 1.5 GiB memory and 2.0 seconds\nModel loading took 0.5 GiB memory and 2.0 seconds"
     assert vllm_log.weights_bytes_of(log) == [round(1.5 * 2**30), 2**29]
@@ -56,7 +72,7 @@ PAGE = """\
 # HELP a_total things
 a_total{kind="x",note="say \\"hi\\", {ok}\\n"} 3.0
 a_total{kind="y"} 4
-vllm:cache_config_info{block_size="128",kv_cache_size_tokens="23296"} 1.0
+vllm:cache_config_info{kv_cache_memory_bytes="4096",kv_cache_size_tokens="23296",kv_cache_max_concurrency="45.5"} 1
 odd_value NaN
 not a sample
 """
@@ -68,11 +84,14 @@ def test_metrics_are_parsed():
     assert total(samples, "a_total") == 7.0
     assert total(samples, "missing") is None
     assert number(samples, NAMES.kv_cache_tokens) == 23296
+    assert number(samples, NAMES.kv_cache_requests) == 45.5
     assert number(samples, "a_total") == 7.0
     assert number(samples, None) is None
     assert len(samples) == 4
 
 
-@pytest.mark.parametrize("page", ["", 'vllm:cache_config_info{kv_cache_size_tokens="None"} 1'])
+@pytest.mark.parametrize(
+    "page", ["", "vllm:cache_config_info 1", 'vllm:cache_config_info{kv_cache_size_tokens="None"} 1', "other 1"]
+)
 def test_unresolved_kv_cache_is_none(page):
     assert number(parse_metrics(page), NAMES.kv_cache_tokens) is None

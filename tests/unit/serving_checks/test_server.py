@@ -111,6 +111,23 @@ def test_int8_over_two_ranks_is_refused(tmp_path):
         pass
 
 
+def test_a_pipeline_on_a_cpu_is_refused(tmp_path):
+    with (
+        pytest.raises(RequestError, match="2 pipeline stages on a CPU"),
+        serve(request(tmp_path, pipeline_parallel_size=2), tmp_path / "log"),
+    ):
+        pass
+
+
+def test_ranks_are_forked_on_a_cpu_and_never_on_a_gpu(tmp_path):
+    config = VllmServerConfig(tensor_parallel_size=2)
+    command = VllmEngine(config).fork_server("cpu", 2, tmp_path / "socket")
+    assert command is not None
+    assert "vllm.v1.executor.multiproc_executor" in command.argv
+    assert command.env["OMP_NUM_THREADS"] == "1"
+    assert VllmEngine(config).fork_server("cuda", 2, tmp_path / "socket") is None
+
+
 @pytest.mark.parametrize("content", [None, "{"])
 def test_directory_without_a_readable_config_is_refused(tmp_path, content):
     asked = request(tmp_path)
@@ -141,10 +158,11 @@ def test_cpu_ranks_are_placed_on_the_cores_there_are(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {4, 6})
     _, env = command(request(tmp_path, tensor_parallel_size=3), 1)
     assert env["VLLM_CPU_OMP_THREADS_BIND"] == "4|6|4"
-    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in env
+    assert env["OMP_NUM_THREADS"] == "1"
+    assert env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1"
 
 
 def test_cuda_command_leaves_threads_and_processes_to_the_engine(tmp_path):
     argv, env = command(request(tmp_path, dtype="bfloat16", device="cuda", tensor_parallel_size=2), 1)
-    assert option(argv, "--tensor-parallel-size") == "2"
+    assert (option(argv, "--tensor-parallel-size"), option(argv, "--pipeline-parallel-size")) == ("2", "1")
     assert not {"OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND", "VLLM_ENABLE_V1_MULTIPROCESSING"} & env.keys()

@@ -1,3 +1,4 @@
+import mmap
 import os
 import signal
 import subprocess
@@ -130,3 +131,38 @@ def test_memory_of_the_whole_tree_is_sampled(tmp_path):
     finished = run([sys.executable, "-c", outer], log_file=tmp_path / "log")
     assert finished.peak_memory_bytes is not None
     assert 150 << 20 < finished.peak_memory_bytes < 400 << 20
+
+
+SHARER = """
+import mmap, sys, time
+with open(sys.argv[1], "w+b") as file:
+    file.truncate(4096)
+    shared = mmap.mmap(file.fileno(), 4096)
+open(sys.argv[2], "w").write("1")
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def shared_file():
+    file = Path(f"/dev/shm/quantbench-test-{os.getpid()}")  # noqa: S108
+    yield file
+    file.unlink(missing_ok=True)
+
+
+def test_shared_memory_of_what_is_killed_goes_with_it(tmp_path, shared_file):
+    argv = [sys.executable, "-c", SHARER, str(shared_file), str(tmp_path / "ready")]
+    with Supervised(argv, log_file=tmp_path / "log", grace_seconds=0.2):
+        assert pid_in(tmp_path / "ready") == 1
+        assert shared_file.exists()
+    assert not shared_file.exists()
+
+
+def test_shared_memory_that_another_process_maps_stays(tmp_path, shared_file):
+    argv = [sys.executable, "-c", SHARER, str(shared_file), str(tmp_path / "ready")]
+    with Supervised(argv, log_file=tmp_path / "log", grace_seconds=0.2):
+        assert pid_in(tmp_path / "ready") == 1
+        with shared_file.open("r+b") as file:
+            ours = mmap.mmap(file.fileno(), 4096)
+    assert shared_file.exists()
+    ours.close()

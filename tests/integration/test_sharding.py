@@ -1,0 +1,139 @@
+"""Real ranks of a tiny Llama: forked, proved to be split, refused where the engine refuses, gone without a trace."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from configs.errors import StageError
+from serving_checks.checks.sharding import ShardFacts, ShardingConfig, check_sharding, shard_facts
+from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
+from serving_checks.guard import descendants_of
+from serving_checks.memory import memory_record
+from serving_checks.rank_facts import ask_ranks
+from serving_checks.server import serve
+from serving_checks.supervisor import Supervised
+from tests.tiny_llama import make_tiny_llama
+
+pytestmark = pytest.mark.engine
+
+CONFIG = VllmServerConfig(max_model_len=128, max_num_seqs=4, kv_cache_gib=0.25)
+TWO = CONFIG.model_copy(update={"tensor_parallel_size": 2})
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_llama(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Made for one rank, as a run's is; it starts servers of several all the same."""
+    folder = tmp_path_factory.mktemp("fork")
+    command = VllmEngine(CONFIG).fork_server("cpu", None, folder / "socket")
+    assert command is not None
+    with Supervised(command.argv, env=command.env, log_file=folder / "log") as child:
+        while not (folder / "socket").exists():
+            assert child.wait(0.05) is None, child.log_tail()
+        yield folder / "socket"
+
+
+@pytest.fixture
+def shared_memory() -> Callable[[], set[str]]:
+    """What has come into /dev/shm since the test began, of vLLM and Python's multiprocessing."""
+
+    def files() -> set[str]:
+        return {name for name in os.listdir("/dev/shm") if name.startswith(("psm_", "vllm_dist_"))}  # noqa: PTH208, S108
+
+    before = files()
+    return lambda: files() - before
+
+
+def served_facts(model: Path, config: VllmServerConfig, log: Path, fork_server: Path | None) -> ShardFacts:
+    with serve(ServerRequest(config, model, "float32", "cpu", None), log, fork_server=fork_server) as server:
+        assert server.forked == (fork_server is not None)
+        return shard_facts(server.endpoint, server.pid)
+
+
+def test_two_forked_ranks_are_a_model_split_and_say_what_a_plain_start_says(
+    model: Path, fork_server: Path, tmp_path: Path, shared_memory: Callable[[], set[str]]
+) -> None:
+    with serve(ServerRequest(TWO, model, "float32", "cpu", None), tmp_path / "two", fork_server=fork_server) as server:
+        two = shard_facts(server.endpoint, server.pid)
+        memory = memory_record(server, model, "cpu")
+        tree = descendants_of(server.pid)
+        assert shared_memory()
+    assert not shared_memory()
+    assert not [pid for pid in tree if Path(f"/proc/{pid}").exists()]
+    assert [rank.kernels for rank in two.ranks] == [{"onednn_mm": 9}] * 2  # two layers of four, and the output
+    assert memory.notes == []
+    assert memory.weights_bytes_by_rank is not None and len(memory.weights_bytes_by_rank) == 2
+
+    plain = served_facts(model, CONFIG, tmp_path / "one", None)
+    record = check_sharding(plain, two, ShardingConfig(tensor_parallel_size=2))
+    assert record.outcome == "pass", record.reason
+    assert record.numbers["tokens_compared"] > 12
+    assert record.numbers["largest_rank_weights_bytes"] < 0.6 * record.numbers["unsharded_weights_bytes"]
+
+    assert check_sharding(plain, two, ShardingConfig(tensor_parallel_size=3)).outcome == "fail"
+
+
+def test_other_weights_fail_the_check(model: Path, fork_server: Path, tmp_path: Path) -> None:
+    """Split as it should be, and another model."""
+    other = make_tiny_llama(tmp_path / "other", seed=1)
+    record = check_sharding(
+        served_facts(model, CONFIG, tmp_path / "one", fork_server),
+        served_facts(other, TWO, tmp_path / "two", fork_server),
+        ShardingConfig(tensor_parallel_size=2),
+    )
+    assert record.outcome == "fail"
+    assert "one says" in record.reason or "log-probabilities differ" in record.reason
+
+
+def test_a_rank_s_death_ends_the_engine_and_leaves_nothing(
+    model: Path, fork_server: Path, tmp_path: Path, shared_memory: Callable[[], set[str]]
+) -> None:
+    with serve(ServerRequest(TWO, model, "float32", "cpu", None), tmp_path / "log", fork_server=fork_server) as server:
+        ranks = ask_ranks(server.endpoint)
+        os.kill(ranks[1].pid, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while ranks[0].pid in descendants_of(server.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        with pytest.raises(StageError, match="did not tell how it is sharded"):
+            shard_facts(server.endpoint, server.pid)
+        tree = descendants_of(server.pid)
+    assert ranks[0].pid not in tree
+    assert not [pid for pid in tree if Path(f"/proc/{pid}").exists()]
+    assert not shared_memory()
+
+
+class Unchecked(VllmEngine):
+    """Starts what we refuse ourselves."""
+
+    def refusals(self, request: ServerRequest) -> list[str]:
+        """None."""
+        return []
+
+
+def test_the_engine_refuses_to_shard_bitsandbytes(model: Path, fork_server: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    quantized = AutoModelForCausalLM.from_pretrained(model, quantization_config=nf4, device_map="cpu")
+    quantized.save_pretrained(tmp_path / "nf4")
+    for file in model.glob("tokenizer*"):
+        (tmp_path / "nf4" / file.name).write_bytes(file.read_bytes())
+    with (
+        pytest.raises(StageError, match="Prequant BitsAndBytes models with tensor parallelism is not"),
+        serve(
+            ServerRequest(TWO, tmp_path / "nf4", "bfloat16", "cpu", None),
+            tmp_path / "log",
+            Unchecked(TWO),
+            fork_server,
+        ),
+    ):
+        pass

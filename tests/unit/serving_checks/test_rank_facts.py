@@ -1,0 +1,129 @@
+"""What workers say about themselves: probe, parsing, and what becomes of it."""
+
+import pytest
+
+from serving_checks import worker_probe
+from serving_checks.memory import memory_record
+from serving_checks.rank_facts import ask_ranks, kernel_name, kernel_warnings
+from serving_checks.server import RunningServer
+from tests.unit.serving_checks.test_server import request, serve_fake
+from tests.unit.serving_checks.test_sharding import rank
+
+
+class Module:
+    """As much of a torch module as the probe looks at."""
+
+    def __init__(self, **attributes: object) -> None:
+        self.__dict__.update(attributes)
+
+    def parameters(self, recurse: bool) -> object:
+        return iter([1])
+
+
+class Model(Module):
+    def modules(self) -> list[object]:
+        return list(self.__dict__.values())
+
+
+class AutoGPTQLinearMethod:
+    def __init__(self) -> None:
+        self.kernel = CPUWNA16LinearKernel()
+
+
+class CPUWNA16LinearKernel:
+    pass
+
+
+class UnquantizedLinearMethod:
+    pass
+
+
+class BitsAndBytesLinearMethod:
+    def __init__(self, load_in_8bit: bool) -> None:
+        self.quant_config = Module(load_in_8bit=load_in_8bit)
+
+
+class VocabParallelEmbedding(Module):
+    pass
+
+
+def test_the_probe_names_what_multiplies() -> None:
+    ops = Module()
+    dense = UnquantizedLinearMethod()
+    model = Model(
+        onednn=Module(quant_method=dense, cpu_linear=lambda x, weight, bias: ops.onednn_mm(weight, x, bias)),
+        fallback=Module(quant_method=dense, cpu_linear=lambda x, weight, bias: ops.nn.functional.linear(x, weight)),
+        gpu=Module(quant_method=dense),
+        gptq=Module(quant_method=AutoGPTQLinearMethod()),
+        nf4=Module(quant_method=BitsAndBytesLinearMethod(load_in_8bit=False)),
+        int8=Module(quant_method=BitsAndBytesLinearMethod(load_in_8bit=True)),
+        embedding=VocabParallelEmbedding(quant_method=dense, cpu_linear=lambda x: ops.onednn_mm(x, x)),
+        norm=Module(),
+    )
+    assert list(worker_probe.kernels(model)) == [
+        "onednn_mm",
+        "linear",
+        "UnquantizedLinearMethod",
+        "CPUWNA16LinearKernel",
+        "bitsandbytes.matmul_4bit",
+        "bitsandbytes.matmul",
+    ]
+
+
+def test_kernels_are_counted_a_rank_and_the_most_used_is_first() -> None:
+    one, other = (
+        rank(number, {"w": 1}).model_copy(update={"kernels": {"onednn_mm": 1, "CPUWNA16LinearKernel": 120}})
+        for number in (0, 1)
+    )
+    assert kernel_name([one, other]) == "CPUWNA16LinearKernel (120), onednn_mm (1)"
+    assert kernel_warnings([one, other]) == []
+    assert kernel_name([one.model_copy(update={"kernels": {}})]) is None
+
+
+def test_fallbacks_and_unequal_ranks_are_told() -> None:
+    one = rank(0, {"w": 1})
+    slow = rank(1, {"w": 1}).model_copy(update={"kernels": {"linear": 3}})
+    assert [line.split(":")[0] for line in kernel_warnings([one, slow])] == [
+        "linear",
+        "ranks multiply with different kernels",
+    ]
+
+
+def test_the_record_holds_what_the_engine_says(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(RunningServer, "peak_memory_bytes", lambda self: 5000)
+    with serve_fake("ok", request(tmp_path), tmp_path / "log") as server:
+        facts = server.facts
+        memory = memory_record(server, tmp_path, "cpu")
+    assert (facts.dtype, facts.tensor_parallel_size, facts.eager) == ("float32", 2, True)
+    assert (facts.prefix_caching, facts.max_num_seqs, facts.kernel) == (True, 32, "nothing (1)")
+    assert memory.weights_bytes_by_rank == [1000, 1000]
+    assert (memory.kv_cache_bytes, memory.kv_cache_tokens, memory.kv_cache_requests) == (1 << 20, 4096, 2.0)
+    assert memory.peak_process_bytes == 5000
+    assert memory.notes == []
+
+
+def test_what_cannot_be_read_is_null_with_a_reason(tmp_path, monkeypatch) -> None:
+    """The server is gone and was never sampled: nothing is made up, and everything is accounted for."""
+    monkeypatch.setattr(RunningServer, "peak_memory_bytes", lambda self: None)
+    with serve_fake("ok", request(tmp_path), tmp_path / "log") as server:
+        pass
+    facts, memory = server.facts, memory_record(server, tmp_path, "cpu")
+    assert (facts.dtype, facts.eager, facts.prefix_caching, facts.max_num_seqs, facts.kernel) == (None,) * 5
+    assert "did not tell how they compute" in facts.warnings[-1]
+    assert memory.weights_bytes_by_rank is memory.kv_cache_bytes is memory.kv_cache_tokens is None
+    assert memory.kv_cache_requests is memory.peak_process_bytes is None
+    assert [note.split(":")[0] for note in memory.notes] == ["resident weights", "KV cache", "peak"]
+
+
+def test_the_log_serves_for_weights_where_workers_are_silent(tmp_path) -> None:
+    with serve_fake("ok", request(tmp_path), tmp_path / "log") as server:
+        pass
+    (tmp_path / "log").write_text("INFO Model loading took 1.5 GiB memory and 2.0 seconds\n")
+    assert memory_record(server, tmp_path, "cpu").weights_bytes_by_rank == [3 * 2**29]
+
+
+@pytest.mark.parametrize("answer", [{}, {"results": []}, {"results": ["1000"]}, [], {"results": [{"rank": 0}]}])
+def test_an_answer_of_another_kind_is_refused(monkeypatch, answer, tmp_path) -> None:
+    monkeypatch.setattr("serving_checks.rank_facts.post_json", lambda *_: answer)
+    with serve_fake("ok", request(tmp_path), tmp_path / "log") as server, pytest.raises(ValueError):
+        ask_ranks(server.endpoint)
