@@ -9,6 +9,7 @@ from configs.base import StrictModel
 from pipelines.report.rows import Row
 from pipelines.run_config import TrackingConfig
 from pipelines.run_record import RunRecord
+from pipelines.serving_metrics import check_tags, doubt_tags, serving_metrics
 from registry.contracts import MeasurementRecord, StageJob, StageResult
 from registry.mlflow_backend import MlflowBackend, RunWriter
 from registry.stage_process import StageClock, main
@@ -80,9 +81,13 @@ def _record_row(backend: MlflowBackend, parent: RunWriter, row: Row, model: str,
         tags["quantbench.verdict"] = row.verdict
     for kept in row.retention.categories if row.retention else []:
         tags[f"gate.{kept.category}"] = kept.verdict
+    if row.serving:
+        tags |= check_tags(row.serving)
     if row.failure:
         tags["quantbench.failure"] = row.failure[:5000]
-    with backend.run(row.name, tags, parent_run_id=parent.run_id) as child:
+    # Of one measurement, so they stay off the registered version, which a later one may belong to as well.
+    doubts = doubt_tags(row.serving) if row.serving else {}
+    with backend.run(row.name, tags | doubts, parent_run_id=parent.run_id) as child:
         if row.measurement:
             _record_measurement(child, row.measurement, row)
         if row.artifact:
@@ -114,26 +119,19 @@ def _record_measurement(child: RunWriter, measurement: MeasurementRecord, row: R
             "serving.engine": f"{serving.engine} {serving.engine_version}",
             "serving.kernel": serving.quantization_kernel,
             "serving.tensor_parallel_size": serving.tensor_parallel_size,
+            "serving.eager": serving.eager,
+            "serving.prefix_caching": serving.prefix_caching,
+            "serving.max_num_seqs": serving.max_num_seqs,
+            "serving.threads": serving.threads,
         }
     )
-    metrics: dict[str, float | int | None] = {
-        "artifact_bytes": serving.memory.artifact_bytes,
-        "resident_weights_bytes": serving.memory.resident_weights_bytes,
-        "kv_cache_tokens": serving.memory.kv_cache_tokens,
-        "peak_process_bytes": serving.memory.peak_process_bytes,
-        "start_seconds": serving.start_seconds,
-    }
+    metrics = serving_metrics(serving)
     for score in evaluation.categories:
         metrics[f"{score.category}.{score.metric}"] = score.value
         metrics[f"{score.category}.{score.metric}_stderr"] = score.stderr
     for kept in row.retention.categories if row.retention else []:
         metrics[f"{kept.category}.retention"] = kept.retention
         metrics[f"{kept.category}.retention_stderr"] = kept.retention_stderr
-    for point in serving.load_points:
-        prefix = f"load.concurrency_{point.concurrency}"
-        metrics[f"{prefix}.output_tokens_per_second"] = point.output_tokens_per_second
-        metrics[f"{prefix}.ttft_p50_seconds"] = point.ttft.p50_seconds
-        metrics[f"{prefix}.tpot_p50_seconds"] = point.tpot.p50_seconds
     child.metrics(metrics)
 
 
