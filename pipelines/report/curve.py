@@ -149,8 +149,20 @@ def _limit(panel: _Panel) -> list[Markup]:
     if panel.limit_ms is None:
         return []
     y = panel.y_of(panel.limit_ms / 1000)
-    told = f"SLO {significant(panel.limit_ms)} ms"
-    return [line("slo", _LEFT, y, _WIDTH - _RIGHT, y), label("slo end", _WIDTH - _RIGHT - 2, y - 4, told)]
+    return [line("slo", _LEFT, y, _WIDTH - _RIGHT, y)]
+
+
+def _limit_place(panel: _Panel, taken: list[Box]) -> tuple[Box, Markup] | None:
+    """Label of the SLO's line at one of its ends, above or below, where it covers least."""
+    if panel.limit_ms is None:
+        return None
+    y, told = panel.y_of(panel.limit_ms / 1000), f"SLO {significant(panel.limit_ms)} ms"
+    width, right = CHARACTER_WIDTH * len(told), _WIDTH - _RIGHT - 2
+    places = [
+        (Box(left, top, left + width, top + 14), left) for left in (_LEFT + 6, right - width) for top in (y - 17, y + 2)
+    ]
+    box, left = min(places, key=lambda place: sum(place[0].overlaps(other) for other in taken))
+    return box, label("slo", left, box.top + 12, told)
 
 
 def _lines(panel: _Panel) -> list[Markup]:
@@ -246,6 +258,9 @@ def _labels(panel: _Panel) -> list[Markup]:
     wanted += [(one, f"tick {one.series}", short_load(one.point)) for one in panel.drawn]
     lines = _along_lines(panel)
     parts = []
+    if limit := _limit_place(panel, taken + lines):
+        taken.append(limit[0])
+        parts.append(limit[1])
     for one, kind, text in wanted:
         place = place_beside(*_place(panel, one), CHARACTER_WIDTH * len(text), 13, taken, area, lines)
         if place.free:

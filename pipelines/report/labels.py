@@ -47,6 +47,6 @@ def place_beside(
             free = not any(box.overlaps(other) for other in taken)
             places.append(Place("end" if left else "start", box.right if left else box.left, box, free))
     inside = [place for place in places if place.box.left >= area.left and place.box.right <= area.right]
-    free = [place for place in inside if place.free]
-    clear = (place for place in free if not any(place.box.overlaps(other) for other in avoided))
-    return next(clear, (free or inside or places)[0])
+    uncovered = [place for place in inside if place.free]
+    clear = (place for place in uncovered if not any(place.box.overlaps(other) for other in avoided))
+    return next(clear, (uncovered or inside or places)[0])

@@ -82,7 +82,17 @@ def conditions(rows: list[Row]) -> Conditions:
 
 def conditions_text(serving: ServingRecord) -> str:
     """All of a model's conditions in one line."""
-    return ", ".join(f"{title} {value}" for title, value in _facts(serving).items() if value is not None)
+    return " · ".join(f"{title} {value}" for title, value in _facts(serving).items() if value is not None)
+
+
+def not_run(rows: list[Row]) -> list[tuple[str, str, list[str]]]:
+    """Check, reason and models of all checks that were not run, a line for each reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for check in row.serving.checks if row.serving else []:
+            if check.outcome == "not_run":
+                found.setdefault((check.check, check.reason), []).append(row.name)
+    return [(check, reason, names) for (check, reason), names in found.items()]
 
 
 def _facts(serving: ServingRecord) -> dict[str, str | None]:
@@ -92,7 +102,7 @@ def _facts(serving: ServingRecord) -> dict[str, str | None]:
         "engine": f"{serving.engine} {serving.engine_version}",
         "dtype": serving.dtype,
         "kernel": serving.quantization_kernel,
-        "graphs": "none, eager" if serving.eager else "compiled",
+        "graphs": None if serving.eager is None else "none, eager" if serving.eager else "compiled",
         "prefix caching": caching,
         "most sequences at once": None if serving.max_num_seqs is None else str(serving.max_num_seqs),
         "tensor-parallel ranks": str(serving.tensor_parallel_size),

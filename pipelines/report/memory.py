@@ -1,151 +1,41 @@
-"""The memory split: four numbers a model that must not be mixed, and what freed weights give the KV cache. Pure."""
+"""What the bytes that quantization frees are worth: room for tokens."""
 
-from collections.abc import Callable
-
-from pipelines.report.rows import Row
-from pipelines.report.svg import series
-from pipelines.report.table import UNKNOWN, mebibytes
-from registry.contracts import MemoryRecord
-from registry.contracts.base import Record
+from registry.contracts.serving import MemoryRecord
 
 
-class MemoryCell(Record):
-    """One of the four numbers, with a bar."""
+def more_tokens(baseline: MemoryRecord, artifact: MemoryRecord) -> int | None:
+    """How many more tokens of KV cache fit the same memory when the artifact stands in the baseline's place.
 
-    text: str = UNKNOWN
-    second: str | None = None
-    tooltip: str | None = None
-    parts: list[float] = []
-    """Lengths of the bar's parts, one a rank where ranks differ, as shares of the column's largest value."""
+    Computed, not measured: the freed weight bytes of all ranks over what a token takes on all ranks, which is each
+    rank's KV budget times the ranks over the tokens that fit it. Below zero where the artifact's weights are larger.
 
+    Args:
+        baseline, artifact: Of servers with equally many ranks.
 
-class MemoryLine(Record):
-    """One model's four numbers, in the order of `MEMORY_COLUMNS`, and what its freed weights would hold."""
-
-    name: str
-    series: str
-    """CSS class of the model's colour."""
-    cells: list[MemoryCell]
-    gain: MemoryCell
-
-
-_Parts = Callable[[MemoryRecord], list[float]]
-
-MEMORY_COLUMNS: dict[str, tuple[str, _Parts]] = {
-    "on disk": ("safetensors", lambda memory: [memory.artifact_bytes]),
-    "resident weights": ("what the engine holds, all ranks", lambda memory: list(memory.weights_bytes_by_rank or [])),
-    "KV cache": ("tokens that fit the budget", lambda memory: _known(memory.kv_cache_tokens)),
-    "peak": ("of the server's process tree", lambda memory: _known(memory.peak_process_bytes)),
-}
-"""Title -> what it is, and the parts of its bar."""
-
-
-def memory_lines(rows: list[Row]) -> list[MemoryLine]:
-    """A line for each model that was measured."""
-    measured = [(row, row.serving.memory) for row in rows if row.serving]
-    base = rows[0].serving.memory if rows[0].serving else None
-    largest = {title: max([sum(of(memory)) for _, memory in measured], default=0) for title, (_, of) in _columns()}
-    return [
-        MemoryLine(
-            name=row.name,
-            series=series(rows.index(row)),
-            cells=[
-                _cell(title, of(memory), memory, base if row is not rows[0] else None, largest[title])
-                for title, (_, of) in _columns()
-            ],
-            gain=_gain(memory, base) if row is not rows[0] else MemoryCell(tooltip="this is what the others free"),
-        )
-        for row, memory in measured
-    ]
-
-
-def budgets_differ(rows: list[Row]) -> bool:
-    """Whether models were given unequal KV-cache budgets, so that their capacities do not compare."""
-    return len({row.serving.memory.kv_cache_bytes for row in rows if row.serving}) > 1
-
-
-def more_tokens(memory: MemoryRecord, baseline: MemoryRecord) -> int | None:
-    """Tokens of KV cache that the memory freed by smaller weights holds; below 0 where the weights grew.
-
-    Freed bytes of the fullest rank / bytes a token takes in a rank's KV cache, as the model is served. Computed, not
-    measured: a server with that larger budget was not started.
+    Returns:
+        None where one of the numbers could not be read, or the ranks differ.
     """
-    if not memory.weights_bytes_by_rank or not baseline.weights_bytes_by_rank:
+    cost = _bytes_per_token(artifact)
+    before, after = baseline.weights_bytes_by_rank, artifact.weights_bytes_by_rank
+    if cost is None or not before or not after or len(before) != len(after):
         return None
-    if len(memory.weights_bytes_by_rank) != len(baseline.weights_bytes_by_rank):
+    return int((sum(before) - sum(after)) / cost)
+
+
+def more_tokens_sentence(baseline: MemoryRecord, artifact: MemoryRecord) -> str | None:
+    """The same as a sentence that says where the number is from; None as above."""
+    tokens, cost = more_tokens(baseline, artifact), _bytes_per_token(artifact)
+    freed = (baseline.resident_weights_bytes or 0) - (artifact.resident_weights_bytes or 0)
+    if tokens is None or cost is None:
         return None
-    if not memory.kv_cache_bytes or not memory.kv_cache_tokens:
-        return None
-    freed = max(baseline.weights_bytes_by_rank) - max(memory.weights_bytes_by_rank)
-    return int(freed * memory.kv_cache_tokens / memory.kv_cache_bytes)
-
-
-def more_tokens_text(memory: MemoryRecord, baseline: MemoryRecord) -> str | None:
-    """`on the same memory, 9,210 more tokens of KV cache (computed)`"""
-    tokens = more_tokens(memory, baseline)
-    if tokens is None:
-        return None
-    return f"on the same memory, {abs(tokens):,} {'more' if tokens >= 0 else 'fewer'} tokens of KV cache (computed)"
-
-
-def room_gained(rows: list[Row]) -> list[tuple[str, str]]:
-    """Artifact and the sentence about its KV cache, where there are the numbers for it."""
-    base, *artifacts = rows
-    if base.serving is None:
-        return []
-    texts = [(row.name, more_tokens_text(row.serving.memory, base.serving.memory)) for row in artifacts if row.serving]
-    return [(name, text) for name, text in texts if text]
-
-
-def _columns() -> list[tuple[str, tuple[str, _Parts]]]:
-    return list(MEMORY_COLUMNS.items())
-
-
-def _known(value: float | None) -> list[float]:
-    return [] if value is None else [value]
-
-
-def _cell(
-    title: str, parts: list[float], memory: MemoryRecord, base: MemoryRecord | None, largest: float
-) -> MemoryCell:
-    if not parts:
-        return MemoryCell(tooltip="; ".join(memory.notes) or "the engine did not say, and nobody noted why")
-    total = sum(parts)
-    before = sum(MEMORY_COLUMNS[title][1](base)) if base else 0
-    told = [f"{total / before:.2f}×"] if before else []
-    tooltip = None
-    if title == "KV cache":
-        told += _capacity(memory)
-    elif len(parts) > 1:
-        told.append(f"{len(parts)} ranks")
-        tooltip = "; ".join(f"rank {rank}: {mebibytes(part)} MiB" for rank, part in enumerate(parts))
-    return MemoryCell(
-        text=f"{total:,.0f} tokens" if title == "KV cache" else f"{mebibytes(total)} MiB",
-        second=", ".join(told) or None,
-        tooltip=tooltip,
-        parts=[part / largest for part in parts] if largest > 0 else [],
+    verb, kind = ("frees", "more") if freed >= 0 else ("takes", "fewer")
+    return (
+        f"the same memory holds {abs(tokens):,} {kind} tokens of KV cache"
+        f" (computed: the artifact {verb} {abs(freed) / 2**20:,.1f} MiB of weights, a token takes {cost:,.0f} bytes)"
     )
 
 
-def _capacity(memory: MemoryRecord) -> list[str]:
-    told = []
-    if memory.kv_cache_requests is not None:
-        told.append(f"{memory.kv_cache_requests:,.1f} requests of full context")
-    if memory.kv_cache_bytes is not None:
-        told.append(f"in {mebibytes(memory.kv_cache_bytes)} MiB{_of_each_rank(memory)}")
-    return told
-
-
-def _of_each_rank(memory: MemoryRecord) -> str:
-    return " of each rank" if len(memory.weights_bytes_by_rank or []) > 1 else ""
-
-
-def _gain(memory: MemoryRecord, base: MemoryRecord | None) -> MemoryCell:
-    tokens = more_tokens(memory, base) if base else None
-    if tokens is None or not memory.kv_cache_tokens:
-        return MemoryCell(
-            tooltip="needs the resident weights of baseline and artifact on equally many ranks, and the KV cache's"
-            " budget and tokens"
-        )
-    share = 100 * tokens / memory.kv_cache_tokens
-    return MemoryCell(text=f"{tokens:+,} tokens".replace("-", "−"), second=f"{share:+.0f} %".replace("-", "−"))
+def _bytes_per_token(record: MemoryRecord) -> float | None:
+    if not record.kv_cache_bytes or not record.kv_cache_tokens or not record.weights_bytes_by_rank:
+        return None
+    return record.kv_cache_bytes * len(record.weights_bytes_by_rank) / record.kv_cache_tokens

@@ -16,12 +16,13 @@ from pipelines.report.load import (
     doubt,
     load_text,
     milliseconds,
+    not_run,
     prompt_mixes,
     significant,
     slo_of,
     slo_text,
 )
-from pipelines.report.memory import MEMORY_COLUMNS, budgets_differ, memory_lines, room_gained
+from pipelines.report.memory_split import MEMORY_COLUMNS, budgets_differ, memory_lines, room_gained
 from pipelines.report.plot import quality_speed_plot
 from pipelines.report.rows import Row
 from pipelines.report.summary import failed, names, reused_text, sentences, timed_stages
@@ -120,6 +121,7 @@ def _serving(rows: list[Row]) -> dict[str, Any]:
         "memory_lines": memory_lines(rows),
         "budgets_differ": budgets_differ(rows),
         "room": room_gained(rows),
+        "not_run": not_run(rows),
         "outcome_tones": OUTCOME_TONES,
     }
 

@@ -38,7 +38,7 @@ def points_of(rows: list[Row]) -> list[Point]:
     for index, row in enumerate(rows):
         speed = row.tokens_per_second(levels[-1]) if levels else None
         lowest = lowest_category(row)
-        if speed is None or (index and lowest is None):
+        if speed is None or not math.isfinite(speed) or (index and lowest is None):
             continue
         if lowest is None or lowest.retention is None:
             points.append(Point(row.name, "", speed, 1.0, 0.0, series(index)))

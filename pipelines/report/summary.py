@@ -2,7 +2,7 @@
 
 from pipelines.events import ENGINE_PARTS, PartKind, StageOutcome
 from pipelines.report.load import concurrencies
-from pipelines.report.memory import more_tokens_text
+from pipelines.report.memory import more_tokens
 from pipelines.report.rows import Row
 from pipelines.report.table import VERDICT_TONES, Tone, better_than_plausible, check_text, with_stderr
 from pipelines.run_record import RunRecord
@@ -76,8 +76,7 @@ def _sentence(row: Row, baseline: Row, levels: list[int]) -> Sentence:
         text += f"; lowest category {lowest.category}, keeps {kept}"
     gained = _gained(row, baseline, levels)
     text += f"; has {' and '.join(gained)}" if gained else ""
-    room = more_tokens_text(row.serving.memory, baseline.serving.memory) if row.serving and baseline.serving else None
-    text = "; ".join([text, *([room] if room else []), *failing])
+    text = "; ".join([text, *_room(row, baseline), *failing])
     tone = VERDICT_TONES[row.retention.verdict]
     if failing:
         tone = "bad"
@@ -93,6 +92,15 @@ def _gained(row: Row, baseline: Row, levels: list[int]) -> list[str]:
         if speed and base:
             told.append(f"{speed / base:.2f} of its output tokens/s with {levels[-1]} requests at a time")
     return told
+
+
+def _room(row: Row, baseline: Row) -> list[str]:
+    """What the freed weights would hold, at most one text."""
+    tokens = more_tokens(baseline.serving.memory, row.serving.memory) if row.serving and baseline.serving else None
+    if tokens is None:
+        return []
+    kind = "more" if tokens >= 0 else "fewer"
+    return [f"on the same memory, {abs(tokens):,} {kind} tokens of KV cache (computed)"]
 
 
 def failed(record: RunRecord) -> list[tuple[str, Failure]]:

@@ -11,7 +11,7 @@ from pipelines.report.table import printable
 Scale = Callable[[float], float]
 """A value's place in pixels."""
 
-_LOGARITHMIC_FROM = 20.0
+_LOGARITHMIC_FROM = 8.0
 """Values this many times apart are drawn on a logarithmic axis: on a linear one the small would be one heap."""
 
 

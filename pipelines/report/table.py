@@ -281,7 +281,7 @@ def _conditioned(cell: Cell, row: Row, point: LoadPoint | None) -> Cell:
 
 def _checks() -> _ColumnAndCells:
     hint = "Proofs of batching, sharding and fairness that the server passed, of those that could be run."
-    return Column(title="checks", unit="passed", hint=hint, group="cost"), _checks_cell
+    return Column(title="checks", hint=hint, group="cost"), _checks_cell
 
 
 def _checks_cell(row: Row) -> Cell:
@@ -306,7 +306,8 @@ def check_text(check: CheckRecord) -> str:
 
 
 def _start_cell(row: Row) -> Cell:
-    return Cell(text=f"{row.measurement.serving.start_seconds:.0f}") if row.measurement else Cell()
+    seconds = row.measurement.serving.start_seconds if row.measurement else None
+    return Cell() if seconds is None else Cell(text=f"{seconds:.0f}")
 
 
 def _compared(value: float | None, base: float | None, text_of: Callable[[float], str], is_baseline: bool) -> Cell:
