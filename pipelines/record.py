@@ -9,7 +9,8 @@ from configs.base import StrictModel
 from pipelines.report.rows import Row
 from pipelines.run_config import TrackingConfig
 from pipelines.run_record import RunRecord
-from registry.contracts import LoadPoint, MeasurementRecord, StageJob, StageResult
+from pipelines.serving_metrics import check_tags, doubt_tags, serving_metrics
+from registry.contracts import MeasurementRecord, StageJob, StageResult
 from registry.mlflow_backend import MlflowBackend, RunWriter
 from registry.stage_process import StageClock, main
 from registry.store import Store
@@ -80,9 +81,13 @@ def _record_row(backend: MlflowBackend, parent: RunWriter, row: Row, model: str,
         tags["quantbench.verdict"] = row.verdict
     for kept in row.retention.categories if row.retention else []:
         tags[f"gate.{kept.category}"] = kept.verdict
+    if row.serving:
+        tags |= check_tags(row.serving)
     if row.failure:
         tags["quantbench.failure"] = row.failure[:5000]
-    with backend.run(row.name, tags, parent_run_id=parent.run_id) as child:
+    # Of one measurement, so they stay off the registered version, which a later one may belong to as well.
+    doubts = doubt_tags(row.serving) if row.serving else {}
+    with backend.run(row.name, tags | doubts, parent_run_id=parent.run_id) as child:
         if row.measurement:
             _record_measurement(child, row.measurement, row)
         if row.artifact:
@@ -114,15 +119,13 @@ def _record_measurement(child: RunWriter, measurement: MeasurementRecord, row: R
             "serving.engine": f"{serving.engine} {serving.engine_version}",
             "serving.kernel": serving.quantization_kernel,
             "serving.tensor_parallel_size": serving.tensor_parallel_size,
+            "serving.eager": serving.eager,
+            "serving.prefix_caching": serving.prefix_caching,
+            "serving.max_num_seqs": serving.max_num_seqs,
+            "serving.threads": serving.threads,
         }
     )
-    metrics: dict[str, float | int | None] = {
-        "artifact_bytes": serving.memory.artifact_bytes,
-        "resident_weights_bytes": serving.memory.resident_weights_bytes,
-        "kv_cache_tokens": serving.memory.kv_cache_tokens,
-        "peak_process_bytes": serving.memory.peak_process_bytes,
-        "start_seconds": serving.start_seconds,
-    }
+    metrics = serving_metrics(serving)
     for score in evaluation.categories:
         metrics[f"{score.category}.{score.metric}"] = score.value
         metrics[f"{score.category}.{score.metric}_stderr"] = score.stderr
@@ -130,23 +133,7 @@ def _record_measurement(child: RunWriter, measurement: MeasurementRecord, row: R
         if not kept.baseline_guesses:
             metrics[f"{kept.category}.retention"] = kept.retention
             metrics[f"{kept.category}.retention_stderr"] = kept.retention_stderr
-    for point in serving.load_points:
-        prefix = _load_prefix(point)
-        metrics[f"{prefix}.output_tokens_per_second"] = point.output_tokens_per_second
-        metrics[f"{prefix}.good_requests_per_second"] = point.good_requests_per_second
-        metrics[f"{prefix}.failed_requests"] = point.failed
-        for name, times in (("ttft", point.ttft), ("tpot", point.tpot), ("e2e", point.e2e)):
-            metrics[f"{prefix}.{name}_p50_seconds"] = times.p50_seconds
-            metrics[f"{prefix}.{name}_p99_seconds"] = times.p99_seconds
-    if serving.rate_search:
-        metrics["load.highest_good_requests_per_second"] = serving.rate_search.highest_good_requests_per_second
     child.metrics(metrics)
-
-
-def _load_prefix(point: LoadPoint) -> str:
-    """`load.concurrent_8.short` or `load.poisson_2.5.mixed`."""
-    level = point.concurrency if point.concurrency is not None else f"{point.requests_per_second_offered:.4g}"
-    return f"load.{point.profile}_{level}.{point.prompts}"
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _LONGEST_PARAM = 6000
+_MOST_METRICS = 1000
+"""MLflow takes no more in one batch."""
 
 
 class MlflowBackend:
@@ -105,12 +107,14 @@ class RunWriter:
         )
 
     def metrics(self, values: Mapping[str, float | int | None]) -> None:
-        """Log metrics in one batch; what is not known is left out. Units stand in the names."""
+        """Log metrics; what is not known is left out. Units stand in the names."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         known = {key: float(value) for key, value in values.items() if value is not None}
-        self._client.log_batch(self.run_id, metrics=[Metric(key, value, now, 0) for key, value in known.items()])
+        metrics = [Metric(key, value, now, 0) for key, value in known.items()]
+        for start in range(0, len(metrics), _MOST_METRICS):
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + _MOST_METRICS])
 
     def dataset(self, name: str, digest: str, context: str, source: str) -> None:
         """Log a data set as an input by name and digest, without its rows."""

@@ -5,6 +5,7 @@ from registry.contracts import (
     ArtifactRecord,
     CategoryScore,
     CheckpointRecord,
+    CheckRecord,
     EvaluationRecord,
     InspectionCheck,
     InspectionRecord,
@@ -115,6 +116,25 @@ def load_point(concurrency: int, output_tokens_per_second: float) -> LoadPoint:
         requests_waiting_peak=0,
         saturated=False,
     )
+
+
+def poisson_point(rate: float, output_tokens_per_second: float) -> LoadPoint:
+    """The same requests, arriving at a rate in requests per second."""
+    open_loop = {"profile": "poisson", "concurrency": None, "requests_per_second_offered": rate}
+    return load_point(1, output_tokens_per_second).model_copy(
+        update=open_loop | {"good_requests_per_second": rate, "requests_running_peak": 3, "requests_waiting_peak": 1}
+    )
+
+
+def check_record(check: str, outcome: str = "pass") -> CheckRecord:
+    """A check with a reason and numbers like those of a real one."""
+    if outcome == "not_run":
+        return CheckRecord(check=check, outcome=outcome, reason="One rank holds all weights: nothing is sharded.")
+    reason = f"Up to 16 requests ran at once and 9 waited; {check} holds."
+    if outcome == "fail":
+        reason = f"Never more than 1 request ran at once; {check} does not hold."
+    numbers = {"throughput_ratio_16_to_1": 6.25, "requests_running_peak": 16.0, "ttft_p99_seconds_alone": 0.0123}
+    return CheckRecord(check=check, outcome=outcome, reason=reason, numbers=numbers)
 
 
 def percentiles(median: float, highest: float) -> Percentiles:

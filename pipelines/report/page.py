@@ -7,12 +7,29 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evals.suite import Suite
+from pipelines.report.curve import latency_curves, undrawn
 from pipelines.report.forest import forest_plot
 from pipelines.report.judged import drop_text, judged
+from pipelines.report.load import (
+    conditions,
+    conditions_text,
+    doubt,
+    load_text,
+    milliseconds,
+    not_run,
+    prompt_mixes,
+    significant,
+    slo_of,
+    slo_text,
+)
+from pipelines.report.memory_split import MEMORY_COLUMNS, budgets_differ, memory_lines, room_gained
 from pipelines.report.plot import quality_speed_plot
+from pipelines.report.rows import Row
 from pipelines.report.summary import failed, names, reused_text, sentences, timed_stages
+from pipelines.report.svg import series
 from pipelines.report.table import (
     AT_GUESSING,
+    OUTCOME_TONES,
     UNKNOWN,
     VERDICT_TONES,
     build_table,
@@ -55,7 +72,8 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
         "mib": mebibytes,
         "digest": _short_digest,
         "picked": _picked,
-        "milliseconds": _milliseconds,
+        "milliseconds": milliseconds,
+        "significant": significant,
         "known": _known,
     }
     stages = timed_stages(record)
@@ -85,7 +103,30 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
         unknown=UNKNOWN,
         tone_of=tone_of,
         with_stderr=with_stderr,
+        series=series,
+        **_serving(record.rows),
     )
+
+
+def _serving(rows: list[Row]) -> dict[str, Any]:
+    """What the parts on speed, memory and checks are made of."""
+    return {
+        "curves": [(prompts, latency_curves(rows, prompts), undrawn(rows, prompts)) for prompts in prompt_mixes(rows)],
+        "slo": slo_of(rows),
+        "slo_text": slo_text,
+        "conditions": conditions(rows),
+        "conditions_text": conditions_text,
+        "doubt": doubt,
+        "load_text": load_text,
+        "milliseconds": milliseconds,
+        "significant": significant,
+        "memory_columns": MEMORY_COLUMNS,
+        "memory_lines": memory_lines(rows),
+        "budgets_differ": budgets_differ(rows),
+        "room": room_gained(rows),
+        "not_run": not_run(rows),
+        "outcome_tones": OUTCOME_TONES,
+    }
 
 
 def _finalized(value: Any) -> Any:
@@ -125,7 +166,3 @@ def _picked(indices: list[int], values: list[Any]) -> list[Any]:
 
 def _short_digest(digest: str | None) -> str:
     return digest.removeprefix("sha256:")[:12] if digest else "none"
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.0f}"

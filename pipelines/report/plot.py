@@ -8,16 +8,15 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from pipelines.report.labels import CHARACTER_WIDTH, Box, place_beside
+from pipelines.report.load import concurrencies
 from pipelines.report.rows import Row
 from pipelines.report.summary import lowest_category
-from pipelines.report.svg import Scale, cut, label, line, ticks
-from pipelines.report.table import concurrencies
+from pipelines.report.svg import Scale, cut, label, line, series, ticks
 
 _WIDTH, _HEIGHT = 760, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 16, 52
 _LINE_HEIGHT = 15
-_CHARACTER_WIDTH = 6.6
-"""Of the 12 px font, for keeping labels apart."""
 
 
 class Point(NamedTuple):
@@ -28,18 +27,8 @@ class Point(NamedTuple):
     x: float
     y: float
     stderr: float
-    is_baseline: bool
-
-
-class _Box(NamedTuple):
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def overlaps(self, other: "_Box") -> bool:
-        apart = self.right < other.left or other.right < self.left
-        return not (apart or self.bottom < other.top or other.bottom < self.top)
+    series: str
+    """CSS class of its colour."""
 
 
 def points_of(rows: list[Row]) -> list[Point]:
@@ -49,14 +38,13 @@ def points_of(rows: list[Row]) -> list[Point]:
     for index, row in enumerate(rows):
         speed = row.tokens_per_second(levels[-1]) if levels else None
         lowest = lowest_category(row)
-        if speed is None or (index and lowest is None):
+        if speed is None or not math.isfinite(speed) or (index and lowest is None):
             continue
         if lowest is None or lowest.retention is None:
-            points.append(Point(row.name, "", speed, 1.0, 0.0, True))
+            points.append(Point(row.name, "", speed, 1.0, 0.0, series(index)))
         else:
-            points.append(
-                Point(row.name, lowest.category, speed, lowest.retention, lowest.retention_stderr or 0, False)
-            )
+            stderr = lowest.retention_stderr or 0
+            points.append(Point(row.name, lowest.category, speed, lowest.retention, stderr, series(index)))
     return points
 
 
@@ -120,10 +108,10 @@ def _marks(points: list[Point], x_of: Scale, y_of: Scale) -> list[Markup]:
         x, y = x_of(point.x), y_of(point.y)
         if point.stderr:
             low, high = y_of(point.y - point.stderr), y_of(point.y + point.stderr)
-            parts += [line("error", x, low, x, high)]
-            parts += [line("error", x - 4, end, x + 4, end) for end in (low, high)]
-        kind = "baseline" if point.is_baseline else "model"
-        parts.append(Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(kind, x, y))
+            kind = f"error {point.series}"
+            parts += [line(kind, x, low, x, high)]
+            parts += [line(kind, x - 4, end, x + 4, end) for end in (low, high)]
+        parts.append(Markup('<circle class="model {}" cx="{:.1f}" cy="{:.1f}" r="5"/>').format(point.series, x, y))
     return parts
 
 
@@ -132,29 +120,16 @@ def _labels(points: list[Point], x_of: Scale, y_of: Scale) -> list[Markup]:
     taken = []
     for point in points:
         x = x_of(point.x)
-        taken.append(_Box(x - 5, y_of(point.y + point.stderr) - 3, x + 5, y_of(point.y - point.stderr) + 3))
+        taken.append(Box(x - 5, y_of(point.y + point.stderr) - 3, x + 5, y_of(point.y - point.stderr) + 3))
+    area = Box(_LEFT, _TOP, _WIDTH - 4, _HEIGHT - _BOTTOM)
     parts = []
     for point in points:
         text = cut(point.name, 24)
-        width = _CHARACTER_WIDTH * max(len(text), len(point.category))
-        x, y = x_of(point.x), y_of(point.y)
-        left, box = _free_place(x, y, width, _LINE_HEIGHT * (2 if point.category else 1), taken)
-        taken.append(box)
-        anchor, at = ("end", box.right) if left else ("start", box.left)
-        parts.append(label(f"name {anchor}", at, box.top + 12, text))
+        width = CHARACTER_WIDTH * max(len(text), len(point.category))
+        height = _LINE_HEIGHT * (2 if point.category else 1)
+        place = place_beside(x_of(point.x), y_of(point.y), width, height, taken, area)
+        taken.append(place.box)
+        parts.append(label(f"name {place.anchor}", place.x, place.box.top + 12, text))
         if point.category:
-            parts.append(label(f"tick {anchor}", at, box.top + 12 + _LINE_HEIGHT, point.category))
+            parts.append(label(f"tick {place.anchor}", place.x, place.box.top + 12 + _LINE_HEIGHT, point.category))
     return parts
-
-
-def _free_place(x: float, y: float, width: float, height: float, taken: list[_Box]) -> tuple[bool, _Box]:
-    """Whether the label stands left of its point, and its box."""
-    places = []
-    for down in (0.0, -height * 0.75, height * 0.75, -height * 1.5, height * 1.5):
-        for left in (False, True):
-            start = x - 10 - width if left else x + 10
-            top = min(max(y - height / 2 + down, _TOP), _HEIGHT - _BOTTOM - height)
-            places.append((left, _Box(start, top, start + width, top + height)))
-    inside = [(left, box) for left, box in places if box.left >= _LEFT and box.right <= _WIDTH - 4]
-    free = [place for place in inside if not any(place[1].overlaps(box) for box in taken)]
-    return (free or inside or places)[0]

@@ -10,8 +10,10 @@ from registry.contracts import (
     CharacterizationRecord,
     CheckpointRecord,
     InspectionRecord,
+    LoadPoint,
     MeasurementRecord,
     RetentionRecord,
+    ServingRecord,
     StageResult,
     TokenAgreementRecord,
 )
@@ -69,10 +71,27 @@ class Row(Record):
         kept = self.retention.categories if self.retention else []
         return next((one for one in kept if one.category == category), None)
 
+    @property
+    def serving(self) -> ServingRecord | None:
+        """How it was served, once it was."""
+        return self.measurement.serving if self.measurement else None
+
+    @property
+    def load_points(self) -> list[LoadPoint]:
+        """All load tests, valid or not."""
+        return self.serving.load_points if self.serving else []
+
+    def closed_point(self, concurrency: int) -> LoadPoint | None:
+        """The closed-loop load test at one level, under the first prompt mix."""
+        closed = [point for point in self.load_points if point.concurrency is not None]
+        return next(
+            (point for point in closed if point.concurrency == concurrency and point.prompts == closed[0].prompts), None
+        )
+
     def tokens_per_second(self, concurrency: int) -> float | None:
-        """Output tokens per second at one level of the load test."""
-        points = self.measurement.serving.load_points if self.measurement else []
-        return next((point.output_tokens_per_second for point in points if point.concurrency == concurrency), None)
+        """Output tokens per second at one level of the closed loop; None where they must not be believed."""
+        point = self.closed_point(concurrency)
+        return point.output_tokens_per_second if point and point.invalid is None else None
 
 
 def baseline_row(results: Mapping[str, StageResult]) -> Row:

@@ -1,8 +1,10 @@
 """What the numbers say, in sentences and short lists: pure, for terminal and page alike."""
 
 from pipelines.events import ENGINE_PARTS, PartKind, StageOutcome
+from pipelines.report.load import concurrencies
+from pipelines.report.memory import more_tokens
 from pipelines.report.rows import Row
-from pipelines.report.table import VERDICT_TONES, Tone, better_than_plausible, concurrencies, with_stderr
+from pipelines.report.table import VERDICT_TONES, Tone, better_than_plausible, check_text, with_stderr
 from pipelines.run_record import RunRecord
 from registry.contracts import CategoryRetention, Failure
 from registry.contracts.base import Record
@@ -41,10 +43,18 @@ def lowest_category(row: Row) -> CategoryRetention | None:
 
 
 def sentences(rows: list[Row]) -> list[Sentence]:
-    """One sentence an artifact; the baseline has none unless it failed."""
+    """One sentence an artifact; the baseline has none unless it, or a check of its server, failed."""
     baseline, *artifacts = rows
     told = [Sentence(name=baseline.name, text=baseline.failure, tone="bad")] if baseline.failure else []
+    if failing := failed_checks(baseline):
+        told.append(Sentence(name=baseline.name, text="; ".join(failing), tone="bad"))
     return told + [_sentence(row, baseline, concurrencies(rows)) for row in artifacts]
+
+
+def failed_checks(row: Row) -> list[str]:
+    """What a check of the row's server found wrong, a text each."""
+    checks = row.serving.checks if row.serving else []
+    return [f"check of {check_text(check).rstrip('.')}" for check in checks if check.outcome == "fail"]
 
 
 def _sentence(row: Row, baseline: Row, levels: list[int]) -> Sentence:
@@ -52,8 +62,10 @@ def _sentence(row: Row, baseline: Row, levels: list[int]) -> Sentence:
         return Sentence(name=row.name, text=f"failed in {row.failure.splitlines()[0]}", tone="bad")
     if row.measurement is None:
         return Sentence(name=row.name, text="is not measured yet", tone="plain")
+    failing = failed_checks(row)
     if row.retention is None:
-        return Sentence(name=row.name, text="was measured, but there is no baseline to compare it with", tone="warn")
+        text = "; ".join(["was measured, but there is no baseline to compare it with", *failing])
+        return Sentence(name=row.name, text=text, tone="bad" if failing else "warn")
     text = row.retention.verdict_reason.rstrip(".")
     if row.retention.verdict != "fail":
         text = f"{row.retention.verdict}: {text}"
@@ -65,7 +77,10 @@ def _sentence(row: Row, baseline: Row, levels: list[int]) -> Sentence:
         text += f"; lowest category {lowest.category}, keeps {kept}"
     gained = _gained(row, baseline, levels)
     text += f"; has {' and '.join(gained)}" if gained else ""
+    text = "; ".join([text, *_room(row, baseline), *failing])
     tone = VERDICT_TONES[row.retention.verdict]
+    if failing:
+        tone = "bad"
     return Sentence(name=row.name, text=text, tone="warn" if odd and tone == "good" else tone)
 
 
@@ -78,6 +93,15 @@ def _gained(row: Row, baseline: Row, levels: list[int]) -> list[str]:
         if speed and base:
             told.append(f"{speed / base:.2f} of its output tokens/s with {levels[-1]} requests at a time")
     return told
+
+
+def _room(row: Row, baseline: Row) -> list[str]:
+    """What the freed weights would hold, at most one text."""
+    tokens = more_tokens(baseline.serving.memory, row.serving.memory) if row.serving and baseline.serving else None
+    if tokens is None:
+        return []
+    kind = "more" if tokens >= 0 else "fewer"
+    return [f"on the same memory, {abs(tokens):,} {kind} tokens of KV cache (computed)"]
 
 
 def failed(record: RunRecord) -> list[tuple[str, Failure]]:

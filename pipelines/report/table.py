@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Literal
 
 from evals.suite import Suite
+from pipelines.report.load import concurrencies, conditions_text, doubt, milliseconds
 from pipelines.report.rows import Row
-from registry.contracts import CategoryRetention, CategoryScore, RetentionRecord
+from registry.contracts import CategoryRetention, CategoryScore, CheckRecord, LoadPoint, RetentionRecord
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
 from serving_checks.engines.table import engine_type
@@ -17,6 +18,7 @@ Tone = Literal["good", "warn", "bad", "plain"]
 CLEAR_STDERRS = 3.0
 """A difference of more standard errors than this is not taken for chance."""
 VERDICT_TONES: dict[Verdict, Tone] = {"pass": "good", "fail": "bad", "inconclusive": "warn"}
+OUTCOME_TONES: dict[str, Tone] = {"pass": "good", "fail": "bad", "not_run": "plain"}
 UNKNOWN = "–"
 AT_GUESSING = "at guessing"
 """Stands where a category's retention says nothing: the baseline guesses."""
@@ -69,7 +71,7 @@ def build_table(rows: list[Row], suite: Suite) -> ReportTable:
     """
     baseline = rows[0]
     model, dtype = _identity(baseline)
-    drawn = [model, _verdict(), dtype, *_categories(suite), *_sizes(baseline), *_speeds(rows, baseline)]
+    drawn = [model, _verdict(), dtype, *_categories(suite), *_sizes(baseline), *_speeds(rows, baseline), _checks()]
     return ReportTable(
         columns=[column for column, _ in drawn],
         rows=[[cell_of(row) for _, cell_of in drawn] for row in rows],
@@ -264,13 +266,53 @@ def _speeds(rows: list[Row], baseline: Row) -> list[_ColumnAndCells]:
 
 
 def _speed_cell(row: Row, level: int, baseline: Row) -> Cell:
-    return _compared(row.tokens_per_second(level), baseline.tokens_per_second(level), "{:.1f}".format, row is baseline)
+    point = row.closed_point(level)
+    cell = _compared(row.tokens_per_second(level), baseline.tokens_per_second(level), "{:.1f}".format, row is baseline)
+    return _conditioned(cell, row, point)
 
 
 def _ttft_cell(row: Row, level: int) -> Cell:
-    points = row.measurement.serving.load_points if row.measurement else []
-    point = next((point for point in points if point.concurrency == level), None)
-    return Cell(text=f"{1000 * point.ttft.p50_seconds:.0f}") if point else Cell()
+    point = row.closed_point(level)
+    known = point is not None and point.completed > 0 and point.invalid is None
+    return _conditioned(Cell(text=milliseconds(point.ttft.p50_seconds)) if point and known else Cell(), row, point)
+
+
+def _conditioned(cell: Cell, row: Row, point: LoadPoint | None) -> Cell:
+    """The cell with what was asked, and under which conditions; marked where the load test is doubtful."""
+    if point is None or row.serving is None:
+        return cell
+    facts = f"{point.completed} of {point.requests} requests, prompts {point.prompts}; {conditions_text(row.serving)}"
+    why = doubt(point)
+    if why is None:
+        return cell.model_copy(update={"tooltip": facts})
+    mark = {"tone": "warn", "second": "invalid" if point.invalid is not None else cell.second}
+    return cell.model_copy(update=mark | {"tooltip": f"{why}; {facts}"})
+
+
+def _checks() -> _ColumnAndCells:
+    hint = "Proofs of batching, sharding and fairness that the server passed, of those that could be run."
+    return Column(title="checks", hint=hint, group="cost"), _checks_cell
+
+
+def _checks_cell(row: Row) -> Cell:
+    checks = row.serving.checks if row.serving else []
+    if not checks:
+        return Cell(tooltip="no check of the server was made")
+    ran = [check for check in checks if check.outcome != "not_run"]
+    failing = [check.check for check in ran if check.outcome == "fail"]
+    tooltip = "; ".join(map(check_text, checks))
+    passed = f"{len(ran) - len(failing)} of {len(ran)}"
+    if failing:
+        which = failing[0] if len(failing) == 1 else str(len(failing))
+        return Cell(text=f"{which} FAILED", second=passed, tone="bad", tooltip=tooltip)
+    left_out = f"{len(checks) - len(ran)} not run" if len(ran) < len(checks) else None
+    return Cell(text=passed if ran else UNKNOWN, second=left_out, tooltip=tooltip)
+
+
+def check_text(check: CheckRecord) -> str:
+    """`batching failed: never more than one request at work`"""
+    outcome = {"pass": "passed", "fail": "failed", "not_run": "not run"}[check.outcome]
+    return f"{check.check} {outcome}: {check.reason}"
 
 
 def _start_cell(row: Row) -> Cell:
@@ -313,19 +355,6 @@ def _differs_in_dtype(row: Row, baseline: Row) -> bool:
     if row.measurement is None or baseline.measurement is None:
         return False
     return row.measurement.serving.dtype != baseline.measurement.serving.dtype
-
-
-def concurrencies(rows: list[Row]) -> list[int]:
-    """Levels of concurrent requests at which any row was loaded, ascending."""
-    return sorted(
-        {
-            point.concurrency
-            for row in rows
-            if row.measurement
-            for point in row.measurement.serving.load_points
-            if point.concurrency is not None
-        }
-    )
 
 
 def mebibytes(size_bytes: float) -> str:

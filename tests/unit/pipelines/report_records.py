@@ -11,11 +11,10 @@ from pipelines.run_record import RunRecord
 from registry.contracts import CategoryScore, Failure, StageResult
 from tests.records import artifact_record, checkpoint_record, inspection_record, measurement_record
 from tests.unit.pipelines.loss_records import BASELINE, KEPT, SUITE, characterization, retention, token_agreement
+from tests.unit.pipelines.serving_records import serving_changes
 
 HOSTILE = '<script src="//evil.example/x.js">alert(1)</script>\x1b[2J[red]'
 WRITTEN = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
-
-SPEEDS = {"baseline": (21.0, 88.0), "int8": (14.2, 61.0), "nf4": (6.1, 25.3), "gptq": (24.9, 97.4)}
 
 
 def measurement(name: str, dtype: str, size_mib: float, smoke: str = " Paris.") -> Any:
@@ -37,15 +36,7 @@ def measurement(name: str, dtype: str, size_mib: float, smoke: str = " Paris.") 
                 unit=category.unit,
             )
         )
-    one = record.serving.load_points[0]
-    points = [
-        one.model_copy(update={"concurrency": level, "output_tokens_per_second": speed})
-        for level, speed in zip((1, 8), SPEEDS[name], strict=True)
-    ]
-    memory = record.serving.memory.model_copy(
-        update={"artifact_bytes": int(size_mib * 2**20), "peak_process_bytes": int((size_mib + 2300) * 2**20)}
-    )
-    update = {"dtype": dtype, "load_points": points, "memory": memory, "smoke_answer": smoke, "start_seconds": 41.2}
+    update = serving_changes(name, size_mib) | {"dtype": dtype, "smoke_answer": smoke, "start_seconds": 41.2}
     update |= {"command": [".venv/bin/python", "-P", "-m", "vllm.entrypoints.openai.api_server", "--port", "41231"]}
     if name == "nf4":
         update["warnings"] = ["bitsandbytes on CPU dequantizes each weight at each step"]
