@@ -36,9 +36,11 @@ from evals.resolve import ResolvedSuite, ResolvedTask
 from evals.samples import read_samples
 from evals.suite import Category, Suite
 from pipelines.device import MachineRecord, detect_machine
+from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.http_json import get_text
 from serving_checks.metrics import parse_metrics, total
-from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve, vllm_command
+from serving_checks.server import serve
 
 SERVER = VllmServerConfig(max_model_len=2048, max_num_seqs=32)
 MAX_NUM_BATCHED_TOKENS = 2048
@@ -225,7 +227,7 @@ def measured(way: str, arguments: argparse.Namespace, log_file: Path) -> dict[st
     result_file = log_file.with_suffix(".json")
     command = [sys.executable, "-P", __file__, *sys.argv[1:], "--way", way, "--result", str(result_file)]
     # The server's variables for all: they say how many threads there are and that nothing is compiled.
-    variables = {**vllm_command(server_request(way, arguments), port=0).env, "HF_DATASETS_OFFLINE": "1"}
+    variables = {**VllmEngine(SERVER).command(server_request(way, arguments), port=0).env, "HF_DATASETS_OFFLINE": "1"}
     load, start = os.getloadavg()[0], time.monotonic()
     with (
         log_file.open("wb") as log,
@@ -348,7 +350,9 @@ def parsed(machine: MachineRecord) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with the tasks' rows as JSON lines")
     parser.add_argument("--items", type=int, default=125, help="documents of each task of choices")
     parser.add_argument("--texts", type=int, default=20, help="documents of the task that generates")
-    parser.add_argument("--dtype", default=machine.serve_dtype(None), help="by default what this CPU multiplies fast")
+    parser.add_argument(
+        "--dtype", default=machine.serve_dtype(in_16_bits_only=False), help="by default what this CPU multiplies fast"
+    )
     parser.add_argument("--threads", type=int, default=machine.serving_threads, help="of the model, in all ways")
     parser.add_argument("--lm-eval-threads", type=int, help="of the model in the two ways of lm-eval, where not equal")
     parser.add_argument("--hf-batch-size", type=int, default=16)

@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.load import LoadClient, LoadConfig
 from serving_checks.memory import memory_record
+from serving_checks.server import serve
 from serving_checks.supervisor import Supervised
-from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve, vllm_fork_server
 
 LOAD = LoadConfig(concurrency=[1, 8], requests=16)
 THREADS = 1
@@ -33,7 +35,7 @@ class Reading(NamedTuple):
 def fork_server(folder: Path, config: VllmServerConfig) -> Iterator[Path]:
     """A fork server with its imports done."""
     address = folder / "socket"
-    command = vllm_fork_server(config, "cpu", THREADS, address)
+    command = VllmEngine(config).fork_server("cpu", THREADS, address)
     if command is None:
         raise SystemExit("no fork server for these settings")
     start = time.monotonic()

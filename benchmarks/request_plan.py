@@ -20,7 +20,9 @@ import numpy as np
 from evals.client import Client
 from evals.request_plan import ECHO_COST, REQUEST_COST, Score, Scoring
 from pipelines.device import detect_machine
-from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve
+from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.vllm import VllmServerConfig
+from serving_checks.server import serve
 
 LENGTHS = (16, 64, 256)
 NUM_CONCURRENT = 48
@@ -56,7 +58,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--tokens", type=int, default=4096, help="of the prompts of a batch, together")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--dtype", default=machine.serve_dtype(None))
+    parser.add_argument("--dtype", default=machine.serve_dtype(in_16_bits_only=False))
     arguments = parser.parse_args()
     vocabulary = json.loads((arguments.checkpoint / "config.json").read_text())["vocab_size"]
     request = ServerRequest(SERVER, arguments.checkpoint, arguments.dtype, machine.device, machine.serving_threads)

@@ -158,7 +158,11 @@ def _sibling_fields(model_type: type[BaseModel], place: KeyPath) -> list[str]:
     for part in place[:-1]:
         fields = [model.model_fields[part].annotation for model in models if part in model.model_fields]
         inner = [found for annotation in fields for found in _models_in(annotation)]
-        models = inner or models
+        # The tag of a union, which names the one of its models that was chosen.
+        tagged = [
+            model for model in models if any(get_args(f.annotation) == (part,) for f in model.model_fields.values())
+        ]
+        models = inner or tagged or models
     return sorted({name for model in models for name in model.model_fields})
 
 

@@ -1,10 +1,9 @@
-"""Asks a vLLM server for log-likelihoods and texts: each question once, `num_concurrent` requests always in flight."""
+"""Asks a server for log-likelihoods and texts: each question once, `num_concurrent` requests always in flight."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,8 +22,6 @@ _ATTEMPTS = 2
 _PAUSE_SECONDS = 1.0
 _SILENCE_SECONDS = 300.0
 """Without a single answer for so long, the server hangs. A request by itself may wait longer: many long ones queue."""
-_CACHE_CONFIG = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 @dataclass
@@ -57,7 +54,7 @@ class Client:
     """Answers questions about one served model.
 
     Args:
-        endpoint: A vLLM server's.
+        endpoint: A server whose completions take `logprob_token_ids`.
         num_concurrent: Requests kept open at once; more than the server works on at once only wait there.
         cache: Where answers are looked up and kept.
     """
@@ -116,7 +113,7 @@ class Client:
         self, questions: Sequence[Question], answers: dict[Question, Answer], on_progress: Callable[[], None]
     ) -> None:
         async with self._session() as session:
-            chains = plan(questions, await self._block_tokens(session))
+            chains = plan(questions, self._endpoint.prefix_block_tokens)
             open_questions = _open_questions(request for chain in chains for request in chain)
             # Last in, first out: what continues a context follows at once, while the server remembers it.
             waiting: asyncio.LifoQueue[list[Request]] = asyncio.LifoQueue()
@@ -174,20 +171,6 @@ class Client:
         if self._cache is not None and new:
             self._cache.put([(question.key, answer) for question, answer in new.items()])
         answers.update(new)
-
-    async def _block_tokens(self, session: aiohttp.ClientSession) -> int | None:
-        """How many tokens vLLM's prefix cache takes at once; None where there is no such cache."""
-        import aiohttp
-
-        try:
-            async with session.get(f"{self._endpoint.base_url}/metrics") as response:
-                found = _CACHE_CONFIG.search(await response.text())
-        except (aiohttp.ClientError, TimeoutError):
-            return None
-        labels = dict(_LABEL.findall(found[1])) if found else {}
-        if labels.get("enable_prefix_caching") != "True" or not labels.get("block_size", "").isdigit():
-            return None
-        return int(labels["block_size"])
 
     async def _send(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> dict[str, Any]:
         import aiohttp

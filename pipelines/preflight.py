@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from configs.errors import RequestError, StageError
-from pipelines.compatibility import serving_violations
-from pipelines.device import SERVE_16_BIT_ONLY
 from pipelines.interpreters import check_interpreter
 from pipelines.jobs import JobContext
 from pipelines.stages import STAGE_MODULES, Stage, quantize_dtype, serve_dtype
@@ -17,6 +15,8 @@ from quantizers.rules import tensor_parallel_violations
 from quantizers.sources import SourceConfig, checkpoint_bytes
 from quantizers.table import METHODS, load_method
 from registry.contracts import CheckpointRecord, StageResult
+from serving_checks.engines.compatibility import serving_violations
+from serving_checks.engines.table import engine_type
 
 logger = logging.getLogger(__name__)
 
@@ -52,20 +52,29 @@ def check_rules(context: JobContext, checkpoint: CheckpointRecord) -> None:
 def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
     """Sentences with the entry's name, the layers and the remedy; empty where nothing is wrong."""
     config, machine = context.config, context.machine
+    engine = engine_type(config.serving.engine)
     ranks, stages = config.serving.tensor_parallel_size, config.serving.pipeline_parallel_size
     found = tensor_parallel_violations(checkpoint, ranks)
-    for_all = serving_violations(None, machine.device, ranks, stages)
+    for_all = serving_violations(None, machine.device, ranks, stages, engine=engine.name)
     found += for_all
+    if not engine.gives_logprobs:
+        found.append(
+            f"{engine.name} gives no log-probabilities of tokens by their ids, which the evaluation asks for;"
+            " set serving.engine to one that does"
+        )
     if any(load_method(method.method).needs_calibration for method in config.methods.values()):
         found += _calibration_violations(context, checkpoint)
     for name, method in config.methods.items():
         dtype = quantize_dtype(config, machine, method.method)
         shapes = checkpoint.linear_shapes
         lines = load_method(method.method).violations(method, shapes, ranks, machine.device, dtype)
-        refused = serving_violations(method.method, machine.device, ranks, stages)
+        refused = serving_violations(method.method, machine.device, ranks, stages, engine=engine.name)
         lines += [line for line in refused if line not in for_all]
-        if serve_dtype(config, machine, method.method) == "float32" and method.method in SERVE_16_BIT_ONLY:
-            lines.append(f"vLLM serves {method.method} in 16-bit types only; set dtype.serve to auto or bfloat16")
+        in_16_bits_only = method.method in engine.serves_in_16_bits_only
+        if serve_dtype(config, machine, method.method) == "float32" and in_16_bits_only:
+            lines.append(
+                f"{engine.name} serves {method.method} in 16-bit types only; set dtype.serve to auto or bfloat16"
+            )
         found += [f"{name}: {line}" for line in lines]
     return found
 

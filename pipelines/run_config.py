@@ -13,8 +13,8 @@ from quantizers.calibration import CalibrationConfig
 from quantizers.sources import SourceConfig
 from quantizers.table import METHODS, load_method
 from registry.contracts.base import DType
+from serving_checks.engines.table import AnyServingConfig, default_config
 from serving_checks.load import LoadConfig
-from serving_checks.vllm_server import VllmServerConfig
 
 if TYPE_CHECKING:
     AnyMethodConfig = MethodConfig
@@ -69,7 +69,8 @@ class RunConfig(StrictModel):
     methods: dict[EntryName, AnyMethodConfig] = Field(min_length=1)
     """Artifacts to make, in this order: name -> method and its parameters."""
     evaluation: EvaluationConfig
-    serving: VllmServerConfig = VllmServerConfig()
+    serving: AnyServingConfig = Field(default_factory=default_config)
+    """`engine: vllm` when it names none; each engine has its own keys."""
     load: LoadConfig = LoadConfig()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where a GPU answers, else the CPU."""

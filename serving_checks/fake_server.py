@@ -24,7 +24,6 @@ _RANK = {
     "eager": True,
     "prefix_caching": True,
     "max_num_seqs": 32,
-    "max_num_batched_tokens": 2048,
 }
 
 

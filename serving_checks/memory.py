@@ -1,15 +1,13 @@
 """Four memory numbers of a served model, kept apart."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from registry.contracts.base import Device
 from registry.contracts.serving import MemoryRecord
-from serving_checks import server_log
 from serving_checks.guard import descendants_of
-from serving_checks.http_json import get_text
-from serving_checks.metrics import KVCache, kv_cache, parse_metrics
-from serving_checks.rank_facts import ask_ranks
-from serving_checks.vllm_server import RunningServer
+from serving_checks.metrics import number, read_metrics
+from serving_checks.server import RunningServer
 
 
 def gpu_bytes_of_tree(root: int) -> int:
@@ -38,13 +36,12 @@ def gpu_bytes_of_tree(root: int) -> int:
 def memory_record(server: RunningServer, model_dir: Path, device: Device) -> MemoryRecord:
     """Read the four numbers of a server that is still running, after the load test (which makes the peak)."""
     notes: list[str] = []
-    weights = _weights_bytes_by_rank(server, notes)
     cache = _kv_cache(server, notes)
     return MemoryRecord(
         artifact_bytes=sum(file.stat().st_size for file in model_dir.glob("*.safetensors")),
-        weights_bytes_by_rank=weights,
-        kv_cache_bytes=cache.budget_bytes,
-        kv_cache_tokens=cache.tokens,
+        weights_bytes_by_rank=_weights_bytes_by_rank(server, notes),
+        kv_cache_bytes=None if cache.bytes is None else int(cache.bytes),
+        kv_cache_tokens=None if cache.tokens is None else int(cache.tokens),
         kv_cache_requests=cache.requests,
         peak_process_bytes=_peak_bytes(server, device, notes),
         notes=notes,
@@ -53,29 +50,37 @@ def memory_record(server: RunningServer, model_dir: Path, device: Device) -> Mem
 
 def _weights_bytes_by_rank(server: RunningServer, notes: list[str]) -> list[int] | None:
     try:
-        return [rank.weights_bytes for rank in ask_ranks(server.endpoint)]
+        return server.engine.resident_weights_bytes(server.endpoint, server.log)
     except (OSError, ValueError) as error:
-        logged = server_log.weights_bytes_of(server.log_file.read_text(errors="replace"))
-        if logged:
-            notes.append("resident weights: from the engine's log, rounded to 0.01 GiB; its workers did not answer")
-        else:
-            notes.append(f"resident weights: the engine's workers did not answer ({_one_line(error)})")
-        return logged or None
+        notes.append(f"resident weights: {error}")
+        return None
 
 
-def _kv_cache(server: RunningServer, notes: list[str]) -> KVCache:
+class _KVCache(NamedTuple):
+    bytes: float | None
+    tokens: float | None
+    requests: float | None
+
+
+def _kv_cache(server: RunningServer, notes: list[str]) -> _KVCache:
+    names = server.engine.metrics
+    wanted = (names.kv_cache_bytes, names.kv_cache_tokens, names.kv_cache_requests)
     try:
-        cache = kv_cache(parse_metrics(get_text(f"{server.endpoint.base_url}/metrics")))
+        samples = read_metrics(server.endpoint) if any(wanted) else []
     except OSError as error:
         notes.append(f"KV cache: no metrics page ({error})")
-        return KVCache(None, None, None)
-    missing = [name.replace("_", " ") for name, value in cache._asdict().items() if value is None]
+        return _KVCache(None, None, None)
+    cache = _KVCache(*(number(samples, name) for name in wanted))
+    missing = [name for name, value in cache._asdict().items() if value is None]
     if missing:
-        notes.append(f"KV cache: the engine's metrics do not tell its {', '.join(missing)}")
+        notes.append(f"KV cache: the engine {server.engine.name} tells no {', '.join(missing)} of it")
     return cache
 
 
 def _peak_bytes(server: RunningServer, device: Device, notes: list[str]) -> int | None:
+    if server.pid is None:
+        notes.append("peak: the server was not started here")
+        return None
     if device == "cpu":
         peak = server.peak_memory_bytes()
         if peak is None:
@@ -88,7 +93,3 @@ def _peak_bytes(server: RunningServer, device: Device, notes: list[str]) -> int 
         return None
     notes.append("peak: GPU memory as held after the load test; the engine takes it at start and keeps it")
     return held
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

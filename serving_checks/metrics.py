@@ -3,6 +3,9 @@
 import re
 from typing import NamedTuple
 
+from registry.contracts.serving import Endpoint
+from serving_checks.http_json import get_text
+
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)(?:\s+-?\d+)?$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _ESCAPES = {"\\n": "\n", '\\"': '"', "\\\\": "\\"}
@@ -31,36 +34,32 @@ def parse_metrics(text: str) -> list[Sample]:
     return samples
 
 
+def read_metrics(endpoint: Endpoint) -> list[Sample]:
+    """All samples of a server's page now.
+
+    Raises:
+        OSError: There is no such page.
+    """
+    return parse_metrics(get_text(f"{endpoint.base_url}/metrics", api_key_variable=endpoint.api_key_variable))
+
+
 def total(samples: list[Sample], name: str) -> float | None:
     """Sum of the samples called `name` over all labels; None where there is none."""
     values = [sample.value for sample in samples if sample.name == name]
     return sum(values) if values else None
 
 
-class KVCache(NamedTuple):
-    """What vLLM says about its KV cache; None where it does not say."""
+def number(samples: list[Sample], name: str | None) -> float | None:
+    """What an engine's page says under one of its `MetricNames`; None where it has none or it is no number.
 
-    budget_bytes: int | None
-    """Of each rank."""
-    tokens: int | None
-    requests: float | None
-    """Requests of the configured context length that fit at once."""
-
-
-def kv_cache(samples: list[Sample]) -> KVCache:
-    """The KV cache's size, from the labels of `vllm:cache_config_info` (all fields of vLLM's CacheConfig, as text)."""
-    labels = next((sample.labels for sample in samples if sample.name == "vllm:cache_config_info"), {})
-    budget = _number(labels.get("kv_cache_memory_bytes"))
-    tokens = _number(labels.get("kv_cache_size_tokens"))
-    return KVCache(
-        budget_bytes=None if budget is None else int(budget),
-        tokens=None if tokens is None else int(tokens),
-        requests=_number(labels.get("kv_cache_max_concurrency")),
-    )
-
-
-def _number(text: str | None) -> float | None:
+    Args:
+        name: `metric`, summed over all labels, or `metric{label}`, the number that the label of its first sample holds.
+    """
+    metric, _, label = (name or "").rstrip("}").partition("{")
+    if not label:
+        return total(samples, metric)
+    held = next((sample.labels.get(label, "") for sample in samples if sample.name == metric), "")
     try:
-        return float(text or "None")
+        return float(held)
     except ValueError:
         return None

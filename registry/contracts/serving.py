@@ -9,12 +9,16 @@ class Endpoint(Record):
     """A running OpenAI-compatible server; what evals and load tests are handed."""
 
     base_url: str
-    """`http://127.0.0.1:<port>`, without a path."""
+    """`http://127.0.0.1:<port>`, or where a server that runs already answers; without a path."""
     served_model_name: str
     model_path: str
     """The directory that is being served; its tokenizer is the one to use."""
     max_model_len: int
     """Context length in tokens."""
+    prefix_block_tokens: int | None = None
+    """Tokens that the server's prefix cache takes at once; None where it has none or does not say."""
+    api_key_variable: str | None = None
+    """Name of the environment variable that holds the server's key, a bearer token; None where it wants none."""
 
 
 class Percentiles(Record):
@@ -145,16 +149,16 @@ class ServingRecord(Record):
     dtype: DType
     tensor_parallel_size: int
     threads: int | None
-    eager: bool
-    """No compilation and no graphs."""
+    eager: bool | None
+    """No compilation and no graphs; None where the engine does not say."""
     prefix_caching: bool | None
     """None where the engine does not say."""
     max_num_seqs: int | None
     quantization_kernel: str | None
     """The kernel that the engine says it chose; None where it says nothing."""
     command: list[str]
-    start_seconds: float
-    """From launching the server to its first healthy answer."""
+    start_seconds: float | None
+    """From launching the server to its first healthy answer; None where it ran already."""
     forked: bool = False
     """Whether the server came from a process that had done its imports; production starts take those longer."""
     load_average: float

@@ -34,6 +34,23 @@ def imports_of(path: Path) -> Iterator[tuple[str, int]]:
             yield node.module, node.lineno
 
 
+def words_of_code(path: Path) -> Iterator[tuple[str, int]]:
+    """(word, line) of names, imports and strings; what explains, in docstrings and comments, is left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    # A string that stands alone: the docstring of a module, a class, a function or a field.
+    explained = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    yield from imports_of(path)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in explained:
+            yield node.value, node.lineno
+        elif isinstance(node, ast.Name):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.Attribute):
+            yield node.attr, node.lineno
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+
+
 def importers_of(package: str) -> set[str]:
     """Our modules, as paths below the root, that import `package` or a part of it."""
     return {

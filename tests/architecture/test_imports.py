@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture.repository import PACKAGES, ROOT, importers_of, imports_of, project_metadata, python_files
+from tests.architecture.repository import (
+    PACKAGES,
+    ROOT,
+    importers_of,
+    imports_of,
+    project_metadata,
+    python_files,
+    words_of_code,
+)
 
 HEAVY = ("torch", "transformers", "vllm", "mlflow", "lm_eval", "gptqmodel", "datasets", "bitsandbytes")
 
@@ -51,6 +59,44 @@ def test_the_command_line_parses_without_an_engine() -> None:
 )
 def test_an_engine_has_one_importer(package: str, modules: set[str]) -> None:
     assert importers_of(package) == modules
+
+
+OF_VLLM = (
+    "serving_checks/engines/vllm",
+    "serving_checks/engines/compatibility.py",  # data: what each engine refuses
+    "serving_checks/engines/table.py",
+    "serving_checks/vllm_fork_patch.py",
+    "serving_checks/worker_probe.py",
+    "serving_checks/load",  # its load generator is used as a library, whatever serves
+    "serving_checks/fake_server.py",  # speaks its dialect
+)
+TELL_OF_VLLM = {
+    # Texts for users: an artifact that no engine serves is refused by the method, and what an evaluation needs is told.
+    "quantizers/awq.py",
+    "quantizers/bitsandbytes_nf4.py",
+    "quantizers/gptq.py",
+    "evals/client.py",
+}
+
+
+def test_no_module_outside_the_adapter_names_the_serving_engine() -> None:
+    naming = {
+        str(path.relative_to(ROOT))
+        for path in python_files(*PACKAGES)
+        if any("vllm" in word.lower() for word, _ in words_of_code(path))
+    }
+    assert {name for name in naming if not name.startswith(OF_VLLM)} == TELL_OF_VLLM
+
+
+def test_serving_engines_are_reached_through_their_table_only() -> None:
+    adapters = {"vllm", "vllm_log", "transformers_serve", "openai_address"}
+    importers = {
+        str(path.relative_to(ROOT))
+        for path in python_files(*PACKAGES)
+        for module, _ in imports_of(path)
+        if module.removeprefix("serving_checks.engines.") in adapters
+    }
+    assert importers <= {"serving_checks/engines/vllm.py"}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

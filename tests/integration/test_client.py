@@ -9,8 +9,10 @@ import pytest
 from evals.client import Client
 from evals.request_plan import Generate, Question, Score, plan
 from registry.contracts import Endpoint
+from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.vllm import VllmServerConfig
 from serving_checks.http_json import post_json
-from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve
+from serving_checks.server import serve
 from tests.tiny_llama import make_tiny_llama
 
 BLOCK_TOKENS = 128

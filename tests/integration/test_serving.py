@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from serving_checks.checks.smoke import smoke_answer
+from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.vllm import VllmServerConfig
 from serving_checks.guard import descendants_of
 from serving_checks.load import LoadClient, LoadConfig
 from serving_checks.memory import memory_record
-from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve
+from serving_checks.server import serve
 from tests.tiny_llama import make_tiny_llama
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from evals.token_agreement import agree, collect
+from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
+from serving_checks.server import serve
 from serving_checks.supervisor import Supervised
-from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve, vllm_fork_server
 from tests.tiny_llama import make_tiny_llama
 
 CONFIG = VllmServerConfig(max_model_len=512, max_num_seqs=8, kv_cache_gib=0.25)
@@ -19,7 +21,7 @@ def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One process that has imported vLLM: the servers are forks of it and start in seconds."""
     folder = tmp_path_factory.mktemp("fork")
     address = folder / "socket"
-    command = vllm_fork_server(CONFIG, "cpu", 1, address)
+    command = VllmEngine(CONFIG).fork_server("cpu", 1, address)
     assert command is not None
     with Supervised(command.argv, env=command.env, log_file=folder / "fork-server.log") as child:
         while not address.exists():

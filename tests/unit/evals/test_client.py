@@ -25,9 +25,11 @@ FACTS = {"model_digest": "sha256:a"}
 
 
 @contextmanager
-def client_of(model: FormulaModel, num_concurrent: int = 4, cache: RequestCache | None = None) -> Iterator[Client]:
+def client_of(
+    model: FormulaModel, num_concurrent: int = 4, cache: RequestCache | None = None, **facts: Any
+) -> Iterator[Client]:
     with completions_server(model) as url:
-        endpoint = Endpoint(base_url=url, served_model_name="model", model_path="", max_model_len=64)
+        endpoint = Endpoint(base_url=url, served_model_name="model", model_path="", max_model_len=64, **facts)
         yield Client(endpoint, num_concurrent, cache)
 
 
@@ -104,16 +106,12 @@ def test_choices_after_a_long_context_are_scored_step_by_step() -> None:
     assert len(plan(questions, block_tokens=64)) == len(plan(questions)) == 3
 
 
-class BlockCache(FormulaModel):
-    metrics = 'vllm:cache_config_info{block_size="16",enable_prefix_caching="True",num_gpu_blocks="9"} 1.0\n'
-
-
 def test_step_by_step_finds_the_same_after_its_context_only() -> None:
-    model = BlockCache(delay_seconds=0.01)
+    model = FormulaModel(delay_seconds=0.01)
     contexts = [tuple(range(first, first + 40)) for first in range(6)]
     continuations = [(5, 6, 7), (5, 8), (9,), (5, 6, 9, 11)]
     questions: list[Question] = [Score(context, continuation) for context in contexts for continuation in continuations]
-    answers = ask(model, questions, num_concurrent=5)
+    answers = ask(model, questions, num_concurrent=5, prefix_block_tokens=16)
     for question in questions:
         assert isinstance(question, Score)
         expected, greedy = model.score(question.context, question.continuation)

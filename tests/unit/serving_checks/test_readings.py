@@ -3,9 +3,12 @@
 import pytest
 from pydantic import ValidationError
 
-from serving_checks import server_log
+from serving_checks.engines import vllm_log
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.load import LoadConfig, point_of
-from serving_checks.metrics import KVCache, kv_cache, parse_metrics, total
+from serving_checks.metrics import number, parse_metrics, total
+
+NAMES = VllmEngine(VllmServerConfig()).metrics
 
 LOG = """\
 (APIServer pid=1) WARNING 11-21 04:32:42 [vllm.py:1703] Enforce eager set, disabling torch.compile
@@ -17,9 +20,9 @@ LOG = """\
 
 
 def test_log_gives_kernel_and_distinct_unexpected_warnings():
-    assert server_log.kernel_of(LOG) == "CPUWNA16LinearKernel"
-    assert server_log.warnings_of(LOG) == ["Falling back to a slow kernel"]
-    assert server_log.kernel_of("nothing") is None
+    assert vllm_log.kernel_of(LOG) == "CPUWNA16LinearKernel"
+    assert vllm_log.warnings_of(LOG) == ["Falling back to a slow kernel"]
+    assert vllm_log.kernel_of("nothing") is None
 
 
 def test_what_is_said_of_many_layers_is_one_warning():
@@ -27,7 +30,7 @@ def test_what_is_said_of_many_layers_is_one_warning():
         "(EngineCore pid=2) WARNING 11-21 04:32:43 [utils.py:333] Attempted to load weight"
         " layers.{}.mlp.down_proj.scales with dtype torch.float16 into parameter with dtype torch.bfloat16\n"
     )
-    assert server_log.warnings_of("".join(line.format(layer) for layer in range(30))) == [
+    assert vllm_log.warnings_of("".join(line.format(layer) for layer in range(30))) == [
         "Attempted to load weight layers.0.mlp.down_proj.scales with dtype torch.float16 into parameter with dtype"
         " torch.bfloat16 (and 29 more layers)"
     ]
@@ -35,13 +38,13 @@ def test_what_is_said_of_many_layers_is_one_warning():
 
 def test_a_cast_that_bitsandbytes_tells_is_a_warning():
     said = "MatMul8bitLt: inputs will be cast from torch.bfloat16 to float16 during quantization"
-    assert server_log.warnings_of(f"INFO:     ready.\n{said}\n{said}\n") == [said]
+    assert vllm_log.warnings_of(f"INFO:     ready.\n{said}\n{said}\n") == [said]
 
 
 def test_weights_of_each_rank_are_read():
     log = "Model loading took 1.5 GiB memory and 2.0 seconds\nModel loading took 0.5 GiB memory and 2.0 seconds"
-    assert server_log.weights_bytes_of(log) == [3 * 2**29, 2**29]
-    assert server_log.weights_bytes_of("") == []
+    assert vllm_log.weights_bytes_of(log) == [3 * 2**29, 2**29]
+    assert vllm_log.weights_bytes_of("") == []
 
 
 @pytest.mark.parametrize(
@@ -57,14 +60,14 @@ def test_weights_of_each_rank_are_read():
     ],
 )
 def test_death_names_the_first_cause(log, reason, remedy):
-    death = server_log.death_of(log, 1)
+    death = vllm_log.death_of(log, 1)
     assert death.reason == reason
     assert remedy in death.remedy
 
 
 def test_death_without_a_word():
-    assert "SIGKILL" in server_log.death_of("", 137).reason
-    assert "no error" in server_log.death_of("", 1).reason
+    assert "SIGKILL" in vllm_log.death_of("", 137).reason
+    assert "no error" in vllm_log.death_of("", 1).reason
 
 
 PAGE = """\
@@ -82,7 +85,10 @@ def test_metrics_are_parsed():
     assert samples[0].labels == {"kind": "x", "note": 'say "hi", {ok}\n'}
     assert total(samples, "a_total") == 7.0
     assert total(samples, "missing") is None
-    assert kv_cache(samples) == KVCache(4096, 23296, 45.5)
+    told = [number(samples, name) for name in (NAMES.kv_cache_bytes, NAMES.kv_cache_tokens, NAMES.kv_cache_requests)]
+    assert told == [4096, 23296, 45.5]
+    assert number(samples, "a_total") == 7.0
+    assert number(samples, None) is None
     assert len(samples) == 4
 
 
@@ -90,7 +96,7 @@ def test_metrics_are_parsed():
     "page", ["", "vllm:cache_config_info 1", 'vllm:cache_config_info{kv_cache_size_tokens="None"} 1', "other 1"]
 )
 def test_unresolved_kv_cache_is_none(page):
-    assert kv_cache(parse_metrics(page)) == KVCache(None, None, None)
+    assert number(parse_metrics(page), NAMES.kv_cache_tokens) is None
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """What a vLLM log says: the kernel chosen, the warnings a reviewer has to know, why a server died."""
 
 import re
-from typing import NamedTuple
+
+from serving_checks.engines.base import Death
 
 # "(EngineCore pid=12) WARNING 11-21 04:32:42 [cpu.py:224] text"
 _LINE = re.compile(r"^(?:\([^)]*\) )?(?P<level>INFO|WARNING|ERROR) \S+ \S+ \[[^\]]*\] (?P<text>.*)$")
@@ -28,13 +29,6 @@ _EXPECTED = (
     "libtcmalloc is not found in LD_PRELOAD",
     "libiomp is not found in LD_PRELOAD",
 )
-
-
-class Death(NamedTuple):
-    """Why a server died, as far as its log tells."""
-
-    reason: str
-    remedy: str
 
 
 _REMEDIES = (

@@ -9,16 +9,12 @@ from pydantic import ValidationError
 
 from configs.errors import RequestError, StageError
 from serving_checks.checks.smoke import smoke_answer
+from serving_checks.engines.base import ServerCommand, ServerRequest
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.guard import descendants_of
 from serving_checks.memory import memory_record
-from serving_checks.vllm_server import (
-    ServerCommand,
-    ServerRequest,
-    VllmServerConfig,
-    serve,
-    vllm_command,
-    vllm_fork_server,
-)
+from serving_checks.server import serve
+from tests.fake_engine import FakeEngine
 
 
 def model_dir(path: Path, quantization: dict | None = None) -> Path:
@@ -32,12 +28,12 @@ def request(path: Path, quantization: dict | None = None, dtype="float32", devic
     return ServerRequest(VllmServerConfig(**config), model_dir(path, quantization), dtype, device, threads)
 
 
-def fake(mode: str):
-    def command_of(_: ServerRequest, port: int) -> ServerCommand:
-        argv = [sys.executable, "-P", "-m", "serving_checks.fake_server", "--port", str(port), "--mode", mode]
-        return ServerCommand(argv, {})
+def serve_fake(mode: str, asked: ServerRequest, log_file: Path):
+    return serve(asked, log_file, FakeEngine(asked.config, "--mode", mode))
 
-    return command_of
+
+def command(asked: ServerRequest, port: int) -> ServerCommand:
+    return VllmEngine(asked.config).command(asked, port)
 
 
 def option(argv: list[str], name: str) -> str:
@@ -46,7 +42,7 @@ def option(argv: list[str], name: str) -> str:
 
 def test_serves_answers_and_leaves_nothing(tmp_path):
     asked = request(tmp_path)
-    with serve(asked, tmp_path / "log", fake("grandchild")) as server:
+    with serve_fake("grandchild", asked, tmp_path / "log") as server:
         assert smoke_answer(server.endpoint, max_tokens=2) == " w0 w1"
         record = memory_record(server, tmp_path, "cpu")
         left = descendants_of(server.pid)
@@ -62,14 +58,14 @@ def test_taken_port_is_refused_before_anything_starts(tmp_path):
         port = taken.getsockname()[1]
         with (
             pytest.raises(RequestError, match=str(port)),
-            serve(request(tmp_path, port=port), tmp_path / "log", fake("ok")),
+            serve_fake("ok", request(tmp_path, port=port), tmp_path / "log"),
         ):
             pass
     assert not (tmp_path / "log").exists()
 
 
 def test_death_at_start_tells_why_and_how_to_repeat_it(tmp_path):
-    with pytest.raises(StageError) as caught, serve(request(tmp_path), tmp_path / "log", fake("die")):
+    with pytest.raises(StageError) as caught, serve_fake("die", request(tmp_path), tmp_path / "log"):
         pass
     assert "exit code 1" in caught.value.what
     assert "ValueError: ordered to die" in caught.value.what
@@ -80,7 +76,7 @@ def test_death_at_start_tells_why_and_how_to_repeat_it(tmp_path):
 def test_server_that_hangs_is_stopped_at_the_deadline(tmp_path):
     with (
         pytest.raises(StageError, match="not healthy after 1 s"),
-        serve(request(tmp_path, start_deadline_seconds=1.0), tmp_path / "log", fake("hang")),
+        serve_fake("hang", request(tmp_path, start_deadline_seconds=1.0), tmp_path / "log"),
     ):
         pass
     assert not descendants_of(os.getpid())
@@ -88,12 +84,12 @@ def test_server_that_hangs_is_stopped_at_the_deadline(tmp_path):
 
 @pytest.mark.parametrize("mode", ["errors", "empty"])
 def test_smoke_refuses_no_answer(tmp_path, mode):
-    with serve(request(tmp_path), tmp_path / "log", fake(mode)) as server, pytest.raises(StageError, match="answer"):
+    with serve_fake(mode, request(tmp_path), tmp_path / "log") as server, pytest.raises(StageError, match="answer"):
         smoke_answer(server.endpoint)
 
 
 def test_death_half_way_is_an_error(tmp_path):
-    with serve(request(tmp_path), tmp_path / "log", fake("die-half-way")) as server:
+    with serve_fake("die-half-way", request(tmp_path), tmp_path / "log") as server:
         for _ in range(3):
             smoke_answer(server.endpoint)
         with pytest.raises(StageError, match="no answer"):
@@ -124,12 +120,12 @@ def test_a_pipeline_on_a_cpu_is_refused(tmp_path):
 
 
 def test_ranks_are_forked_on_a_cpu_and_never_on_a_gpu(tmp_path):
-    config = VllmServerConfig(tensor_parallel_size=2)
-    command = vllm_fork_server(config, "cpu", 2, tmp_path / "socket")
-    assert command is not None
-    assert "vllm.v1.executor.multiproc_executor" in command.argv
-    assert command.env["OMP_NUM_THREADS"] == "1"
-    assert vllm_fork_server(config, "cuda", 2, tmp_path / "socket") is None
+    engine = VllmEngine(VllmServerConfig(tensor_parallel_size=2))
+    forking = engine.fork_server("cpu", 2, tmp_path / "socket")
+    assert forking is not None
+    assert "vllm.v1.executor.multiproc_executor" in forking.argv
+    assert forking.env["OMP_NUM_THREADS"] == "1"
+    assert engine.fork_server("cuda", 2, tmp_path / "socket") is None
 
 
 @pytest.mark.parametrize("content", [None, "{"])
@@ -149,7 +145,7 @@ def test_bad_config_is_refused(bad):
 
 
 def test_cpu_command_is_one_engine_process_on_loopback(tmp_path):
-    argv, env = vllm_command(request(tmp_path, kv_cache_gib=0.5, threads=3), 8123)
+    argv, env = command(request(tmp_path, kv_cache_gib=0.5, threads=3), 8123)
     assert argv[:4] == [sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server"]
     assert (option(argv, "--host"), option(argv, "--port"), option(argv, "--dtype")) == ("127.0.0.1", "8123", "float32")
     assert option(argv, "--kv-cache-memory-bytes") == str(2**29)
@@ -160,13 +156,13 @@ def test_cpu_command_is_one_engine_process_on_loopback(tmp_path):
 
 def test_cpu_ranks_are_placed_on_the_cores_there_are(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {4, 6})
-    _, env = vllm_command(request(tmp_path, tensor_parallel_size=3), 1)
+    _, env = command(request(tmp_path, tensor_parallel_size=3), 1)
     assert env["VLLM_CPU_OMP_THREADS_BIND"] == "4|6|4"
     assert env["OMP_NUM_THREADS"] == "1"
     assert env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1"
 
 
 def test_cuda_command_leaves_threads_and_processes_to_the_engine(tmp_path):
-    argv, env = vllm_command(request(tmp_path, dtype="bfloat16", device="cuda", tensor_parallel_size=2), 1)
+    argv, env = command(request(tmp_path, dtype="bfloat16", device="cuda", tensor_parallel_size=2), 1)
     assert (option(argv, "--tensor-parallel-size"), option(argv, "--pipeline-parallel-size")) == ("2", "1")
     assert not {"OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND", "VLLM_ENABLE_V1_MULTIPROCESSING"} & env.keys()

@@ -1,0 +1,234 @@
+"""What a serving engine is: a config, what it refuses, the command that starts it, and how it is read and reset.
+
+A new engine is one file with a `ServingConfig` subclass and an `Engine` subclass, one line in `engines/table.py`, and
+one test. Everything else asks the engine and names none.
+"""
+
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from pydantic import Field
+
+from configs.base import StrictModel
+from registry.contracts.base import Device, DType, Method
+from registry.contracts.serving import Endpoint
+from serving_checks.rank_facts import RankFacts
+
+LOOPBACK = "127.0.0.1"
+
+
+class ServingConfig(StrictModel):
+    """How models are served. The same for the baseline and every artifact, so that their numbers can be compared."""
+
+    engine: str
+    """Which engine serves; a subclass narrows it to its own name."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """Over how many ranks each layer is split; has to divide the model's attention heads."""
+    pipeline_parallel_size: int = Field(default=1, ge=1)
+    """Over how many groups of ranks the layers are shared out."""
+    max_model_len: int = Field(default=2048, ge=16)
+    """Longest prompt and answer together, in tokens."""
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    """Most requests that are worked on at once; null where the engine is not told."""
+
+
+class LaunchedConfig(ServingConfig):
+    """Servers that are started and stopped here."""
+
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """Port on 127.0.0.1; a free one when left out."""
+    start_deadline_seconds: float = Field(default=600.0, gt=0)
+    """When to give up on a server that does not become healthy."""
+
+
+class ServerRequest(NamedTuple):
+    """What is to be served, and where it runs."""
+
+    config: ServingConfig
+    model_dir: Path
+    dtype: DType
+    """What activations and unquantized weights are held in."""
+    device: Device
+    threads: int | None
+    """CPU threads over all ranks; None for one per rank. Without meaning on a GPU."""
+
+
+class ServerCommand(NamedTuple):
+    """What starts a server: arguments, and variables on top of the environment."""
+
+    argv: list[str]
+    env: dict[str, str]
+
+
+class Death(NamedTuple):
+    """Why a server died, as far as its log tells."""
+
+    reason: str
+    remedy: str
+
+
+class LogFacts(NamedTuple):
+    """What a server's log says that a reviewer has to know."""
+
+    kernel: str | None
+    """The quantization kernels that the engine says it chose; None where it says nothing."""
+    warnings: list[str]
+    """Fallbacks and others, each once, without those of every start."""
+
+
+class MetricNames(StrictModel):
+    """Names on an engine's Prometheus page, None where it has none.
+
+    `name` is the sum of the samples called so over all labels; `name{label}` is the number that a label holds.
+    """
+
+    requests_running: str | None = None
+    """Gauge: requests at work."""
+    requests_waiting: str | None = None
+    """Gauge: requests that wait for a place."""
+    prompt_tokens: str | None = None
+    """Counter, like those below, since the server's start."""
+    generation_tokens: str | None = None
+    requests_succeeded: str | None = None
+    kv_cache_bytes: str | None = None
+    """Budget of each rank's KV cache."""
+    kv_cache_tokens: str | None = None
+    """Tokens that fit the KV cache."""
+    kv_cache_requests: str | None = None
+    """Requests of the configured context length that fit it at once."""
+
+
+class Engine(ABC):
+    """One serving engine with its config; `serving_checks.engines.table.engine_of` makes it."""
+
+    name: ClassVar[str]
+    config_type: ClassVar[type[ServingConfig]]
+    distributions: ClassVar[tuple[str, ...]]
+    """Packages that the engine comes as, one for a kind of device; empty where it is installed elsewhere."""
+    plugins: ClassVar[tuple[str, ...]] = ()
+    """Packages beside it that shape what is measured."""
+    serves_in_16_bits_only: ClassVar[frozenset[Method]] = frozenset()
+    """Methods whose artifacts it does not serve in float32."""
+
+    gives_logprobs: ClassVar[bool] = False
+    """Answers completions with log-probabilities: of the prompt, and of tokens that are asked for by their ids."""
+
+    def __init__(self, config: ServingConfig) -> None:
+        self.config = config
+
+    @classmethod
+    def versions(cls) -> dict[str, str]:
+        """Distribution -> version of what is installed of the engine and its plugins; reads metadata only."""
+        installed = {}
+        for name in (*cls.distributions, *cls.plugins):
+            with suppress(PackageNotFoundError):
+                installed[name] = version(name)
+        return installed
+
+    @classmethod
+    def version(cls) -> str | None:
+        """The engine's own; None where it is not installed here."""
+        installed = cls.versions()
+        return next((installed[name] for name in cls.distributions if name in installed), None)
+
+    @property
+    def metrics(self) -> MetricNames:
+        """What the engine's /metrics page calls things."""
+        return MetricNames()
+
+    @property
+    def eager(self) -> bool | None:
+        """Whether the model runs without compilation and graphs; None where that is not known."""
+        return None
+
+    @abstractmethod
+    def refusals(self, request: ServerRequest) -> list[str]:
+        """Find what is known to fail before anything is started.
+
+        Returns:
+            Whole sentences, each with its remedy; empty where the engine is going to serve `request`.
+        """
+
+    def fork_server(self, device: Device, threads: int | None, address: Path) -> ServerCommand | None:
+        """The command of a fork server for this engine's servers (`fork_server.py`), listening on `address`.
+
+        Returns:
+            None where servers have to be started in the plain way.
+        """
+        return None
+
+    def served_model_name(self, request: ServerRequest) -> str:
+        """What requests have to call the model."""
+        return "model"
+
+    def prefix_block_tokens(self, endpoint: Endpoint) -> int | None:
+        """Tokens that the server's prefix cache takes at once; None where it has none or does not say."""
+        return None
+
+    def reset_caches(self, base_url: str) -> bool:
+        """Have the server forget the prompts seen so far, so that the next measurement starts as the first did.
+
+        Returns:
+            False where the engine takes no such order.
+
+        Raises:
+            OSError: The server did not answer, or refuses.
+        """
+        return False
+
+    def resident_weights_bytes(self, endpoint: Endpoint, log: str) -> list[int]:
+        """What each rank holds for weights, in bytes.
+
+        Raises:
+            ValueError: The engine does not tell; the text says why.
+            OSError: The server does not answer.
+        """
+        raise ValueError(f"the engine {self.name} does not tell")
+
+    def ranks(self, endpoint: Endpoint) -> list[RankFacts]:
+        """What each of the server's workers says about itself, by rank.
+
+        Raises:
+            ValueError: The engine does not tell; the text says why.
+            OSError: The server does not answer.
+        """
+        raise ValueError(f"the engine {self.name} does not tell")
+
+    def fallbacks(self, ranks: list[RankFacts]) -> list[str]:
+        """A sentence for each kernel among the ranks' that the engine takes only when it can do no better."""
+        return []
+
+    def facts_of(self, log: str) -> LogFacts:
+        """What the log of a running or ended server says."""
+        return LogFacts(kernel=None, warnings=[])
+
+
+class LaunchedEngine(Engine):
+    """An engine whose servers are started and stopped here."""
+
+    config: LaunchedConfig
+    health_path: ClassVar[str] = "/health"
+    """Answers 200 once the server takes requests."""
+
+    @abstractmethod
+    def command(self, request: ServerRequest, port: int) -> ServerCommand:
+        """The command that serves `request` on `port` of 127.0.0.1."""
+
+    @abstractmethod
+    def death_of(self, log: str, exit_code: int) -> Death:
+        """The likely reason why a server ended with `exit_code`."""
+
+
+class AttachedEngine(Engine):
+    """An engine whose server runs already, and goes on when the tests are done."""
+
+    @abstractmethod
+    def attach(self, request: ServerRequest) -> Endpoint:
+        """Find the server.
+
+        Raises:
+            RequestError: Nothing answers there, or not as it should, or it does not serve the model.
+        """

@@ -1,0 +1,118 @@
+"""Any OpenAI-compatible server that runs already: SGLang, TGI, TensorRT-LLM, another machine's vLLM.
+
+Nothing is started or stopped. What only the one who started it can know (the kernel, what its processes hold, whether
+it serves the very bytes that the tests think it does) stays unknown and is said to be.
+"""
+
+import json
+from ipaddress import ip_address
+from typing import Annotated, Literal, Self
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+
+from pydantic import Field, StringConstraints, model_validator
+
+from configs.errors import RequestError
+from registry.contracts.serving import Endpoint
+from serving_checks.engines.base import AttachedEngine, LogFacts, MetricNames, ServerRequest, ServingConfig
+from serving_checks.http_json import get_text
+
+
+class OpenAIServerConfig(ServingConfig):
+    """Where a server answers, and what it was started with."""
+
+    engine: Literal["openai"]
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^/?#@\s]+$")]
+    """`http://host:port`, without a path. It is this address that prompts are sent to, on this machine or not."""
+    served_model_name: str = Field(min_length=1)
+    """What the server calls the model."""
+    api_key_variable: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*$")] | None = None
+    """Name of the environment variable that holds the key; the key itself is written nowhere."""
+    metrics: MetricNames = MetricNames()
+    """What the server's /metrics page calls things; what is left out is not cross-checked."""
+    eager: bool | None = None
+    """Whether the server was started without compilation and graphs, for the record."""
+
+    @model_validator(mode="after")
+    def _keeps_the_key_to_itself(self) -> Self:
+        parts = urlsplit(self.base_url)
+        try:
+            loopback = parts.hostname == "localhost" or ip_address(parts.hostname or "").is_loopback
+        except ValueError:
+            loopback = False
+        if self.api_key_variable and parts.scheme == "http" and not loopback:
+            raise ValueError("a key is sent to another machine over https only; write https:// or leave the key out")
+        return self
+
+
+class OpenAIAddress(AttachedEngine):
+    """A server that somebody else runs."""
+
+    name = "openai"
+    config_type = OpenAIServerConfig
+    distributions = ()
+    config: OpenAIServerConfig
+
+    @property
+    def metrics(self) -> MetricNames:
+        """See `Engine.metrics`: as the config says."""
+        return self.config.metrics
+
+    @property
+    def eager(self) -> bool | None:
+        """See `Engine.eager`: as the config says."""
+        return self.config.eager
+
+    def refusals(self, request: ServerRequest) -> list[str]:
+        """See `Engine.refusals`; what a foreign server takes shows when it is asked."""
+        return []
+
+    def attach(self, request: ServerRequest) -> Endpoint:
+        """See `AttachedEngine.attach`: /v1/models has to answer and to list the model."""
+        config = self.config
+        where = f"{config.base_url}/v1/models"
+        try:
+            listed = json.loads(get_text(where, api_key_variable=config.api_key_variable))
+            names = [str(model["id"]) for model in listed["data"]]
+        except HTTPError as error:
+            wants_key = error.code in (401, 403)
+            raise RequestError(
+                f"{where} answers {error.code} {error.reason}",
+                remedy="name the environment variable with its key as `api_key_variable`, and set it to a valid one"
+                if wants_key
+                else "name the address of an OpenAI-compatible server",
+            ) from error
+        except OSError as error:
+            raise RequestError(
+                f"nothing answers at {where}: {error}", remedy="start the server first, or correct `base_url`"
+            ) from error
+        except (ValueError, LookupError, TypeError) as error:
+            raise RequestError(
+                f"{where} does not answer as an OpenAI-compatible server does: {error!r}", remedy="correct `base_url`"
+            ) from error
+        if config.served_model_name not in names:
+            raise RequestError(
+                f"{config.base_url} does not serve {config.served_model_name!r}",
+                remedy=f"set `served_model_name` to what it serves: {', '.join(names) or 'nothing yet'}",
+            )
+        return Endpoint(
+            base_url=config.base_url,
+            served_model_name=config.served_model_name,
+            model_path=str(request.model_dir),
+            max_model_len=config.max_model_len,
+            api_key_variable=config.api_key_variable,
+        )
+
+    def resident_weights_bytes(self, endpoint: Endpoint, log: str) -> list[int]:
+        """See `Engine.resident_weights_bytes`."""
+        raise ValueError("the server was not started here, so its workers cannot be asked")
+
+    def facts_of(self, log: str) -> LogFacts:
+        """See `Engine.facts_of`."""
+        return LogFacts(
+            kernel=None,
+            warnings=[
+                f"the server at {self.config.base_url} was not started here: that it serves these bytes, in this dtype "
+                "and on this device, is its owner's word, and its log and kernel were not read"
+            ],
+        )

