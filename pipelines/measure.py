@@ -32,7 +32,6 @@ from registry.hashing import digest_of, manifest_of
 from registry.stage_process import StageClock, main
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.conditions import load_average
-from serving_checks.engine_truth import engine_truth
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.table import AnyServingConfig, engine_of
 from serving_checks.load import LoadClient, LoadConfig
@@ -142,20 +141,22 @@ def _serving_record(
     points: list[LoadPoint],
     memory: MemoryRecord,
 ) -> ServingRecord:
-    engine, truth = server.engine, engine_truth(server, job.dtype)
+    engine, facts = server.engine, server.facts
+    dtype = facts.dtype or job.dtype
+    other_dtype = [] if dtype == job.dtype else [f"served in {dtype} although {job.dtype} was asked for"]
     return ServingRecord(
         model_digest=job.model_digest,
         engine=engine.name,
         engine_version=engine.version() or "unknown",
         device=job.device,
         device_name=job.device_name,
-        dtype=truth.dtype or job.dtype,
-        tensor_parallel_size=truth.tensor_parallel_size or job.serving.tensor_parallel_size,
+        dtype=dtype,
+        tensor_parallel_size=facts.tensor_parallel_size or job.serving.tensor_parallel_size,
         threads=job.threads if job.device == "cpu" else None,
-        eager=truth.eager,
-        prefix_caching=truth.prefix_caching,
-        max_num_seqs=truth.max_num_seqs,
-        quantization_kernel=truth.kernel,
+        eager=facts.eager,
+        prefix_caching=facts.prefix_caching,
+        max_num_seqs=facts.max_num_seqs,
+        quantization_kernel=facts.kernel,
         command=server.command,
         start_seconds=server.start_seconds,
         forked=server.forked,
@@ -163,7 +164,7 @@ def _serving_record(
         smoke_answer=answer,
         load_points=points,
         memory=memory,
-        warnings=truth.warnings,
+        warnings=facts.warnings + other_dtype,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from configs.errors import RequestError, StageError
+from pipelines.compatibility import serving_violations
 from pipelines.interpreters import check_interpreter
 from pipelines.jobs import JobContext
 from pipelines.stages import STAGE_MODULES, Stage, quantize_dtype, serve_dtype
@@ -15,7 +16,6 @@ from quantizers.rules import tensor_parallel_violations
 from quantizers.sources import SourceConfig, checkpoint_bytes
 from quantizers.table import METHODS, load_method
 from registry.contracts import CheckpointRecord, StageResult
-from serving_checks.engines.compatibility import serving_violations
 from serving_checks.engines.table import engine_type
 
 logger = logging.getLogger(__name__)

@@ -70,7 +70,7 @@ class RunConfig(StrictModel):
     """Artifacts to make, in this order: name -> method and its parameters."""
     evaluation: EvaluationConfig
     serving: AnyServingConfig = Field(default_factory=default_config)
-    """`engine: vllm` when it names none; each engine has its own keys."""
+    """`engine` chooses what serves; each engine has keys of its own."""
     load: LoadConfig = LoadConfig()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where a GPU answers, else the CPU."""

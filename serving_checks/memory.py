@@ -35,61 +35,53 @@ def gpu_bytes_of_tree(root: int) -> int:
 
 def memory_record(server: RunningServer, model_dir: Path, device: Device) -> MemoryRecord:
     """Read the four numbers of a server that is still running, after the load test (which makes the peak)."""
-    notes: list[str] = []
+    notes = []
+    peak, weights = None, None
+    try:
+        weights = server.engine.resident_weights_bytes(server.endpoint, server.log)
+    except (OSError, ValueError) as error:
+        notes.append(f"resident weights: {error}")
     cache = _kv_cache(server, notes)
+    if server.pid is None:
+        notes.append("peak: the server was not started here")
+    elif device == "cpu":
+        peak = server.peak_memory_bytes()
+        if peak is None:
+            notes.append("peak: the server's memory has not been sampled yet")
+    else:
+        try:
+            peak = gpu_bytes_of_tree(server.pid)
+            notes.append("peak: GPU memory as held after the load test; the engine takes it at start and keeps it")
+        except RuntimeError as error:
+            notes.append(f"peak: {error}")
     return MemoryRecord(
         artifact_bytes=sum(file.stat().st_size for file in model_dir.glob("*.safetensors")),
-        weights_bytes_by_rank=_weights_bytes_by_rank(server, notes),
-        kv_cache_bytes=None if cache.bytes is None else int(cache.bytes),
+        weights_bytes_by_rank=weights,
+        kv_cache_bytes=None if cache.budget_bytes is None else int(cache.budget_bytes),
         kv_cache_tokens=None if cache.tokens is None else int(cache.tokens),
         kv_cache_requests=cache.requests,
-        peak_process_bytes=_peak_bytes(server, device, notes),
+        peak_process_bytes=peak,
         notes=notes,
     )
 
 
-def _weights_bytes_by_rank(server: RunningServer, notes: list[str]) -> list[int] | None:
-    try:
-        return server.engine.resident_weights_bytes(server.endpoint, server.log)
-    except (OSError, ValueError) as error:
-        notes.append(f"resident weights: {error}")
-        return None
-
-
 class _KVCache(NamedTuple):
-    bytes: float | None
-    tokens: float | None
-    requests: float | None
+    budget_bytes: float | None = None
+    tokens: float | None = None
+    requests: float | None = None
 
 
 def _kv_cache(server: RunningServer, notes: list[str]) -> _KVCache:
+    """What the engine's metrics tell of its KV cache; a note for what they do not."""
     names = server.engine.metrics
-    wanted = (names.kv_cache_bytes, names.kv_cache_tokens, names.kv_cache_requests)
+    asked = (names.kv_cache_bytes, names.kv_cache_tokens, names.kv_cache_requests)
     try:
-        samples = read_metrics(server.endpoint) if any(wanted) else []
+        samples = read_metrics(server.endpoint) if any(asked) else []
     except OSError as error:
         notes.append(f"KV cache: no metrics page ({error})")
-        return _KVCache(None, None, None)
-    cache = _KVCache(*(number(samples, name) for name in wanted))
-    missing = [name for name, value in cache._asdict().items() if value is None]
+        return _KVCache()
+    found = _KVCache(*(number(samples, name) for name in asked))
+    missing = [field.replace("_", " ") for field, value in found._asdict().items() if value is None]
     if missing:
-        notes.append(f"KV cache: the engine {server.engine.name} tells no {', '.join(missing)} of it")
-    return cache
-
-
-def _peak_bytes(server: RunningServer, device: Device, notes: list[str]) -> int | None:
-    if server.pid is None:
-        notes.append("peak: the server was not started here")
-        return None
-    if device == "cpu":
-        peak = server.peak_memory_bytes()
-        if peak is None:
-            notes.append("peak: the server's memory has not been sampled yet")
-        return peak
-    try:
-        held = gpu_bytes_of_tree(server.pid)
-    except RuntimeError as error:
-        notes.append(f"peak: {error}")
-        return None
-    notes.append("peak: GPU memory as held after the load test; the engine takes it at start and keeps it")
-    return held
+        notes.append(f"KV cache: the metrics of {server.engine.name} do not tell its {', '.join(missing)}")
+    return found

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from configs.errors import RequestError, StageError
 from registry.contracts.serving import Endpoint
-from serving_checks.engines.base import LOOPBACK, AttachedEngine, Engine, LaunchedEngine, LogFacts, ServerRequest
+from serving_checks.engines.base import LOOPBACK, AttachedEngine, Engine, EngineFacts, LaunchedEngine, ServerRequest
 from serving_checks.engines.table import engine_of
 from serving_checks.guard import descendants_of, remove_shared_memory, shared_memory_of
 from serving_checks.http_json import get_text
@@ -52,14 +52,19 @@ class RunningServer:
         return self.child.peak_memory_bytes if self.child else None
 
     @property
-    def log(self) -> str:
-        """What the server has printed so far."""
-        return self.child.log_file.read_text(errors="replace") if self.child else ""
+    def log_file(self) -> Path | None:
+        """Where its output goes."""
+        return self.child.log_file if self.child else None
 
     @property
-    def facts(self) -> LogFacts:
-        """What the log says so far: kernel and warnings."""
-        return self.engine.facts_of(self.log)
+    def log(self) -> str:
+        """What it has printed so far."""
+        return self.log_file.read_text(errors="replace") if self.log_file else ""
+
+    @property
+    def facts(self) -> EngineFacts:
+        """How it serves, in the engine's own words."""
+        return self.engine.facts(self.endpoint, self.log)
 
 
 def free_port(wanted: int | None) -> int:

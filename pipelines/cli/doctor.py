@@ -9,12 +9,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.compatibility import serving_violations
 from pipelines.device import MachineRecord, detect_machine
 from pipelines.stages import installed_versions
 from quantizers.table import METHODS, load_method
 from registry.contracts.base import Method
 from serving_checks.engines.base import Engine
-from serving_checks.engines.compatibility import serving_violations
 from serving_checks.engines.table import ENGINES, engine_type
 
 HELP = "say what this machine is, which engines it has and what each method can do here"

@@ -70,13 +70,20 @@ class Death(NamedTuple):
     remedy: str
 
 
-class LogFacts(NamedTuple):
-    """What a server's log says that a reviewer has to know."""
+class EngineFacts(NamedTuple):
+    """How a model is served, in the engine's own words as far as it has any; None where it does not say."""
 
-    kernel: str | None
-    """The quantization kernels that the engine says it chose; None where it says nothing."""
     warnings: list[str]
     """Fallbacks and others, each once, without those of every start."""
+    kernel: str | None = None
+    """The quantization kernels that it chose."""
+    dtype: DType | None = None
+    """Of activations and unquantized weights."""
+    tensor_parallel_size: int | None = None
+    eager: bool | None = None
+    """No compilation and no graphs."""
+    prefix_caching: bool | None = None
+    max_num_seqs: int | None = None
 
 
 class MetricNames(StrictModel):
@@ -94,11 +101,11 @@ class MetricNames(StrictModel):
     generation_tokens: str | None = None
     requests_succeeded: str | None = None
     kv_cache_bytes: str | None = None
-    """Budget of each rank's KV cache."""
+    """The KV cache's budget on each rank."""
     kv_cache_tokens: str | None = None
     """Tokens that fit the KV cache."""
     kv_cache_requests: str | None = None
-    """Requests of the configured context length that fit it at once."""
+    """Requests of the configured context length that fit at once."""
 
 
 class Engine(ABC):
@@ -138,11 +145,6 @@ class Engine(ABC):
     def metrics(self) -> MetricNames:
         """What the engine's /metrics page calls things."""
         return MetricNames()
-
-    @property
-    def eager(self) -> bool | None:
-        """Whether the model runs without compilation and graphs; None where that is not known."""
-        return None
 
     @abstractmethod
     def refusals(self, request: ServerRequest) -> list[str]:
@@ -197,13 +199,9 @@ class Engine(ABC):
         """
         raise ValueError(f"the engine {self.name} does not tell")
 
-    def fallbacks(self, ranks: list[RankFacts]) -> list[str]:
-        """A sentence for each kernel among the ranks' that the engine takes only when it can do no better."""
-        return []
-
-    def facts_of(self, log: str) -> LogFacts:
-        """What the log of a running or ended server says."""
-        return LogFacts(kernel=None, warnings=[])
+    @abstractmethod
+    def facts(self, endpoint: Endpoint, log: str) -> EngineFacts:
+        """How a running server serves, from its answers and what it has printed so far."""
 
 
 class LaunchedEngine(Engine):

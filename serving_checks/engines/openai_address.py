@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from configs.errors import RequestError
 from registry.contracts.serving import Endpoint
-from serving_checks.engines.base import AttachedEngine, LogFacts, MetricNames, ServerRequest, ServingConfig
+from serving_checks.engines.base import AttachedEngine, EngineFacts, MetricNames, ServerRequest, ServingConfig
 from serving_checks.http_json import get_text
 
 
@@ -57,11 +57,6 @@ class OpenAIAddress(AttachedEngine):
     def metrics(self) -> MetricNames:
         """See `Engine.metrics`: as the config says."""
         return self.config.metrics
-
-    @property
-    def eager(self) -> bool | None:
-        """See `Engine.eager`: as the config says."""
-        return self.config.eager
 
     def refusals(self, request: ServerRequest) -> list[str]:
         """See `Engine.refusals`; what a foreign server takes shows when it is asked."""
@@ -107,10 +102,12 @@ class OpenAIAddress(AttachedEngine):
         """See `Engine.resident_weights_bytes`."""
         raise ValueError("the server was not started here, so its workers cannot be asked")
 
-    def facts_of(self, log: str) -> LogFacts:
-        """See `Engine.facts_of`."""
-        return LogFacts(
-            kernel=None,
+    def facts(self, endpoint: Endpoint, log: str) -> EngineFacts:
+        """See `Engine.facts`: what the config says of it, and what is not known."""
+        return EngineFacts(
+            tensor_parallel_size=self.config.tensor_parallel_size,
+            eager=self.config.eager,
+            max_num_seqs=self.config.max_num_seqs,
             warnings=[
                 f"the server at {self.config.base_url} was not started here: that it serves these bytes, in this dtype "
                 "and on this device, is its owner's word, and its log and kernel were not read"

@@ -14,12 +14,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from registry.contracts.base import DType
+from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import (
     LOOPBACK,
     Death,
+    EngineFacts,
     LaunchedConfig,
     LaunchedEngine,
-    LogFacts,
     ServerCommand,
     ServerRequest,
 )
@@ -55,11 +56,6 @@ class TransformersEngine(LaunchedEngine):
     serves_in_16_bits_only = frozenset({"gptq", "awq", "bnb_nf4"})
     """As the artifacts are inspected: through transformers, in the dtype that they were written for."""
     config: TransformersServerConfig
-
-    @property
-    def eager(self) -> bool:
-        """See `Engine.eager`: compilation is an option of its own, and graphs are for GPUs."""
-        return True
 
     def refusals(self, request: ServerRequest) -> list[str]:
         """See `Engine.refusals`."""
@@ -107,10 +103,10 @@ class TransformersEngine(LaunchedEngine):
         """See `Engine.served_model_name`: the folder, and no other name is taken."""
         return str(request.model_dir)
 
-    def facts_of(self, log: str) -> LogFacts:
-        """See `Engine.facts_of`; it does not name kernels."""
+    def facts(self, endpoint: Endpoint, log: str) -> EngineFacts:
+        """See `Engine.facts`; it names no kernel and tells no setting."""
         found = [match["text"].strip() for line in log.splitlines() if (match := _WARNING.match(line))]
-        return LogFacts(kernel=None, warnings=list(dict.fromkeys(found)))
+        return EngineFacts(warnings=list(dict.fromkeys(found)))
 
     def death_of(self, log: str, exit_code: int) -> Death:
         """See `Engine.death_of`."""

@@ -14,16 +14,16 @@ from serving_checks.engines import vllm_log
 from serving_checks.engines.base import (
     LOOPBACK,
     Death,
+    EngineFacts,
     LaunchedConfig,
     LaunchedEngine,
-    LogFacts,
     MetricNames,
     ServerCommand,
     ServerRequest,
 )
 from serving_checks.http_json import post, post_json
 from serving_checks.metrics import read_metrics
-from serving_checks.rank_facts import RankFacts
+from serving_checks.rank_facts import RankFacts, kernel_name, unequal_kernels
 
 _PYTHON_MODULE = [sys.executable, "-P", "-m"]
 _SERVER_MODULE = "vllm.entrypoints.openai.api_server"
@@ -79,14 +79,9 @@ class VllmEngine(LaunchedEngine):
             generation_tokens="vllm:generation_tokens_total",
             requests_succeeded="vllm:request_success_total",
             kv_cache_bytes=f"{_CACHE_CONFIG}{{kv_cache_memory_bytes}}",
-            kv_cache_requests=f"{_CACHE_CONFIG}{{kv_cache_max_concurrency}}",
             kv_cache_tokens=f"{_CACHE_CONFIG}{{kv_cache_size_tokens}}",
+            kv_cache_requests=f"{_CACHE_CONFIG}{{kv_cache_max_concurrency}}",
         )
-
-    @property
-    def eager(self) -> bool:
-        """See `Engine.eager`."""
-        return self.config.enforce_eager
 
     def refusals(self, request: ServerRequest) -> list[str]:
         """See `Engine.refusals`; what vLLM 0.32 and its bitsandbytes plugin raise at start."""
@@ -149,14 +144,10 @@ class VllmEngine(LaunchedEngine):
         return ServerCommand(argv, _variables(self.config, device, threads))
 
     def prefix_block_tokens(self, endpoint: Endpoint) -> int | None:
-        """See `Engine.prefix_block_tokens`: of the cache's config, whose fields are labels of one metric."""
-        try:
-            samples = read_metrics(endpoint)
-        except OSError:
-            return None
-        labels = next((sample.labels for sample in samples if sample.name == _CACHE_CONFIG), {})
-        block_tokens = labels.get("block_size", "")
-        return int(block_tokens) if labels.get("enable_prefix_caching") == "True" and block_tokens.isdigit() else None
+        """See `Engine.prefix_block_tokens`."""
+        config = _cache_config(endpoint)
+        block_tokens = config.get("block_size", "")
+        return int(block_tokens) if config.get("enable_prefix_caching") == "True" and block_tokens.isdigit() else None
 
     def reset_caches(self, base_url: str) -> bool:
         """See `Engine.reset_caches`: the prefix cache (vllm/entrypoints/serve/dev/cache/api_router.py)."""
@@ -180,18 +171,51 @@ class VllmEngine(LaunchedEngine):
             raise ValueError(f"no worker answered: {str(answer)[:200]}")
         return sorted((RankFacts.model_validate(rank) for rank in answer["results"]), key=lambda facts: facts.rank)
 
-    def fallbacks(self, ranks: list[RankFacts]) -> list[str]:
-        """See `Engine.fallbacks`."""
-        found = {name for rank in ranks for name in rank.kernels}
-        return [f"{name}: {meaning}" for name, meaning in _FALLBACK_KERNELS.items() if name in found]
-
-    def facts_of(self, log: str) -> LogFacts:
-        """See `Engine.facts_of`."""
-        return LogFacts(kernel=vllm_log.kernel_of(log), warnings=vllm_log.warnings_of(log))
+    def facts(self, endpoint: Endpoint, log: str) -> EngineFacts:
+        """See `Engine.facts`: asked of the workers; as it was started, with a warning, where they are silent."""
+        warnings, kernel = vllm_log.warnings_of(log), vllm_log.kernel_of(log)
+        try:
+            ranks = self.ranks(endpoint)
+        except (OSError, ValueError) as error:
+            said = " ".join(str(error).split())[:200]
+            return EngineFacts(
+                warnings=[*warnings, f"the workers did not tell how they compute ({said}): recorded as started"],
+                kernel=kernel,
+                tensor_parallel_size=self.config.tensor_parallel_size,
+                eager=self.config.enforce_eager,
+                prefix_caching={"True": True, "False": False}.get(
+                    _cache_config(endpoint).get("enable_prefix_caching", "")
+                ),
+                max_num_seqs=self.config.max_num_seqs,
+            )
+        return EngineFacts(
+            warnings=[*warnings, *_fallbacks(ranks), *unequal_kernels(ranks)],
+            kernel=kernel_name(ranks) or kernel,
+            dtype=ranks[0].dtype,
+            tensor_parallel_size=ranks[0].tensor_parallel_size,
+            eager=ranks[0].eager,
+            prefix_caching=ranks[0].prefix_caching,
+            max_num_seqs=ranks[0].max_num_seqs,
+        )
 
     def death_of(self, log: str, exit_code: int) -> Death:
         """See `Engine.death_of`."""
         return vllm_log.death_of(log, exit_code)
+
+
+def _fallbacks(ranks: list[RankFacts]) -> list[str]:
+    """A sentence for each kernel among the ranks' that is taken only where vLLM can do no better."""
+    found = {name for rank in ranks for name in rank.kernels}
+    return [f"{name}: {meaning}" for name, meaning in _FALLBACK_KERNELS.items() if name in found]
+
+
+def _cache_config(endpoint: Endpoint) -> dict[str, str]:
+    """The fields of vLLM's CacheConfig, which are labels of one metric; empty where the server does not tell."""
+    try:
+        samples = read_metrics(endpoint)
+    except OSError:
+        return {}
+    return next((sample.labels for sample in samples if sample.name == _CACHE_CONFIG), {})
 
 
 def _cpu_variables(ranks: int, threads: int | None) -> dict[str, str]:

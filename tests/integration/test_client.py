@@ -1,17 +1,24 @@
-"""The evaluation's client against a real vLLM: what it asks for cheaply is what plain log-probabilities say."""
+"""One real vLLM server: what the evaluation's client asks for cheaply is what plain log-probabilities say, and what
+the engine's adapter reads is there."""
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from configs.errors import RequestError
 from evals.client import Client
 from evals.request_plan import Generate, Question, Score, plan
 from registry.contracts import Endpoint
+from serving_checks.checks.smoke import smoke_answer
 from serving_checks.engines.base import ServerRequest
-from serving_checks.engines.vllm import VllmServerConfig
+from serving_checks.engines.openai_address import OpenAIServerConfig
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.http_json import post_json
+from serving_checks.memory import memory_record
+from serving_checks.metrics import number, read_metrics
 from serving_checks.server import serve
 from tests.tiny_llama import make_tiny_llama
 
@@ -104,3 +111,39 @@ def test_texts_are_those_of_a_plain_request(endpoint: Endpoint) -> None:
         assert isinstance(question, Generate)
         body = {"prompt": question.prompt, "max_tokens": 8, "temperature": 0, "stop": ["\n"], "model": "model"}
         assert answers[question] == post_json(f"{endpoint.base_url}/v1/completions", body)["choices"][0]["text"]
+
+
+@pytest.mark.engine
+def test_every_metric_that_the_adapter_names_is_on_the_page(endpoint: Endpoint) -> None:
+    engine = VllmEngine(VllmServerConfig())
+    before = {field: number(read_metrics(endpoint), name) for field, name in engine.metrics}
+    assert None not in before.values()
+    smoke_answer(endpoint, "one two three", max_tokens=5)
+    assert engine.reset_caches(endpoint.base_url)
+    after = {field: number(read_metrics(endpoint), name) for field, name in engine.metrics}
+    grown = {field: (after[field] or 0) - (before[field] or 0) for field in after}
+    assert (grown["generation_tokens"], grown["requests_succeeded"]) == (5, 1)
+    assert grown["prompt_tokens"] > 0
+    assert after["requests_running"] == after["requests_waiting"] == 0
+    assert endpoint.prefix_block_tokens == BLOCK_TOKENS
+
+
+@pytest.mark.engine
+def test_the_same_server_as_one_that_somebody_else_runs(endpoint: Endpoint, tmp_path: Path) -> None:
+    config = OpenAIServerConfig(
+        engine="openai",
+        base_url=endpoint.base_url,
+        served_model_name=endpoint.served_model_name,
+        max_model_len=512,
+        metrics=VllmEngine(VllmServerConfig()).metrics,
+    )
+    request = ServerRequest(config, Path(endpoint.model_path), "float32", "cpu", None)
+    with serve(request, tmp_path / "log") as server:
+        assert smoke_answer(server.endpoint) == smoke_answer(endpoint)
+        memory = memory_record(server, request.model_dir, "cpu")
+    assert memory.kv_cache_tokens
+    assert memory.weights_bytes_by_rank is memory.peak_process_bytes is None
+    assert smoke_answer(endpoint), "it goes on"
+    elsewhere = request._replace(config=config.model_copy(update={"served_model_name": "another"}))
+    with pytest.raises(RequestError, match="does not serve 'another'"), serve(elsewhere, tmp_path / "log"):
+        pass

@@ -11,6 +11,7 @@ import pytest
 from configs.errors import RequestError, StageError
 from configs.loading import load_yaml_model
 from evals.suite import load_suite
+from pipelines.compatibility import REFUSALS, VLLM_VERSION, Refusal, serving_violations
 from pipelines.jobs import JobContext
 from pipelines.preflight import check_free_space, check_rules, rule_violations
 from pipelines.run_config import RunConfig
@@ -18,7 +19,6 @@ from pipelines.stages import Stage, stages_of
 from quantizers.sources import FolderSource, HubSource
 from registry.contracts import ObjectRef, StageResult
 from registry.contracts.base import Device, Method
-from serving_checks.engines.compatibility import REFUSALS, VLLM_VERSION, Refusal, serving_violations
 from serving_checks.engines.table import ENGINES
 from serving_checks.engines.vllm import VllmEngine
 from tests.records import checkpoint_record

@@ -13,12 +13,13 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from configs.errors import RequestError
+from registry.contracts import Endpoint
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.engines.base import ServerRequest, ServingConfig
 from serving_checks.engines.openai_address import OpenAIAddress, OpenAIServerConfig
 from serving_checks.engines.table import ENGINES, AnyServingConfig, default_config, engine_of, engine_type
 from serving_checks.engines.transformers_serve import TransformersEngine, TransformersServerConfig
-from serving_checks.engines.vllm import VllmServerConfig
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.memory import memory_record
 from serving_checks.server import serve
 
@@ -31,6 +32,7 @@ LLAMA = {
     "max_position_embeddings": 512,
 }
 """256 values a token: a block of 256 tokens takes 256 KiB in float32, 128 KiB in bfloat16."""
+ENDPOINT = Endpoint(base_url="http://127.0.0.1:9", served_model_name="m", model_path="", max_model_len=64)
 KEY = "a-key-that-must-not-be-seen"
 
 
@@ -53,6 +55,7 @@ class _Foreign(BaseHTTPRequestHandler):
     """Somebody else's server: lists its models, completes, and counts under names of its own."""
 
     key: str | None = None
+    metrics = "sglang:max_total_num_tokens 4096\n"
     models: Any = {"object": "list", "data": [{"id": "theirs"}]}
     redirect_to: str | None = None
     seen: list[str | None] = []
@@ -63,7 +66,7 @@ class _Foreign(BaseHTTPRequestHandler):
             self.send_header("Location", f"{self.redirect_to}{self.path}")
             self.end_headers()
             return
-        pages = {"/v1/models": json.dumps(self.models), "/metrics": "sglang:max_total_num_tokens 4096\n"}
+        pages = {"/v1/models": json.dumps(self.models), "/metrics": self.metrics}
         self._send(pages.get(self.path))
 
     def do_POST(self) -> None:
@@ -198,7 +201,8 @@ def test_a_server_that_runs_already_is_checked_and_left_alone(tmp_path: Path) ->
     assert not (tmp_path / "log").exists()
     assert (record.artifact_bytes, record.kv_cache_tokens) == (100, 4096)
     assert record.weights_bytes_by_rank is record.peak_process_bytes is None
-    assert [note.partition(":")[0] for note in record.notes] == ["KV cache", "resident weights", "peak"]
+    assert [note.partition(":")[0] for note in record.notes] == ["resident weights", "KV cache", "peak"]
+    assert "do not tell its budget bytes, requests" in record.notes[1]
 
 
 def test_the_key_comes_from_the_environment_and_is_seen_by_the_server_alone(
@@ -328,5 +332,18 @@ def test_why_transformers_died(log: str, reason: str, remedy: str) -> None:
 def test_a_fallback_of_transformers_is_a_warning_once() -> None:
     line = "[transformers] OddForCausalLM does not support continuous batching. Falling back to sequential generation."
     log = f"[transformers] Loading /m@main\n{line}\nINFO:     Started server process [1]\n{line}\n"
-    facts = TransformersEngine(TransformersServerConfig(engine="transformers")).facts_of(log)
+    facts = TransformersEngine(TransformersServerConfig(engine="transformers")).facts(ENDPOINT, log)
     assert facts.warnings == [line.removeprefix("[transformers] ")]
+
+
+def test_what_vllm_tells_of_its_cache_is_read_where_it_answers() -> None:
+    page = 'vllm:cache_config_info{block_size="16",enable_prefix_caching="%s",num_gpu_blocks="9"} 1.0\n'
+    engine = VllmEngine(VllmServerConfig(max_num_seqs=4))
+    told = {}
+    for said in ("True", "False", "None"):
+        with foreign_server(metrics=page % said) as (url, _):
+            there = ENDPOINT.model_copy(update={"base_url": url})
+            told[said] = (engine.prefix_block_tokens(there), engine.facts(there, "").prefix_caching)
+    assert told == {"True": (16, True), "False": (None, False), "None": (None, None)}
+    assert engine.prefix_block_tokens(ENDPOINT) is engine.facts(ENDPOINT, "").prefix_caching is None
+    assert (engine.facts(ENDPOINT, "").eager, engine.facts(ENDPOINT, "").max_num_seqs) == (True, 4)

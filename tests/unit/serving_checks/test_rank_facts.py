@@ -2,14 +2,16 @@
 
 import pytest
 
+from registry.contracts.serving import Endpoint
 from serving_checks import worker_probe
-from serving_checks.engine_truth import engine_truth
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.memory import memory_record
 from serving_checks.rank_facts import kernel_name, unequal_kernels
 from serving_checks.server import RunningServer
 from tests.unit.serving_checks.test_server import request, serve_fake
 from tests.unit.serving_checks.test_sharding import rank
+
+NOWHERE = Endpoint(base_url="http://127.0.0.1:9", served_model_name="m", model_path="/", max_model_len=16)
 
 
 class Module:
@@ -86,18 +88,24 @@ def test_fallbacks_and_unequal_ranks_are_told() -> None:
     one = rank(0, {"w": 1})
     slow = rank(1, {"w": 1}).model_copy(update={"kernels": {"linear": 3}})
     assert [line.split(":")[0] for line in unequal_kernels([one, slow])] == ["ranks multiply with different kernels"]
-    engine = VllmEngine(VllmServerConfig())
-    assert [line.split(":")[0] for line in engine.fallbacks([one, slow])] == ["linear"]
+
+
+def test_a_fallback_is_a_warning(monkeypatch) -> None:
+    slow = rank(0, {"w": 1}).model_copy(update={"kernels": {"linear": 3, "CPUWNA16LinearKernel": 4}})
+    monkeypatch.setattr(VllmEngine, "ranks", lambda *_: [slow])
+    facts = VllmEngine(VllmServerConfig()).facts(NOWHERE, "")
+    assert facts.kernel == "CPUWNA16LinearKernel (4), linear (3)"
+    assert [line.split(":")[0] for line in facts.warnings] == ["linear"]
 
 
 def test_the_record_holds_what_the_engine_says(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(RunningServer, "peak_memory_bytes", lambda _: 5000)
     with serve_fake("ok", request(tmp_path), tmp_path / "log") as server:
-        truth = engine_truth(server, "bfloat16")
+        truth = server.facts
         memory = memory_record(server, tmp_path, "cpu")
     assert (truth.dtype, truth.tensor_parallel_size, truth.eager) == ("float32", 2, True)
     assert (truth.prefix_caching, truth.max_num_seqs, truth.kernel) == (True, 32, "nothing (1)")
-    assert truth.warnings == ["served in float32 although bfloat16 was asked for"]
+    assert truth.warnings == []
     assert memory.weights_bytes_by_rank == [1000, 1000]
     assert (memory.kv_cache_bytes, memory.kv_cache_tokens, memory.kv_cache_requests) == (1 << 20, 4096, 2.0)
     assert memory.peak_process_bytes == 5000
@@ -109,14 +117,14 @@ def test_what_cannot_be_read_is_null_with_a_reason(tmp_path, monkeypatch) -> Non
     monkeypatch.setattr(RunningServer, "peak_memory_bytes", lambda _: None)
     with serve_fake("ok", request(tmp_path), tmp_path / "log") as server:
         pass
-    truth = engine_truth(server, "float32")
+    truth = server.facts
     memory = memory_record(server, tmp_path, "cpu")
-    assert (truth.dtype, truth.prefix_caching, truth.max_num_seqs, truth.kernel) == (None,) * 4
-    assert truth.eager is True  # as it was started
-    assert "was not told" in truth.warnings[-1]
+    assert (truth.dtype, truth.prefix_caching, truth.kernel) == (None,) * 3
+    assert (truth.eager, truth.max_num_seqs) == (True, 32)
+    assert truth.warnings[-1].endswith("recorded as started")
     assert memory.weights_bytes_by_rank is memory.kv_cache_bytes is memory.kv_cache_tokens is None
     assert memory.kv_cache_requests is memory.peak_process_bytes is None
-    assert [note.split(":")[0] for note in memory.notes] == ["KV cache", "resident weights", "peak"]
+    assert [note.split(":")[0] for note in memory.notes] == ["resident weights", "KV cache", "peak"]
 
 
 def test_the_log_serves_for_weights_where_workers_are_silent(tmp_path) -> None:

@@ -57,7 +57,7 @@ REFUSALS = (
 
 
 def serving_violations(
-    method: Method | None, device: Device, tensor_parallel: int, pipeline_parallel: int = 1, *, engine: str
+    method: Method | None, device: Device, tensor_parallel: int, pipeline_parallel: int = 1, engine: str = "vllm"
 ) -> list[str]:
     """Why `engine` would not serve a model so; empty where it would.
 
