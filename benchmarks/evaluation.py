@@ -8,8 +8,8 @@ dtype, batch limits and threads of the model are the same and are printed. A ser
 on another core, as it always has; `--lm-eval-threads` gives the other two ways more threads for the model instead. A
 way that fails is reported, and the others go on.
 
-For ours it also prints how many requests the server was working on (its own gauge), and how much of the time more of
-them waited: a client that is the bottleneck would leave the server with none to begin.
+For ours it also prints how many requests the server was working on (its own gauge), how much of the time more of them
+waited, and how busy the model's thread was: a client that is the bottleneck would leave the server with nothing to do.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from evals.lm_eval_runner import prepare
 from evals.local_data import DataConfig
@@ -98,6 +100,12 @@ class Gauge(threading.Thread):
         return {"running": self.running, "waiting": self.waiting}
 
 
+def busiest_thread_seconds(root: int) -> float:
+    """CPU seconds of the thread that worked most among `root` and its descendants: it runs the model."""
+    family = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
+    return max(thread.user_time + thread.system_time for process in family for thread in process.threads())
+
+
 def by_us(request: ServerRequest, resolved: ResolvedSuite) -> dict[str, Any]:
     """Server start and task building side by side, as in a run."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
@@ -107,7 +115,7 @@ def by_us(request: ServerRequest, resolved: ResolvedSuite) -> dict[str, Any]:
             prepared = preparing.result()
             gauge = Gauge(server.endpoint.base_url)
             gauge.start()
-            start = time.monotonic()
+            start, worked = time.monotonic(), busiest_thread_seconds(server.pid)
             record = prepared.evaluate(
                 server.endpoint,
                 model_digest="sha256:benchmark",
@@ -116,12 +124,14 @@ def by_us(request: ServerRequest, resolved: ResolvedSuite) -> dict[str, Any]:
                 on_progress=lambda done, total: print(f"{done} of {total} questions answered", flush=True),
             )
             asking = time.monotonic() - start
+            busy = (busiest_thread_seconds(server.pid) - worked) / asking
             found = gauge.stop()
         items: Items = {}
         for sample in read_samples(Path(folder) / record.samples_file):
             items.setdefault(sample.task, {})[str(sample.doc_id)] = [sample.score, sample.log_likelihoods]
     return found | {
         "asking_seconds": asking,
+        "model_thread_busy": busy,
         "scores": {score.task: score.value for score in record.tasks},
         "items": items,
         "questions": record.requests,
@@ -339,6 +349,7 @@ def print_gauge(ours: dict[str, Any]) -> None:
         f"requests running: median {statistics.median(running):.0f} of {limit}, {full:.0%} of the time at least "
         f"{0.9 * limit:.0f}; {queued:.0%} of the time more waited at the server"
     )
+    print(f"the model's thread was busy {ours['model_thread_busy']:.1%} of the time")
     parts = [running[len(running) * tenth // 10 : len(running) * (tenth + 1) // 10] for tenth in range(10)]
     print("mean of each tenth of the time: " + " ".join(f"{statistics.mean(part):.1f}" for part in parts if part))
 

@@ -17,11 +17,13 @@ from typing import NamedTuple
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.load import LoadClient, LoadConfig
+from serving_checks.load.config import Concurrent
 from serving_checks.memory import memory_record
 from serving_checks.server import serve
 from serving_checks.supervisor import Supervised
 
-LOAD = LoadConfig(concurrency=[1, 8], requests=16)
+LEVELS = [1, 8]
+LOAD = LoadConfig(profiles=[Concurrent(kind="concurrent", levels=LEVELS)], requests=16)
 THREADS = 1
 
 
@@ -56,9 +58,9 @@ def measured(config: VllmServerConfig, model_dir: Path, dtype: str, address: Pat
         request = ServerRequest(config, model_dir, dtype, "cpu", THREADS)  # type: ignore[arg-type]
         with (
             serve(request, Path(folder) / "server.log", fork_server=address) as server,
-            LoadClient(LOAD, model_dir, Path(folder), address) as client,
+            LoadClient(LOAD, config, model_dir, Path(folder), address) as client,
         ):
-            points = client.run(server.endpoint)
+            points = client.run(server.endpoint, Path(folder)).points
             peak = memory_record(server, model_dir, "cpu").peak_process_bytes or 0
             if server.forked != (address is not None):
                 raise SystemExit("the fork server did not answer")
@@ -84,7 +86,7 @@ def main() -> None:
         "start, s": lambda reading: reading.start_seconds,
         **{
             f"tokens/s at {concurrency}": lambda reading, place=place: reading.tokens_per_second[place]
-            for place, concurrency in enumerate(LOAD.concurrency)
+            for place, concurrency in enumerate(LEVELS)
         },
         "peak memory, GB": lambda reading: reading.peak_bytes / 1e9,
     }

@@ -69,7 +69,8 @@ class Prepared:
             adaptive: Asks look by look until every category is decided; all items of the suite when left out.
 
         Raises:
-            StageError: The server stopped answering, or answered with what is no number; a task lacks documents.
+            StageError: The server stopped answering, or answered with what is no number; a task lacks documents, or the
+                model the chat template that a category asks for.
         """
         with ExitStack() as stack:
             cache = None
@@ -229,7 +230,13 @@ def _built(resolved: ResolvedTask, task: Any, questioner: Questioner) -> dict[in
     if not chosen:
         raise StageError(f"task {resolved.name} has no items", remedy="see that the task's data is whole")
     task.set_fewshot_seed(resolved.seed)
-    task.build_all_requests(samples=set(chosen))
+    # Examples as turns of their own are lm-eval's default where a template is applied.
+    task.build_all_requests(
+        samples=set(chosen),
+        apply_chat_template=resolved.chat_template,
+        fewshot_as_multiturn=resolved.chat_template,
+        chat_template=questioner.chat_template if resolved.chat_template else None,
+    )
     by_place: dict[int, list[Questioned]] = defaultdict(list)
     for one in questioner.ask(task.instances):
         by_place[one.instance.doc_id].append(one)

@@ -3,12 +3,14 @@ does it, so that its scores come out."""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from configs.errors import StageError
+from evals.chat_template import ChatTemplate
 from evals.request_plan import Answer, Generate, LogLikelihood, Question, Score
 
 _REQUESTS_A_BATCH = 256
@@ -53,13 +55,15 @@ class Questioner:
     """Makes questions with one model's tokenizer.
 
     Special tokens are the tokenizer's own choice (a leading BOS for those that have one), as in lm-eval's `hf` and
-    `vllm`. One token of the context stays free for an answer, as in all of lm-eval's served models.
+    `vllm`; a text that begins with BOS, as chat templates write it, gets no second one. One token of the context stays
+    free for an answer, as in all of lm-eval's served models.
     """
 
     def __init__(self, model_path: str, max_model_len: int) -> None:
         from transformers import AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
+        self._model_path = model_path
         self._room = max_model_len - 1
         bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
         if bos is None and eos is None:
@@ -69,6 +73,15 @@ class Questioner:
             )
         self._prefix: int = eos if bos is None else bos
         self._prefix_text: str = self._tokenizer.decode([self._prefix])
+
+    @functools.cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The model's.
+
+        Raises:
+            StageError: It has none.
+        """
+        return ChatTemplate(self._tokenizer, self._model_path)
 
     def ask(self, instances: Sequence[Any]) -> list[Questioned]:
         """Questions for lm-eval's instances, in their order."""

@@ -32,7 +32,9 @@ class ResolvedTask:
     files: dict[str, Path]
     """Split -> local file of JSON lines; empty where lm-eval gets the data from a hub or makes it."""
     digest: str
-    """Of config, bytes of the data, number of examples, limit and seed; no path is in it."""
+    """Of config, bytes of the data, number of examples, chat template or not, limit and seed; no path is in it."""
+    chat_template: bool
+    """Its prompts go through the model's chat template."""
     limit: int | None
     seed: int
     drawn_as: str
@@ -173,13 +175,24 @@ def _resolved(
         "config": _mapped(config, Function.digest_parts),
         "files": {split: digest_of_file(path) for split, path in files.items()},
         "lm_eval": importlib.metadata.version("lm-eval"),
+        "chat_template": category.chat_template,
         "limit": category.limit,
         "seed": suite.seed,
         "drawn_as": drawn_as,
     }
     if files:
         config = with_local_files(config, files)
-    return ResolvedTask(leaf.name, category.name, config, files, digest_of(facts), category.limit, suite.seed, drawn_as)
+    return ResolvedTask(
+        name=leaf.name,
+        category=category.name,
+        config=config,
+        files=files,
+        digest=digest_of(facts),
+        chat_template=category.chat_template,
+        limit=category.limit,
+        seed=suite.seed,
+        drawn_as=drawn_as,
+    )
 
 
 def _scored_file(task: ResolvedTask) -> Path:

@@ -93,6 +93,7 @@ def retention_record(
                     "look": looks.get(said.category),
                     "verdict": said.verdict,
                     "verdict_reason": said.reason,
+                    "undecided": said.undecided,
                     "items_to_decide": said.items_to_decide,
                 }
             )

@@ -36,6 +36,8 @@ class Category(StrictModel):
     """What guessing scores; null where guessing has no score."""
     num_fewshot: int | None = Field(default=None, ge=0)
     """Examples in the prompt; each task's own number when null."""
+    chat_template: bool = False
+    """Ask through the model's chat template, examples as turns of their own: lm-eval's `--apply_chat_template`."""
     limit: int | None = Field(default=None, ge=1)
     """Items of each task, a sample by `seed`; all when null."""
     margin: float = Field(default=0.02, gt=0)
@@ -46,9 +48,11 @@ class Category(StrictModel):
     """Of the category in an average over categories."""
 
     @model_validator(mode="after")
-    def _perplexity_is_better_when_lower(self) -> Category:
+    def _perplexity_is_of_a_text(self) -> Category:
         if self.unit == "perplexity" and (self.higher_is_better or self.chance is not None):
             raise ValueError("a perplexity category needs higher_is_better: false and no chance")
+        if self.unit == "perplexity" and self.chat_template:
+            raise ValueError("a perplexity category has no question to ask through a chat template")
         return self
 
 

@@ -19,7 +19,6 @@ from evals.suite import Suite
 from evals.token_agreement import TOKEN_LOGPROBS_FILE, collect
 from pipelines.stages import STAGE_LIBRARIES, installed_versions
 from registry.contracts import (
-    LoadPoint,
     MeasurementRecord,
     MemoryRecord,
     ObjectRef,
@@ -34,7 +33,7 @@ from serving_checks.checks.smoke import smoke_answer
 from serving_checks.conditions import load_average
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.table import AnyServingConfig, engine_of
-from serving_checks.load import LoadClient, LoadConfig
+from serving_checks.load import LoadClient, LoadConfig, LoadResult
 from serving_checks.memory import memory_record
 from serving_checks.server import RunningServer, serve
 
@@ -79,7 +78,9 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
             server = serving.enter_context(_serve(job))
             prepared = preparing.result()
         # Imports for half a minute, on the core that the server leaves free, and then waits for the evaluation's end.
-        load_client = serving.enter_context(LoadClient(job.load, job.model_dir, Path(scratch), job.fork_server))
+        load_client = serving.enter_context(
+            LoadClient(job.load, job.serving, job.model_dir, Path(scratch), job.fork_server)
+        )
         with clock.part("smoke"):
             answer = smoke_answer(server.endpoint, with_logprobs=server.engine.gives_logprobs)
         with clock.part("evaluate"):
@@ -95,12 +96,12 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
             collect(server.endpoint, output_dir / TOKEN_LOGPROBS_FILE)
         with clock.part("load_test"):
             load_before = load_average()
-            points = load_client.run(server.endpoint)
+            load = load_client.run(server.endpoint, output_dir, job.server_log_file)
             memory = memory_record(server, job.model_dir, job.device)
         record = MeasurementRecord(
             model_digest=job.model_digest,
             evaluation=evaluation,
-            serving=_serving_record(job, server, answer, load_before, points, memory),
+            serving=_serving_record(job, server, answer, load_before, load, memory),
         )
         with clock.part("serve_stop"):
             serving.close()
@@ -138,7 +139,7 @@ def _serving_record(
     server: RunningServer,
     answer: str,
     load_before: float,
-    points: list[LoadPoint],
+    load: LoadResult,
     memory: MemoryRecord,
 ) -> ServingRecord:
     engine, facts = server.engine, server.facts
@@ -162,7 +163,9 @@ def _serving_record(
         forked=server.forked,
         load_average=load_before,
         smoke_answer=answer,
-        load_points=points,
+        load_points=load.points,
+        load_requests_file=load.requests_file.name,
+        rate_search=load.rate_search,
         memory=memory,
         warnings=facts.warnings + other_dtype,
     )

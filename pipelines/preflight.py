@@ -54,7 +54,7 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
     config, machine = context.config, context.machine
     engine = engine_type(config.serving.engine)
     ranks, stages = config.serving.tensor_parallel_size, config.serving.pipeline_parallel_size
-    found = tensor_parallel_violations(checkpoint, ranks)
+    found = tensor_parallel_violations(checkpoint, ranks) + _suite_violations(context, checkpoint)
     for_all = serving_violations(None, machine.device, ranks, stages, engine=engine.name)
     found += for_all
     if not engine.gives_logprobs:
@@ -77,6 +77,16 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
             )
         found += [f"{name}: {line}" for line in lines]
     return found
+
+
+def _suite_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
+    chatting = [category.name for category in context.suite.categories if category.chat_template]
+    if checkpoint.has_chat_template or not chatting:
+        return []
+    return [
+        f"suite {context.suite.name} asks {', '.join(chatting)} through the model's chat template, and it has none; add"
+        " its chat_template.jinja, or take `chat_template` out of a copy of the suite's file"
+    ]
 
 
 def _calibration_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:

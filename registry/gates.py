@@ -10,13 +10,18 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.base import StrictModel
-from registry.contracts.comparison import Verdict
+from registry.contracts.comparison import Undecided, Verdict
 
 _MOST_ITEMS = 100
 """Beyond this many times the items there are, more of them are not a way to decide."""
+_WHY: Mapping[Undecided, str] = {
+    "too few items": "too few items",
+    "baseline guesses": "the baseline guesses, so no loss can show",
+    "no numbers": "cannot be judged",
+}
 
 
 class GatePolicy(StrictModel):
@@ -60,8 +65,16 @@ class CategoryVerdict(StrictModel):
     verdict: Verdict
     reason: str
     items_to_decide: int | None = None
+    undecided: Undecided | None = None
+    """Why it is inconclusive."""
     settled: bool = False
     """One of its two hypotheses is refuted: it passes, fails, or has too little room above guessing to pass."""
+
+    @model_validator(mode="after")
+    def _undecided_for_a_reason(self) -> "CategoryVerdict":
+        if (self.verdict == "inconclusive") != (self.undecided is not None):
+            raise ValueError("an inconclusive verdict, and no other, says why it is undecided")
+        return self
 
 
 def judge(evidence: Sequence[Evidence], policy: GatePolicy) -> list[CategoryVerdict]:
@@ -76,13 +89,19 @@ def judge(evidence: Sequence[Evidence], policy: GatePolicy) -> list[CategoryVerd
 
 def overall(verdicts: Sequence[CategoryVerdict]) -> tuple[Verdict, str]:
     """An artifact's verdict: its worst category's. No weight and no mean hides one."""
-    worst: Verdict
-    for worst, says in (("fail", "fails in"), ("inconclusive", "undecided in")):
-        names = [one.category for one in verdicts if one.verdict == worst]
-        if names:
-            return worst, f"{says} {', '.join(names)} ({len(names)} of {len(verdicts)} categories)"
     if not verdicts:
         return "inconclusive", "there is no category to judge"
+    failed = [one.category for one in verdicts if one.verdict == "fail"]
+    if failed:
+        return "fail", f"fails in {', '.join(failed)} ({len(failed)} of {len(verdicts)} categories)"
+    told: list[str] = []
+    for cause, why in _WHY.items():
+        names = [one.category for one in verdicts if one.undecided == cause]
+        if names:
+            of_all = "" if told else f" of {len(verdicts)} categories"
+            told.append(f"in {', '.join(names)} ({len(names)}{of_all}: {why})")
+    if told:
+        return "inconclusive", f"undecided {'; '.join(told)}"
     return "pass", f"all {len(verdicts)} categories lose less than their margins"
 
 
@@ -100,27 +119,38 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _verdict(one: Evidence, p_pass: float, p_fail: float, categories: int, policy: GatePolicy) -> CategoryVerdict:
     if one.problem:
-        return CategoryVerdict(
-            category=one.category, verdict="inconclusive", reason=f"Cannot be judged: {one.problem}."
-        )
+        reason = f"Cannot be judged: {one.problem}."
+        return CategoryVerdict(category=one.category, verdict="inconclusive", reason=reason, undecided="no numbers")
     found, allowed = _found(one), _amount(one.margin, one)
     if p_fail <= policy.alpha:
         reason = f"{found}; that is surely more than the {allowed} allowed ({_p(p_fail, categories)})."
         return CategoryVerdict(category=one.category, verdict="fail", reason=reason, settled=True)
     if one.headroom is not None and one.headroom <= one.margin:
-        above = "at or below" if one.headroom <= 0 else f"only {_amount(one.headroom, one)} above"
+        room = _amount(max(0.0, one.headroom), one)
+        above = "at or below" if room == _amount(0.0, one) else f"only {room} above"
         reason = (
             f"The baseline scores {above} guessing, so a loss of {allowed} cannot show here: {_lower_first(found)}."
         )
-        settled = p_pass <= policy.alpha
-        return CategoryVerdict(category=one.category, verdict="inconclusive", reason=reason, settled=settled)
+        return CategoryVerdict(
+            category=one.category,
+            verdict="inconclusive",
+            reason=reason,
+            undecided="baseline guesses",
+            settled=p_pass <= policy.alpha,
+        )
     if p_pass <= policy.alpha:
         reason = f"{found}; that is surely less than the {allowed} allowed ({_p(p_pass, categories)})."
         return CategoryVerdict(category=one.category, verdict="pass", reason=reason, settled=True)
     needed = items_to_decide(one, policy, categories)
     more = f"about {needed:,} would decide" if needed else "the loss is too near the margin for more items to decide"
     reason = f"{found}; whether that is within the {allowed} allowed, {_items(one)} cannot tell: {more}."
-    return CategoryVerdict(category=one.category, verdict="inconclusive", reason=reason, items_to_decide=needed)
+    return CategoryVerdict(
+        category=one.category,
+        verdict="inconclusive",
+        reason=reason,
+        items_to_decide=needed,
+        undecided="too few items",
+    )
 
 
 def items_to_decide(one: Evidence, policy: GatePolicy, categories: int) -> int | None:

@@ -1,120 +1,345 @@
-"""A stand-in for an engine's OpenAI-compatible server, with failures to order. For tests; it computes nothing.
+"""A stand-in for an engine's OpenAI-compatible server: it computes nothing, keeps time, and fails to order.
 
-python -P -m serving_checks.fake_server --port 8000 --mode ok
+    python -P -m serving_checks.fake_server --port 8000 --scheduling static --max-num-seqs 4 --tpot-seconds 0.02
+
+It answers /v1/completions and /v1/chat/completions (streamed or not) with the words " w0 w1 w2 ...", always as many as
+were asked for, and tells its state under vLLM's names in /metrics. A word of a prompt, or a token id, is one token.
+What schedules the answers is `fake_engine.py`; `--help` lists all that can be ordered.
 """
 
 import argparse
+import asyncio
 import json
 import os
 import subprocess
 import sys
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, NamedTuple, get_args
 
-MODES = ("ok", "die", "hang", "die-half-way", "errors", "empty", "grandchild")
+from aiohttp import web
 
-_RANK = {
-    "pid": os.getpid(),
-    "tensor_parallel_size": 2,
-    "pipeline_parallel_size": 1,
-    "tensor_bytes": {"weight": 900, "norm": 100},
-    "kernels": {"nothing": 1},
-    "dtype": "float32",
-    "eager": True,
-    "prefix_caching": True,
-    "max_num_seqs": 32,
+from serving_checks.fake_engine import EngineSettings, FakeEngine, Scheduling
+
+MODES = {
+    "ok": "answers",
+    "die": "ends at its start with an error in its log",
+    "hang": "never becomes healthy",
+    "die-half-way": "is killed by the first POST after --die-after others, amid all answers",
+    "errors": "answers every completion with status 500",
+    "empty": "answers without a token",
+    "silent": "takes completions and never answers",
+    "grandchild": "leaves a process of a session of its own behind",
 }
+_MODEL = "model"
+_LOG_PROBABILITY = -1.0
 
 
-class _Handler(BaseHTTPRequestHandler):
-    mode = "ok"
-    delay_seconds = 0.0
-    die_after = 3
-    answered = 0
+class Form(NamedTuple):
+    """How an answer looks."""
 
-    def do_GET(self) -> None:
-        if self.path == "/health":
-            self._send("", 503 if self.mode == "hang" else 200)
-        elif self.path == "/v1/models":
-            self._send({"object": "list", "data": [{"id": "model", "object": "model"}]})
-        elif self.path == "/metrics":
-            self._send(
-                'vllm:cache_config_info{kv_cache_memory_bytes="1048576",kv_cache_size_tokens="4096",'
-                'kv_cache_max_concurrency="2.0"} 1.0\n'
-            )
+    chat: bool
+    stream: bool
+    logprobs: bool
+
+    def message(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> dict[str, Any]:
+        """An answer, or a piece of a streamed one."""
+        kind = ("chat.completion" if self.chat else "text_completion") + (".chunk" if self.stream and self.chat else "")
+        message = {"id": "cmpl-0", "object": kind, "created": 0, "model": _MODEL, "choices": choices}
+        return message | ({"usage": usage} if usage else {})
+
+    def choice(self, tokens: list[str], *, finished: bool) -> dict[str, Any]:
+        """The choice that holds `tokens`."""
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "length" if finished else None}
+        text = "".join(tokens)
+        if self.chat:
+            choice["delta" if self.stream else "message"] = {"role": "assistant", "content": text}
         else:
-            self._send({"error": "not found"}, 404)
+            choice["text"] = text
+        choice["logprobs"] = self._logprobs(tokens) if self.logprobs else None
+        return choice
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        _Handler.answered += 1
-        if self.mode == "die-half-way" and _Handler.answered > self.die_after:
-            os._exit(9)
-        if self.path == "/collective_rpc":
-            self._send({"results": [_RANK | {"rank": rank} for rank in (0, 1)]})
-        elif self.path != "/v1/completions":
-            self._send({"error": "not found"}, 404)
-        elif self.mode == "errors":
-            self._send({"error": "ordered to fail"}, 500)
-        else:
-            time.sleep(self.delay_seconds)
-            self._complete(body)
-
-    def _complete(self, body: dict[str, Any]) -> None:
-        words = [] if self.mode == "empty" else [f" w{place}" for place in range(body.get("max_tokens", 16))]
-        if not body.get("stream"):
-            self._send({"choices": [self._choice(body, words)], "usage": self._usage(body, words)})
-            return
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.end_headers()
-        for word in words:
-            self._event({"choices": [{"index": 0, "text": word, "finish_reason": None}]})
-        self._event({"choices": [], "usage": self._usage(body, words)})
-        self.wfile.write(b"data: [DONE]\n\n")
-
-    @staticmethod
-    def _choice(body: dict[str, Any], words: list[str]) -> dict[str, Any]:
-        tokens = [*(str(body["prompt"]).split() if body.get("echo") else []), *words]
-        values = [-1.0] * len(tokens)
-        logprobs = {"tokens": tokens, "token_logprobs": values, "top_logprobs": [{token: -1.0} for token in tokens]}
+    def _logprobs(self, tokens: list[str]) -> dict[str, Any]:
+        if self.chat:
+            return {"content": [{"token": token, "logprob": _LOG_PROBABILITY, "top_logprobs": []} for token in tokens]}
         return {
-            "index": 0,
-            "text": "".join(tokens),
-            "finish_reason": "length",
-            "logprobs": logprobs if "logprobs" in body else None,
+            "tokens": tokens,
+            "token_logprobs": [_LOG_PROBABILITY] * len(tokens),
+            "top_logprobs": [{token: _LOG_PROBABILITY} for token in tokens],
         }
 
-    @staticmethod
-    def _usage(body: dict[str, Any], words: list[str]) -> dict[str, int]:
-        prompt = len(str(body.get("prompt", "")).split())
-        return {"prompt_tokens": prompt, "completion_tokens": len(words), "total_tokens": prompt + len(words)}
 
-    def _event(self, body: dict[str, Any]) -> None:
-        self.wfile.write(f"data: {json.dumps(body)}\n\n".encode())
-        self.wfile.flush()
+class Asked(NamedTuple):
+    """What a body of either completions API asks for."""
 
-    def _send(self, body: Any, status: int = 200) -> None:
-        content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/plain" if isinstance(body, str) else "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+    form: Form
+    prompt: list[str]
+    """One entry a token."""
+    output_tokens: int
+    usage_in_stream: bool
+    echo: bool
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing per request."""
+    @classmethod
+    def of(cls, body: dict[str, Any], *, chat: bool, output_tokens: int | None = None) -> "Asked":
+        """Read `body`; `output_tokens` overrides what it asks for.
+
+        Raises:
+            ValueError: It is none of the forms that are known here. So are LookupError, TypeError and AttributeError.
+        """
+        prompt = " ".join(str(message["content"]) for message in body["messages"]) if chat else body["prompt"]
+        if isinstance(prompt, str):
+            tokens = prompt.split()
+        elif isinstance(prompt, list) and all(isinstance(token, int) for token in prompt):
+            tokens = [str(token) for token in prompt]
+        else:
+            raise ValueError("`prompt` has to be one string or one list of token ids")
+        wanted = body.get("max_completion_tokens") or body.get("max_tokens", 16)
+        if not isinstance(wanted, int) or wanted < 0:
+            raise ValueError(f"`max_tokens` has to be a whole number, not {wanted!r}")
+        return cls(
+            # The completions API asks for a number of alternatives, zero among them; chat for the thing itself.
+            form=Form(chat, bool(body.get("stream")), body.get("logprobs") not in ((None, False) if chat else (None,))),
+            prompt=tokens,
+            output_tokens=wanted if output_tokens is None else output_tokens,
+            usage_in_stream=bool((body.get("stream_options") or {}).get("include_usage")),
+            echo=bool(body.get("echo")),
+        )
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """Both sides' tokens."""
+        counts = {"prompt_tokens": len(self.prompt), "completion_tokens": self.output_tokens}
+        return counts | {"total_tokens": sum(counts.values())}
+
+
+@lru_cache(maxsize=1 << 14)
+def _piece(form: Form, place: int, finished: bool) -> bytes:
+    """The event that brings the word of one place: the same in every answer, and most of a stream's work."""
+    return _event(form.message([form.choice([f" w{place}"], finished=finished)]))
+
+
+def _event(message: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(message)}\n\n".encode()
+
+
+class FakeServer:
+    """The HTTP side.
+
+    Args:
+        settings: Of the engine.
+        mode: One of MODES.
+        die_after: POST requests that are answered before `die-half-way`.
+        max_model_len: Prompt and answer together, in tokens; longer requests are refused. None for no limit.
+    """
+
+    def __init__(self, settings: EngineSettings, mode: str, die_after: int, max_model_len: int | None) -> None:
+        self._engine = FakeEngine(settings)
+        self._mode, self._die_after, self._max_model_len = mode, die_after, max_model_len
+        self._posts = 0
+
+    def app(self) -> web.Application:
+        """The application; its engine works as long as it is served."""
+        app = web.Application(middlewares=[self._disturbed], client_max_size=1 << 26)
+        app.cleanup_ctx.append(self._working)
+        app.add_routes(
+            [
+                web.get("/health", self._health),
+                web.get("/v1/models", self._models),
+                web.get("/metrics", self._metrics),
+                web.post("/v1/completions", self._complete),
+                web.post("/v1/chat/completions", self._complete),
+                web.post("/reset_prefix_cache", self._reset),
+                web.post("/collective_rpc", self._collective_rpc),
+            ]
+        )
+        return app
+
+    async def _working(self, _: web.Application) -> AsyncIterator[None]:
+        work = asyncio.create_task(self._engine.run())
+        yield
+        work.cancel()
+        with suppress(asyncio.CancelledError):
+            await work
+
+    @web.middleware
+    async def _disturbed(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if request.method == "POST":
+            self._posts += 1
+            if self._mode == "die-half-way" and self._posts > self._die_after:
+                os._exit(9)
+            if request.path.startswith("/v1/"):
+                if self._mode == "errors":
+                    return _refusal("ordered to fail", 500)
+                if self._mode == "silent":
+                    await asyncio.Event().wait()
+        return await handler(request)
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(status=503 if self._mode == "hang" else 200)
+
+    async def _models(self, _: web.Request) -> web.Response:
+        model = {"id": _MODEL, "object": "model", "max_model_len": self._max_model_len}
+        return web.json_response({"object": "list", "data": [model]})
+
+    async def _reset(self, _: web.Request) -> web.Response:
+        return web.Response()
+
+    async def _collective_rpc(self, _: web.Request) -> web.Response:
+        """Two ranks, as `worker_probe.py` describes them; both are this process."""
+        rank = {
+            "pid": os.getpid(),
+            "tensor_parallel_size": 2,
+            "pipeline_parallel_size": 1,
+            "tensor_bytes": {"weight": 900, "norm": 100},
+            "kernels": {"nothing": 1},
+            "dtype": "float32",
+            "eager": True,
+            "prefix_caching": False,
+            "max_num_seqs": self._engine.settings.max_num_seqs,
+        }
+        return web.json_response({"results": [rank | {"rank": number} for number in (0, 1)]})
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        engine, counters = self._engine, self._engine.counters
+        values = {
+            "num_requests_running": engine.requests_running,
+            "num_requests_waiting": engine.requests_waiting,
+            "kv_cache_usage_perc": engine.kv_cache_usage,
+            "prompt_tokens_total": counters.prompt_tokens,
+            "generation_tokens_total": counters.generation_tokens,
+        }
+        label = f'engine="0",model_name="{_MODEL}"'
+        lines = [f"vllm:{name}{{{label}}} {float(value)}" for name, value in values.items()]
+        lines += [
+            f'vllm:request_success_total{{{label},finished_reason="length"}} {float(counters.requests_succeeded)}',
+            f'vllm:cache_config_info{{enable_prefix_caching="False",engine="0",'
+            'kv_cache_memory_bytes="1048576",kv_cache_max_concurrency="2.0",'
+            f'kv_cache_size_tokens="{engine.settings.kv_cache_tokens}"}} 1.0',
+        ]
+        return web.Response(text="\n".join(lines) + "\n")
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        try:
+            asked = Asked.of(
+                await request.json(),
+                chat=request.path == "/v1/chat/completions",
+                output_tokens=0 if self._mode == "empty" else None,
+            )
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            return _refusal(f"the body was not understood: {error!r}", 400)
+        length = len(asked.prompt) + asked.output_tokens
+        if self._max_model_len is not None and length > self._max_model_len:
+            return _refusal(f"{length} tokens do not fit the context of {self._max_model_len}", 400)
+        if asked.form.stream:
+            return await self._stream(request, asked)
+        places = [place async for new in self._places(asked) for place in new]
+        tokens = [*(asked.prompt if asked.echo else []), *(f" w{place}" for place in places)]
+        return web.json_response(asked.form.message([asked.form.choice(tokens, finished=True)], asked.usage))
+
+    def _places(self, asked: Asked) -> AsyncIterator[range]:
+        return self._engine.generate(len(asked.prompt), asked.output_tokens)
+
+    async def _stream(self, request: web.Request, asked: Asked) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        async for places in self._places(asked):
+            pieces = [_piece(asked.form, place, place + 1 == asked.output_tokens) for place in places]
+            if pieces:
+                await response.write(b"".join(pieces))
+        last = _event(asked.form.message([], asked.usage)) if asked.usage_in_stream else b""
+        await response.write(last + b"data: [DONE]\n\n")
+        return response
+
+
+def _refusal(message: str, status: int) -> web.Response:
+    return web.json_response({"error": {"message": message, "code": status}}, status=status)
+
+
+def _number_above(lowest: float, kind: Callable[[str], Any], *, included: bool = False) -> Callable[[str], Any]:
+    def number(text: str) -> Any:
+        value = kind(text)
+        if not (value > lowest or (included and value == lowest)):
+            raise argparse.ArgumentTypeError(f"{text} is too small")
+        return value
+
+    return number
+
+
+_COUNT, _SECONDS = _number_above(1, int, included=True), _number_above(0, float, included=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -P -m serving_checks.fake_server",
+        description="An OpenAI-compatible server that computes nothing, keeps time as ordered, and fails to order.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="modes:\n" + "\n".join(f"  {name:13} {what}" for name, what in MODES.items()),
+    )
+    parser.add_argument("--port", type=int, required=True, help="on 127.0.0.1")
+    parser.add_argument("--mode", choices=MODES, default="ok", metavar="MODE", help="see below (ok)")
+    parser.add_argument(
+        "--die-after", type=int, default=3, metavar="N", help="POST requests answered before `die-half-way` (3)"
+    )
+    parser.add_argument("--max-model-len", type=_COUNT, metavar="TOKENS", help="refuse longer requests (no limit)")
+    _add_engine_options(parser)
+    return parser
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """An option for each field of EngineSettings."""
+    defaults = EngineSettings()
+    parser.add_argument(
+        "--kv-cache-tokens", type=_COUNT, default=defaults.kv_cache_tokens, metavar="N", help="told in /metrics (4096)"
+    )
+    group = parser.add_argument_group("scheduling")
+    group.add_argument(
+        "--scheduling",
+        choices=get_args(Scheduling),
+        default=defaults.scheduling,
+        help="continuous: a free place is taken at once; static: a batch runs to its longest end before the next "
+        "begins; sequential: one at a time (continuous)",
+    )
+    group.add_argument(
+        "--max-num-seqs", type=_COUNT, default=defaults.max_num_seqs, metavar="N", help="requests at work at once (256)"
+    )
+    group = parser.add_argument_group("times")
+    group.add_argument(
+        "--ttft-seconds",
+        "--delay-seconds",
+        type=_SECONDS,
+        default=0.0,
+        metavar="S",
+        help="from being taken to work to the first token; holds up nobody else (0)",
+    )
+    group.add_argument(
+        "--tpot-seconds", type=_SECONDS, default=0.0, metavar="S", help="of each decode step, whatever its batch (0)"
+    )
+    group.add_argument(
+        "--prefill-tokens-per-second",
+        type=_number_above(0, float),
+        metavar="RATE",
+        help="reading a prompt at this rate holds up all others (reading takes no time)",
+    )
+    group.add_argument(
+        "--chunked-prefill",
+        action="store_true",
+        help="read new prompts piece by piece beside the others' decode steps instead",
+    )
+    group.add_argument(
+        "--prefill-chunk-tokens",
+        type=_COUNT,
+        default=defaults.prefill_chunk_tokens,
+        metavar="N",
+        help="of each prompt in a step of --chunked-prefill (64)",
+    )
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until killed; the exit code of the mode `die`."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--mode", choices=MODES, default="ok")
-    parser.add_argument("--delay-seconds", type=float, default=0.0)
-    parser.add_argument("--die-after", type=int, default=3, help="requests that are answered before `die-half-way`")
-    options = parser.parse_args(arguments)
+    """Serve until told to stop; the exit code: 1 in the mode `die`, 2 where the port cannot be had."""
+    options = _parser().parse_args(arguments)
     if options.mode == "die":
         print(
             "(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ValueError: ordered to die, out of memory", flush=True
@@ -122,10 +347,27 @@ def main(arguments: list[str]) -> int:
         return 1
     if options.mode == "grandchild":
         subprocess.Popen(["sleep", "600"], start_new_session=True)  # noqa: S607
-    _Handler.mode, _Handler.delay_seconds = options.mode, options.delay_seconds
-    _Handler.die_after = options.die_after
+    settings = EngineSettings(**{name: getattr(options, name) for name in EngineSettings._fields})
+
+    async def app() -> web.Application:
+        return FakeServer(settings, options.mode, options.die_after, options.max_model_len).app()
+
     print(f"fake server, mode {options.mode}, port {options.port}", flush=True)
-    ThreadingHTTPServer(("127.0.0.1", options.port), _Handler).serve_forever()
+    try:
+        # A client that goes away gives up its place, as with vLLM; nobody who is served holds up the end.
+        web.run_app(
+            app(),
+            host="127.0.0.1",
+            port=options.port,
+            backlog=1024,
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=0,
+            print=None,
+        )
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -48,15 +48,14 @@ class PairedMeans(NamedTuple):
         """(artifact - chance) / (baseline - chance); None where the baseline is not above chance."""
         return (self.artifact - chance) / (self.baseline - chance) if self.baseline > chance else None
 
-    def ratio(self) -> tuple[float, float | None]:
-        """artifact / baseline and its standard error by the delta method.
+    def ratio(self) -> tuple[float | None, float | None]:
+        """artifact / baseline and its standard error by the delta method; both None for a baseline of 0.
 
         Var(a/b) = (Var a - 2 (a/b) Cov(a, b) + (a/b)^2 Var b) / b^2, to first order (Casella and Berger, Statistical
-        Inference, 2nd ed., example 5.5.27). A baseline of 0 had nothing to lose: the ratio is 1 and has no
-        standard error.
+        Inference, 2nd ed., example 5.5.27).
         """
         if self.baseline == 0:
-            return 1.0, None
+            return None, None
         ratio = self.artifact / self.baseline
         if self.items < 2:
             return ratio, None

@@ -88,7 +88,7 @@ def _row(name: str, one: Judged, y: float, axis: list[float], x_of: Scale) -> li
     parts = [
         label("", 20, y + 4, cut(name, 20)),
         label("", _WIDTH - _RIGHT + 14, y + 4, one.difference_text if one.difference is not None else UNKNOWN),
-        label(f"{one.tone} end", _WIDTH - 4, y + 4, one.verdict),
+        label(f"{one.tone} end", _WIDTH - 4, y + 4, one.outcome),
     ]
     if one.difference is None:
         return parts

@@ -11,7 +11,16 @@ from pipelines.report.forest import forest_plot
 from pipelines.report.judged import drop_text, judged
 from pipelines.report.plot import quality_speed_plot
 from pipelines.report.summary import failed, names, reused_text, sentences, timed_stages
-from pipelines.report.table import UNKNOWN, VERDICT_TONES, build_table, mebibytes, printable, tone_of, with_stderr
+from pipelines.report.table import (
+    AT_GUESSING,
+    UNKNOWN,
+    VERDICT_TONES,
+    build_table,
+    mebibytes,
+    printable,
+    tone_of,
+    with_stderr,
+)
 from pipelines.run_record import RunRecord
 from registry.contracts import CalibrationRecord, StageResult
 from registry.files import write_text_atomically
@@ -72,6 +81,8 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
         results={outcome.name: outcome.result for outcome in record.outcomes},
         lowest_correlations=_lowest_correlations,
         versions=_versions,
+        at_guessing=AT_GUESSING,
+        unknown=UNKNOWN,
         tone_of=tone_of,
         with_stderr=with_stderr,
     )

@@ -34,8 +34,9 @@ class TimedStage(Record):
 
 
 def lowest_category(row: Row) -> CategoryRetention | None:
-    """The category of which the row kept the smallest share."""
-    known = [kept for kept in row.retention.categories if kept.retention is not None] if row.retention else []
+    """The category of which the row kept the smallest share, among those where a retention says something."""
+    categories = row.retention.categories if row.retention else []
+    known = [kept for kept in categories if kept.retention is not None and not kept.baseline_guesses]
     return min(known, key=lambda kept: kept.retention or 0.0, default=None)
 
 

@@ -18,6 +18,8 @@ CLEAR_STDERRS = 3.0
 """A difference of more standard errors than this is not taken for chance."""
 VERDICT_TONES: dict[Verdict, Tone] = {"pass": "good", "fail": "bad", "inconclusive": "warn"}
 UNKNOWN = "–"
+AT_GUESSING = "at guessing"
+"""Stands where a category's retention says nothing: the baseline guesses."""
 DTYPE_MARK = "†"
 
 _BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
@@ -109,7 +111,10 @@ def _categories(suite: Suite) -> list[_ColumnAndCells]:
             unit = "perplexity, lower is better"
         else:
             unit = "" if category.chance is None else f"chance {100 * category.chance:.3g} %"
-        hint = f"{category.description} Below, the share of the baseline that is kept."
+        hint = (
+            f"{category.description} Below, the share of the baseline that is kept, or `{AT_GUESSING}` where the"
+            " baseline scores no better than guessing and no loss could show."
+        )
         column = Column(title=category.name, unit=unit, hint=hint, group="quality")
         columns.append((column, functools.partial(_category_cell, category=category.name)))
     return columns
@@ -118,7 +123,7 @@ def _categories(suite: Suite) -> list[_ColumnAndCells]:
 def _verdict() -> _ColumnAndCells:
     hint = (
         "pass: every category surely lost less than its margin. fail: one surely lost more, or the artifact did not "
-        "pass its inspection or could not be served. inconclusive: more items are needed."
+        "pass its inspection or could not be served. inconclusive: more items are needed, or the baseline guesses."
     )
 
     def cell(row: Row) -> Cell:
@@ -146,13 +151,18 @@ def _category_cell(row: Row, category: str) -> Cell:
     score, kept = row.score(category), row.kept(category)
     if score is None:
         return Cell()
-    retention = kept.retention if kept else None
     return Cell(
         text=_score_text(score),
-        second=f"kept {with_stderr(retention, kept.retention_stderr)}" if kept and retention is not None else None,
+        second=_kept_text(kept) if kept else None,
         tone=tone_of(kept) if kept else "plain",
         tooltip=_tooltip(score, kept),
     )
+
+
+def _kept_text(kept: CategoryRetention) -> str | None:
+    if kept.baseline_guesses:
+        return AT_GUESSING
+    return None if kept.retention is None else f"kept {with_stderr(kept.retention, kept.retention_stderr)}"
 
 
 def _score_text(score: CategoryScore) -> str:
@@ -164,7 +174,7 @@ def _tooltip(score: CategoryScore, kept: CategoryRetention | None) -> str:
     facts = [f"{score.items} items, metric {score.metric}"]
     if kept:
         facts.append(f"{kept.verdict}: {kept.verdict_reason}")
-    if kept and kept.chance_corrected_retention is not None and kept.chance:
+    if kept and kept.chance_corrected_retention is not None and kept.chance and not kept.baseline_guesses:
         facts.append(f"above chance it keeps {kept.chance_corrected_retention:.2f}")
     if kept and kept.flips_to_wrong is not None:
         facts.append(f"{kept.flips_to_wrong} items turned wrong, {kept.flips_to_right} turned right")
@@ -308,7 +318,13 @@ def _differs_in_dtype(row: Row, baseline: Row) -> bool:
 def concurrencies(rows: list[Row]) -> list[int]:
     """Levels of concurrent requests at which any row was loaded, ascending."""
     return sorted(
-        {point.concurrency for row in rows if row.measurement for point in row.measurement.serving.load_points}
+        {
+            point.concurrency
+            for row in rows
+            if row.measurement
+            for point in row.measurement.serving.load_points
+            if point.concurrency is not None
+        }
     )
 
 

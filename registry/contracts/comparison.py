@@ -9,6 +9,9 @@ from registry.contracts.base import Record
 from registry.contracts.evaluation import CategoryLook
 
 Verdict = Literal["pass", "fail", "inconclusive"]
+Undecided = Literal["too few items", "baseline guesses", "no numbers"]
+"""Why a category is inconclusive: more items would decide it, the baseline scores too near guessing for a loss to show,
+or the items give no honest number."""
 
 
 class CategoryRetention(Record):
@@ -23,9 +26,12 @@ class CategoryRetention(Record):
     baseline_stderr: float | None = None
     artifact_stderr: float | None = None
     retention: float | None
-    """artifact / baseline; baseline / artifact for perplexity, so that 1 is `nothing lost` and less is loss."""
+    """artifact / baseline; baseline / artifact for perplexity, so that 1 is `nothing lost` and less is loss.
+
+    None for a baseline of 0; it says nothing where `undecided` is `baseline guesses`.
+    """
     retention_stderr: float | None
-    """By the delta method on the pairs; None where it is not defined (a baseline of 0)."""
+    """By the delta method on the pairs; None where it is not defined."""
     retention_low: float | None = None
     """95 % interval of `retention`; None where the data do not bound it."""
     retention_high: float | None = None
@@ -54,10 +60,17 @@ class CategoryRetention(Record):
     """Where an adaptive evaluation stopped in this category, and so the pairs; None where all items were asked."""
     verdict: Verdict = "inconclusive"
     """pass: surely loses less than `margin`; fail: surely loses more; both at the gate's level over all categories."""
+    undecided: Undecided | None = None
+    """None where `verdict` is pass or fail."""
     verdict_reason: str = "not judged"
     """One sentence with the numbers."""
     items_to_decide: int | None = None
     """Items in all that would decide an inconclusive verdict with 80 % power if the loss stays as observed."""
+
+    @property
+    def baseline_guesses(self) -> bool:
+        """No loss can show, so what was kept is no news; a loss that is sure all the same is a fail."""
+        return self.undecided == "baseline guesses"
 
 
 class RetentionRecord(Record):

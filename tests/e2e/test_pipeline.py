@@ -23,7 +23,11 @@ methods:
   gptq: {{method: gptq, group_size: 32}}
 evaluation: {{suite: {suite}}}
 serving: {{max_model_len: 256, max_num_seqs: 8, kv_cache_gib: 0.25}}
-load: {{concurrency: [1, 4], requests: 4, prompt_tokens: 16, output_tokens: 8, warmup_requests: 1}}
+load:
+  profiles: [{{kind: concurrent, levels: [1, 4]}}]
+  prompts: {{short: 16}}
+  requests: 4
+  output_tokens: 8
 """
 
 SUITE = """
@@ -108,7 +112,7 @@ def test_mlflow_has_it_all(recipe: Path, record: dict[str, Any]) -> None:
     assert set(runs) == {record["run_id"], "baseline", "nf4", "gptq"}
     parent = runs[record["run_id"]]
     assert runs["gptq"].data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert runs["gptq"].data.metrics["grammar.retention"] > 0
+    assert runs["gptq"].data.metrics["language.retention"] > 0
     assert {dataset.dataset.name for dataset in runs["gptq"].inputs.dataset_inputs} == {"calibration", "suite-tiny"}
     assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {"config.json", "report.html"}
     versions = client.search_model_versions("name = 'tiny'")

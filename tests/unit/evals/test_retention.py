@@ -133,7 +133,7 @@ def test_coverage_of_the_retention_interval() -> None:
         one, other = shares(seed, items=200, baseline=0.7, agreement=0.9)
         means = paired_means(np.array([s.score for s in one]), np.array([s.score for s in other]), np.ones(len(one)))
         ratio, stderr = means.ratio()
-        assert stderr is not None
+        assert ratio is not None and stderr is not None
         hits += abs(ratio - truth) < 1.96 * stderr
     assert hits / 600 == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / 600))
 
@@ -147,8 +147,11 @@ def test_equal_models_keep_all_and_have_no_spread() -> None:
 
 def test_a_baseline_that_scores_nothing_has_nothing_to_lose() -> None:
     one, other = [sample(i, 0.0) for i in range(4)], [sample(i, 1.0) for i in range(4)]
-    kept = kept_of(one, other, SHARE)
-    assert (kept.retention, kept.retention_stderr, kept.chance_corrected_retention) == (1.0, None, None)
+    found = judged(one, other)
+    (kept,) = found.categories
+    assert (kept.retention, kept.retention_stderr, kept.retention_low, kept.retention_high) == (None,) * 4
+    assert (kept.chance_corrected_retention, kept.undecided, kept.baseline_guesses) == (None, "baseline guesses", True)
+    assert found.verdict_reason.endswith("the baseline guesses, so no loss can show)")
 
 
 def test_a_single_item_has_no_standard_error() -> None:
@@ -298,6 +301,10 @@ def test_a_baseline_near_chance_cannot_pass(right: int, says: str) -> None:
     kept = judged(one, one).categories[0]
     assert kept.verdict == "inconclusive"
     assert says in kept.verdict_reason
+    assert kept.verdict_reason.endswith(
+        "cannot show here: scores the same (95 % interval of the loss -0.4 to 0.4) over 1,000 items."
+    )
+    assert kept.baseline_guesses
     if right <= 250:
         assert (kept.chance_corrected_retention, kept.chance_corrected_retention_low) == (None, None)
 

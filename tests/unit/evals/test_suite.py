@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from configs.errors import ConfigError, RequestError
 from evals import leaf_tasks, resolve
@@ -82,6 +83,13 @@ def test_shipped_suites_cover_the_skills() -> None:
     assert len(load_suite("core").resolve().of("knowledge")) == 57
     assert len(load_suite("full").resolve().of("grammar")) == 67
     assert load_suite("full").resolve().of("long_context")
+
+
+def test_a_perplexity_is_not_asked_through_a_template() -> None:
+    language = load_suite("demo").categories[-1]
+    assert language.unit == "perplexity"
+    with pytest.raises(ValidationError, match="no question to ask through a chat template"):
+        Category.model_validate(language.model_dump() | {"chat_template": True})
 
 
 def test_translations_are_drawn_together() -> None:

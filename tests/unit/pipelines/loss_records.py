@@ -76,6 +76,7 @@ def retention(name: str) -> RetentionRecord:
                 update={
                     "verdict": said.verdict,
                     "verdict_reason": said.reason,
+                    "undecided": said.undecided,
                     "items_to_decide": said.items_to_decide,
                 }
             )

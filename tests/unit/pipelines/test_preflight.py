@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,18 @@ def test_heads_that_cannot_be_shared() -> None:
 def test_calibration_rows_longer_than_the_model_reads() -> None:
     long_rows = context(calibration={"source": "self", "samples": 4, "tokens": 4096})
     assert any(line.startswith("calibration:") for line in rule_violations(long_rows, checkpoint_record("sha256:c")))
+
+
+def test_a_suite_that_asks_through_a_template_that_the_model_lacks() -> None:
+    suite = load_suite("demo")
+    first, *others = suite.categories
+    chat = suite.model_copy(update={"categories": [first.model_copy(update={"chat_template": True}), *others]})
+    asked = replace(context(), suite=chat)
+    base_model = checkpoint_record("sha256:c").model_copy(update={"has_chat_template": False})
+    (line,) = [line for line in rule_violations(asked, base_model) if "template" in line]
+    assert line.startswith(f"suite demo asks {first.name} through the model's chat template, and it has none; add its")
+    assert not rule_violations(asked, checkpoint_record("sha256:c"))
+    check_rules(context(), base_model)
 
 
 def test_the_compatibility_rows_belong_to_the_installed_engine() -> None:

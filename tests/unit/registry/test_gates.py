@@ -93,16 +93,34 @@ def test_a_category_that_cannot_be_judged_loosens_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headroom", "says"), [(0.0, "at or below"), (-0.1, "at or below"), (0.015, "only 1.5 points above")]
+    ("headroom", "says"),
+    [(0.0, "at or below"), (-0.1, "at or below"), (0.0004, "at or below"), (0.015, "only 1.5 points above")],
 )
 def test_nothing_to_lose_is_no_pass(headroom: float, says: str) -> None:
     (found,) = judge([evidence(headroom=headroom)], POLICY)
-    assert found.verdict == "inconclusive"
+    assert (found.verdict, found.undecided, found.items_to_decide) == ("inconclusive", "baseline guesses", None)
     assert says in found.reason
 
 
 def test_nothing_to_lose_can_fail_still() -> None:
-    assert judge([evidence(headroom=0.0, p_pass=1.0, p_fail=0.001)], POLICY)[0].verdict == "fail"
+    (found,) = judge([evidence(headroom=0.0, p_pass=1.0, p_fail=0.001)], POLICY)
+    assert (found.verdict, found.undecided) == ("fail", None)
+
+
+@pytest.mark.parametrize("loss", [0.0, -0.0, 1e-12, -1e-12, 0.0004, -0.0004])
+@pytest.mark.parametrize(
+    ("unit", "same"), [("share", "Scores the same (95 %"), ("perplexity", "Perplexity is the same")]
+)
+def test_a_difference_that_would_be_written_as_zero_is_none(loss: float, unit: str, same: str) -> None:
+    for headroom in (0.5, 0.0):
+        (found,) = judge([evidence(unit=unit, loss=loss, loss_low=-0.0001, headroom=headroom)], POLICY)
+        assert same.lower() in found.reason.lower()
+        assert "interval of the loss 0.0" in found.reason
+
+
+def test_a_small_difference_is_said_where_the_margin_is_small() -> None:
+    assert judge([evidence(loss=0.0004, margin=0.005)], POLICY)[0].reason.startswith("Scores 0.04 points lower")
+    assert judge([evidence(loss=0.00004, margin=0.005)], POLICY)[0].reason.startswith("Scores the same")
 
 
 def test_the_worst_category_is_the_artifacts_verdict() -> None:
@@ -112,9 +130,33 @@ def test_the_worst_category_is_the_artifacts_verdict() -> None:
         evidence("open", p_pass=0.4, p_fail=0.6),
     )
     assert overall(judge([good, open_one, bad], POLICY)) == ("fail", "fails in bad (1 of 3 categories)")
-    assert overall(judge([good, open_one], POLICY)) == ("inconclusive", "undecided in open (1 of 2 categories)")
+    assert overall(judge([good, open_one], POLICY)) == (
+        "inconclusive",
+        "undecided in open (1 of 2 categories: too few items)",
+    )
     assert overall(judge([good], POLICY))[0] == "pass"
     assert overall([])[0] == "inconclusive"
+
+
+def test_an_undecided_artifact_says_which_categories_more_items_would_help() -> None:
+    few, more = (evidence(name, p_pass=0.4, p_fail=0.6) for name in ("reasoning", "grammar"))
+    guessing, broken = evidence("arithmetic", headroom=0.0), evidence("language", problem="it has no items")
+    found = judge([few, guessing, broken, evidence("good", p_pass=1e-6), more], POLICY)
+    assert overall(found) == (
+        "inconclusive",
+        "undecided in reasoning, grammar (2 of 5 categories: too few items); "
+        "in arithmetic (1: the baseline guesses, so no loss can show); in language (1: cannot be judged)",
+    )
+    assert overall(judge([guessing], POLICY)) == (
+        "inconclusive",
+        "undecided in arithmetic (1 of 1 categories: the baseline guesses, so no loss can show)",
+    )
+
+
+@pytest.mark.parametrize("fields", [{"verdict": "inconclusive"}, {"verdict": "pass", "undecided": "too few items"}])
+def test_a_verdict_says_why_it_is_undecided_if_it_is(fields: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="says why it is undecided"):
+        CategoryVerdict.model_validate({"category": "a", "reason": ""} | fields)
 
 
 def test_holm_by_hand() -> None:

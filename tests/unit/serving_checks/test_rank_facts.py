@@ -104,7 +104,7 @@ def test_the_record_holds_what_the_engine_says(tmp_path, monkeypatch) -> None:
         truth = server.facts
         memory = memory_record(server, tmp_path, "cpu")
     assert (truth.dtype, truth.tensor_parallel_size, truth.eager) == ("float32", 2, True)
-    assert (truth.prefix_caching, truth.max_num_seqs, truth.kernel) == (True, 32, "nothing (1)")
+    assert (truth.prefix_caching, truth.max_num_seqs, truth.kernel) == (False, 256, "nothing (1)")
     assert truth.warnings == []
     assert memory.weights_bytes_by_rank == [1000, 1000]
     assert (memory.kv_cache_bytes, memory.kv_cache_tokens, memory.kv_cache_requests) == (1 << 20, 4096, 2.0)

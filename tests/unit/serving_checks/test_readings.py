@@ -1,11 +1,9 @@
-"""Reading logs, metrics and load results: pure functions."""
+"""Reading logs and metrics: pure functions."""
 
 import pytest
-from pydantic import ValidationError
 
 from serving_checks.engines import vllm_log
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
-from serving_checks.load import LoadConfig, point_of
 from serving_checks.metrics import number, parse_metrics, total
 
 NAMES = VllmEngine(VllmServerConfig()).metrics
@@ -97,21 +95,3 @@ def test_metrics_are_parsed():
 )
 def test_unresolved_kv_cache_is_none(page):
     assert number(parse_metrics(page), NAMES.kv_cache_tokens) is None
-
-
-@pytest.mark.parametrize(
-    "bad", [{"concurrency": []}, {"concurrency": [0]}, {"concurrency": [17], "requests": 16}, {"output_tokens": 1}]
-)
-def test_bad_load_is_refused(bad):
-    with pytest.raises(ValidationError):
-        LoadConfig(**bad)
-
-
-def test_load_point_counts_failures_and_turns_milliseconds_into_seconds():
-    result = {f"p{p}_{name}_ms": 100.0 * p for p in (50, 99) for name in ("ttft", "tpot", "e2el")}
-    result |= dict.fromkeys(("total_input_tokens", "total_output_tokens"), 5)
-    result |= {"completed": 3, "duration": 2.0, "output_throughput": 2.5, "request_throughput": 1.5}
-    point = point_of(result, concurrency=2, requests=5)
-    assert (point.completed, point.failed) == (3, 2)
-    assert point.ttft_p50_seconds == pytest.approx(5.0)
-    assert point.e2e_p99_seconds == pytest.approx(9.9)

@@ -1,0 +1,106 @@
+"""Reading streams of several engines, and running a check to its end or its deadline."""
+
+import asyncio
+import json
+
+import pytest
+
+from configs.errors import StageError
+from serving_checks.streaming import _read, run_check
+
+
+def read(*events):
+    """Pieces and counted tokens of a stream of these events; a str is sent as it is."""
+
+    async def lines():
+        for event in events:
+            yield (event if isinstance(event, str) else f"data: {json.dumps(event)}").encode() + b"\n"
+            yield b"\n"
+
+    started = asyncio.Event()
+    arrivals, counted = asyncio.run(_read(lines(), started))
+    assert started.is_set() == bool(arrivals)
+    assert arrivals == sorted(arrivals)
+    return len(arrivals), counted
+
+
+def piece(text, reason=None, **more):
+    return {"choices": [{"index": 0, "text": text, "finish_reason": reason}], **more}
+
+
+USAGE = {"completion_tokens": 5}
+
+
+def test_vllm_tells_usage_in_an_event_of_its_own():
+    assert read(piece("a"), piece("b", "length"), {"choices": [], "usage": USAGE}, "data: [DONE]") == (2, 5)
+
+
+def test_transformers_tells_reason_and_usage_in_a_piece_without_text_and_no_end():
+    assert read(piece("a"), piece("b"), piece("", "length", usage=USAGE)) == (2, 5)
+
+
+def test_half_a_character_is_a_token():
+    assert read(piece("", "length"), "data: [DONE]") == (1, None)
+    assert read(piece(""), piece("b", "length"), "data: [DONE]") == (2, None)
+
+
+def test_comments_and_other_fields_are_passed_over():
+    assert read(": ping", "event: message", piece("a", "stop"), "data:[DONE]") == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ([piece("a")], "broke off"),
+        ([], "broke off"),
+        ([piece("a"), {"error": {"message": "out of memory"}}], "out of memory"),
+        ([{"error": "gone"}], "gone"),
+        (["data: {"], "Expecting"),
+    ],
+)
+def test_streams_that_break_off_are_errors(events, words):
+    with pytest.raises(ValueError, match=words):
+        read(*events)
+
+
+def test_a_message_of_another_kind_is_an_error():
+    with pytest.raises(LookupError):
+        read({"object": "list"})
+
+
+def test_the_first_error_of_a_group_is_raised_and_the_others_are_ended():
+    ended = []
+
+    async def sleep():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    async def fail():
+        await asyncio.sleep(0)
+        raise StageError("it broke", remedy="mend it")
+
+    async def work():
+        async with asyncio.TaskGroup() as outer:
+            outer.create_task(sleep())
+            async with asyncio.TaskGroup() as inner:
+                inner.create_task(sleep())
+                inner.create_task(fail())
+
+    with pytest.raises(StageError, match="it broke"):
+        run_check(work(), 30.0)
+    assert ended == [True, True]
+
+
+def test_a_deadline_ends_what_runs():
+    ended = []
+
+    async def work():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    assert run_check(work(), 0.01) is None
+    assert ended == [True]
