@@ -18,7 +18,7 @@ class Refusal(NamedTuple):
     says: str
     """A piece of that file; when it is gone, the row has to be read anew."""
     method: Method | None = None
-    engine: str | None = "vllm"
+    engine: str = "vllm"
     tensor_parallel: bool | None = None
     """True: over more than one rank."""
     pipeline_parallel: bool | None = None
@@ -26,15 +26,15 @@ class Refusal(NamedTuple):
 
 
 _BITSANDBYTES_SHARDED = Refusal(
-    because="vLLM does not shard prequantized bitsandbytes weights over tensor-parallel ranks",
+    because="it does not shard prequantized bitsandbytes weights over tensor-parallel ranks",
     remedy="set serving.tensor_parallel_size to 1 or take gptq or awq",
     source="vllm_bnb_plugin/bitsandbytes_loader.py",
     says="Prequant BitsAndBytes models with tensor parallelism is not",
     tensor_parallel=True,
 )
 _TRANSFORMERS_ONE_PROCESS = Refusal(
-    because="transformers serve runs a model in one process",
-    remedy="set serving.tensor_parallel_size and serving.pipeline_parallel_size to 1 or take vllm",
+    because="it runs a model in one process",
+    remedy="set serving.tensor_parallel_size and serving.pipeline_parallel_size to 1 or take the engine vllm",
     source="transformers/cli/serve.py",
     says="continuous_batching: Annotated[",
     engine="transformers",
@@ -44,10 +44,10 @@ REFUSALS = (
     _BITSANDBYTES_SHARDED._replace(method="bnb_nf4"),
     _BITSANDBYTES_SHARDED._replace(method="bnb_int8"),
     Refusal(
-        because="vLLM's CPU workers fail on an assertion when a pipeline's next rank is to receive its first tensors",
+        because="a later stage's CPU worker fails on an assertion at the first request: no warm-up made its buffers",
         remedy="set serving.pipeline_parallel_size to 1",
-        source="vllm/v1/worker/gpu_worker.py",
-        says="assert tensor_dict is not None",
+        source="vllm/v1/worker/gpu_model_runner.py",
+        says="assert self.intermediate_tensors is not None",
         pipeline_parallel=True,
         device="cpu",
     ),
@@ -68,7 +68,7 @@ def serving_violations(
     """
     asked = (method, engine, tensor_parallel > 1, pipeline_parallel > 1, device)
     return [
-        f"{row.because} ({row.source}); {row.remedy}"
+        f"{engine}: {row.because} ({row.source}); {row.remedy}"
         for row in REFUSALS
         if all(
             column in (None, value)

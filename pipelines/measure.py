@@ -31,7 +31,7 @@ from registry.hashing import digest_of, manifest_of
 from registry.stage_process import StageClock, main
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.conditions import load_average
-from serving_checks.engines.base import EngineFacts, ServerRequest
+from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.table import AnyServingConfig, engine_of
 from serving_checks.load import LoadClient, LoadConfig, LoadResult
 from serving_checks.memory import memory_record
@@ -143,13 +143,15 @@ def _serving_record(
     memory: MemoryRecord,
 ) -> ServingRecord:
     engine, facts = server.engine, server.facts
+    dtype = facts.dtype or job.dtype
+    other_dtype = [] if dtype == job.dtype else [f"served in {dtype} although {job.dtype} was asked for"]
     return ServingRecord(
         model_digest=job.model_digest,
         engine=engine.name,
         engine_version=engine.version() or "unknown",
         device=job.device,
         device_name=job.device_name,
-        dtype=facts.dtype or job.dtype,
+        dtype=dtype,
         tensor_parallel_size=facts.tensor_parallel_size or job.serving.tensor_parallel_size,
         threads=job.threads if job.device == "cpu" else None,
         eager=facts.eager,
@@ -165,14 +167,8 @@ def _serving_record(
         load_requests_file=load.requests_file.name,
         rate_search=load.rate_search,
         memory=memory,
-        warnings=[*facts.warnings, *_other_dtype(job, facts)],
+        warnings=facts.warnings + other_dtype,
     )
-
-
-def _other_dtype(job: MeasureJob, facts: EngineFacts) -> list[str]:
-    if facts.dtype in (None, job.dtype):
-        return []
-    return [f"served in {facts.dtype} although {job.dtype} was asked for"]
 
 
 def _check_bytes(job: MeasureJob) -> None:

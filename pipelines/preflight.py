@@ -52,23 +52,23 @@ def check_rules(context: JobContext, checkpoint: CheckpointRecord) -> None:
 def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
     """Sentences with the entry's name, the layers and the remedy; empty where nothing is wrong."""
     config, machine = context.config, context.machine
-    serving, engine = config.serving, engine_type(config.serving.engine)
-    ranks, groups = serving.tensor_parallel_size, serving.pipeline_parallel_size
+    engine = engine_type(config.serving.engine)
+    ranks, stages = config.serving.tensor_parallel_size, config.serving.pipeline_parallel_size
     found = tensor_parallel_violations(checkpoint, ranks) + _suite_violations(context, checkpoint)
+    for_all = serving_violations(None, machine.device, ranks, stages, engine=engine.name)
+    found += for_all
     if not engine.gives_logprobs:
         found.append(
             f"{engine.name} gives no log-probabilities of tokens by their ids, which the evaluation asks for;"
             " set serving.engine to one that does"
         )
-    for_all = serving_violations(None, machine.device, ranks, groups, engine=engine.name)
-    found += for_all
     if any(load_method(method.method).needs_calibration for method in config.methods.values()):
         found += _calibration_violations(context, checkpoint)
     for name, method in config.methods.items():
         dtype = quantize_dtype(config, machine, method.method)
         shapes = checkpoint.linear_shapes
         lines = load_method(method.method).violations(method, shapes, ranks, machine.device, dtype)
-        refused = serving_violations(method.method, machine.device, ranks, groups, engine=engine.name)
+        refused = serving_violations(method.method, machine.device, ranks, stages, engine=engine.name)
         lines += [line for line in refused if line not in for_all]
         in_16_bits_only = method.method in engine.serves_in_16_bits_only
         if serve_dtype(config, machine, method.method) == "float32" and in_16_bits_only:

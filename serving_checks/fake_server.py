@@ -35,19 +35,6 @@ MODES = {
 _MODEL = "model"
 _LOG_PROBABILITY = -1.0
 
-_RANK: dict[str, Any] = {
-    "pid": os.getpid(),
-    "tensor_parallel_size": 2,
-    "pipeline_parallel_size": 1,
-    "tensor_bytes": {"weight": 900, "norm": 100},
-    "kernels": {"nothing": 1},
-    "dtype": "float32",
-    "eager": True,
-    "prefix_caching": True,
-    "max_num_seqs": 32,
-    "max_num_batched_tokens": 2048,
-}
-
 
 class Form(NamedTuple):
     """How an answer looks."""
@@ -201,7 +188,19 @@ class FakeServer:
         return web.Response()
 
     async def _collective_rpc(self, _: web.Request) -> web.Response:
-        return web.json_response({"results": [_RANK | {"rank": rank} for rank in (0, 1)]})
+        """Two ranks, as `worker_probe.py` describes them; both are this process."""
+        rank = {
+            "pid": os.getpid(),
+            "tensor_parallel_size": 2,
+            "pipeline_parallel_size": 1,
+            "tensor_bytes": {"weight": 900, "norm": 100},
+            "kernels": {"nothing": 1},
+            "dtype": "float32",
+            "eager": True,
+            "prefix_caching": False,
+            "max_num_seqs": self._engine.settings.max_num_seqs,
+        }
+        return web.json_response({"results": [rank | {"rank": number} for number in (0, 1)]})
 
     async def _metrics(self, _: web.Request) -> web.Response:
         engine, counters = self._engine, self._engine.counters
@@ -216,8 +215,9 @@ class FakeServer:
         lines = [f"vllm:{name}{{{label}}} {float(value)}" for name, value in values.items()]
         lines += [
             f'vllm:request_success_total{{{label},finished_reason="length"}} {float(counters.requests_succeeded)}',
-            f'vllm:cache_config_info{{enable_prefix_caching="False",engine="0",kv_cache_memory_bytes="1048576",'
-            f'kv_cache_size_tokens="{engine.settings.kv_cache_tokens}",kv_cache_max_concurrency="2.0"}} 1.0',
+            f'vllm:cache_config_info{{enable_prefix_caching="False",engine="0",'
+            'kv_cache_memory_bytes="1048576",kv_cache_max_concurrency="2.0",'
+            f'kv_cache_size_tokens="{engine.settings.kv_cache_tokens}"}} 1.0',
         ]
         return web.Response(text="\n".join(lines) + "\n")
 

@@ -102,11 +102,17 @@ def check_servable(engine: Engine, request: ServerRequest) -> None:
         )
 
 
-def _await_health(engine: LaunchedEngine, child: Supervised, base_url: str) -> float:
-    """Wait for the engine's health path; the seconds since the call."""
+def _await_health(engine: LaunchedEngine, child: Supervised, base_url: str, shared_memory: set[str]) -> float:
+    """Wait for the engine's health path; the seconds since the call.
+
+    Args:
+        shared_memory: Gets the files that the server's processes share: of an engine that dies by itself, one of its
+            ranks first, they can only be seen before.
+    """
     deadline_seconds = engine.config.start_deadline_seconds
     start = time.monotonic()
     while True:
+        shared_memory |= shared_memory_of(descendants_of(child.pid))
         exit_code = child.wait(_POLL_SECONDS)
         if exit_code is not None:
             death = engine.death_of(child.log_file.read_text(errors="replace"), exit_code)
@@ -173,8 +179,8 @@ def _launched(
             command.argv, env=command.env | {"TMPDIR": scratch}, log_file=log_file, fork_server=fork_server
         ) as child,
     ):
-        start_seconds = _await_health(engine, child, endpoint.base_url)
-        # A rank that dies takes the engine with it: what they shared can only be seen while they live.
-        stack.callback(remove_shared_memory, shared_memory_of(descendants_of(child.pid)))
+        shared_memory: set[str] = set()
+        stack.callback(remove_shared_memory, shared_memory)
+        start_seconds = _await_health(engine, child, endpoint.base_url, shared_memory)
         endpoint = endpoint.model_copy(update={"prefix_block_tokens": engine.prefix_block_tokens(endpoint)})
         yield RunningServer(engine, endpoint, command.argv, start_seconds, child)

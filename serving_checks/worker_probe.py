@@ -28,7 +28,6 @@ class WorkerProbe:
             "eager": bool(config.model_config.enforce_eager),
             "prefix_caching": bool(config.cache_config.enable_prefix_caching),
             "max_num_seqs": config.scheduler_config.max_num_seqs,
-            "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
         }
 
 

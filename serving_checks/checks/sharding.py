@@ -28,7 +28,8 @@ from registry.contracts.base import DType, Record
 from registry.contracts.serving import CheckRecord, Endpoint
 from serving_checks.guard import descendants_of
 from serving_checks.http_json import post_json
-from serving_checks.rank_facts import RankFacts, ask_ranks
+from serving_checks.rank_facts import RankFacts
+from serving_checks.server import RunningServer
 
 PROMPTS = (
     "The capital of France is",
@@ -78,19 +79,17 @@ class ShardFacts(Record):
     """The greedy answer to each of `PROMPTS`."""
 
 
-def shard_facts(endpoint: Endpoint, server_pid: int) -> ShardFacts:
+def shard_facts(server: RunningServer) -> ShardFacts:
     """Ask a running server.
-
-    Args:
-        server_pid: Of the process under which all of the server's processes are.
 
     Raises:
         StageError: The server does not tell.
     """
+    endpoint = server.endpoint
     try:
         return ShardFacts(
-            ranks=ask_ranks(endpoint),
-            pids_below_server=descendants_of(server_pid),
+            ranks=server.engine.ranks(endpoint),
+            pids_below_server=descendants_of(server.pid) if server.pid else [],
             answers=[_greedy(endpoint, prompt) for prompt in PROMPTS],
         )
     except (OSError, ValueError, LookupError, TypeError) as error:

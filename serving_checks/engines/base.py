@@ -15,6 +15,7 @@ from pydantic import Field
 from configs.base import StrictModel
 from registry.contracts.base import Device, DType, Method
 from registry.contracts.serving import Endpoint
+from serving_checks.rank_facts import RankFacts
 
 LOOPBACK = "127.0.0.1"
 
@@ -182,6 +183,15 @@ class Engine(ABC):
 
     def resident_weights_bytes(self, endpoint: Endpoint, log: str) -> list[int]:
         """What each rank holds for weights, in bytes.
+
+        Raises:
+            ValueError: The engine does not tell; the text says why.
+            OSError: The server does not answer.
+        """
+        raise ValueError(f"the engine {self.name} does not tell")
+
+    def ranks(self, endpoint: Endpoint) -> list[RankFacts]:
+        """What each of the server's workers says about itself, by rank.
 
         Raises:
             ValueError: The engine does not tell; the text says why.

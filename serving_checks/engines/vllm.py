@@ -21,9 +21,9 @@ from serving_checks.engines.base import (
     ServerCommand,
     ServerRequest,
 )
-from serving_checks.http_json import post
+from serving_checks.http_json import post, post_json
 from serving_checks.metrics import read_metrics
-from serving_checks.rank_facts import ask_ranks, kernel_name, kernel_warnings
+from serving_checks.rank_facts import RankFacts, kernel_name, unequal_kernels
 
 _PYTHON_MODULE = [sys.executable, "-P", "-m"]
 _SERVER_MODULE = "vllm.entrypoints.openai.api_server"
@@ -39,6 +39,11 @@ _IMPORTED_AHEAD = (
     "serving_checks.vllm_fork_patch",
 )
 """What a server or the load generator imports before it knows its model; the model class saves a little more."""
+_FALLBACK_KERNELS = {
+    "linear": "unquantized layers are multiplied by torch's own linear: oneDNN refused them",
+    "AutoAWQLinearMethod": "AWQ layers run on vLLM's unoptimized kernels: Marlin does not take their shape or device",
+}
+"""Kernels that vLLM takes when it can do no better (vllm/model_executor/layers/utils.py, quantization/auto_awq.py)."""
 
 
 class VllmServerConfig(LaunchedConfig):
@@ -92,15 +97,15 @@ class VllmEngine(LaunchedEngine):
                 f"{method} weights of 4 bits cannot be served in float32: the kernels take 16-bit activations only; "
                 "serve it in bfloat16 or float16"
             )
-        if request.device == "cpu" and self.config.pipeline_parallel_size > 1:
-            found.append(
-                f"a model cannot be served in {self.config.pipeline_parallel_size} pipeline stages on a CPU; "
-                "set `pipeline_parallel_size: 1`"
-            )
         if method == "bitsandbytes" and self.config.tensor_parallel_size > 1:
             found.append(
                 "prequantized bitsandbytes weights cannot be split over "
                 f"{self.config.tensor_parallel_size} ranks; set `tensor_parallel_size: 1`"
+            )
+        if request.device == "cpu" and self.config.pipeline_parallel_size > 1:
+            found.append(
+                f"{self.config.pipeline_parallel_size} pipeline stages on a CPU do not work; "
+                "set `pipeline_parallel_size: 1`"
             )
         return found
 
@@ -129,7 +134,10 @@ class VllmEngine(LaunchedEngine):
         return ServerCommand(argv, _variables(config, request.device, request.threads))
 
     def fork_server(self, device: Device, threads: int | None, address: Path) -> ServerCommand | None:
-        """See `Engine.fork_server`. None on a GPU, whose driver does not survive a fork."""
+        """See `Engine.fork_server`.
+
+        None on a GPU, whose driver does not survive a fork.
+        """
         if device != "cpu":
             return None
         argv = [*_PYTHON_MODULE, "serving_checks.fork_server", str(address), *_IMPORTED_AHEAD]
@@ -147,32 +155,47 @@ class VllmEngine(LaunchedEngine):
         return True
 
     def resident_weights_bytes(self, endpoint: Endpoint, log: str) -> list[int]:
-        """See `Engine.resident_weights_bytes`: asked of the workers; else from the log, to 0.01 GiB."""
+        """See `Engine.resident_weights_bytes`: asked of the workers; the log's, to 0.01 GiB, where they are silent."""
         try:
-            return [rank.weights_bytes for rank in ask_ranks(endpoint)]
+            return [rank.weights_bytes for rank in self.ranks(endpoint)]
         except (OSError, ValueError) as error:
             logged = vllm_log.weights_bytes_of(log)
             if not logged:
-                raise ValueError(f"the engine's workers did not answer ({_one_line(error)})") from error
+                raise ValueError(f"the workers did not answer ({' '.join(str(error).split())[:200]})") from error
             return logged
 
+    def ranks(self, endpoint: Endpoint) -> list[RankFacts]:
+        """See `Engine.ranks`; `worker_probe.py` answers, through vLLM's development endpoints."""
+        answer = post_json(f"{endpoint.base_url}/collective_rpc", {"method": "rank_facts"})
+        if not isinstance(answer, dict) or not answer.get("results"):
+            raise ValueError(f"no worker answered: {str(answer)[:200]}")
+        return sorted((RankFacts.model_validate(rank) for rank in answer["results"]), key=lambda facts: facts.rank)
+
     def facts(self, endpoint: Endpoint, log: str) -> EngineFacts:
-        """See `Engine.facts`: asked of the workers; kernel and warnings from the log alone where they do not answer."""
+        """See `Engine.facts`: asked of the workers; as it was started, with a warning, where they are silent."""
         warnings, kernel = vllm_log.warnings_of(log), vllm_log.kernel_of(log)
         try:
-            ranks = ask_ranks(endpoint)
+            ranks = self.ranks(endpoint)
         except (OSError, ValueError) as error:
-            unknown = f"the engine's workers did not tell how they compute ({_one_line(error)})"
-            return EngineFacts(warnings=[*warnings, unknown], kernel=kernel)
-        first = ranks[0]
+            said = " ".join(str(error).split())[:200]
+            return EngineFacts(
+                warnings=[*warnings, f"the workers did not tell how they compute ({said}): recorded as started"],
+                kernel=kernel,
+                tensor_parallel_size=self.config.tensor_parallel_size,
+                eager=self.config.enforce_eager,
+                prefix_caching={"True": True, "False": False}.get(
+                    _cache_config(endpoint).get("enable_prefix_caching", "")
+                ),
+                max_num_seqs=self.config.max_num_seqs,
+            )
         return EngineFacts(
-            warnings=[*warnings, *kernel_warnings(ranks)],
+            warnings=[*warnings, *_fallbacks(ranks), *unequal_kernels(ranks)],
             kernel=kernel_name(ranks) or kernel,
-            dtype=first.dtype,
-            tensor_parallel_size=first.tensor_parallel_size,
-            eager=first.eager,
-            prefix_caching=first.prefix_caching,
-            max_num_seqs=first.max_num_seqs,
+            dtype=ranks[0].dtype,
+            tensor_parallel_size=ranks[0].tensor_parallel_size,
+            eager=ranks[0].eager,
+            prefix_caching=ranks[0].prefix_caching,
+            max_num_seqs=ranks[0].max_num_seqs,
         )
 
     def death_of(self, log: str, exit_code: int) -> Death:
@@ -180,8 +203,10 @@ class VllmEngine(LaunchedEngine):
         return vllm_log.death_of(log, exit_code)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _fallbacks(ranks: list[RankFacts]) -> list[str]:
+    """A sentence for each kernel among the ranks' that is taken only where vLLM can do no better."""
+    found = {name for rank in ranks for name in rank.kernels}
+    return [f"{name}: {meaning}" for name, meaning in _FALLBACK_KERNELS.items() if name in found]
 
 
 def _cache_config(endpoint: Endpoint) -> dict[str, str]:
@@ -225,4 +250,4 @@ def _variables(config: VllmServerConfig, device: Device, threads: int | None) ->
         return shared
     # vLLM compiles a few small functions whatever `enforce_eager` says: 6 s of the first answer with log-probabilities.
     eager = {"TORCHDYNAMO_DISABLE": "1"} if config.enforce_eager else {}
-    return shared | eager | _cpu_variables(config.tensor_parallel_size, threads)
+    return shared | eager | _cpu_variables(config.tensor_parallel_size * config.pipeline_parallel_size, threads)

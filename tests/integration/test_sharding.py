@@ -10,11 +10,11 @@ import pytest
 
 from configs.errors import StageError
 from serving_checks.checks.sharding import ShardFacts, ShardingConfig, check_sharding, shard_facts
-from serving_checks.engines.base import ServerRequest
+from serving_checks.checks.smoke import smoke_answer
+from serving_checks.engines.base import ServerCommand, ServerRequest
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.guard import descendants_of
 from serving_checks.memory import memory_record
-from serving_checks.rank_facts import ask_ranks
 from serving_checks.server import serve
 from serving_checks.supervisor import Supervised
 from tests.tiny_llama import make_tiny_llama
@@ -56,14 +56,14 @@ def shared_memory() -> Callable[[], set[str]]:
 def served_facts(model: Path, config: VllmServerConfig, log: Path, fork_server: Path | None) -> ShardFacts:
     with serve(ServerRequest(config, model, "float32", "cpu", None), log, fork_server=fork_server) as server:
         assert server.forked == (fork_server is not None)
-        return shard_facts(server.endpoint, server.pid)
+        return shard_facts(server)
 
 
 def test_two_forked_ranks_are_a_model_split_and_say_what_a_plain_start_says(
     model: Path, fork_server: Path, tmp_path: Path, shared_memory: Callable[[], set[str]]
 ) -> None:
     with serve(ServerRequest(TWO, model, "float32", "cpu", None), tmp_path / "two", fork_server=fork_server) as server:
-        two = shard_facts(server.endpoint, server.pid)
+        two = shard_facts(server)
         memory = memory_record(server, model, "cpu")
         tree = descendants_of(server.pid)
         assert shared_memory()
@@ -98,28 +98,33 @@ def test_a_rank_s_death_ends_the_engine_and_leaves_nothing(
     model: Path, fork_server: Path, tmp_path: Path, shared_memory: Callable[[], set[str]]
 ) -> None:
     with serve(ServerRequest(TWO, model, "float32", "cpu", None), tmp_path / "log", fork_server=fork_server) as server:
-        ranks = ask_ranks(server.endpoint)
+        ranks = server.engine.ranks(server.endpoint)
         os.kill(ranks[1].pid, signal.SIGKILL)
         deadline = time.monotonic() + 30
         while ranks[0].pid in descendants_of(server.pid) and time.monotonic() < deadline:
             time.sleep(0.1)
         with pytest.raises(StageError, match="did not tell how it is sharded"):
-            shard_facts(server.endpoint, server.pid)
+            shard_facts(server)
         tree = descendants_of(server.pid)
     assert ranks[0].pid not in tree
     assert not [pid for pid in tree if Path(f"/proc/{pid}").exists()]
     assert not shared_memory()
 
 
-class Unchecked(VllmEngine):
-    """Starts what we refuse ourselves."""
+class Asking(VllmEngine):
+    """Started with what we refuse ourselves before anything is started."""
 
-    def refusals(self, request: ServerRequest) -> list[str]:
-        """None."""
-        return []
+    def __init__(self, **changed: int) -> None:
+        super().__init__(CONFIG)
+        self._changed = changed
+
+    def command(self, request: ServerRequest, port: int) -> ServerCommand:
+        return VllmEngine(self.config.model_copy(update=self._changed)).command(request, port)
 
 
-def test_the_engine_refuses_to_shard_bitsandbytes(model: Path, fork_server: Path, tmp_path: Path) -> None:
+def test_the_engine_refuses_to_shard_bitsandbytes(
+    model: Path, fork_server: Path, tmp_path: Path, shared_memory: Callable[[], set[str]]
+) -> None:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
@@ -130,10 +135,22 @@ def test_the_engine_refuses_to_shard_bitsandbytes(model: Path, fork_server: Path
     with (
         pytest.raises(StageError, match="Prequant BitsAndBytes models with tensor parallelism is not"),
         serve(
-            ServerRequest(TWO, tmp_path / "nf4", "bfloat16", "cpu", None),
+            ServerRequest(CONFIG, tmp_path / "nf4", "bfloat16", "cpu", None),
             tmp_path / "log",
-            Unchecked(TWO),
+            Asking(tensor_parallel_size=2),
             fork_server,
         ),
     ):
         pass
+    assert not shared_memory()
+
+
+def test_the_engine_cannot_serve_a_pipeline_on_a_cpu(model: Path, fork_server: Path, tmp_path: Path) -> None:
+    """It comes up, and dies of the first request."""
+    asked = ServerRequest(CONFIG, model, "float32", "cpu", None)
+    with (
+        serve(asked, tmp_path / "log", Asking(pipeline_parallel_size=2), fork_server) as server,
+        pytest.raises(StageError, match="gave no answer"),
+    ):
+        smoke_answer(server.endpoint)
+    assert "assert self.intermediate_tensors is not None" in (tmp_path / "log").read_text()

@@ -145,7 +145,8 @@ def test_a_row_s_source_still_says_so(row: Refusal) -> None:
     ],
 )
 def test_the_table(asked: tuple[Method | None, Device, int, int, str], refused: str | None) -> None:
-    found = serving_violations(*asked)
+    *combination, engine = asked
+    found = serving_violations(*combination, engine=engine)
     assert len(found) == (refused is not None)
     assert refused is None or refused in found[0]
 

@@ -2,12 +2,16 @@
 
 import pytest
 
+from registry.contracts.serving import Endpoint
 from serving_checks import worker_probe
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.memory import memory_record
-from serving_checks.rank_facts import ask_ranks, kernel_name, kernel_warnings
+from serving_checks.rank_facts import kernel_name, unequal_kernels
 from serving_checks.server import RunningServer
 from tests.unit.serving_checks.test_server import request, serve_fake
 from tests.unit.serving_checks.test_sharding import rank
+
+NOWHERE = Endpoint(base_url="http://127.0.0.1:9", served_model_name="m", model_path="/", max_model_len=16)
 
 
 class Module:
@@ -76,26 +80,32 @@ def test_kernels_are_counted_a_rank_and_the_most_used_is_first() -> None:
         for number in (0, 1)
     )
     assert kernel_name([one, other]) == "CPUWNA16LinearKernel (120), onednn_mm (1)"
-    assert kernel_warnings([one, other]) == []
+    assert unequal_kernels([one, other]) == []
     assert kernel_name([one.model_copy(update={"kernels": {}})]) is None
 
 
 def test_fallbacks_and_unequal_ranks_are_told() -> None:
     one = rank(0, {"w": 1})
     slow = rank(1, {"w": 1}).model_copy(update={"kernels": {"linear": 3}})
-    assert [line.split(":")[0] for line in kernel_warnings([one, slow])] == [
-        "linear",
-        "ranks multiply with different kernels",
-    ]
+    assert [line.split(":")[0] for line in unequal_kernels([one, slow])] == ["ranks multiply with different kernels"]
+
+
+def test_a_fallback_is_a_warning(monkeypatch) -> None:
+    slow = rank(0, {"w": 1}).model_copy(update={"kernels": {"linear": 3, "CPUWNA16LinearKernel": 4}})
+    monkeypatch.setattr(VllmEngine, "ranks", lambda *_: [slow])
+    facts = VllmEngine(VllmServerConfig()).facts(NOWHERE, "")
+    assert facts.kernel == "CPUWNA16LinearKernel (4), linear (3)"
+    assert [line.split(":")[0] for line in facts.warnings] == ["linear"]
 
 
 def test_the_record_holds_what_the_engine_says(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(RunningServer, "peak_memory_bytes", lambda self: 5000)
+    monkeypatch.setattr(RunningServer, "peak_memory_bytes", lambda _: 5000)
     with serve_fake("ok", request(tmp_path), tmp_path / "log") as server:
-        facts = server.facts
+        truth = server.facts
         memory = memory_record(server, tmp_path, "cpu")
-    assert (facts.dtype, facts.tensor_parallel_size, facts.eager) == ("float32", 2, True)
-    assert (facts.prefix_caching, facts.max_num_seqs, facts.kernel) == (True, 32, "nothing (1)")
+    assert (truth.dtype, truth.tensor_parallel_size, truth.eager) == ("float32", 2, True)
+    assert (truth.prefix_caching, truth.max_num_seqs, truth.kernel) == (False, 256, "nothing (1)")
+    assert truth.warnings == []
     assert memory.weights_bytes_by_rank == [1000, 1000]
     assert (memory.kv_cache_bytes, memory.kv_cache_tokens, memory.kv_cache_requests) == (1 << 20, 4096, 2.0)
     assert memory.peak_process_bytes == 5000
@@ -104,12 +114,14 @@ def test_the_record_holds_what_the_engine_says(tmp_path, monkeypatch) -> None:
 
 def test_what_cannot_be_read_is_null_with_a_reason(tmp_path, monkeypatch) -> None:
     """The server is gone and was never sampled: nothing is made up, and everything is accounted for."""
-    monkeypatch.setattr(RunningServer, "peak_memory_bytes", lambda self: None)
+    monkeypatch.setattr(RunningServer, "peak_memory_bytes", lambda _: None)
     with serve_fake("ok", request(tmp_path), tmp_path / "log") as server:
         pass
-    facts, memory = server.facts, memory_record(server, tmp_path, "cpu")
-    assert (facts.dtype, facts.eager, facts.prefix_caching, facts.max_num_seqs, facts.kernel) == (None,) * 5
-    assert "did not tell how they compute" in facts.warnings[-1]
+    truth = server.facts
+    memory = memory_record(server, tmp_path, "cpu")
+    assert (truth.dtype, truth.prefix_caching, truth.kernel) == (None,) * 3
+    assert (truth.eager, truth.max_num_seqs) == (True, 32)
+    assert truth.warnings[-1].endswith("recorded as started")
     assert memory.weights_bytes_by_rank is memory.kv_cache_bytes is memory.kv_cache_tokens is None
     assert memory.kv_cache_requests is memory.peak_process_bytes is None
     assert [note.split(":")[0] for note in memory.notes] == ["resident weights", "KV cache", "peak"]
@@ -119,11 +131,12 @@ def test_the_log_serves_for_weights_where_workers_are_silent(tmp_path) -> None:
     with serve_fake("ok", request(tmp_path), tmp_path / "log") as server:
         pass
     (tmp_path / "log").write_text("INFO Model loading took 1.5 GiB memory and 2.0 seconds\n")
-    assert memory_record(server, tmp_path, "cpu").weights_bytes_by_rank == [3 * 2**29]
+    memory = memory_record(server, tmp_path, "cpu")
+    assert memory.weights_bytes_by_rank == [3 * 2**29]
 
 
 @pytest.mark.parametrize("answer", [{}, {"results": []}, {"results": ["1000"]}, [], {"results": [{"rank": 0}]}])
 def test_an_answer_of_another_kind_is_refused(monkeypatch, answer, tmp_path) -> None:
-    monkeypatch.setattr("serving_checks.rank_facts.post_json", lambda *_: answer)
+    monkeypatch.setattr("serving_checks.engines.vllm.post_json", lambda *_: answer)
     with serve_fake("ok", request(tmp_path), tmp_path / "log") as server, pytest.raises(ValueError):
-        ask_ranks(server.endpoint)
+        server.engine.ranks(server.endpoint)

@@ -39,9 +39,9 @@ def test_a_cast_that_bitsandbytes_tells_is_a_warning():
     assert vllm_log.warnings_of(f"INFO:     ready.\n{said}\n{said}\n") == [said]
 
 
-def test_weights_are_told_by_rank():
+def test_weights_of_each_rank_are_read():
     log = "Model loading took 1.5 GiB memory and 2.0 seconds\nModel loading took 0.5 GiB memory and 2.0 seconds"
-    assert vllm_log.weights_bytes_of(log) == [round(1.5 * 2**30), 2**29]
+    assert vllm_log.weights_bytes_of(log) == [3 * 2**29, 2**29]
     assert vllm_log.weights_bytes_of("") == []
 
 
@@ -83,8 +83,8 @@ def test_metrics_are_parsed():
     assert samples[0].labels == {"kind": "x", "note": 'say "hi", {ok}\n'}
     assert total(samples, "a_total") == 7.0
     assert total(samples, "missing") is None
-    assert number(samples, NAMES.kv_cache_tokens) == 23296
-    assert number(samples, NAMES.kv_cache_requests) == 45.5
+    told = [number(samples, name) for name in (NAMES.kv_cache_bytes, NAMES.kv_cache_tokens, NAMES.kv_cache_requests)]
+    assert told == [4096, 23296, 45.5]
     assert number(samples, "a_total") == 7.0
     assert number(samples, None) is None
     assert len(samples) == 4

@@ -120,12 +120,12 @@ def test_a_pipeline_on_a_cpu_is_refused(tmp_path):
 
 
 def test_ranks_are_forked_on_a_cpu_and_never_on_a_gpu(tmp_path):
-    config = VllmServerConfig(tensor_parallel_size=2)
-    command = VllmEngine(config).fork_server("cpu", 2, tmp_path / "socket")
-    assert command is not None
-    assert "vllm.v1.executor.multiproc_executor" in command.argv
-    assert command.env["OMP_NUM_THREADS"] == "1"
-    assert VllmEngine(config).fork_server("cuda", 2, tmp_path / "socket") is None
+    engine = VllmEngine(VllmServerConfig(tensor_parallel_size=2))
+    forking = engine.fork_server("cpu", 2, tmp_path / "socket")
+    assert forking is not None
+    assert "vllm.v1.executor.multiproc_executor" in forking.argv
+    assert forking.env["OMP_NUM_THREADS"] == "1"
+    assert engine.fork_server("cuda", 2, tmp_path / "socket") is None
 
 
 @pytest.mark.parametrize("content", [None, "{"])

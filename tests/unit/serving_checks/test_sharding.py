@@ -14,7 +14,9 @@ from serving_checks.checks.sharding import (
     shard_facts,
     sharding_not_run,
 )
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.rank_facts import RankFacts
+from serving_checks.server import RunningServer
 from tests.unit.serving_checks.test_server import request, serve_fake
 
 WHOLE = {"qkv": 600, "norm": 10, "embedding": 300}
@@ -33,7 +35,6 @@ def rank(number: int, tensors: dict[str, int], size: int = 2, pid: int | None = 
         eager=True,
         prefix_caching=True,
         max_num_seqs=4,
-        max_num_batched_tokens=512,
     )
 
 
@@ -166,7 +167,7 @@ def test_bad_config_is_refused(bad: dict[str, float]) -> None:
 def test_a_running_server_is_asked(tmp_path) -> None:
     """The stand-in says that it has two ranks, and has one process."""
     with serve_fake("ok", request(tmp_path), tmp_path / "log") as server:
-        found = shard_facts(server.endpoint, server.pid)
+        found = shard_facts(server)
     assert [one.rank for one in found.ranks] == [0, 1]
     assert found.ranks[0].pid in found.pids_below_server
     assert [len(answer) for answer in found.answers] == [12] * len(PROMPTS)
@@ -182,7 +183,7 @@ def test_a_server_that_does_not_tell_is_an_error(tmp_path, mode) -> None:
         serve_fake(mode, request(tmp_path), tmp_path / "log") as server,
         pytest.raises(StageError, match="did not tell how it is sharded"),
     ):
-        shard_facts(server.endpoint, server.pid)
+        shard_facts(server)
 
 
 def test_a_log_probability_that_is_no_number_is_refused() -> None:
@@ -193,4 +194,4 @@ def test_a_log_probability_that_is_no_number_is_refused() -> None:
 def test_nobody_there_is_an_error() -> None:
     nowhere = Endpoint(base_url="http://127.0.0.1:9", served_model_name="m", model_path="/", max_model_len=16)
     with pytest.raises(StageError, match="did not tell"):
-        shard_facts(nowhere, 1)
+        shard_facts(RunningServer(VllmEngine(VllmServerConfig()), nowhere))
