@@ -172,8 +172,8 @@ def _measure(
         "suite": suite_digest,
         "serving": config.serving.model_dump(mode="json"),
         "load": config.load.model_dump(mode="json"),
-        # The items and rows that it names are in the suite's digest; where they lie is no matter.
-        "evaluation": config.evaluation.model_dump(mode="json", exclude={"data", "adaptive", "looks"}),
+        # What it names, items and rows, is in the suite's digest; names and places are no matter.
+        "evaluation": config.evaluation.model_dump(mode="json", exclude={"suite", "data", "adaptive", "looks"}),
         "token_agreement": digest_of_file(PROMPTS_FILE),
         "dtype": dtype,
         "device": machine.device,
