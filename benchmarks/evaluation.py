@@ -38,6 +38,7 @@ from evals.resolve import ResolvedSuite, ResolvedTask
 from evals.samples import read_samples
 from evals.suite import Category, Suite
 from pipelines.device import MachineRecord, detect_machine
+from pipelines.stages import installed_versions
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.http_json import get_text
@@ -279,15 +280,9 @@ def last_line(log_file: Path) -> str:
 
 def conditions(machine: MachineRecord, arguments: argparse.Namespace) -> dict[str, Any]:
     """What the numbers hold for."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "machine": f"{machine.device_name}, {machine.threads} cores",
-        "versions": versions,
+        "versions": installed_versions(LIBRARIES),
         "dtype": arguments.dtype,
         "threads": {way: server_request(way, arguments).threads for way in arguments.ways},
         "max_model_len": SERVER.max_model_len,
@@ -350,8 +345,6 @@ def print_gauge(ours: dict[str, Any]) -> None:
         f"{0.9 * limit:.0f}; {queued:.0%} of the time more waited at the server"
     )
     print(f"the model's thread was busy {ours['model_thread_busy']:.1%} of the time")
-    parts = [running[len(running) * tenth // 10 : len(running) * (tenth + 1) // 10] for tenth in range(10)]
-    print("mean of each tenth of the time: " + " ".join(f"{statistics.mean(part):.1f}" for part in parts if part))
 
 
 def parsed(machine: MachineRecord) -> argparse.Namespace:

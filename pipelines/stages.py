@@ -180,8 +180,8 @@ def _measure(
         # What the file says, and not where it lies.
         "load": config.load.model_dump(mode="json", exclude={"prompts": {"file"}}),
         "load_text": digest_of(read_text(config.load.prompts.file)),
-        # The items and rows that it names are in the suite's digest; where they lie is no matter.
-        "evaluation": config.evaluation.model_dump(mode="json", exclude={"data", "adaptive", "looks"}),
+        # What it names, items and rows, is in the suite's digest; names and places are no matter.
+        "evaluation": config.evaluation.model_dump(mode="json", exclude={"suite", "data", "adaptive", "looks"}),
         "token_agreement": digest_of_file(PROMPTS_FILE),
         "dtype": dtype,
         "device": machine.device,

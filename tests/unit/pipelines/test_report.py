@@ -10,16 +10,15 @@ import pytest
 from markupsafe import escape
 from rich.console import Console
 
-from pipelines.record import _record_measurement
 from pipelines.report.console import HEARTBEAT_SECONDS, RunConsole, print_record
 from pipelines.report.forest import forest_plot
 from pipelines.report.judged import judged
 from pipelines.report.page import render_page, write_page
-from pipelines.report.plot import points_of, quality_speed_plot
+from pipelines.report.plot import quality_speed_plot
 from pipelines.report.rows import Row, worst_verdict
-from pipelines.report.summary import lowest_category, reused_text, sentences
+from pipelines.report.summary import reused_text, sentences
 from pipelines.report.svg import ticks
-from pipelines.report.table import AT_GUESSING, UNKNOWN, Cell, build_table, printable
+from pipelines.report.table import UNKNOWN, Cell, build_table, printable
 from pipelines.run_record import RunRecord
 from pipelines.stages import Stage
 from registry.contracts import (
@@ -259,57 +258,6 @@ def test_a_category_that_could_not_be_judged_is_shown_as_such(tmp_path: Path) ->
     record = report_record(tmp_path, rows=rows)
     assert "Cannot be judged: it has no items." in page_of(record)
     assert "int8" in printed(record, 160)
-
-
-def with_a_guessing_baseline(rows: list[Row], category: str) -> list[Row]:
-    """As if the baseline of the second row had guessed, and the artifact kept less of that than of anything else."""
-    retention = rows[1].retention
-    assert retention is not None
-    judged_so = {"verdict": "inconclusive", "undecided": "baseline guesses", "verdict_reason": "No loss can show."}
-    categories = [
-        kept.model_copy(update=judged_so | {"retention": 0.0771}) if kept.category == category else kept
-        for kept in retention.categories
-    ]
-    return [rows[0], rows[1].model_copy(update={"retention": retention.model_copy(update={"categories": categories})})]
-
-
-def test_a_baseline_that_guesses_shows_no_retention(tmp_path: Path) -> None:
-    rows = with_a_guessing_baseline(report_rows(), "grammar")
-    cell = cells_by_title(rows, "int8")["grammar chance 50 %"]
-    assert (cell.second, cell.tone) == (AT_GUESSING, "plain")
-    assert "above chance" not in (cell.tooltip or "")
-    assert "above chance" in (cells_by_title(report_rows(), "int8")["grammar chance 50 %"].tooltip or "")
-    (told,) = sentences(rows)
-    assert "grammar" not in told.text
-    assert "lowest category arithmetic, keeps 0.97" in told.text
-    assert [point.category for point in points_of(rows)] == ["", "arithmetic"]
-    plot = str(forest_plot(rows))
-    assert (plot.count(f">{AT_GUESSING}<"), plot.count(">inconclusive<")) == (1, 0)
-    record = report_record(tmp_path, rows=rows)
-    page = page_of(record)
-    assert f">{AT_GUESSING}</td><td>{UNKNOWN}</td>" in page
-    for text in (page, printed(record, 160)):
-        assert not re.search(r"kept 0\.08|keeps 0\.08|0\.077", text)
-
-
-def test_mlflow_gets_no_retention_of_a_baseline_that_guesses() -> None:
-    logged: dict[str, float | None] = {}
-    child: Any = SimpleNamespace(dataset=lambda *_: None, params=lambda _: None, metrics=logged.update)
-    row = with_a_guessing_baseline(report_rows(), "grammar")[1]
-    assert row.measurement is not None
-    _record_measurement(child, row.measurement, row)
-    assert logged["arithmetic.retention"] == pytest.approx(0.97)
-    assert not {"grammar.retention", "grammar.retention_stderr"} & logged.keys()
-    assert "grammar.acc" in logged
-
-
-def test_where_every_baseline_guesses_no_category_is_the_lowest() -> None:
-    rows = report_rows()
-    for category in SUITE.categories:
-        rows = with_a_guessing_baseline(rows, category.name)
-    assert lowest_category(rows[1]) is None
-    assert "keeps" not in sentences(rows)[0].text
-    assert [point.name for point in points_of(rows)] == ["baseline"]
 
 
 def test_the_forest_puts_methods_together_by_category_with_margins() -> None:
