@@ -28,3 +28,13 @@ def post_json(url: str, body: dict[str, Any], timeout_seconds: float = 120.0) ->
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
     with _OPENER.open(request, timeout=timeout_seconds) as answer:
         return json.loads(answer.read())
+
+
+def post(url: str, timeout_seconds: float = 120.0) -> None:
+    """POST without a body, for orders whose answer says nothing.
+
+    Raises:
+        OSError: No answer, or a status of 400 and above.
+    """
+    with _OPENER.open(urllib.request.Request(url, b"", method="POST"), timeout=timeout_seconds) as answer:  # noqa: S310
+        answer.read()

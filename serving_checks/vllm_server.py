@@ -48,6 +48,12 @@ class VllmServerConfig(StrictModel):
     """Longest prompt and answer together, in tokens."""
     max_num_seqs: int = Field(default=32, ge=1)
     """Most requests that are worked on at once."""
+    max_num_batched_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of one engine step, prompts and answers together; the engine's default when null."""
+    enable_prefix_caching: bool | None = None
+    """Keep the KV cache of prompts for others that begin alike; the engine's default when null."""
+    enable_chunked_prefill: bool | None = None
+    """Let a long prompt take several steps, beside the answers of others; the engine's default when null."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
     """Memory for the KV cache of each rank, in GiB. Fixed rather than 'all that is left', so that peaks compare."""
     enforce_eager: bool = True
@@ -68,6 +74,8 @@ class ServerRequest(NamedTuple):
     device: Device
     threads: int | None
     """CPU threads over all ranks; None for one per rank. Without meaning on a GPU."""
+    trace_dir: Path | None = None
+    """Where `profiling.profile` finds the engine's traces; without it the engine takes no order to profile."""
 
 
 class ServerCommand(NamedTuple):
@@ -184,7 +192,27 @@ def vllm_command(request: ServerRequest, port: int) -> ServerCommand:
     argv = [*_PYTHON_MODULE, _SERVER_MODULE]
     argv += [text for name, value in options.items() for text in (f"--{name}", str(value))]
     argv += ["--enforce-eager"] if config.enforce_eager else []
+    if config.max_num_batched_tokens is not None:
+        argv += ["--max-num-batched-tokens", str(config.max_num_batched_tokens)]
+    switches = {
+        "enable-prefix-caching": config.enable_prefix_caching,
+        "enable-chunked-prefill": config.enable_chunked_prefill,
+    }
+    argv += [f"--{name if on else f'no-{name}'}" for name, on in switches.items() if on is not None]
+    if request.trace_dir:
+        argv += ["--profiler-config", json.dumps(_profiler_config(request.trace_dir))]
     return ServerCommand(argv, _variables(config, request.device, request.threads))
+
+
+def _profiler_config(trace_dir: Path) -> dict[str, str | bool]:
+    """Opens /start_profile and /stop_profile. The profiler itself is made by the first of them, nothing before it."""
+    return {
+        "profiler": "torch",
+        "torch_profiler_dir": str(trace_dir),
+        # Stacks make a trace tens of times larger, and the API server's own work is no engine step.
+        "torch_profiler_with_stack": False,
+        "ignore_frontend": True,
+    }
 
 
 def vllm_fork_server(
