@@ -4,6 +4,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,7 @@ from pipelines.device import MachineRecord
 from pipelines.run_config import RunConfig
 from pipelines.stages import Stage
 from serving_checks.supervisor import Supervised
-from serving_checks.vllm_server import ServerCommand, vllm_fork_server
+from serving_checks.vllm_server import ServerCommand, VllmServerConfig, vllm_fork_server
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 """For every stage that does not fetch from the hub; Hugging Face's libraries read it when they are imported."""
@@ -37,6 +38,8 @@ _SOCKET_SECONDS = 30.0
 class _Addresses(NamedTuple):
     stages: Path | None
     servers: Path | None
+    servers_env: Mapping[str, str]
+    """Variables that the servers' libraries read when they were imported."""
 
 
 class ForkServers:
@@ -58,9 +61,17 @@ class ForkServers:
         addresses = self._started()
         return None if stage.interpreter or fetches(stage) else addresses.stages
 
-    def for_model_servers(self, stage: Stage) -> Path | None:
-        """The address to fork the servers and load generators of `stage` from; None as above."""
-        return None if stage.interpreter else self._started().servers
+    def for_model_servers(self, stage: Stage, serving: VllmServerConfig) -> Path | None:
+        """The address to fork the servers and load generators of `stage` from; None as above.
+
+        Args:
+            serving: The config that `stage` serves by. It may differ from the run's, but not in what is read at import.
+        """
+        addresses = self._started()
+        if stage.interpreter or addresses.servers is None:
+            return None
+        wanted = vllm_fork_server(serving, "cpu", self._machine.serving_threads, addresses.servers)
+        return addresses.servers if wanted and wanted.env == addresses.servers_env else None
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +84,7 @@ class ForkServers:
     def _started(self) -> _Addresses:
         if self._addresses is None:
             possible = self._config.fork_servers and self._machine.device == "cpu"
-            self._addresses = self._start() if possible else _Addresses(None, None)
+            self._addresses = self._start() if possible else _Addresses(None, None, {})
         return self._addresses
 
     def _start(self) -> _Addresses:
@@ -86,6 +97,7 @@ class ForkServers:
         return _Addresses(
             self._listening(stages, ServerCommand(argv, OFFLINE)),
             self._listening(servers, of_servers) if of_servers else None,
+            of_servers.env if of_servers else {},
         )
 
     def _listening(self, address: Path, command: ServerCommand) -> Path | None:

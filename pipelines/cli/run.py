@@ -30,6 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The recipe, and whether verdicts count."""
     add_recipe_arguments(parser)
     parser.add_argument(
+        "--profile",
+        dest="overrides",
+        action="append_const",
+        const="profile=true",
+        help="keep a profiler trace of a few engine steps of each model; measurements without one are repeated",
+    )
+    parser.add_argument(
         "--require-pass",
         action="store_true",
         help="end with 1 when an artifact fails a gate, with 4 when one is inconclusive",
