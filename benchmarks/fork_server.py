@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from serving_checks.load import LoadClient, LoadConfig
+from serving_checks.load.config import Concurrent
 from serving_checks.memory import memory_record
 from serving_checks.supervisor import Supervised
 from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve, vllm_fork_server
 
 CONFIG = VllmServerConfig()
-LOAD = LoadConfig(concurrency=[1, 8], requests=16)
+LEVELS = [1, 8]
+LOAD = LoadConfig(profiles=[Concurrent(kind="concurrent", levels=LEVELS)], requests=16)
 THREADS = 1
 
 
@@ -57,7 +59,7 @@ def measured(model_dir: Path, dtype: str, address: Path | None) -> Reading:
             serve(request, Path(folder) / "server.log", fork_server=address) as server,
             LoadClient(LOAD, model_dir, Path(folder), address) as client,
         ):
-            points = client.run(server.endpoint)
+            points = client.run(server.endpoint, Path(folder)).points
             peak = memory_record(server, model_dir, "cpu").peak_process_bytes or 0
             if server.forked != (address is not None):
                 raise SystemExit("the fork server did not answer")
@@ -81,7 +83,7 @@ def main() -> None:
         "start, s": lambda reading: reading.start_seconds,
         **{
             f"tokens/s at {concurrency}": lambda reading, place=place: reading.tokens_per_second[place]
-            for place, concurrency in enumerate(LOAD.concurrency)
+            for place, concurrency in enumerate(LEVELS)
         },
         "peak memory, GB": lambda reading: reading.peak_bytes / 1e9,
     }

@@ -21,7 +21,6 @@ from evals.suite import Suite
 from evals.token_agreement import TOKEN_LOGPROBS_FILE, collect
 from pipelines.stages import STAGE_LIBRARIES, installed_versions
 from registry.contracts import (
-    LoadPoint,
     MeasurementRecord,
     MemoryRecord,
     ObjectRef,
@@ -34,7 +33,7 @@ from registry.hashing import digest_of, manifest_of
 from registry.stage_process import StageClock, main
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.conditions import load_average
-from serving_checks.load import LoadClient, LoadConfig
+from serving_checks.load import LoadClient, LoadConfig, LoadResult
 from serving_checks.memory import memory_record
 from serving_checks.profiling import profile
 from serving_checks.vllm_server import RunningServer, ServerRequest, VllmServerConfig, serve
@@ -104,9 +103,9 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
             collect(server.endpoint, output_dir / TOKEN_LOGPROBS_FILE)
         with clock.part("load_test"):
             load_before = load_average()
-            points = load_client.run(server.endpoint)
+            load = load_client.run(server.endpoint, output_dir, server.log_file)
             memory = memory_record(server, job.model_dir, job.device)
-        served = serving_record(job, server, answer, load_before, points, memory)
+        served = serving_record(job, server, answer, load_before, load, memory)
         if trace_dir:
             with clock.part("profile"):
                 served = _profiled(served, server, trace_dir, output_dir)
@@ -152,7 +151,7 @@ def serving_record(
     server: RunningServer,
     answer: str,
     load_before: float,
-    points: list[LoadPoint],
+    load: LoadResult,
     memory: MemoryRecord,
 ) -> ServingRecord:
     """What is kept of a server that was loaded."""
@@ -175,7 +174,9 @@ def serving_record(
         forked=server.forked,
         load_average=load_before,
         smoke_answer=answer,
-        load_points=points,
+        load_points=load.points,
+        load_requests_file=load.requests_file.name,
+        rate_search=load.rate_search,
         memory=memory,
         warnings=server.warnings,
     )

@@ -9,7 +9,7 @@ from configs.base import StrictModel
 from pipelines.report.rows import Row
 from pipelines.run_config import TrackingConfig
 from pipelines.run_record import RunRecord
-from registry.contracts import MeasurementRecord, StageJob, StageResult
+from registry.contracts import LoadPoint, MeasurementRecord, StageJob, StageResult
 from registry.mlflow_backend import MlflowBackend, RunWriter
 from registry.stage_process import StageClock, main
 from registry.store import Store
@@ -130,11 +130,22 @@ def _record_measurement(child: RunWriter, measurement: MeasurementRecord, row: R
         metrics[f"{kept.category}.retention"] = kept.retention
         metrics[f"{kept.category}.retention_stderr"] = kept.retention_stderr
     for point in serving.load_points:
-        prefix = f"load.concurrency_{point.concurrency}"
+        prefix = _load_prefix(point)
         metrics[f"{prefix}.output_tokens_per_second"] = point.output_tokens_per_second
-        metrics[f"{prefix}.ttft_p50_seconds"] = point.ttft.p50_seconds
-        metrics[f"{prefix}.tpot_p50_seconds"] = point.tpot.p50_seconds
+        metrics[f"{prefix}.good_requests_per_second"] = point.good_requests_per_second
+        metrics[f"{prefix}.failed_requests"] = point.failed
+        for name, times in (("ttft", point.ttft), ("tpot", point.tpot), ("e2e", point.e2e)):
+            metrics[f"{prefix}.{name}_p50_seconds"] = times.p50_seconds
+            metrics[f"{prefix}.{name}_p99_seconds"] = times.p99_seconds
+    if serving.rate_search:
+        metrics["load.highest_good_requests_per_second"] = serving.rate_search.highest_good_requests_per_second
     child.metrics(metrics)
+
+
+def _load_prefix(point: LoadPoint) -> str:
+    """`load.concurrent_8.short` or `load.poisson_2.5.mixed`."""
+    level = point.concurrency if point.concurrency is not None else f"{point.requests_per_second_offered:.4g}"
+    return f"load.{point.profile}_{level}.{point.prompts}"
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:

@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 
 from pipelines.measure import ServeJob, check_bytes, serve_model, serving_record
 from pipelines.stages import STAGE_LIBRARIES, installed_versions
-from registry.contracts import StageJob, StageResult
+from registry.contracts import ObjectRef, StageJob, StageResult
+from registry.hashing import manifest_of
 from registry.stage_process import StageClock, main
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.conditions import load_average
@@ -18,6 +19,8 @@ from serving_checks.memory import memory_record
 def measure_cell(job: StageJob, clock: StageClock) -> StageResult:
     """Serve `job.model_dir` as `job.serving` says and load it; the record is a ServingRecord."""
     assert isinstance(job, ServeJob)  # noqa: S101 - the table below says so
+    output_dir = job.output_dir
+    assert output_dir is not None  # noqa: S101 - the runner gives one to every stage
     with clock.part("verify"):
         check_bytes(job)
     with TemporaryDirectory() as scratch, ExitStack() as serving:
@@ -29,14 +32,16 @@ def measure_cell(job: StageJob, clock: StageClock) -> StageResult:
             answer = smoke_answer(server.endpoint)
         with clock.part("load_test"):
             load_before = load_average()
-            points = load_client.run(server.endpoint)
+            load = load_client.run(server.endpoint, output_dir, server.log_file)
             memory = memory_record(server, job.model_dir, job.device)
-        record = serving_record(job, server, answer, load_before, points, memory)
+        record = serving_record(job, server, answer, load_before, load, memory)
         with clock.part("serve_stop"):
             serving.close()
+    manifest = manifest_of(output_dir)
     return StageResult(
         stage=job.stage,
         record=record.model_dump(mode="json"),
+        object=ObjectRef(digest=manifest.digest, size_bytes=manifest.size_bytes),
         versions=installed_versions(STAGE_LIBRARIES[job.stage]),
     )
 

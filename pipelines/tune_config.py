@@ -9,8 +9,9 @@ from pydantic import Field, ValidationError, create_model, model_validator
 
 from configs.base import StrictModel
 from configs.errors import RequestError
-from registry.contracts.serving import SLO
+from registry.contracts.serving import SLO, LoadPoint, ServingRecord
 from serving_checks.load import LoadConfig
+from serving_checks.load.config import Concurrent, Sweep
 from serving_checks.vllm_server import VllmServerConfig
 
 TUNABLE = (
@@ -65,8 +66,8 @@ class TuneConfig(StrictModel):
     """`baseline`, or an entry of `methods`."""
     objective: Annotated[AtConcurrency | AtRate, Field(discriminator="kind")]
     """What the best parameters have most of."""
-    slo: SLO
-    """What a request has to keep to count as good."""
+    slo: SLO | None = None
+    """What a request has to keep to count as good; that of `load` when null."""
     grid: Grid
     """Serving parameter -> values to try; null is the engine's default. Every combination is measured."""
     tie_share: float = Field(default=0.03, ge=0, lt=1)
@@ -87,9 +88,6 @@ class TuneConfig(StrictModel):
                 f"`grid` has {size} cells, {counts}, and at most {MOST_CELLS} are allowed: each starts a server;"
                 " take values out, or tune in two steps"
             )
-        limits = [limit for limit in (self.slo.ttft_seconds, self.slo.tpot_seconds, self.slo.e2e_seconds) if limit]
-        if not limits or min(limits) <= 0:
-            raise ValueError("`slo` needs at least one of ttft_seconds, tpot_seconds, e2e_seconds, each above 0")
         return self
 
     def cells(self) -> Iterator[dict[str, Any]]:
@@ -101,10 +99,11 @@ class TuneConfig(StrictModel):
 
 def cell_name(parameters: dict[str, Any]) -> str:
     """`max_num_seqs=8,enable_prefix_caching=true`; `default` where the engine chooses."""
-    return ",".join(f"{name}={_shown(value)}" for name, value in parameters.items())
+    return ",".join(f"{name}={shown(value)}" for name, value in parameters.items())
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as a recipe has it; `default` for null."""
     if value is None:
         return "default"
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -116,17 +115,38 @@ def _lists(grid: StrictModel) -> dict[str, list[Any]]:
 
 
 def cell_load(load: LoadConfig, tune: TuneConfig) -> LoadConfig:
-    """The recipe's load with what the objective needs: one load test, or the search for a rate.
+    """The recipe's load with what the objective needs of it: one load test or one search, on its first prompt mix.
 
     Raises:
-        RequestError: `load` has too few requests for the objective's concurrency.
+        RequestError: There is no SLO, or `load` has too few requests for the objective's concurrency.
     """
-    if isinstance(tune.objective, AtRate):
-        raise RequestError("this load generator searches for no rate", remedy="tune for `kind: concurrency`")
+    slo = tune.slo or load.slo
+    if slo is None:
+        raise RequestError(
+            "goodput needs an SLO, and neither `tune` nor `load` has one",
+            remedy="write `slo: {ttft_seconds: 1.0}` or the like under `tune`; tpot_seconds and e2e_seconds go too",
+        )
+    if isinstance(tune.objective, AtConcurrency):
+        profile: Concurrent | Sweep = Concurrent(kind="concurrent", levels=[tune.objective.concurrency])
+    else:
+        sweeps = [profile for profile in load.profiles if isinstance(profile, Sweep)]
+        profile = sweeps[0] if sweeps else Sweep(kind="sweep")
+    prompts = load.prompts.model_dump() | {"mixes": load.prompts.mixes[:1]}
+    changes = {"profiles": [profile.model_dump()], "slo": slo.model_dump(), "prompts": prompts}
     try:
-        return LoadConfig.model_validate(load.model_dump() | {"concurrency": [tune.objective.concurrency]})
+        return LoadConfig.model_validate(load.model_dump() | changes)
     except ValidationError as error:
         raise RequestError(
-            f"`tune.objective` does not fit `load`: {error.errors()[0]['msg'].removeprefix('Value error, ')}",
-            remedy="raise `load.requests`, or lower `tune.objective.concurrency`",
+            f"`tune` does not fit `load`: {error.errors()[0]['msg'].removeprefix('Value error, ')}",
+            remedy="change `tune.slo`, `tune.objective.concurrency` or `load.requests`",
         ) from None
+
+
+def deciding_point(serving: ServingRecord, objective: AtConcurrency | AtRate) -> LoadPoint | None:
+    """The load test that a cell's goodput was read from; None where no rate kept the SLO."""
+    if isinstance(objective, AtConcurrency):
+        return next(point for point in serving.load_points if point.concurrency == objective.concurrency)
+    search = serving.rate_search
+    rate = search.highest_good_requests_per_second if search else None
+    at_rate = [point for point in serving.load_points if point.requests_per_second_offered == rate]
+    return at_rate[0] if rate is not None and at_rate else None

@@ -19,7 +19,14 @@ from evals.samples import SAMPLES_FILE, write_samples
 from registry.contracts import ObjectRef, StageJob, StageResult
 from registry.hashing import manifest_of
 from registry.stage_process import StageClock, main
-from tests.records import artifact_record, checkpoint_record, inspection_record, measurement_record, samples
+from tests.records import (
+    artifact_record,
+    checkpoint_record,
+    inspection_record,
+    measurement_record,
+    samples,
+    tuned_record,
+)
 
 
 class FakeJob(StageJob):
@@ -27,6 +34,7 @@ class FakeJob(StageJob):
     config: dict[str, object] | None = None
     name: str = ""
     model_digest: str = ""
+    serving: dict[str, object] = {}
 
 
 def work(job: StageJob, clock: StageClock) -> StageResult:
@@ -46,6 +54,7 @@ def work(job: StageJob, clock: StageClock) -> StageResult:
         "prepare": lambda: checkpoint_record(digest),
         "quantize": lambda: artifact_record(digest, name=job.name),
         "inspect": lambda: inspection_record(digest),
+        "tune": lambda: tuned_record(job.model_digest, job.serving["max_num_seqs"]),
         "measure": lambda: measurement_record(job.model_digest, wrong=0 if stem.endswith("baseline") else 5),
     }.get(job.stage, lambda: None)()
     return StageResult(
@@ -74,4 +83,4 @@ def _misbehave(behaviour: str | None, job: StageJob) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(dict.fromkeys(("prepare", "calibrate", "quantize", "inspect", "measure"), (FakeJob, work))))
+    sys.exit(main(dict.fromkeys(("prepare", "calibrate", "quantize", "inspect", "measure", "tune"), (FakeJob, work))))

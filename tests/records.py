@@ -159,3 +159,11 @@ def measurement_record(digest: str, wrong: int = 0) -> MeasurementRecord:
         memory=MemoryRecord(artifact_bytes=500, kv_cache_tokens=1000, peak_process_bytes=5000),
     )
     return MeasurementRecord(model_digest=digest, evaluation=evaluation, serving=serving)
+
+
+def tuned_record(digest: str, max_num_seqs: object) -> ServingRecord:
+    """A tuner's cell at concurrency 2 whose goodput is a tenth of `max_num_seqs`."""
+    point = load_point(2, output_tokens_per_second=40.0)
+    good = float(max_num_seqs) / 10  # type: ignore[arg-type]
+    serving = measurement_record(digest).serving
+    return serving.model_copy(update={"load_points": [point.model_copy(update={"good_requests_per_second": good})]})

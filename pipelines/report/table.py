@@ -306,7 +306,13 @@ def _differs_in_dtype(row: Row, baseline: Row) -> bool:
 def concurrencies(rows: list[Row]) -> list[int]:
     """Levels of concurrent requests at which any row was loaded, ascending."""
     return sorted(
-        {point.concurrency for row in rows if row.measurement for point in row.measurement.serving.load_points}
+        {
+            point.concurrency
+            for row in rows
+            if row.measurement
+            for point in row.measurement.serving.load_points
+            if point.concurrency is not None
+        }
     )
 
 

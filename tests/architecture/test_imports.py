@@ -46,7 +46,7 @@ def test_the_command_line_parses_without_an_engine() -> None:
     [
         ("mlflow", {"registry/mlflow_backend.py"}),
         ("lm_eval", {"evals/lm_eval_runner.py", "evals/questions.py"}),
-        ("vllm", {"serving_checks/load.py", "serving_checks/vllm_fork_patch.py"}),
+        ("vllm", {"serving_checks/load/adapter.py", "serving_checks/vllm_fork_patch.py"}),
     ],
 )
 def test_an_engine_has_one_importer(package: str, modules: set[str]) -> None:

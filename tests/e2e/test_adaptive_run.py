@@ -21,7 +21,7 @@ calibration: {{source: self, samples: 4, tokens: 16}}
 methods: {{nf4: {{method: bnb_nf4}}}}
 evaluation: {{suite: {folder}/suite.yaml, adaptive: true}}
 serving: {{max_model_len: 256, max_num_seqs: 8, kv_cache_gib: 0.25}}
-load: {{concurrency: [1], requests: 1, prompt_tokens: 16, output_tokens: 4, warmup_requests: 1}}
+load: {{profiles: [{{kind: synchronous}}], prompts: {{short: 16}}, requests: 1, output_tokens: 4}}
 """
 
 SUITE = """

@@ -23,7 +23,11 @@ methods:
   gptq: {{method: gptq, group_size: 32}}
 evaluation: {{suite: {suite}}}
 serving: {{max_model_len: 256, max_num_seqs: 8, kv_cache_gib: 0.25}}
-load: {{concurrency: [1, 4], requests: 4, prompt_tokens: 16, output_tokens: 8, warmup_requests: 1}}
+load:
+  profiles: [{{kind: concurrent, levels: [1, 4]}}]
+  prompts: {{short: 16}}
+  requests: 4
+  output_tokens: 8
 """
 
 SUITE = """

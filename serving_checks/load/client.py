@@ -1,0 +1,141 @@
+"""Runs load tests in a process of their own, which imports (half a minute on a slow core) while others wait anyway.
+
+with LoadClient(config, model_dir, work_dir) as client:      # imports meanwhile
+    with serve(...) as server:
+        result = client.run(server.endpoint, output_dir)
+"""
+
+import resource
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from configs.errors import RequestError, StageError
+from registry.contracts.serving import Endpoint, LoadPoint, RateSearch
+from registry.files import write_text_atomically
+from serving_checks.load.config import LoadConfig
+from serving_checks.load.job import LoadJob, LoadOutcome, LoadStart
+from serving_checks.load.prompts import read_text
+from serving_checks.load.requests import LOAD_REQUESTS_FILE
+from serving_checks.load.watch import MetricNames
+from serving_checks.supervisor import Supervised
+
+_OTHER_FILES = 128
+"""Open files of generator and server besides the requests' connections: libraries, logs, event loops."""
+_SERVER_LOG_LINES = 15
+
+
+class LoadResult(NamedTuple):
+    """What the load tests of one model found."""
+
+    points: list[LoadPoint]
+    """In the config's order, those of a sweep last."""
+    rate_search: RateSearch | None
+    requests_file: Path
+    """Parquet in the output directory, a row a request (`requests.py`)."""
+
+
+class LoadClient:
+    """The load generator's process: starts importing at once, tests when told where the server is.
+
+    Args:
+        config: What to send.
+        tokenizer_dir: The served model's directory.
+        work_dir: An empty directory for the job, its outcome and its log.
+        fork_server: Address of what `vllm_fork_server` started, if there is one.
+        metrics: What the engine calls its numbers on its metrics page.
+
+    Raises:
+        RequestError: Too few files may be open for the connections, or the text of the prompts cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: LoadConfig,
+        tokenizer_dir: Path,
+        work_dir: Path,
+        fork_server: Path | None = None,
+        metrics: MetricNames | None = None,
+    ) -> None:
+        check_open_files(config)
+        read_text(config.prompts.file)
+        self._job = LoadJob(
+            config=config,
+            tokenizer_dir=tokenizer_dir,
+            metrics=metrics or MetricNames(),
+            start_file=work_dir / "load_start.json",
+            outcome_file=work_dir / "load_outcome.json",
+        )
+        job_file = work_dir / "load_job.json"
+        write_text_atomically(job_file, self._job.model_dump_json())
+        self._child = Supervised(
+            [sys.executable, "-P", "-m", "serving_checks.load.generator", str(job_file)],
+            log_file=work_dir / "load.log",
+            env={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+            fork_server=fork_server,
+        )
+
+    def __enter__(self) -> Self:
+        self._child.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._child.stop()
+
+    def run(self, endpoint: Endpoint, output_dir: Path, server_log: Path | None = None) -> LoadResult:
+        """Run all load tests against `endpoint`.
+
+        Args:
+            endpoint: The server, already healthy.
+            output_dir: Gets the requests' Parquet file, complete up to the last load test whatever happens.
+            server_log: Its end is shown in an error.
+
+        Raises:
+            RequestError: Prompt and answer do not fit the server's context, or the text gives too few prompts.
+            StageError: The generator failed, the deadline came first, the server died, or it completed no request of
+                some load test.
+        """
+        config = self._job.config
+        config.check_fits(endpoint.max_model_len)
+        requests_file = output_dir / LOAD_REQUESTS_FILE
+        start = LoadStart(endpoint=endpoint, requests_file=requests_file)
+        write_text_atomically(self._job.start_file, start.model_dump_json())
+        exit_code = self._child.wait(config.deadline_seconds)
+        if exit_code != 0:
+            how = "was not done in time" if exit_code is None else f"failed with exit code {exit_code}"
+            raise StageError(
+                f"the load test {how}: {self._child.command_line}\n{self._logs(server_log)}",
+                remedy="read the logs' ends; lower `requests` or raise `deadline_seconds` if it was only slow",
+            )
+        outcome = LoadOutcome.model_validate_json(self._job.outcome_file.read_text())
+        if outcome.failure and outcome.failure.bad_request:
+            raise RequestError(outcome.failure.what, remedy=outcome.failure.remedy)
+        if outcome.failure:
+            raise StageError(f"{outcome.failure.what}\n{self._logs(server_log)}", remedy=outcome.failure.remedy)
+        return LoadResult(outcome.points, outcome.rate_search, requests_file)
+
+    def _logs(self, server_log: Path | None) -> str:
+        tail = f"  the load generator's log ends:\n{self._child.log_tail()}"
+        if server_log and server_log.exists():
+            lines = server_log.read_text(errors="replace").splitlines()[-_SERVER_LOG_LINES:]
+            tail += f"\n  the server's log ({server_log}) ends:\n" + "\n".join(lines)
+        return tail
+
+
+def check_open_files(config: LoadConfig) -> None:
+    """Refuse more connections than this process, and so its children, may open.
+
+    Raises:
+        RequestError: The soft limit on open files is too low.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = config.most_in_flight + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raise RequestError(
+            f"{config.most_in_flight} requests in flight need {needed} open files, this shell allows {soft}",
+            remedy=f"run `ulimit -n {needed}` first (the system's own limit is {hard}), or lower the concurrency, "
+            "for an open loop `requests`",
+        )

@@ -1,0 +1,133 @@
+"""The server's own view of a load test: counters before and after, and gauges while it goes on."""
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import NamedTuple, Self
+from urllib.parse import urlencode
+
+from configs.base import StrictModel
+from serving_checks.http_json import get_text
+from serving_checks.metrics import parse_metrics, total
+
+_SAMPLE_SECONDS = 0.2
+_SETTLE_SECONDS = 2.0
+"""How long a server's counters may lag behind the last token that it sent."""
+_POLL_SECONDS = 0.1
+
+
+class MetricNames(StrictModel):
+    """What an engine calls its numbers on its metrics page; None for what it does not tell."""
+
+    prompt_tokens: str | None = "vllm:prompt_tokens_total"
+    """Counter of prompt tokens worked off."""
+    output_tokens: str | None = "vllm:generation_tokens_total"
+    """Counter of tokens answered."""
+    running: str | None = "vllm:num_requests_running"
+    """Gauge of requests at work."""
+    waiting: str | None = "vllm:num_requests_waiting"
+    """Gauge of requests in the server's queue."""
+
+
+class Readings(NamedTuple):
+    """One reading of the page; None where it does not tell."""
+
+    prompt_tokens: float | None
+    output_tokens: float | None
+    running: float | None
+    waiting: float | None
+
+
+class ServerCounts(NamedTuple):
+    """What the server counted during a load test; None where it does not tell."""
+
+    prompt_tokens: int | None
+    output_tokens: int | None
+    running_peak: int | None
+    waiting_peak: int | None
+
+
+def read(base_url: str, names: MetricNames) -> Readings:
+    """The four numbers now.
+
+    Only these are asked for (`name[]`, Prometheus' client library): rendering all of vLLM's page takes its server
+    milliseconds of the core that it answers with. A server that knows no such question sends everything.
+    """
+    wanted = [names.prompt_tokens, names.output_tokens, names.running, names.waiting]
+    query = urlencode([("name[]", name) for name in wanted if name])
+    try:
+        samples = parse_metrics(get_text(f"{base_url}/metrics?{query}"))
+    except OSError:
+        samples = []
+    return Readings(*(total(samples, name) if name else None for name in wanted))
+
+
+class ServerWatch:
+    """Watches a server for the length of a `with` block.
+
+    Args:
+        base_url: The server's.
+        names: Of its metrics.
+    """
+
+    def __init__(self, base_url: str, names: MetricNames) -> None:
+        self._read: Callable[[], Readings] = lambda: read(base_url, names)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._peaks: list[float | None] = [None, None]
+
+    def __enter__(self) -> Self:
+        self._before = self._read()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def counts(self, prompt_tokens: int, output_tokens: int) -> ServerCounts:
+        """What was counted since the block began; to be asked when the block is over.
+
+        Args:
+            prompt_tokens: What the client counted; the server's counters are given two seconds to come to that.
+            output_tokens: Likewise.
+        """
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            after = self._read()
+            prompt = _difference(after.prompt_tokens, self._before.prompt_tokens)
+            output = _difference(after.output_tokens, self._before.output_tokens)
+            arrived = (prompt is None or prompt >= prompt_tokens) and (output is None or output >= output_tokens)
+            if arrived or time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_SECONDS)
+        running, waiting = (None if peak is None else int(peak) for peak in self._peaks)
+        return ServerCounts(prompt, output, running, waiting)
+
+    def _sample(self) -> None:
+        while not self._stop.wait(_SAMPLE_SECONDS):
+            now = self._read()
+            for place, value in enumerate((now.running, now.waiting)):
+                if value is not None:
+                    self._peaks[place] = max(value, self._peaks[place] or 0.0)
+
+
+def await_idle(base_url: str, names: MetricNames, deadline_seconds: float) -> None:
+    """Wait until the server works on nothing, as requests that were given up may go on for a while.
+
+    Args:
+        deadline_seconds: When to go on all the same.
+    """
+    deadline = time.monotonic() + deadline_seconds
+    while time.monotonic() < deadline:
+        now = read(base_url, names)
+        if not now.running and not now.waiting:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _difference(after: float | None, before: float | None) -> int | None:
+    return None if after is None or before is None else round(after - before)
