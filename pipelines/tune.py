@@ -139,8 +139,9 @@ def winner_yaml(record: TuneRecord) -> str:
     """The winner (the first cell) as a recipe's `serving` section, to be pasted or included, with where it holds."""
     objective, slo = record.tune.objective, record.load.slo
     limits = slo.model_dump(exclude={"schema_version"}, exclude_none=True) if slo else {}
-    in_flight = isinstance(objective, AtConcurrency)
-    arrivals = f"with {objective.concurrency} requests in flight" if in_flight else "of Poisson arrivals"
+    arrivals = "of Poisson arrivals"
+    if isinstance(objective, AtConcurrency):
+        arrivals = f"with {objective.concurrency} requests in flight"
     comments = [
         f"The best of {len(record.cells)} cells for {record.tune.model} of {record.config['name']},",
         f"{record.model_digest},",

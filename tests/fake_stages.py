@@ -24,6 +24,7 @@ from tests.records import (
     checkpoint_record,
     inspection_record,
     measurement_record,
+    profile_record,
     samples,
     tuned_record,
 )
@@ -35,6 +36,7 @@ class FakeJob(StageJob):
     name: str = ""
     model_digest: str = ""
     serving: dict[str, object] = {}
+    profile: bool = False
 
 
 def work(job: StageJob, clock: StageClock) -> StageResult:
@@ -50,12 +52,13 @@ def work(job: StageJob, clock: StageClock) -> StageResult:
     if job.stage == "measure":
         write_samples(job.output_dir / SAMPLES_FILE, samples(wrong=0 if stem.endswith("baseline") else 5))
     digest = manifest_of(job.output_dir).digest
+    wrong = 0 if stem.endswith("baseline") else 5
     record = {
         "prepare": lambda: checkpoint_record(digest),
         "quantize": lambda: artifact_record(digest, name=job.name),
         "inspect": lambda: inspection_record(digest),
         "tune": lambda: tuned_record(job.model_digest, job.serving["max_num_seqs"]),
-        "measure": lambda: measurement_record(job.model_digest, wrong=0 if stem.endswith("baseline") else 5),
+        "measure": lambda: measurement_record(job.model_digest, wrong, profile_record() if job.profile else None),
     }.get(job.stage, lambda: None)()
     return StageResult(
         stage=job.stage,

@@ -12,6 +12,7 @@ from registry.contracts import (
     MeasurementRecord,
     MemoryRecord,
     Percentiles,
+    ProfileRecord,
     QuantizedModule,
     ServingRecord,
     TaskScore,
@@ -123,7 +124,13 @@ def percentiles(median: float, highest: float) -> Percentiles:
     return Percentiles(p50_seconds=median, p90_seconds=p90, p95_seconds=p95, p99_seconds=highest)
 
 
-def measurement_record(digest: str, wrong: int = 0) -> MeasurementRecord:
+def profile_record() -> ProfileRecord:
+    return ProfileRecord(
+        trace_file="profile.trace.json.gz", operators=[("aten::mm", 0.003, 0.75), ("(x)", 0.001, 0.25)]
+    )
+
+
+def measurement_record(digest: str, wrong: int = 0, profile: ProfileRecord | None = None) -> MeasurementRecord:
     share = (ITEMS - wrong) / ITEMS
     score = {"metric": "acc", "value": share, "stderr": 0.05, "items": ITEMS, "higher_is_better": True, "chance": 0.25}
     evaluation = EvaluationRecord(
@@ -156,6 +163,7 @@ def measurement_record(digest: str, wrong: int = 0) -> MeasurementRecord:
         load_average=0.1,
         smoke_answer=" Paris",
         load_points=[point],
+        profile=profile,
         memory=MemoryRecord(artifact_bytes=500, kv_cache_tokens=1000, peak_process_bytes=5000),
     )
     return MeasurementRecord(model_digest=digest, evaluation=evaluation, serving=serving)

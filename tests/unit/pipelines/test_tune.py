@@ -273,6 +273,7 @@ def test_a_recipe_without_a_grid_or_with_another_model_is_refused() -> None:
         open_tune(replace(run, context=replace(run.context, config=config)))
 
 
+@pytest.mark.slow
 def test_the_winner_is_written_and_nothing_is_measured_twice(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +298,7 @@ def test_the_winner_is_written_and_nothing_is_measured_twice(
     assert record.winner == {"max_num_seqs": 16}
 
 
+@pytest.mark.slow
 def test_a_winner_can_be_included(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     record, _ = tuned(workspace, monkeypatch, {})
     (tmp_path / "recipe.yaml").write_text(RECIPE + "serving: {max_num_seqs: 2, max_model_len: 99}\n")
@@ -305,6 +307,7 @@ def test_a_winner_can_be_included(workspace: Workspace, monkeypatch: pytest.Monk
     assert (serving.max_num_seqs, serving.max_model_len) == (8, 99)
 
 
+@pytest.mark.slow
 def test_without_a_measured_cell_the_search_failed(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     record, _ = tuned(workspace, monkeypatch, {"tune-max_num_seqs=4": "die", "tune-max_num_seqs=8": "fail"})
     assert (record.exit_code, record.winner, record.winner_file) == (3, None, None)
@@ -331,6 +334,7 @@ def test_the_command_shows_the_table(
     assert shown.err.index("taken") < shown.err.index("serving.yaml")
 
 
+@pytest.mark.slow
 def test_an_slo_that_is_missed_ends_with_1(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "pipelines.tune.measured_cell", lambda parameters, serving, objective: cell(parameters["max_num_seqs"], 0.0)
