@@ -11,6 +11,7 @@ from pipelines.device import MachineRecord
 from pipelines.measure import MeasureJob, ServeJob
 from pipelines.run_config import RunConfig
 from pipelines.stages import Stage
+from pipelines.tune_config import cell_load
 from quantizers.jobs import CalibrateJob, InspectJob, PrepareJob, QuantizeJob
 from registry.contracts import ArtifactRecord, CheckpointRecord, MeasurementRecord, StageJob, StageResult
 from registry.store import Store
@@ -52,8 +53,10 @@ def job_of(
         return _measure_job(context, model, directories["model"], log_file, measuring)
     if stage.kind == "tune":
         model = results[stage.inputs["model"]]
-        shaping = {"serving": stage.config["serving"], "load": stage.config["load"]}
-        return ServeJob(**common, **computing | _served(context, model, directories["model"], log_file) | shaping)
+        assert config.tune is not None, "its stages are made from it"  # noqa: S101
+        served = computing | _served(context, model, directories["model"], log_file)
+        load = cell_load(config.load, config.tune)
+        return ServeJob(**common, **served, serving=stage.config["serving"], load=load)
     checkpoint = CheckpointRecord.model_validate(results["prepare"].record)
     if stage.kind == "calibrate":
         return CalibrateJob(

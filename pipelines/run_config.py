@@ -1,9 +1,9 @@
 """One YAML file says what is wanted; each part's config belongs to the package that does the work."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.base import StrictModel
 from evals.local_data import DataConfig
@@ -84,6 +84,11 @@ class RunConfig(StrictModel):
     """Keep a profiler trace of a few engine steps of each measured model, taken after everything that is measured."""
     fork_servers: bool = True
     """Import engines once a run and fork stages and model servers from there. CPU only; plain starts otherwise."""
+
+    @model_validator(mode="after")
+    def _load_fits_the_context(self) -> Self:
+        self.load.check_fits(self.serving.max_model_len)
+        return self
 
     def as_json(self) -> dict[str, Any]:
         """The whole config with defaults, as JSON."""

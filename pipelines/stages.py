@@ -20,8 +20,9 @@ from registry.contracts import MeasurementRecord, StageResult
 from registry.contracts.base import DType, Method
 from registry.hashing import digest_of, digest_of_file
 from registry.stage_cache import StageKey
+from serving_checks.load.prompts import read_text
 
-STAGE_VERSIONS = {"prepare": 1, "calibrate": 1, "quantize": 1, "inspect": 1, "measure": 2, "tune": 1}
+STAGE_VERSIONS = {"prepare": 1, "calibrate": 1, "quantize": 1, "inspect": 1, "measure": 3, "tune": 1}
 """Of our own code: a number goes up when the same inputs would give another result."""
 
 STAGE_MODULES = {
@@ -181,7 +182,9 @@ def _measure(
     shaping = {
         "suite": suite_digest,
         "serving": config.serving.model_dump(mode="json"),
-        "load": config.load.model_dump(mode="json"),
+        # What the file says, and not where it lies.
+        "load": config.load.model_dump(mode="json", exclude={"prompts": {"file"}}),
+        "load_text": digest_of(read_text(config.load.prompts.file)),
         # The items and rows that it names are in the suite's digest; where they lie is no matter.
         "evaluation": config.evaluation.model_dump(mode="json", exclude={"data", "adaptive", "looks"}),
         "token_agreement": digest_of_file(PROMPTS_FILE),

@@ -74,14 +74,14 @@ def open_tune(run: OpenRun) -> OpenRun:
             f"`tune.model` is {tune.model!r}, which this recipe does not make", remedy=f"write one of {names}"
         )
     inputs = {role: name for role, name in measured.inputs.items() if role != "baseline"}
-    machine = {key: measured.config[key] for key in ("dtype", "device", "device_name", "threads")}
-    load = cell_load(config.load, tune).model_dump(mode="json")
+    same = {key: measured.config[key] for key in ("dtype", "device", "device_name", "threads", "load_text")}
+    load = cell_load(config.load, tune).model_dump(mode="json", exclude={"prompts": {"file"}})
     cells = [
         replace(
             measured,
             kind="tune",
             subject=cell_name(parameters),
-            config={**machine, "load": load, "serving": _serving(config, parameters)},
+            config={**same, "load": load, "serving": _serving(config, parameters)},
             inputs=inputs,
             interpreter=config.environments.get("tune", measured.interpreter),
             profile=False,

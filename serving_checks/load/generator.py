@@ -93,8 +93,8 @@ class LoadTests:
         errors = [row.error for row in sent.rows if row.error]
         if errors and not self._answers():
             raise StageError(
-                f"the server died during the load test ({load}): {len(completed)} of {len(prompts)} requests completed; "
-                f"the first error was {errors[0]!r}. All requests so far: {self._requests_file}",
+                f"the server died during a load test ({load}): {len(completed)} of {len(prompts)} requests completed, "
+                f"the first error was {errors[0]!r}; all requests so far are in {self._requests_file}",
                 remedy="look into the server's log for why; lower the load if it ran out of memory",
             )
         if not completed:

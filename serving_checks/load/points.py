@@ -92,5 +92,5 @@ def disagreement(rows: Sequence[RequestRow], asked_output_tokens: int, counts: S
         high = low + sum(asked for (_, asked), row in zip(tokens, rows, strict=True) if row.outcome != "ok")
         if served is not None and not low <= served <= high:
             expected = str(low) if low == high else f"{low} to {high}"
-            return f"the server counted {served} {what} tokens, the client {expected}: it served others, or tokens were lost"
+            return f"the server counted {served} {what} tokens, the client {expected}: others were served, or some lost"
     return None

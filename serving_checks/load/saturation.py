@@ -4,6 +4,9 @@ GuideLLM's rule (docs/guides/over_saturation_stopping.md): requests in flight an
 the test, each with a slope significantly above zero. A queue's values lie close to the ones before them even where it
 is stable, and ordinary least squares takes that for a trend; so the number of values is the effective one of Santer et
 al. 2000 (J. Geophys. Res. 105, 7337, eq. 6): n (1 - r) / (1 + r), r the residuals' correlation with the ones before.
+
+In simulated queues with 64 arrivals (one and eight places, 200 runs each) 2 to 4 % were marked at 0.3 and 0.6 of what
+the server can do, a tenth at 0.8, a quarter at 0.95, 59 and 69 % at 1.2, and 93 % and more at twice what it can do.
 """
 
 from collections.abc import Sequence
@@ -13,8 +16,8 @@ from numpy.typing import NDArray
 
 from serving_checks.load.requests import RequestRow
 
-_FEWEST = 12
-"""Requests below which no trend is told."""
+_FEWEST = 24
+"""Completed requests below which no trend is told: a queue's ups and downs look like one."""
 _SIGNIFICANCE = 0.05
 
 
@@ -22,7 +25,7 @@ def is_saturated(rows: Sequence[RequestRow]) -> bool:
     """Whether an open loop's requests piled up from its first arrival to its last.
 
     Args:
-        rows: All requests of one load test, failed ones too; fewer than 12 completed ones never tell.
+        rows: All requests of one load test, failed ones too; fewer than 24 completed ones never tell.
     """
     told = [row for row in rows if row.ttft_seconds is not None]
     if len(told) < _FEWEST:

@@ -52,12 +52,15 @@ def read(base_url: str, names: MetricNames) -> Readings:
     """The four numbers now.
 
     Only these are asked for (`name[]`, Prometheus' client library): rendering all of vLLM's page takes its server
-    milliseconds of the core that it answers with. A server that knows no such question sends everything.
+    milliseconds of the core that it answers with. A server that knows no such question sends everything; where one
+    sends nothing, as with several API servers, everything is asked for.
     """
     wanted = [names.prompt_tokens, names.output_tokens, names.running, names.waiting]
     query = urlencode([("name[]", name) for name in wanted if name])
     try:
-        samples = parse_metrics(get_text(f"{base_url}/metrics?{query}"))
+        samples = parse_metrics(get_text(f"{base_url}/metrics?{query}")) or parse_metrics(
+            get_text(f"{base_url}/metrics")
+        )
     except OSError:
         samples = []
     return Readings(*(total(samples, name) if name else None for name in wanted))

@@ -9,6 +9,7 @@ import pytest
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.guard import descendants_of
 from serving_checks.load import LoadClient, LoadConfig
+from serving_checks.load.requests import read_rows
 from serving_checks.memory import memory_record
 from serving_checks.vllm_server import ServerRequest, VllmServerConfig, serve
 from tests.tiny_llama import make_tiny_llama
@@ -22,20 +23,36 @@ def test_tiny_llama_is_served_measured_and_gone(tmp_path, monkeypatch):
     make_tiny_llama(model)
     weights_bytes = (model / "model.safetensors").stat().st_size
     config = VllmServerConfig(max_model_len=128, max_num_seqs=4, kv_cache_gib=0.25)
-    load = LoadConfig(concurrency=[1, 2], requests=4, prompt_tokens=16, output_tokens=4, warmup_requests=1)
+    load = LoadConfig.model_validate(
+        {
+            "profiles": [{"kind": "concurrent", "levels": [1, 2]}, {"kind": "poisson", "requests_per_second": [20]}],
+            "prompts": {"mixes": ["mixed"], "short": 12, "medium": 30, "long": 100},
+            "slo": {"e2e_seconds": 60},
+            "requests": 6,
+            "output_tokens": 4,
+        }
+    )
     (tmp_path / "load").mkdir()
     with (
         LoadClient(load, model, tmp_path / "load") as client,
         serve(ServerRequest(config, model, "float32", "cpu", None), tmp_path / "server.log") as server,
     ):
         assert smoke_answer(server.endpoint)
-        points = client.run(server.endpoint)
+        points, _, requests_file = client.run(server.endpoint, tmp_path / "out", server.log_file)
         memory = memory_record(server, model, "cpu")
         left = descendants_of(server.pid)
     assert [(point.concurrency, point.completed, point.failed, point.output_tokens) for point in points] == [
-        (1, 4, 0, 16),
-        (2, 4, 0, 16),
+        (1, 6, 0, 24),
+        (2, 6, 0, 24),
+        (None, 6, 0, 24),
     ]
+    for point in points:
+        # The engine counted the very tokens that the prompts were cut to, and those that came back.
+        assert (point.prompt_tokens, point.invalid) == (2 * (12 + 30 + 100), None)
+        assert (point.server_prompt_tokens, point.server_output_tokens) == (point.prompt_tokens, 24)
+        assert point.good_requests_per_second == point.requests_per_second
+        assert 0 < point.ttft.p50_seconds < point.e2e.p50_seconds
+    assert len(read_rows(requests_file)) == 18
     assert memory.notes == []
     # Served in float32: the file's 16-bit weights twice over, 32-bit ones as they are.
     assert memory.resident_weights_bytes is not None

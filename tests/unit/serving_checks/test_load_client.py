@@ -1,27 +1,35 @@
-"""What the load test's outcomes are called; the generator's process is a stand-in that ends as it is told."""
+"""What the load tests' outcomes are called; the generator's process is a stand-in that ends as it is told."""
 
-import json
+import resource
 from pathlib import Path
 
 import pytest
 
 from configs.errors import RequestError, StageError
-from registry.contracts import Endpoint, LoadPoint
-from serving_checks import load
-from serving_checks.load import LoadClient, LoadConfig
-from tests.records import measurement_record
+from registry.contracts import Endpoint
+from serving_checks.load import LoadClient, LoadConfig, LoadResult, client
+from serving_checks.load.config import Concurrent, Prompts
+from serving_checks.load.job import LoadFailure, LoadJob, LoadOutcome, LoadStart
+from tests.records import load_point
 
 ENDPOINT = Endpoint(base_url="http://127.0.0.1:1", served_model_name="model", model_path="/nowhere", max_model_len=128)
-CONFIG = LoadConfig(concurrency=[1, 2], requests=4, prompt_tokens=16, output_tokens=4, deadline_seconds=77.0)
+CONFIG = LoadConfig(
+    profiles=[Concurrent(kind="concurrent", levels=[1, 2])],
+    prompts=Prompts(short=16),
+    requests=4,
+    output_tokens=4,
+    deadline_seconds=77.0,
+)
+SOUND = LoadOutcome(points=[load_point(1, 20.0), load_point(2, 30.0)])
 
 
 class StandIn:
-    """Of `Supervised`: ends with `exit_code` and leaves one point for each number of completed requests."""
+    """Of `Supervised`: ends with `exit_code` and leaves an outcome."""
 
-    command_line = "python -m serving_checks.load"
+    command_line = "python -m serving_checks.load.generator"
 
-    def __init__(self, exit_code: int | None, completed: list[int], points_file: Path) -> None:
-        self.exit_code, self.completed, self.points_file = exit_code, completed, points_file
+    def __init__(self, exit_code: int | None, outcome: LoadOutcome, folder: Path) -> None:
+        self.exit_code, self.outcome, self.folder = exit_code, outcome, folder
         self.ended = False
 
     def start(self) -> None: ...
@@ -31,44 +39,52 @@ class StandIn:
 
     def wait(self, deadline_seconds: float) -> int | None:
         assert deadline_seconds == 77.0
-        point = measurement_record("sha256:m").serving.load_points[0]
-        points = [
-            point.model_copy(update={"concurrency": place + 1, "completed": number, "failed": 4 - number})
-            for place, number in enumerate(self.completed)
-        ]
-        self.points_file.write_text(json.dumps([one.model_dump() for one in points]))
+        job = LoadJob.model_validate_json((self.folder / "load_job.json").read_text())
+        job.outcome_file.write_text(self.outcome.model_dump_json())
         return self.exit_code
 
     def log_tail(self) -> str:
         return "the log's end"
 
 
-def points_of(
+def result_of(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
-    *completed: int,
+    outcome: LoadOutcome = SOUND,
     exit_code: int | None = 0,
     endpoint: Endpoint = ENDPOINT,
-) -> list[LoadPoint]:
-    child = StandIn(exit_code, list(completed), folder / "points.json")
-    monkeypatch.setattr(load, "Supervised", lambda *arguments, **options: child)
+) -> LoadResult:
+    child = StandIn(exit_code, outcome, folder)
+    monkeypatch.setattr(client, "Supervised", lambda *arguments, **options: child)
     try:
-        with LoadClient(CONFIG, folder, folder) as client:
-            return client.run(endpoint)
+        with LoadClient(CONFIG, folder, folder) as load_client:
+            return load_client.run(endpoint, folder / "out", folder / "server.log")
     finally:
         assert child.ended
 
 
-def test_failed_requests_are_counted_beside_the_completed_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    points = points_of(tmp_path, monkeypatch, 4, 1)
-    assert [(point.concurrency, point.completed, point.failed) for point in points] == [(1, 4, 0), (2, 1, 3)]
-    assert Endpoint.model_validate_json((tmp_path / "endpoint.json").read_text()) == ENDPOINT
+def test_points_and_the_place_of_the_requests_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = result_of(tmp_path, monkeypatch)
+    assert result == (SOUND.points, None, tmp_path / "out" / "load_requests.parquet")
+    start = LoadStart.model_validate_json((tmp_path / "load_start.json").read_text())
+    assert start == LoadStart(endpoint=ENDPOINT, requests_file=result.requests_file)
 
 
-def test_a_level_without_a_completed_request_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(StageError, match=r"no request completed at concurrency \[2\]\nthe log's end") as caught:
-        points_of(tmp_path, monkeypatch, 4, 0)
-    assert "server's log" in caught.value.remedy
+def test_a_failure_is_told_with_the_ends_of_both_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "server.log").write_text("long ago\n" + "x\n" * 15 + "out of memory\n")
+    failure = LoadFailure(what="the server died", remedy="look there", bad_request=False)
+    with pytest.raises(StageError, match="the server died") as caught:
+        result_of(tmp_path, monkeypatch, LoadOutcome(points=[], failure=failure))
+    assert "the log's end" in caught.value.what
+    assert "out of memory" in caught.value.what
+    assert "long ago" not in caught.value.what
+    assert caught.value.remedy == "look there"
+
+
+def test_a_request_that_no_server_could_meet_is_called_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = LoadFailure(what="too few texts", remedy="name more", bad_request=True)
+    with pytest.raises(RequestError, match="too few texts"):
+        result_of(tmp_path, monkeypatch, LoadOutcome(points=[], failure=failure))
 
 
 @pytest.mark.parametrize(("exit_code", "said"), [(None, "was not done in time"), (137, "failed with exit code 137")])
@@ -76,7 +92,7 @@ def test_a_generator_that_ends_badly_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int | None, said: str
 ) -> None:
     with pytest.raises(StageError, match=said) as caught:
-        points_of(tmp_path, monkeypatch, exit_code=exit_code)
+        result_of(tmp_path, monkeypatch, exit_code=exit_code)
     assert "the log's end" in caught.value.what
     assert "deadline_seconds" in caught.value.remedy
 
@@ -84,5 +100,21 @@ def test_a_generator_that_ends_badly_is_named(
 def test_a_load_that_does_not_fit_is_refused_before_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ENDPOINT.model_copy(update={"max_model_len": 19})
     with pytest.raises(RequestError, match="20 tokens does not fit the server's 19"):
-        points_of(tmp_path, monkeypatch, 4, 4, endpoint=small)
-    assert not (tmp_path / "endpoint.json").exists()
+        result_of(tmp_path, monkeypatch, endpoint=small)
+    assert not (tmp_path / "load_start.json").exists()
+
+
+def test_too_few_file_handles_are_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (129, 4096))
+    with pytest.raises(RequestError, match="2 requests in flight need 130 open files, this shell allows 129") as caught:
+        LoadClient(CONFIG, tmp_path, tmp_path)
+    assert "`ulimit -n 130`" in caught.value.remedy
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    LoadClient(CONFIG, tmp_path, tmp_path)
+
+
+def test_a_text_that_is_not_there_is_told_before_anything_starts(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"prompts": Prompts(short=16, file=tmp_path / "missing.txt")})
+    with pytest.raises(RequestError, match=r"missing\.txt cannot be read"):
+        LoadClient(config, tmp_path, tmp_path)

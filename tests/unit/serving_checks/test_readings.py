@@ -1,10 +1,8 @@
-"""Reading logs, metrics and load results: pure functions."""
+"""Reading logs and metrics: pure functions."""
 
 import pytest
-from pydantic import ValidationError
 
 from serving_checks import server_log
-from serving_checks.load import LoadConfig, point_of
 from serving_checks.metrics import kv_cache_tokens, parse_metrics, total
 
 LOG = """\
@@ -22,10 +20,10 @@ def test_log_gives_kernel_and_distinct_unexpected_warnings():
     assert server_log.kernel_of("nothing") is None
 
 
-def test_weights_of_all_ranks_are_added():
+def test_weights_of_each_rank_are_read():
     log = "Model loading took 1.5 GiB memory and 2.0 seconds\nModel loading took 0.5 GiB memory and 2.0 seconds"
-    assert server_log.weights_bytes_of(log) == 2 * 2**30
-    assert server_log.weights_bytes_of("") is None
+    assert server_log.weights_bytes_of(log) == [3 * 2**29, 2**29]
+    assert server_log.weights_bytes_of("") == []
 
 
 @pytest.mark.parametrize(
@@ -80,21 +78,3 @@ def test_metrics_are_parsed():
 @pytest.mark.parametrize("page", ["", 'vllm:cache_config_info{kv_cache_size_tokens="None"} 1'])
 def test_unresolved_kv_cache_is_none(page):
     assert kv_cache_tokens(parse_metrics(page)) is None
-
-
-@pytest.mark.parametrize(
-    "bad", [{"concurrency": []}, {"concurrency": [0]}, {"concurrency": [17], "requests": 16}, {"output_tokens": 1}]
-)
-def test_bad_load_is_refused(bad):
-    with pytest.raises(ValidationError):
-        LoadConfig(**bad)
-
-
-def test_load_point_counts_failures_and_turns_milliseconds_into_seconds():
-    result = {f"p{p}_{name}_ms": 100.0 * p for p in (50, 99) for name in ("ttft", "tpot", "e2el")}
-    result |= dict.fromkeys(("total_input_tokens", "total_output_tokens"), 5)
-    result |= {"completed": 3, "duration": 2.0, "output_throughput": 2.5, "request_throughput": 1.5}
-    point = point_of(result, concurrency=2, requests=5)
-    assert (point.completed, point.failed) == (3, 2)
-    assert point.ttft_p50_seconds == pytest.approx(5.0)
-    assert point.e2e_p99_seconds == pytest.approx(9.9)

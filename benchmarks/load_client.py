@@ -1,0 +1,176 @@
+"""What our load tests cost on top of vLLM's own generator, and how many requests a second their client sustains.
+
+    .venv/bin/python -P benchmarks/load_client.py overhead CHECKPOINT [--dtype float32] [--rounds 5]
+    .venv/bin/python -P benchmarks/load_client.py rate CHECKPOINT [--seconds 10] [--rates 100 250 500 750]
+
+Run it alone on the machine. `overhead` serves the checkpoint and sends the same prompts in turns by vLLM's generator
+alone (`main_async`, as `vllm bench serve` does) and as the load tests do, server watched and requests recorded; the
+target is at most 1 % of throughput. `rate` sends Poisson arrivals to the fake server, which answers at once; the
+target is 500 requests a second with next to no wait between a request's arrival and its sending.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import io
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from registry.contracts.serving import Endpoint
+from serving_checks.http_json import get_text, post_json
+from serving_checks.load.adapter import Load, VllmGenerator
+from serving_checks.load.points import load_point, percentiles
+from serving_checks.load.prompts import Prompt, PromptSource, read_text
+from serving_checks.load.requests import write_rows
+from serving_checks.load.watch import MetricNames, ServerCounts, ServerWatch
+from serving_checks.supervisor import Supervised
+from serving_checks.vllm_server import ServerRequest, VllmServerConfig, free_port, serve
+
+PROMPT_TOKENS, OUTPUT_TOKENS, REQUESTS, CONCURRENCY = 64, 32, 32, 8
+RATE_PROMPT_TOKENS, RATE_OUTPUT_TOKENS = 32, 4
+
+
+def directly(endpoint: Endpoint, tokenizer_dir: Path, prompts: list[Prompt], folder: Path) -> tuple[float, float]:
+    """Output tokens per second, and seconds all in all, by vLLM's generator with nothing of ours."""
+    from vllm.benchmarks.serve import add_cli_args, main_async
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    dataset = folder / "prompts.jsonl"
+    dataset.write_text("\n".join(json.dumps({"prompt": prompt.text}) for prompt in prompts))
+    options: dict[str, Any] = {
+        "backend": "openai",
+        "base-url": endpoint.base_url,
+        "endpoint": "/v1/completions",
+        "model": endpoint.served_model_name,
+        "tokenizer": tokenizer_dir,
+        "dataset-name": "custom",
+        "dataset-path": dataset,
+        "custom-output-len": OUTPUT_TOKENS,
+        "num-prompts": len(prompts),
+        "max-concurrency": CONCURRENCY,
+        "temperature": 0.0,
+        "ready-check-timeout-sec": 0,
+    }
+    flags = ["--ignore-eos", "--disable-tqdm", "--disable-shuffle", "--skip-chat-template"]
+    parser = FlexibleArgumentParser()
+    add_cli_args(parser)
+    arguments = parser.parse_args(
+        [*flags, *(text for key, value in options.items() for text in (f"--{key}", str(value)))]
+    )
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        result = asyncio.run(main_async(arguments))
+    if result["completed"] != len(prompts):
+        raise SystemExit(f"{result['failed']} requests failed")
+    return float(result["output_throughput"]), time.perf_counter() - start
+
+
+def as_we_do(endpoint: Endpoint, generator: VllmGenerator, prompts: list[Prompt], folder: Path) -> tuple[float, float]:
+    """Likewise, with server watch, records and statistics as in a load test."""
+    load = Load("short", CONCURRENCY, None)
+    start = time.perf_counter()
+    with ServerWatch(endpoint.base_url, MetricNames()) as watch:
+        sent = generator.send(endpoint, load, prompts, OUTPUT_TOKENS)
+    write_rows(folder / "rows.parquet", sent.rows)
+    counts = watch.counts(sum(row.prompt_tokens for row in sent.rows), sum(row.output_tokens for row in sent.rows))
+    point = load_point(load, sent, OUTPUT_TOKENS, counts, slo=None)
+    if point.failed or point.invalid:
+        raise SystemExit(point.invalid or f"{point.failed} requests failed")
+    return point.output_tokens_per_second, time.perf_counter() - start
+
+
+def overhead(checkpoint: Path, dtype: str, rounds: int) -> None:
+    """Both in turns on one server; the order within a round alternates."""
+    generator, source = _client(checkpoint)
+    config = VllmServerConfig(max_num_seqs=CONCURRENCY)
+    request = ServerRequest(config, checkpoint, dtype, "cpu", None)  # type: ignore[arg-type]
+    readings: dict[str, list[tuple[float, float]]] = {"directly": [], "as we do": []}
+    with tempfile.TemporaryDirectory() as folder, serve(request, Path(folder) / "server.log") as server:
+        for turn in range(rounds + 1):
+            for kind in list(readings)[:: 1 if turn % 2 else -1]:
+                post_json(f"{server.endpoint.base_url}/reset_prefix_cache", {})
+                prompts = [source.prompt(PROMPT_TOKENS) for _ in range(REQUESTS)]
+                if kind == "directly":
+                    reading = directly(server.endpoint, checkpoint, prompts, Path(folder))
+                else:
+                    reading = as_we_do(server.endpoint, generator, prompts, Path(folder))
+                # The first round warms the server up.
+                if turn:
+                    readings[kind].append(reading)
+                    print(f"round {turn}, {kind:9}: {reading[0]:8.2f} tokens/s, {reading[1]:6.2f} s in all", flush=True)
+    direct, ours = ([reading[0] for reading in readings[kind]] for kind in ("directly", "as we do"))
+    ratios = [mine / theirs for mine, theirs in zip(ours, direct, strict=True)]
+    spread = statistics.stdev(ratios) / len(ratios) ** 0.5 if rounds > 1 else float("nan")
+    print(
+        f"median tokens/s: directly {statistics.median(direct):.2f}, as we do {statistics.median(ours):.2f}\n"
+        f"throughput lost: {100 * (1 - statistics.mean(ratios)):+.2f} % ± {100 * spread:.2f} (standard error)"
+    )
+
+
+def rate(checkpoint: Path, seconds: float, rates: list[float]) -> None:
+    """Open loops against the fake server, one a rate."""
+    generator, source = _client(checkpoint)
+    port = free_port(None)
+    base_url = f"http://127.0.0.1:{port}"
+    endpoint = Endpoint(base_url=base_url, served_model_name="model", model_path=str(checkpoint), max_model_len=4096)
+    command = [sys.executable, "-P", "-m", "serving_checks.fake_server", "--port", str(port)]
+    with tempfile.TemporaryDirectory() as folder, Supervised(command, log_file=Path(folder) / "server.log") as child:
+        while True:
+            try:
+                get_text(f"{base_url}/health")
+                break
+            except OSError:
+                if child.wait(0.1) is not None:
+                    raise SystemExit(f"the fake server died:\n{child.log_tail()}") from None
+        for offered in rates:
+            prompts = [source.prompt(RATE_PROMPT_TOKENS) for _ in range(round(offered * seconds))]
+            load = Load("short", None, offered)
+            sent = generator.send(endpoint, load, prompts, RATE_OUTPUT_TOKENS)
+            point = load_point(load, sent, RATE_OUTPUT_TOKENS, ServerCounts(None, None, None, None), slo=None)
+            queue = percentiles(row.queue_seconds for row in sent.rows)
+            # The last requests' answers are waited for, so a rate is kept where sending took as long as planned.
+            planned = max(row.arrival_seconds for row in sent.rows)
+            sending = max(row.start_seconds for row in sent.rows)
+            print(
+                f"offered {offered:6.0f}/s: sent {len(prompts) / sending:6.1f}/s, {sending:.2f} s of {planned:.2f} s, "
+                f"completed {point.requests_per_second:6.1f}/s, failed {point.failed}, client wait p50 "
+                f"{1000 * queue.p50_seconds:.1f} ms, p99 {1000 * queue.p99_seconds:.1f} ms, "
+                f"TTFT p50 {1000 * point.ttft.p50_seconds:.1f} ms",
+                flush=True,
+            )
+
+
+def _client(checkpoint: Path) -> tuple[VllmGenerator, PromptSource]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    return VllmGenerator(tokenizer, request_timeout_seconds=600.0), PromptSource(tokenizer, read_text(None), seed=0)
+
+
+def main() -> None:
+    """Run one of the two."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="command")
+    for name in ("overhead", "rate"):
+        command = commands.add_parser(name)
+        command.add_argument("checkpoint", type=Path)
+        if name == "overhead":
+            command.add_argument("--dtype", default="float32")
+            command.add_argument("--rounds", type=int, default=5)
+        else:
+            command.add_argument("--seconds", type=float, default=10.0)
+            command.add_argument("--rates", type=float, nargs="+", default=[100, 250, 500, 750])
+    arguments = parser.parse_args()
+    if arguments.command == "overhead":
+        overhead(arguments.checkpoint, arguments.dtype, arguments.rounds)
+    else:
+        rate(arguments.checkpoint, arguments.seconds, arguments.rates)
+
+
+if __name__ == "__main__":
+    main()
