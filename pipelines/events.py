@@ -26,6 +26,7 @@ ENGINE_PARTS: dict[str, PartKind] = {
     "serve_stop": "serve",
     "evaluate": "evaluate",
     "load_test": "load test",
+    "profile": "serve",
 }
 """Parts of a stage's time in which a model is loaded, quantized (its calibration rows included), served or evaluated.
 

@@ -4,6 +4,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import NamedTuple, Self
 from pipelines.device import MachineRecord
 from pipelines.run_config import RunConfig
 from pipelines.stages import Stage
-from serving_checks.engines.base import ServerCommand
+from serving_checks.engines.base import ServerCommand, ServingConfig
 from serving_checks.engines.table import engine_of
 from serving_checks.supervisor import Supervised
 
@@ -38,6 +39,8 @@ _SOCKET_SECONDS = 30.0
 class _Addresses(NamedTuple):
     stages: Path | None
     servers: Path | None
+    servers_env: Mapping[str, str]
+    """Variables that the servers' libraries read when they were imported."""
 
 
 class ForkServers:
@@ -59,9 +62,17 @@ class ForkServers:
         addresses = self._started()
         return None if stage.interpreter or fetches(stage) else addresses.stages
 
-    def for_model_servers(self, stage: Stage) -> Path | None:
-        """The address to fork the servers and load generators of `stage` from; None as above."""
-        return None if stage.interpreter else self._started().servers
+    def for_model_servers(self, stage: Stage, serving: ServingConfig) -> Path | None:
+        """The address to fork the servers and load generators of `stage` from; None as above.
+
+        Args:
+            serving: The config that `stage` serves by. It may differ from the run's, but not in what is read at import.
+        """
+        addresses = self._started()
+        if stage.interpreter or addresses.servers is None:
+            return None
+        wanted = engine_of(serving).fork_server("cpu", self._machine.serving_threads, addresses.servers)
+        return addresses.servers if wanted and wanted.env == addresses.servers_env else None
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +85,7 @@ class ForkServers:
     def _started(self) -> _Addresses:
         if self._addresses is None:
             possible = self._config.fork_servers and self._machine.device == "cpu"
-            self._addresses = self._start() if possible else _Addresses(None, None)
+            self._addresses = self._start() if possible else _Addresses(None, None, {})
         return self._addresses
 
     def _start(self) -> _Addresses:
@@ -87,6 +98,7 @@ class ForkServers:
         return _Addresses(
             self._listening(stages, ServerCommand(argv, OFFLINE)),
             self._listening(servers, of_servers) if of_servers else None,
+            of_servers.env if of_servers else {},
         )
 
     def _listening(self, address: Path, command: ServerCommand) -> Path | None:

@@ -8,9 +8,10 @@ from typing import Any
 from evals.adaptive import Adaptive
 from evals.suite import Suite
 from pipelines.device import MachineRecord
-from pipelines.measure import MeasureJob
+from pipelines.measure import MeasureJob, ServeJob
 from pipelines.run_config import RunConfig
 from pipelines.stages import Stage
+from pipelines.tune_config import cell_load
 from quantizers.jobs import CalibrateJob, InspectJob, PrepareJob, QuantizeJob
 from registry.contracts import ArtifactRecord, CheckpointRecord, MeasurementRecord, StageJob, StageResult
 from registry.store import Store
@@ -47,8 +48,15 @@ def job_of(
     }
     if stage.kind == "measure":
         model = results[stage.inputs["model"]]
-        measuring = common | computing | {"adaptive": _adaptive(context, stage, results, directories)}
+        asked = {"adaptive": _adaptive(context, stage, results, directories), "profile": stage.profile}
+        measuring = common | computing | asked
         return _measure_job(context, model, directories["model"], log_file, measuring)
+    if stage.kind == "tune":
+        model = results[stage.inputs["model"]]
+        assert config.tune is not None, "its stages are made from it"  # noqa: S101
+        served = computing | _served(context, model, directories["model"], log_file)
+        load = cell_load(config.load, config.tune)
+        return ServeJob(**common, **served, serving=stage.config["serving"], load=load)
     checkpoint = CheckpointRecord.model_validate(results["prepare"].record)
     if stage.kind == "calibrate":
         return CalibrateJob(
@@ -98,19 +106,26 @@ def _adaptive(
 def _measure_job(
     context: JobContext, model: StageResult, model_dir: Path, log_file: Path, common: dict[str, Any]
 ) -> MeasureJob:
-    config, machine = context.config, context.machine
+    config = context.config
     return MeasureJob(
-        **(common | {"threads": machine.serving_threads}),
-        model_dir=model_dir,
-        model_digest=_object_digest(model),
+        **common | _served(context, model, model_dir, log_file),
         suite=context.suite,
         data=config.evaluation.data,
         num_concurrent=config.evaluation.num_concurrent,
         serving=config.serving,
         load=config.load,
-        device_name=machine.device_name,
-        server_log_file=log_file.with_suffix(".server.log"),
     )
+
+
+def _served(context: JobContext, model: StageResult, model_dir: Path, log_file: Path) -> dict[str, Any]:
+    """What is served, and where."""
+    return {
+        "model_dir": model_dir,
+        "model_digest": _object_digest(model),
+        "threads": context.machine.serving_threads,
+        "device_name": context.machine.device_name,
+        "server_log_file": log_file.with_suffix(".server.log"),
+    }
 
 
 def _object_digest(result: StageResult) -> str:

@@ -1,5 +1,7 @@
 """The measure stage: one server, and on it smoke test, evaluation, token log-probabilities, load test and memory.
 
+A profile, where one is wanted, comes last: it slows the server, which does nothing for it before it is asked to.
+
 What needs long imports does so while something else is waited for: lm-eval while the server starts, the load
 generator, in a process of its own, while the evaluation goes on.
 """
@@ -35,19 +37,15 @@ from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.table import AnyServingConfig, engine_of
 from serving_checks.load import LoadClient, LoadConfig, LoadResult
 from serving_checks.memory import memory_record
+from serving_checks.profiling import profile
 from serving_checks.server import RunningServer, serve
 
 
-class MeasureJob(StageJob):
-    """Serve one model and measure it."""
+class ServeJob(StageJob):
+    """Serve one model and load it."""
 
     model_dir: Path
     model_digest: str
-    suite: Suite
-    data: DataConfig | None
-    num_concurrent: int
-    adaptive: Adaptive | None = None
-    """Ask only until every category is decided against this baseline; all items without."""
     serving: AnyServingConfig
     load: LoadConfig
     device: Device
@@ -55,10 +53,22 @@ class MeasureJob(StageJob):
     dtype: DType
     threads: int
     server_log_file: Path
-    answers_dir: Path | None = None
-    """Keeps the answers of each model behind each engine, so that none is asked for twice."""
     fork_server: Path | None = None
     """Address of a fork server of the engine; servers start in the plain way without."""
+
+
+class MeasureJob(ServeJob):
+    """Serve one model and measure it."""
+
+    suite: Suite
+    data: DataConfig | None
+    num_concurrent: int
+    adaptive: Adaptive | None = None
+    """Ask only until every category is decided against this baseline; all items without."""
+    answers_dir: Path | None = None
+    """Keeps the answers of each model behind each engine, so that none is asked for twice."""
+    profile: bool = False
+    """Profile a few engine steps when all is measured."""
 
 
 def measure(job: StageJob, clock: StageClock) -> StageResult:
@@ -67,7 +77,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
     output_dir = job.output_dir
     assert output_dir is not None  # noqa: S101 - the runner gives one to every stage
     with clock.part("verify"):
-        _check_bytes(job)
+        check_bytes(job)
     with (
         TemporaryDirectory() as scratch,
         ThreadPoolExecutor(max_workers=1) as pool,
@@ -75,7 +85,8 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
     ):
         preparing = pool.submit(lambda: prepare(job.suite.resolve(job.data)))
         with clock.part("serve_start"):
-            server = serving.enter_context(_serve(job))
+            trace_dir = Path(scratch) / "traces" if job.profile else None
+            server = serving.enter_context(serve_model(job, trace_dir))
             prepared = preparing.result()
         # Imports for half a minute, on the core that the server leaves free, and then waits for the evaluation's end.
         load_client = serving.enter_context(
@@ -98,11 +109,11 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
             load_before = load_average()
             load = load_client.run(server.endpoint, output_dir, job.server_log_file)
             memory = memory_record(server, job.model_dir, job.device)
-        record = MeasurementRecord(
-            model_digest=job.model_digest,
-            evaluation=evaluation,
-            serving=_serving_record(job, server, answer, load_before, load, memory),
-        )
+        served = serving_record(job, server, answer, load_before, load, memory)
+        if trace_dir:
+            with clock.part("profile"):
+                served = _profiled(served, server, trace_dir, output_dir)
+        record = MeasurementRecord(model_digest=job.model_digest, evaluation=evaluation, serving=served)
         with clock.part("serve_stop"):
             serving.close()
     manifest = manifest_of(output_dir)
@@ -129,19 +140,29 @@ def _answers(job: MeasureJob) -> dict[str, Any]:
     return {"cache_file": job.answers_dir / f"{name}.sqlite", "cache_facts": facts}
 
 
-def _serve(job: MeasureJob) -> AbstractContextManager[RunningServer]:
-    request = ServerRequest(job.serving, job.model_dir, job.dtype, job.device, job.threads)
+def _profiled(served: ServingRecord, server: RunningServer, trace_dir: Path, output_dir: Path) -> ServingRecord:
+    """The record with its profile; without one and with a warning where it failed, since all else was measured."""
+    try:
+        return served.model_copy(update={"profile": profile(server.endpoint, trace_dir, output_dir)})
+    except StageError as error:
+        return served.model_copy(update={"warnings": [*served.warnings, error.what]})
+
+
+def serve_model(job: ServeJob, trace_dir: Path | None = None) -> AbstractContextManager[RunningServer]:
+    """The job's model on its server; see `serving_checks.server.serve`."""
+    request = ServerRequest(job.serving, job.model_dir, job.dtype, job.device, job.threads, trace_dir)
     return serve(request, job.server_log_file, fork_server=job.fork_server)
 
 
-def _serving_record(
-    job: MeasureJob,
+def serving_record(
+    job: ServeJob,
     server: RunningServer,
     answer: str,
     load_before: float,
     load: LoadResult,
     memory: MemoryRecord,
 ) -> ServingRecord:
+    """What is kept of a server that was loaded."""
     engine, facts = server.engine, server.facts
     dtype = facts.dtype or job.dtype
     other_dtype = [] if dtype == job.dtype else [f"served in {dtype} although {job.dtype} was asked for"]
@@ -171,7 +192,7 @@ def _serving_record(
     )
 
 
-def _check_bytes(job: MeasureJob) -> None:
+def check_bytes(job: ServeJob) -> None:
     """What is measured has to be what is promoted: the very bytes of the digest."""
     found = manifest_of(job.model_dir).digest
     if found != job.model_digest:

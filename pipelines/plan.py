@@ -31,16 +31,15 @@ def plan_stages(stages: Sequence[Stage], cache: StageCache) -> tuple[list[Planne
     for stage in stages:
         key = stage.key(reused)
         result = cache.get(key) if key else None
-        if result is not None and key is not None:
+        if key is not None and stage.is_answered_by(result):
             reused[stage.name] = result
             planned.append(
                 PlannedStage(name=stage.name, action="reuse", reason="same key, finished before", key_digest=key.digest)
             )
             continue
         digest = key.digest if key else None
-        planned.append(
-            PlannedStage(name=stage.name, action="run", reason=_why(stage, key, reused, cache), key_digest=digest)
-        )
+        why = "its result has no profile" if result is not None else _why(stage, key, reused, cache)
+        planned.append(PlannedStage(name=stage.name, action="run", reason=why, key_digest=digest))
     return planned, reused
 
 

@@ -11,7 +11,7 @@ from configs.errors import QuantbenchError, RequestError
 from configs.loading import load_yaml_model
 from evals.suite import Suite, load_suite
 from pipelines.comparison import Comparison, compare_measured, import_ahead
-from pipelines.device import detect_machine
+from pipelines.device import MachineRecord, detect_machine
 from pipelines.events import StageOutcome, time_breakdown
 from pipelines.fingerprints import calibration_fingerprint, source_fingerprint
 from pipelines.fork_servers import ForkServers
@@ -86,14 +86,19 @@ def known_checkpoint(results: Mapping[str, StageResult]) -> CheckpointRecord | N
     return CheckpointRecord.model_validate(prepared.record) if prepared and prepared.record else None
 
 
-def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> RunRecord:
-    """Run every stage whose result is not there yet; a failed stage stops only what needs it."""
-    config, machine = run.context.config, run.context.machine
+def check_device(machine: MachineRecord) -> None:
+    """Raise RequestError where the recipe names a device that is not there."""
     if machine.device == "cuda" and machine.gpu_memory_bytes is None:
         raise RequestError(
             "the recipe asks for device cuda, and no NVIDIA GPU answers here",
             remedy="run it on a GPU machine, see `quantbench doctor`; --set device=cpu tries it without",
         )
+
+
+def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> RunRecord:
+    """Run every stage whose result is not there yet; a failed stage stops only what needs it."""
+    config, machine = run.context.config, run.context.machine
+    check_device(machine)
     run_dir = workspace.new_run_dir(config.name)
     write_text_atomically(run_dir / "config.json", config.model_dump_json(indent=2))
     with Recorder(config.tracking, workspace, run_dir) as recorder:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from configs.base import StrictModel
 from evals.local_data import DataConfig
 from evals.statistics.sequential import LookPlan
+from pipelines.tune_config import TuneConfig
 from quantizers.base import MethodConfig
 from quantizers.calibration import CalibrationConfig
 from quantizers.sources import SourceConfig
@@ -72,12 +73,16 @@ class RunConfig(StrictModel):
     serving: AnyServingConfig = Field(default_factory=default_config)
     """`engine` chooses what serves; each engine has keys of its own."""
     load: LoadConfig = LoadConfig()
+    tune: TuneConfig | None = None
+    """What `quantbench tune` searches; runs do not read it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where a GPU answers, else the CPU."""
     dtype: DTypeConfig = DTypeConfig()
     environments: dict[str, Path] = {}
     """Stage or method name -> Python interpreter, for engines that need an environment of their own."""
     tracking: TrackingConfig = TrackingConfig()
+    profile: bool = False
+    """Keep a profiler trace of a few engine steps of each measured model, taken after everything that is measured."""
     fork_servers: bool = True
     """Import engines once a run and fork stages and model servers from there. CPU only; plain starts otherwise."""
 

@@ -14,7 +14,7 @@ from configs.errors import QuantbenchError, StageError
 from pipelines.events import EventLog, How, StageOutcome
 from pipelines.fork_servers import OFFLINE, ForkServers, fetches
 from pipelines.jobs import JobContext, job_of
-from pipelines.measure import MeasureJob
+from pipelines.measure import MeasureJob, ServeJob
 from pipelines.preflight import check_free_space
 from pipelines.stages import STAGE_MODULES, Stage
 from pipelines.workspace import Workspace
@@ -93,12 +93,12 @@ class Runner:
         if key is None:
             raise StageError(f"{stage.name} has no inputs", remedy="run again with --debug")
         cached = self._workspace.cache.get(key)
-        if cached is not None:
+        if stage.is_answered_by(cached):
             return cached, "reused"
         with self._workspace.machine_lock(lambda pid: self._on_progress(stage, f"waiting for run of process {pid}")):
             # Another run may have made it while this one waited.
             cached = self._workspace.cache.get(key)
-            if cached is not None:
+            if stage.is_answered_by(cached):
                 return cached, "reused"
             if self._before_work:
                 self._before_work()
@@ -118,10 +118,11 @@ class Runner:
         log_file = self._run_dir / "logs" / f"{stem}.log"
         try:
             job = job_of(stage, self._context, self.results, self._workspace.store, result_file, staging, log_file)
+            if isinstance(job, ServeJob) and self._fork_servers:
+                fork_server = self._fork_servers.for_model_servers(stage, job.serving)
+                job = job.model_copy(update={"fork_server": fork_server})
             if isinstance(job, MeasureJob):
-                fork_server = self._fork_servers.for_model_servers(stage) if self._fork_servers else None
-                surroundings = {"answers_dir": self._workspace.answers_dir, "fork_server": fork_server}
-                job = job.model_copy(update=surroundings)
+                job = job.model_copy(update={"answers_dir": self._workspace.answers_dir})
             job_file = result_file.with_name(f"{stem}.job.json")
             write_text_atomically(job_file, job.model_dump_json(indent=2))
             python = str(stage.interpreter or sys.executable)

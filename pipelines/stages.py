@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from evals.token_agreement import PROMPTS_FILE
 from pipelines.device import MachineRecord
@@ -16,14 +16,14 @@ from pipelines.interpreters import versions_of
 from pipelines.run_config import RunConfig
 from quantizers.base import MethodConfig
 from quantizers.table import load_method
-from registry.contracts import StageResult
+from registry.contracts import MeasurementRecord, StageResult
 from registry.contracts.base import DType, Method
 from registry.hashing import digest_of, digest_of_file
 from registry.stage_cache import StageKey
 from serving_checks.engines.table import engine_type
 from serving_checks.load.prompts import read_text
 
-STAGE_VERSIONS = {"prepare": 1, "calibrate": 1, "quantize": 1, "inspect": 1, "measure": 3}
+STAGE_VERSIONS = {"prepare": 1, "calibrate": 1, "quantize": 1, "inspect": 1, "measure": 3, "tune": 1}
 """Of our own code: a number goes up when the same inputs would give another result."""
 
 STAGE_MODULES = {
@@ -32,6 +32,7 @@ STAGE_MODULES = {
     "quantize": "quantizers",
     "inspect": "quantizers",
     "measure": "pipelines.measure",
+    "tune": "pipelines.tune_cell",
 }
 """Stage -> the module that is run as its process."""
 
@@ -41,6 +42,7 @@ STAGE_LIBRARIES: dict[str, tuple[str, ...]] = {
     "calibrate": _TRANSFORMERS,
     "inspect": (*_TRANSFORMERS, "gptqmodel", "bitsandbytes", "optimum"),
     "measure": ("torch", "lm-eval", "transformers"),
+    "tune": ("torch", "transformers"),
 }
 """Beside the engine that quantizes or serves."""
 
@@ -55,13 +57,14 @@ class Stage:
     """One stage of one run.
 
     Args:
-        kind: `prepare`, `calibrate`, `quantize`, `inspect` or `measure`.
-        subject: The method entry's name, or `baseline`, or the recipe's name for stages that all share.
+        kind: `prepare`, `calibrate`, `quantize`, `inspect`, `measure` or `tune`.
+        subject: The method entry's name, or `baseline`, or a tuner's cell, or nothing for stages that all share.
         config: What of the config (and of the machine) shapes the result.
         inputs: Role -> name of the stage whose object is read, such as `checkpoint` -> `prepare`.
         method: For stages about an artifact.
         dtype: What the stage computes in.
         interpreter: The Python that the recipe's `environments` names for it; None for this process's own.
+        profile: A measurement is wanted with a profile. No part of the key: what is measured does not depend on it.
     """
 
     kind: str
@@ -71,6 +74,7 @@ class Stage:
     method: MethodConfig | None = None
     dtype: DType = "float32"
     interpreter: Path | None = None
+    profile: bool = False
 
     @property
     def name(self) -> str:
@@ -97,6 +101,12 @@ class Stage:
             inputs=known,
             libraries=versions_of(self.interpreter, libraries) if self.interpreter else installed_versions(libraries),
         )
+
+    def is_answered_by(self, result: StageResult | None) -> TypeGuard[StageResult]:
+        """Whether a kept result of the stage's key holds all that is wanted now."""
+        if result is None or not self.profile:
+            return result is not None
+        return MeasurementRecord.model_validate(result.record).serving.profile is not None
 
 
 class Fingerprints(NamedTuple):
@@ -195,7 +205,7 @@ def _measure(
         # What is asked depends on what the baseline answered, and on our statistics.
         shaping |= {"looks": config.evaluation.looks.model_dump(mode="json"), "statistics": STATISTICS_VERSION}
         inputs |= {"baseline": "measure:baseline"}
-    return Stage("measure", name, shaping, inputs, method, dtype)
+    return Stage("measure", name, shaping, inputs, method, dtype, profile=config.profile)
 
 
 def quantize_dtype(config: RunConfig, machine: MachineRecord, method: Method) -> DType:

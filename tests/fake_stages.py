@@ -19,7 +19,15 @@ from evals.samples import SAMPLES_FILE, write_samples
 from registry.contracts import ObjectRef, StageJob, StageResult
 from registry.hashing import manifest_of
 from registry.stage_process import StageClock, main
-from tests.records import artifact_record, checkpoint_record, inspection_record, measurement_record, samples
+from tests.records import (
+    artifact_record,
+    checkpoint_record,
+    inspection_record,
+    measurement_record,
+    profile_record,
+    samples,
+    tuned_record,
+)
 
 
 class FakeJob(StageJob):
@@ -27,6 +35,8 @@ class FakeJob(StageJob):
     config: dict[str, object] | None = None
     name: str = ""
     model_digest: str = ""
+    serving: dict[str, object] = {}
+    profile: bool = False
 
 
 def work(job: StageJob, clock: StageClock) -> StageResult:
@@ -42,11 +52,13 @@ def work(job: StageJob, clock: StageClock) -> StageResult:
     if job.stage == "measure":
         write_samples(job.output_dir / SAMPLES_FILE, samples(wrong=0 if stem.endswith("baseline") else 5))
     digest = manifest_of(job.output_dir).digest
+    wrong = 0 if stem.endswith("baseline") else 5
     record = {
         "prepare": lambda: checkpoint_record(digest),
         "quantize": lambda: artifact_record(digest, name=job.name),
         "inspect": lambda: inspection_record(digest),
-        "measure": lambda: measurement_record(job.model_digest, wrong=0 if stem.endswith("baseline") else 5),
+        "tune": lambda: tuned_record(job.model_digest, job.serving["max_num_seqs"]),
+        "measure": lambda: measurement_record(job.model_digest, wrong, profile_record() if job.profile else None),
     }.get(job.stage, lambda: None)()
     return StageResult(
         stage=job.stage,
@@ -74,4 +86,4 @@ def _misbehave(behaviour: str | None, job: StageJob) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(dict.fromkeys(("prepare", "calibrate", "quantize", "inspect", "measure"), (FakeJob, work))))
+    sys.exit(main(dict.fromkeys(("prepare", "calibrate", "quantize", "inspect", "measure", "tune"), (FakeJob, work))))

@@ -13,6 +13,7 @@ from registry.contracts import (
     MeasurementRecord,
     MemoryRecord,
     Percentiles,
+    ProfileRecord,
     QuantizedModule,
     ServingRecord,
     TaskScore,
@@ -143,7 +144,13 @@ def percentiles(median: float, highest: float) -> Percentiles:
     return Percentiles(p50_seconds=median, p90_seconds=p90, p95_seconds=p95, p99_seconds=highest)
 
 
-def measurement_record(digest: str, wrong: int = 0) -> MeasurementRecord:
+def profile_record() -> ProfileRecord:
+    return ProfileRecord(
+        trace_file="profile.trace.json.gz", operators=[("aten::mm", 0.003, 0.75), ("(x)", 0.001, 0.25)]
+    )
+
+
+def measurement_record(digest: str, wrong: int = 0, profile: ProfileRecord | None = None) -> MeasurementRecord:
     share = (ITEMS - wrong) / ITEMS
     score = {"metric": "acc", "value": share, "stderr": 0.05, "items": ITEMS, "higher_is_better": True, "chance": 0.25}
     evaluation = EvaluationRecord(
@@ -176,6 +183,15 @@ def measurement_record(digest: str, wrong: int = 0) -> MeasurementRecord:
         load_average=0.1,
         smoke_answer=" Paris",
         load_points=[point],
+        profile=profile,
         memory=MemoryRecord(artifact_bytes=500, kv_cache_tokens=1000, peak_process_bytes=5000),
     )
     return MeasurementRecord(model_digest=digest, evaluation=evaluation, serving=serving)
+
+
+def tuned_record(digest: str, max_num_seqs: object) -> ServingRecord:
+    """A tuner's cell at concurrency 2 whose goodput is a tenth of `max_num_seqs`."""
+    point = load_point(2, output_tokens_per_second=40.0)
+    good = float(max_num_seqs) / 10  # type: ignore[arg-type]
+    serving = measurement_record(digest).serving
+    return serving.model_copy(update={"load_points": [point.model_copy(update={"good_requests_per_second": good})]})

@@ -4,8 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
+from rich.console import Console
+
 from pipelines.cli import VERDICT_EXIT_CODES
 from pipelines.report.console import RunConsole
+from pipelines.report.profiles import print_profiles
 from pipelines.report.rows import worst_verdict
 from pipelines.run import execute_run, open_run
 from pipelines.workspace import Workspace
@@ -30,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The recipe, and whether verdicts count."""
     add_recipe_arguments(parser)
     parser.add_argument(
+        "--profile",
+        dest="overrides",
+        action="append_const",
+        const="profile=true",
+        help="keep a profiler trace of a few engine steps of each model; measurements without one are repeated",
+    )
+    parser.add_argument(
         "--require-pass",
         action="store_true",
         help="end with 1 when an artifact fails a gate, with 4 when one is inconclusive",
@@ -44,6 +54,8 @@ def execute(args: argparse.Namespace) -> int:
     with RunConsole(run) as console:
         record = execute_run(run, workspace, console)
     console.print_end(record)
+    if run.context.config.profile:
+        print_profiles(Console(stderr=True), record, workspace.store)
     if args.json:
         print(json.dumps(record.model_dump(mode="json"), indent=2))
     if record.exit_code or not args.require_pass:

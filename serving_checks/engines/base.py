@@ -23,6 +23,9 @@ LOOPBACK = "127.0.0.1"
 class ServingConfig(StrictModel):
     """How models are served. The same for the baseline and every artifact, so that their numbers can be compared."""
 
+    tunable: ClassVar[tuple[str, ...]] = ()
+    """Fields that change how fast the engine answers; the others change what is served, or where."""
+
     engine: str
     """Which engine serves; a subclass narrows it to its own name."""
     tensor_parallel_size: int = Field(default=1, ge=1)
@@ -54,6 +57,8 @@ class ServerRequest(NamedTuple):
     device: Device
     threads: int | None
     """CPU threads over all ranks; None for one per rank. Without meaning on a GPU."""
+    trace_dir: Path | None = None
+    """Where `profiling.profile` finds the engine's traces; without it the engine takes no order to profile."""
 
 
 class ServerCommand(NamedTuple):

@@ -49,9 +49,25 @@ _FALLBACK_KERNELS = {
 class VllmServerConfig(LaunchedConfig):
     """How vLLM serves models."""
 
+    tunable = (
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "enable_prefix_caching",
+        "enable_chunked_prefill",
+        "kv_cache_gib",
+        "enforce_eager",
+        "tensor_parallel_size",
+    )
+
     engine: Literal["vllm"] = "vllm"
     max_num_seqs: int = Field(default=32, ge=1)
     """Most requests that are worked on at once."""
+    max_num_batched_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of one engine step, prompts and answers together; the engine's default when null."""
+    enable_prefix_caching: bool | None = None
+    """Keep the KV cache of prompts for others that begin alike; the engine's default when null."""
+    enable_chunked_prefill: bool | None = None
+    """Let a long prompt take several steps, beside the answers of others; the engine's default when null."""
     kv_cache_gib: float = Field(default=1.0, gt=0)
     """Memory for the KV cache of each rank, in GiB. Fixed rather than 'all that is left', so that peaks compare."""
     enforce_eager: bool = True
@@ -131,6 +147,15 @@ class VllmEngine(LaunchedEngine):
         argv = [*_PYTHON_MODULE, _SERVER_MODULE]
         argv += [text for name, value in options.items() for text in (f"--{name}", str(value))]
         argv += ["--enforce-eager"] if config.enforce_eager else []
+        if config.max_num_batched_tokens is not None:
+            argv += ["--max-num-batched-tokens", str(config.max_num_batched_tokens)]
+        switches = {
+            "enable-prefix-caching": config.enable_prefix_caching,
+            "enable-chunked-prefill": config.enable_chunked_prefill,
+        }
+        argv += [f"--{name if on else f'no-{name}'}" for name, on in switches.items() if on is not None]
+        if request.trace_dir:
+            argv += ["--profiler-config", json.dumps(_profiler_config(request.trace_dir))]
         return ServerCommand(argv, _variables(config, request.device, request.threads))
 
     def fork_server(self, device: Device, threads: int | None, address: Path) -> ServerCommand | None:
@@ -201,6 +226,17 @@ class VllmEngine(LaunchedEngine):
     def death_of(self, log: str, exit_code: int) -> Death:
         """See `Engine.death_of`."""
         return vllm_log.death_of(log, exit_code)
+
+
+def _profiler_config(trace_dir: Path) -> dict[str, str | bool]:
+    """Opens /start_profile and /stop_profile. The profiler itself is made by the first of them, nothing before it."""
+    return {
+        "profiler": "torch",
+        "torch_profiler_dir": str(trace_dir),
+        # Stacks make a trace tens of times larger, and the API server's own work is no engine step.
+        "torch_profiler_with_stack": False,
+        "ignore_frontend": True,
+    }
 
 
 def _fallbacks(ranks: list[RankFacts]) -> list[str]:

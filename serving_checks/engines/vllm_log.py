@@ -10,6 +10,8 @@ _KERNEL = re.compile(
     r"Using (?P<kernel>\w+) for (?:\w*LinearMethod|mixed-precision linear|CompressedTensors\w+|\w+ GEMM)"
 )
 _EXCEPTION = re.compile(r"(?P<error>\b\w*(?:Error|Exception)): (?P<text>.+)")
+# A config that does not validate (pydantic): the exception's own line only counts the errors.
+_REFUSED = re.compile(r"^\s+Value error, (?P<text>.+?)(?: \[type=.*)?$", re.MULTILINE)
 _WEIGHTS = re.compile(r"Model loading took (?P<gib>[\d.]+) GiB")
 # bitsandbytes has no handler for its log: the bare text goes to stderr (bitsandbytes/autograd/_functions.py).
 _CAST = re.compile(r"^(?P<text>MatMul8bitLt: inputs will be cast .+?)\s*$", re.MULTILINE)
@@ -36,6 +38,8 @@ _REMEDIES = (
      r"|KV cache is needed",
      "lower `kv_cache_gib` or `max_model_len`, or free memory"),
     (r"[Aa]ddress already in use", "leave `port` out, or choose another"),
+    (r"max_num_batched_tokens",
+     "raise `max_num_batched_tokens`, or lower `max_num_seqs` or, without chunked prefill, `max_model_len`"),
     (r"max_model_len|maximum (model|sequence) length", "lower `max_model_len` to what the model was made for"),
     (r"divisible by tensor parallel|divisible by \w*tp_size", "let `tensor_parallel_size` divide the model's heads"),
     (r"dtype|bfloat16|float16|float32", "choose a dtype that the quantization method's kernels take"),
@@ -76,7 +80,8 @@ def death_of(log: str, exit_code: int) -> Death:
         if exit_code in (137, -9):
             return Death("it was killed (SIGKILL), most often by the kernel for want of memory", _REMEDIES[0][1])
         return Death("its log names no error", "run the command by hand and read what it prints")
-    reason = f"{errors[-1]['error']}: {errors[-1]['text'].strip()}"
+    refused = _REFUSED.findall(log) if errors[-1]["error"] == "ValidationError" else []
+    reason = refused[-1] if refused else f"{errors[-1]['error']}: {errors[-1]['text'].strip()}"
     for pattern, remedy in _REMEDIES:
         if re.search(pattern, reason):
             return Death(reason, remedy)

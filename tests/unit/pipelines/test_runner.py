@@ -258,3 +258,18 @@ def test_two_runs_at_once_share_the_work(bench: Bench, tmp_path: Path) -> None:
         assert run.wait() == 0, run.stderr.read().decode() if run.stderr else ""
     assert sorted(bench.executed) == ["inspect-gptq", "measure-gptq", "quantize-gptq"]
     assert set(how(bench.run(changed(gptq={"group_size": 32}))).values()) == {"reused"}
+
+
+@pytest.mark.slow
+def test_a_profile_is_taken_where_there_is_none_and_asked_for_no_second_time(bench: Bench) -> None:
+    wanted = run_config(profile=True)
+    planned, _ = plan_stages(stages_of(wanted, MACHINE, FINGERPRINTS), bench.workspace.cache)
+    assert {stage.name: stage.reason for stage in planned if stage.action == "run"} == {
+        f"measure:{name}": "its result has no profile" for name in ("baseline", "int8", "gptq")
+    }
+    bench.run(wanted)
+    assert bench.executed == ["measure-baseline", "measure-int8", "measure-gptq"]
+    bench.run(wanted)
+    assert bench.executed == []
+    bench.run()
+    assert bench.executed == []

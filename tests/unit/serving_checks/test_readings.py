@@ -55,6 +55,13 @@ def test_weights_of_each_rank_are_read():
         ),
         ("torch.OutOfMemoryError: CUDA out of memory", "OutOfMemoryError: CUDA out of memory", "kv_cache_gib"),
         ("ValueError: max_model_len (9) is greater", "ValueError: max_model_len (9) is greater", "max_model_len"),
+        (
+            "pydantic_core._pydantic_core.ValidationError: 1 validation error for SchedulerConfig\n"
+            "  Value error, max_num_batched_tokens (8) must be greater. [type=value_error, input_value=Args(())]\n"
+            "    For further information visit https://errors.pydantic.dev/2.14/v/value_error",
+            "max_num_batched_tokens (8) must be greater.",
+            "raise `max_num_batched_tokens`",
+        ),
     ],
 )
 def test_death_names_the_first_cause(log, reason, remedy):

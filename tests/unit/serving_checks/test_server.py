@@ -166,3 +166,22 @@ def test_cuda_command_leaves_threads_and_processes_to_the_engine(tmp_path):
     argv, env = command(request(tmp_path, dtype="bfloat16", device="cuda", tensor_parallel_size=2), 1)
     assert (option(argv, "--tensor-parallel-size"), option(argv, "--pipeline-parallel-size")) == ("2", "1")
     assert not {"OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND", "VLLM_ENABLE_V1_MULTIPROCESSING"} & env.keys()
+
+
+def test_what_the_engine_may_choose_is_not_named_and_what_is_chosen_is(tmp_path):
+    plain = command(request(tmp_path), 1).argv
+    assert not [word for word in plain if "batched" in word or "caching" in word or "chunked" in word or "prof" in word]
+    tuned = command(
+        request(tmp_path, max_num_batched_tokens=256, enable_prefix_caching=False, enable_chunked_prefill=True), 1
+    ).argv
+    assert option(tuned, "--max-num-batched-tokens") == "256"
+    assert {"--no-enable-prefix-caching", "--enable-chunked-prefill"} <= set(tuned)
+
+
+def test_a_server_that_is_to_be_profiled_knows_where_its_traces_go(tmp_path):
+    argv = command(request(tmp_path)._replace(trace_dir=tmp_path / "traces"), 1).argv
+    config = json.loads(option(argv, "--profiler-config"))
+    assert config["torch_profiler_dir"] == str(tmp_path / "traces")
+    assert config["profiler"] == "torch"
+    # The API server's profiler would be made at start; the engine's is made when it is asked for.
+    assert config["ignore_frontend"] is True
