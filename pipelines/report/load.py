@@ -112,7 +112,7 @@ def _facts(serving: ServingRecord) -> dict[str, str | None]:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """`value` rounded to so many digits, thousands separated: `0.0123`, `4.56`, `1,230`."""
+    """`value` with so many digits and all before the point, thousands separated: `0.0123`, `4.56`, `1,235`."""
     if not math.isfinite(value):
         return str(value)
     if value == 0:
@@ -120,7 +120,7 @@ def significant(value: float, digits: int = 3) -> str:
     power = math.floor(math.log10(abs(value)))
     if not -6 <= power < 15:
         return f"{value:.{digits - 1}e}"
-    return f"{round(value, digits - 1 - power):,.{max(0, digits - 1 - power)}f}"
+    return f"{value:,.{max(0, digits - 1 - power)}f}"
 
 
 def milliseconds(seconds: float) -> str:

@@ -239,8 +239,8 @@ def _speeds(rows: list[Row], baseline: Row) -> list[_ColumnAndCells]:
     columns = [
         (
             Column(
-                title="output",
-                unit=f"tokens/s at {level}",
+                title="tokens/s",
+                unit=f"at {level}",
                 hint=f"Output tokens per second with {level} requests at a time; below, relative to the baseline.",
                 group="cost",
             ),

@@ -73,7 +73,7 @@ def test_the_table_says_what_was_measured() -> None:
         "kept 0.83 ± 0.04",
     )
     assert cells["language perplexity, lower is better"].text == "25.2 ± 2.1"
-    assert (cells["output tokens/s at 8"].text, cells["output tokens/s at 8"].second) == ("97.4", "1.11×")
+    assert (cells["tokens/s at 8"].text, cells["tokens/s at 8"].second) == ("97.4", "1.11×")
     assert cells["TTFT p50 ms at 1"].text == "96.1"
     verdict = cells["verdict"]
     assert (verdict.text, verdict.second, verdict.tone) == ("fail", "1 of 6", "bad")

@@ -66,14 +66,14 @@ def memory(weights_mib: list[float] | None, tokens: int | None = 10_000, budget_
 def test_only_closed_loops_of_the_first_mix_are_in_the_table() -> None:
     rows = report_rows()
     assert concurrencies(rows) == [1, 4, 8, 32]
-    assert cell(rows, "gptq", "output tokens/s at 32").text == "128.0"
+    assert cell(rows, "gptq", "tokens/s at 32").text == "128.0"
     alone = served(rows[0], load_points=[poisson_point(2.0, 30.0)])
     assert concurrencies([alone]) == []
-    assert not [column for column in build_table([alone], SUITE).columns if column.title in ("output", "TTFT p50")]
+    assert not [column for column in build_table([alone], SUITE).columns if column.title in ("tokens/s", "TTFT p50")]
 
 
 def test_conditions_stand_beside_each_throughput() -> None:
-    tooltip = cell(report_rows(), "gptq", "output tokens/s at 32").tooltip or ""
+    tooltip = cell(report_rows(), "gptq", "tokens/s at 32").tooltip or ""
     for expected in ("64 of 64 requests", "prompts short", "kernel CPUWNA16LinearKernel", "dtype bfloat16", "eager"):
         assert expected in tooltip
     for expected in ("prefix caching on", "threads 2", "load average before 0.10", "device a test's CPU"):
@@ -82,7 +82,7 @@ def test_conditions_stand_beside_each_throughput() -> None:
 
 def test_an_invalid_load_test_gives_no_number_to_compare() -> None:
     rows = report_rows()
-    found = cell(rows, "int8", "output tokens/s at 8")
+    found = cell(rows, "int8", "tokens/s at 8")
     assert (found.text, found.second, found.tone) == (UNKNOWN, "invalid", "warn")
     assert "the server 2,011" in (found.tooltip or "")
     # An invalid baseline has nothing to relate others to.
@@ -91,7 +91,7 @@ def test_an_invalid_load_test_gives_no_number_to_compare() -> None:
         for point in rows[0].load_points
     ]
     rows[0] = served(rows[0], load_points=points)
-    assert cell(rows, "gptq", "output tokens/s at 8").second is None
+    assert cell(rows, "gptq", "tokens/s at 8").second is None
 
 
 def test_checks_count_what_was_run_and_shout_what_failed() -> None:

@@ -11,10 +11,11 @@ from urllib.error import HTTPError
 import pytest
 
 from configs.errors import StageError
+from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.fake_engine import EngineSettings, FakeEngine
 from serving_checks.fake_server import main
 from serving_checks.http_json import get_text, post_json
-from serving_checks.metrics import kv_cache_tokens, parse_metrics, total
+from serving_checks.metrics import number, parse_metrics, total
 from serving_checks.streaming import StreamingClient
 from tests.fake_servers import fake_server
 
@@ -83,11 +84,13 @@ def test_counters_are_true(endpoint):
     complete(endpoint, prompt="one two three", max_tokens=5)
     after = counters(endpoint)
     assert tuple(b - a for a, b in zip(before, after, strict=True)) == (3, 5, 1, 0)
-    assert kv_cache_tokens(parse_metrics(get_text(f"{endpoint.base_url}/metrics"))) == 4096
+    capacity = VllmEngine(VllmServerConfig()).metrics.kv_cache_tokens
+    assert number(parse_metrics(get_text(f"{endpoint.base_url}/metrics")), capacity) == 4096
 
 
 def test_what_vllm_answers_for_its_developers(endpoint):
-    assert post_json(f"{endpoint.base_url}/collective_rpc", {"method": "weights"}) == {"results": [1000, 1000]}
+    ranks = post_json(f"{endpoint.base_url}/collective_rpc", {"method": "rank_facts"})["results"]
+    assert [(rank["rank"], sum(rank["tensor_bytes"].values())) for rank in ranks] == [(0, 1000), (1, 1000)]
     with pytest.raises(ValueError, match="Expecting value"):
         post_json(f"{endpoint.base_url}/reset_prefix_cache", {})  # status 200 and no body
     assert json.loads(get_text(f"{endpoint.base_url}/v1/models"))["data"][0]["max_model_len"] == 64
