@@ -10,7 +10,7 @@ from registry.contracts.base import Record
 
 How = Literal["done", "reused", "failed", "skipped"]
 
-PartKind = Literal["load", "quantize", "serve", "evaluate", "load test", "own"]
+PartKind = Literal["load", "quantize", "serve", "evaluate", "load test", "checks", "own"]
 
 ENGINE_PARTS: dict[str, PartKind] = {
     "import": "load",
@@ -26,6 +26,8 @@ ENGINE_PARTS: dict[str, PartKind] = {
     "serve_stop": "serve",
     "evaluate": "evaluate",
     "load_test": "load test",
+    "checks": "checks",
+    "sharding": "checks",
     "profile": "serve",
 }
 """Parts of a stage's time in which a model is loaded, quantized (its calibration rows included), served or evaluated.

@@ -114,6 +114,7 @@ def _measure_job(
         num_concurrent=config.evaluation.num_concurrent,
         serving=config.serving,
         load=config.load,
+        checks=config.checks,
     )
 
 

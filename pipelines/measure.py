@@ -1,6 +1,7 @@
 """The measure stage: one server, and on it smoke test, evaluation, token log-probabilities, load test and memory.
 
-A profile, where one is wanted, comes last: it slows the server, which does nothing for it before it is asked to.
+Proofs of batching, fairness and sharding follow when all is measured. A profile, where one is wanted, comes last on the
+server: it slows it, and the server does nothing for it before it is asked to.
 
 What needs long imports does so while something else is waited for: lm-eval while the server starts, the load
 generator, in a process of its own, while the evaluation goes on.
@@ -19,8 +20,10 @@ from evals.lm_eval_runner import prepare
 from evals.local_data import DataConfig
 from evals.suite import Suite
 from evals.token_agreement import TOKEN_LOGPROBS_FILE, collect
+from pipelines.proofs import prove_scheduling, prove_sharding
 from pipelines.stages import STAGE_LIBRARIES, installed_versions
 from registry.contracts import (
+    CheckRecord,
     MeasurementRecord,
     MemoryRecord,
     ObjectRef,
@@ -31,6 +34,8 @@ from registry.contracts import (
 from registry.contracts.base import Device, DType
 from registry.hashing import digest_of, manifest_of
 from registry.stage_process import StageClock, main
+from serving_checks.checks.config import ChecksConfig
+from serving_checks.checks.sharding import ShardFacts, shard_facts
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.conditions import load_average
 from serving_checks.engines.base import ServerRequest
@@ -67,6 +72,8 @@ class MeasureJob(ServeJob):
     """Ask only until every category is decided against this baseline; all items without."""
     answers_dir: Path | None = None
     """Keeps the answers of each model behind each engine, so that none is asked for twice."""
+    checks: ChecksConfig = ChecksConfig()
+    """Proofs about how the model is served, after all measurements."""
     profile: bool = False
     """Profile a few engine steps when all is measured."""
 
@@ -110,12 +117,20 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
             load = load_client.run(server.endpoint, output_dir, job.server_log_file)
             memory = memory_record(server, job.model_dir, job.device)
         served = serving_record(job, server, answer, load_before, load, memory)
+        with clock.part("checks"):
+            checks = prove_scheduling(server, job.checks)
+            ranks = job.checks.sharded_over(job.serving.tensor_parallel_size)
+            first = shard_facts(server) if ranks else None
         if trace_dir:
             with clock.part("profile"):
                 served = _profiled(served, server, trace_dir, output_dir)
-        record = MeasurementRecord(model_digest=job.model_digest, evaluation=evaluation, serving=served)
         with clock.part("serve_stop"):
             serving.close()
+        if ranks and first:
+            with clock.part("sharding"):
+                checks.append(_sharding(job, first, ranks))
+    served = served.model_copy(update={"checks": checks})
+    record = MeasurementRecord(model_digest=job.model_digest, evaluation=evaluation, serving=served)
     manifest = manifest_of(output_dir)
     return StageResult(
         stage=job.stage,
@@ -146,6 +161,19 @@ def _profiled(served: ServingRecord, server: RunningServer, trace_dir: Path, out
         return served.model_copy(update={"profile": profile(server.endpoint, trace_dir, output_dir)})
     except StageError as error:
         return served.model_copy(update={"warnings": [*served.warnings, error.what]})
+
+
+def _sharding(job: MeasureJob, first: ShardFacts, ranks: int) -> CheckRecord:
+    assert job.checks.sharding  # noqa: S101 - ranks come from it
+    other_size = 1 if job.serving.tensor_parallel_size > 1 else ranks
+    serving = job.serving.model_copy(update={"tensor_parallel_size": other_size})
+    log_file = job.server_log_file.with_suffix(f".{other_size}-ranks.log")
+    return prove_sharding(
+        first,
+        ServerRequest(serving, job.model_dir, job.dtype, job.device, job.threads),
+        job.checks.sharding,
+        lambda request: serve(request, log_file, fork_server=job.fork_server),
+    )
 
 
 def serve_model(job: ServeJob, trace_dir: Path | None = None) -> AbstractContextManager[RunningServer]:

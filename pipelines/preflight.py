@@ -55,6 +55,9 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
     engine = engine_type(config.serving.engine)
     ranks, stages = config.serving.tensor_parallel_size, config.serving.pipeline_parallel_size
     found = tensor_parallel_violations(checkpoint, ranks) + _suite_violations(context, checkpoint)
+    compared = config.checks.sharded_over(ranks)
+    if compared and compared != ranks:
+        found += [f"checks.sharding: {line}" for line in tensor_parallel_violations(checkpoint, compared)]
     for_all = serving_violations(None, machine.device, ranks, stages, engine=engine.name)
     found += for_all
     if not engine.gives_logprobs:

@@ -14,6 +14,7 @@ from quantizers.calibration import CalibrationConfig
 from quantizers.sources import SourceConfig
 from quantizers.table import METHODS, load_method
 from registry.contracts.base import DType
+from serving_checks.checks.config import ChecksConfig
 from serving_checks.engines.table import AnyServingConfig, default_config
 from serving_checks.load import LoadConfig
 
@@ -73,6 +74,7 @@ class RunConfig(StrictModel):
     serving: AnyServingConfig = Field(default_factory=default_config)
     """`engine` chooses what serves; each engine has keys of its own."""
     load: LoadConfig = LoadConfig()
+    checks: ChecksConfig = ChecksConfig()
     tune: TuneConfig | None = None
     """What `quantbench tune` searches; runs do not read it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -87,8 +89,9 @@ class RunConfig(StrictModel):
     """Import engines once a run and fork stages and model servers from there. CPU only; plain starts otherwise."""
 
     @model_validator(mode="after")
-    def _load_fits_the_context(self) -> Self:
+    def _requests_fit_the_context(self) -> Self:
         self.load.check_fits(self.serving.max_model_len)
+        self.checks.check_fits(self.serving.max_model_len, self.serving.max_num_seqs)
         return self
 
     def as_json(self) -> dict[str, Any]:

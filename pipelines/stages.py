@@ -89,7 +89,7 @@ class Stage:
         libraries = STAGE_LIBRARIES.get(self.kind, _TRANSFORMERS)
         if self.kind == "quantize" and self.method:
             libraries = (*libraries, load_method(self.method.method).engine)
-        if self.kind == "measure":
+        if self.kind in ("measure", "tune"):
             engine = engine_type(self.config["serving"]["engine"])
             libraries = (*engine.distributions, *engine.plugins, *libraries)
         if "baseline" in self.inputs:
@@ -189,6 +189,7 @@ def _measure(
         "serving": config.serving.model_dump(mode="json"),
         # What the file says, and not where it lies.
         "load": config.load.model_dump(mode="json", exclude={"prompts": {"file"}}),
+        "checks": config.checks.model_dump(mode="json"),
         "load_text": digest_of(read_text(config.load.prompts.file)),
         # What it names, items and rows, is in the suite's digest; names and places are no matter.
         "evaluation": config.evaluation.model_dump(mode="json", exclude={"suite", "data", "adaptive", "looks"}),

@@ -6,6 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from serving_checks.engines.base import MetricNames
 from serving_checks.metrics import parse_metrics, total
 
 if TYPE_CHECKING:
@@ -18,8 +19,12 @@ class GaugeNames(NamedTuple):
     running: str
     waiting: str
 
-
-VLLM_GAUGES = GaugeNames("vllm:num_requests_running", "vllm:num_requests_waiting")
+    @classmethod
+    def of(cls, names: MetricNames) -> GaugeNames | None:
+        """The engine's; None where it lacks one of them."""
+        if names.requests_running is None or names.requests_waiting is None:
+            return None
+        return cls(names.requests_running, names.requests_waiting)
 
 
 class GaugeSample(NamedTuple):

@@ -8,8 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from registry.contracts.serving import Endpoint
+from serving_checks.gauges import GaugeNames
 from serving_checks.http_json import get_text
 from serving_checks.supervisor import Supervised
+
+GAUGES = GaugeNames("vllm:num_requests_running", "vllm:num_requests_waiting")
+"""As the fake server calls them."""
 
 
 def free_port() -> int:

@@ -22,7 +22,7 @@ from pydantic import Field
 from configs.base import StrictModel
 from configs.errors import RequestError
 from registry.contracts.serving import CheckRecord, Endpoint
-from serving_checks.gauges import VLLM_GAUGES, GaugeNames, GaugeSample, GaugeSampler
+from serving_checks.gauges import GaugeNames, GaugeSample, GaugeSampler
 from serving_checks.streaming import FIXED_LENGTH, StreamedAnswer, StreamingClient, not_done, run_check
 
 _PROMPT_TOKENS = 64
@@ -46,6 +46,20 @@ class BatchingConfig(StrictModel):
     """Between two looks at the server's gauges."""
     deadline_seconds: float = Field(default=600.0, gt=0)
     """For the whole check."""
+
+    def check_fits(self, max_model_len: int, max_num_seqs: int | None) -> None:
+        """Refuse a context that is too short for the check.
+
+        Raises:
+            RequestError: Prompt and longest answer do not fit it.
+        """
+        needed = Crowd.of(self, max_num_seqs).long_tokens + _PROMPT_TOKENS
+        if needed > max_model_len:
+            raise RequestError(
+                f"the batching check's longest answer needs {needed} tokens and the server's context has"
+                f" {max_model_len}",
+                remedy="lower `answer_tokens` or `late_requests`, raise `max_model_len`, or set `batching: null`",
+            )
 
 
 class Crowd(NamedTuple):
@@ -101,7 +115,7 @@ def check_batching(
     config: BatchingConfig,
     max_num_seqs: int | None,
     *,
-    gauges: GaugeNames | None = VLLM_GAUGES,
+    gauges: GaugeNames | None,
     fixed_length: Mapping[str, Any] = FIXED_LENGTH,
 ) -> CheckRecord:
     """Load the server until requests wait, and judge how it schedules them.
@@ -116,14 +130,8 @@ def check_batching(
         RequestError: The answers do not fit the server's context.
         StageError: The server died, refused a request, or answered without a token.
     """
+    config.check_fits(endpoint.max_model_len, max_num_seqs)
     crowd = Crowd.of(config, max_num_seqs)
-    needed = crowd.long_tokens + _PROMPT_TOKENS
-    if needed > endpoint.max_model_len:
-        raise RequestError(
-            f"the batching check's longest answer needs {needed} tokens and the server's context has "
-            f"{endpoint.max_model_len}",
-            remedy="lower `answer_tokens` or `late_requests`, or raise `max_model_len`",
-        )
     load = _Load(StreamingClient(endpoint, fixed_length), config, crowd)
     seen = run_check(load.run(gauges), config.deadline_seconds)
     return not_done("batching", config.deadline_seconds) if seen is None else judge(seen, config, max_num_seqs)

@@ -38,7 +38,8 @@ class StarvationConfig(StrictModel):
     short_clients: int = Field(default=2, ge=1)
     """Short requests in flight at once."""
     long_requests: int = Field(default=4, ge=1)
-    long_prompt_tokens: int = Field(default=1024, ge=1)
+    long_prompt_tokens: int | None = Field(default=None, ge=1)
+    """Half of the context, 1024 at most, when null."""
     long_clients: int = Field(default=2, ge=1)
     """Long requests in flight at once."""
     output_tokens: int = Field(default=4, ge=1)
@@ -56,14 +57,31 @@ class StarvationConfig(StrictModel):
 
     @model_validator(mode="after")
     def _long_is_longer(self) -> Self:
-        if self.long_prompt_tokens <= self.short_prompt_tokens:
+        if self.long_prompt_tokens is not None and self.long_prompt_tokens <= self.short_prompt_tokens:
             raise ValueError("`long_prompt_tokens` must be more than `short_prompt_tokens`")
         return self
+
+    def long_tokens(self, max_model_len: int) -> int:
+        """Of a long prompt for a server with this context.
+
+        Raises:
+            RequestError: Prompt and answer do not fit it, or a long prompt would be no longer than a short one.
+        """
+        tokens = self.long_prompt_tokens or min(1024, max_model_len // 2)
+        if tokens + self.output_tokens > max_model_len or tokens <= self.short_prompt_tokens:
+            raise RequestError(
+                f"the starvation check's long requests have {tokens} + {self.output_tokens} tokens, its short prompts"
+                f" {self.short_prompt_tokens}, and the server's context {max_model_len}",
+                remedy="change `long_prompt_tokens` or `short_prompt_tokens`, raise `max_model_len`, or set"
+                " `starvation: null`",
+            )
+        return tokens
 
 
 class Waits(NamedTuple):
     """Seconds from sending a request to its first token."""
 
+    long_prompt_tokens: int
     short_alone: list[float]
     short_mixed: list[float]
     long_mixed: list[float]
@@ -86,15 +104,11 @@ def check_starvation(
         RequestError: A long request does not fit the server's context, or the vocabulary's size is not known.
         StageError: The server died, refused a request, or answered without a token.
     """
-    needed = config.long_prompt_tokens + config.output_tokens
-    if needed > endpoint.max_model_len:
-        raise RequestError(
-            f"the starvation check's long requests have {needed} tokens and the server's context "
-            f"{endpoint.max_model_len}",
-            remedy="lower `long_prompt_tokens`, or raise `max_model_len`",
-        )
+    long_tokens = config.long_tokens(endpoint.max_model_len)
     prompt_of = prompt_of or random_prompts(Path(endpoint.model_path), config.seed)
-    waits = run_check(_waits(StreamingClient(endpoint, fixed_length), config, prompt_of), config.deadline_seconds)
+    waits = run_check(
+        _waits(StreamingClient(endpoint, fixed_length), config, long_tokens, prompt_of), config.deadline_seconds
+    )
     return not_done("starvation", config.deadline_seconds) if waits is None else judge(waits, config)
 
 
@@ -132,13 +146,13 @@ def judge(waits: Waits, config: StarvationConfig) -> CheckRecord:
         "short_requests_alone": float(len(waits.short_alone)),
         "short_requests_mixed": float(len(waits.short_mixed)),
         "long_requests": float(len(waits.long_mixed)),
-        "long_prompt_tokens": float(config.long_prompt_tokens),
+        "long_prompt_tokens": float(waits.long_prompt_tokens),
     }
     limits = [
         (
             mixed / alone,
             config.max_ttft_ratio,
-            f"short requests' p99 time to first token beside prompts of {config.long_prompt_tokens} tokens is "
+            f"short requests' p99 time to first token beside prompts of {waits.long_prompt_tokens} tokens is "
             f"{mixed / alone:.1f} times that alone ({mixed:.3f} s and {alone:.3f} s)",
             "times",
         ),
@@ -175,7 +189,7 @@ def judge(waits: Waits, config: StarvationConfig) -> CheckRecord:
     )
 
 
-async def _waits(client: StreamingClient, config: StarvationConfig, prompt_of: PromptOf) -> Waits:
+async def _waits(client: StreamingClient, config: StarvationConfig, long_tokens: int, prompt_of: PromptOf) -> Waits:
     async def ask(prompt_tokens: int) -> StreamedAnswer:
         return await client.complete(prompt_of(prompt_tokens), config.output_tokens)
 
@@ -202,7 +216,7 @@ async def _waits(client: StreamingClient, config: StarvationConfig, prompt_of: P
         async def long_one() -> StreamedAnswer:
             nonlocal finished
             async with places:
-                answer = await ask(config.long_prompt_tokens)
+                answer = await ask(long_tokens)
             finished += 1
             return answer
 
@@ -211,7 +225,7 @@ async def _waits(client: StreamingClient, config: StarvationConfig, prompt_of: P
                 shorts(lambda sent: sent < config.short_requests or finished < config.long_requests)
             )
             longs = [group.create_task(long_one()) for _ in range(config.long_requests)]
-    return Waits(_ttfts(alone), _ttfts(beside.result()), _ttfts([task.result() for task in longs]))
+    return Waits(long_tokens, _ttfts(alone), _ttfts(beside.result()), _ttfts([task.result() for task in longs]))
 
 
 def _ttfts(answers: Sequence[StreamedAnswer]) -> list[float]:

@@ -18,6 +18,7 @@ from tests.tiny_llama import make_tiny_llama
 SERVER = VllmServerConfig(max_model_len=512, max_num_seqs=4, kv_cache_gib=0.25)
 BATCHING = BatchingConfig(answer_tokens=32, sample_seconds=0.02, deadline_seconds=120)
 STARVATION = StarvationConfig(short_requests=8, long_requests=4, long_prompt_tokens=480, max_ttft_ratio=1000)
+from tests.fake_servers import GAUGES
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def served(model: Path, fork_server: Path, log_file: Path, max_num_seqs: int) ->
 @pytest.mark.engine
 def test_an_engine_batches_continuously_and_starves_nobody(model: Path, fork_server: Path, tmp_path: Path) -> None:
     with served(model, fork_server, tmp_path / "server.log", 4) as endpoint:
-        batching = check_batching(endpoint, BATCHING, 4)
+        batching = check_batching(endpoint, BATCHING, 4, gauges=GAUGES)
         starvation = check_starvation(endpoint, STARVATION)
         impatient = STARVATION.model_copy(update={"max_long_ttft_seconds": 1e-6})
         assert check_starvation(endpoint, impatient).outcome == "fail"
@@ -63,7 +64,7 @@ def test_an_engine_batches_continuously_and_starves_nobody(model: Path, fork_ser
 @pytest.mark.engine
 def test_the_same_engine_limited_to_one_request_fails(model: Path, fork_server: Path, tmp_path: Path) -> None:
     with served(model, fork_server, tmp_path / "server.log", 1) as endpoint:
-        record = check_batching(endpoint, BATCHING, 4)
+        record = check_batching(endpoint, BATCHING, 4, gauges=GAUGES)
     assert record.outcome == "fail", record
     assert "at most 1 requests were at work" in record.reason
     assert record.numbers["late_requests_before_long_ones"] == 0

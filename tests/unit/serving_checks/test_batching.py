@@ -11,7 +11,7 @@ from registry.contracts.serving import Endpoint
 from serving_checks.checks.batching import BatchingConfig, Crowd, Seen, check_batching, judge
 from serving_checks.gauges import GaugeNames, GaugeSample
 from serving_checks.streaming import StreamedAnswer
-from tests.fake_servers import fake_server
+from tests.fake_servers import GAUGES, fake_server
 
 CONFIG = BatchingConfig(answer_tokens=8, concurrency=8, sample_seconds=0.01, deadline_seconds=60)
 STEP = ("--tpot-seconds", "0.01")
@@ -37,7 +37,7 @@ def seen(**changed) -> Seen:
 def test_a_continuous_server_passes_and_leaves_nothing(tmp_path):
     threads = threading.active_count()
     with fake_server(tmp_path, *STEP, "--max-num-seqs", "4") as endpoint:
-        record = check_batching(endpoint, CONFIG, 4)
+        record = check_batching(endpoint, CONFIG, 4, gauges=GAUGES)
     assert (record.check, record.outcome) == ("batching", "pass"), record
     assert "at most 4 requests were at work while" in record.reason
     assert "4 of 4 late short requests ended before the long early ones" in record.reason
@@ -52,7 +52,7 @@ def test_a_continuous_server_passes_and_leaves_nothing(tmp_path):
 
 def test_a_static_server_fails_though_it_batches(tmp_path):
     with fake_server(tmp_path, *STEP, "--max-num-seqs", "4", "--scheduling", "static") as endpoint:
-        record = check_batching(endpoint, CONFIG, 4)
+        record = check_batching(endpoint, CONFIG, 4, gauges=GAUGES)
     assert record.outcome == "fail"
     assert record.reason == "0 of 4 late short requests ended before the long early ones"
 
@@ -60,7 +60,7 @@ def test_a_static_server_fails_though_it_batches(tmp_path):
 @pytest.mark.parametrize("limit", [("--scheduling", "sequential"), ("--max-num-seqs", "1")])
 def test_a_sequential_server_fails_in_every_sign(tmp_path, limit):
     with fake_server(tmp_path, *STEP, *limit) as endpoint:
-        record = check_batching(endpoint, CONFIG, 4)
+        record = check_batching(endpoint, CONFIG, 4, gauges=GAUGES)
     assert record.outcome == "fail"
     assert "at most 1 requests were at work while" in record.reason
     assert "0 of 4 late" in record.reason
@@ -92,7 +92,7 @@ def test_a_server_that_dies_meanwhile_is_told(tmp_path):
         fake_server(tmp_path, *STEP, *arguments) as endpoint,
         pytest.raises(StageError, match="server broke off") as caught,
     ):
-        check_batching(endpoint, CONFIG, 4)
+        check_batching(endpoint, CONFIG, 4, gauges=GAUGES)
     assert "log" in caught.value.remedy
 
 
@@ -100,13 +100,13 @@ def test_a_server_that_is_not_there_is_told(tmp_path):
     with fake_server(tmp_path) as endpoint:
         pass
     with pytest.raises(StageError, match="server broke off"):
-        check_batching(endpoint, CONFIG, 4)
+        check_batching(endpoint, CONFIG, 4, gauges=GAUGES)
 
 
 @pytest.mark.parametrize(("mode", "words"), [("errors", "answered 500"), ("empty", "without a token")])
 def test_a_server_that_gives_no_tokens_is_told(tmp_path, mode, words):
     with fake_server(tmp_path, "--mode", mode) as endpoint, pytest.raises(StageError, match=words):
-        check_batching(endpoint, CONFIG, 4)
+        check_batching(endpoint, CONFIG, 4, gauges=GAUGES)
 
 
 def test_a_server_that_hangs_ends_at_the_deadline(tmp_path):

@@ -22,7 +22,7 @@ CONFIG = StarvationConfig(
 )
 # A short request alone takes 0.035 s; a long prompt holds up everybody for 0.5 s, or for 0.01 s a step.
 TIMES = ("--ttft-seconds", "0.03", "--prefill-tokens-per-second", "2000", "--prefill-chunk-tokens", "20")
-WAITS = Waits(short_alone=[0.1, 0.1], short_mixed=[0.2, 0.5], long_mixed=[1.0, 2.0])
+WAITS = Waits(1000, short_alone=[0.1, 0.1], short_mixed=[0.2, 0.5], long_mixed=[1.0, 2.0])
 
 
 @pytest.fixture
