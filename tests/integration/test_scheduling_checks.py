@@ -13,12 +13,12 @@ from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.server import serve
 from serving_checks.supervisor import Supervised
+from tests.fake_servers import GAUGES
 from tests.tiny_llama import make_tiny_llama
 
 SERVER = VllmServerConfig(max_model_len=512, max_num_seqs=4, kv_cache_gib=0.25)
 BATCHING = BatchingConfig(answer_tokens=32, sample_seconds=0.02, deadline_seconds=120)
 STARVATION = StarvationConfig(short_requests=8, long_requests=4, long_prompt_tokens=480, max_ttft_ratio=1000)
-from tests.fake_servers import GAUGES
 
 
 @pytest.fixture(scope="module")
