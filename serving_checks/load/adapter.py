@@ -93,19 +93,9 @@ class VllmGenerator:
             seed: Of an open loop's arrivals.
             point: Goes into the rows.
         """
-        from vllm.benchmarks.datasets import SampleRequest
         from vllm.benchmarks.serve import TaskType, benchmark
 
         due = arrivals(load.requests_per_second, len(prompts), seed) if load.requests_per_second else None
-        requests = [
-            SampleRequest(
-                prompt=prompt.text,
-                prompt_len=prompt.tokens,
-                expected_output_len=output_tokens,
-                timestamp=due[place] if due else None,
-            )
-            for place, prompt in enumerate(prompts)
-        ]
         # It prints its statistics; ours are made from the single requests.
         with contextlib.redirect_stdout(io.StringIO()):
             result = asyncio.run(
@@ -117,7 +107,7 @@ class VllmGenerator:
                     model_id=endpoint.served_model_name,
                     model_name=endpoint.served_model_name,
                     tokenizer=self._tokenizer,
-                    input_requests=requests,
+                    input_requests=_requests(prompts, output_tokens, due),
                     logprobs=None,
                     request_rate=load.requests_per_second or float("inf"),
                     burstiness=1.0,
@@ -137,6 +127,20 @@ class VllmGenerator:
                 )
             )
         return Sent(rows_of(result, load, point, due), result["duration"])
+
+
+def _requests(prompts: Sequence[Prompt], output_tokens: int, due: Sequence[float] | None) -> list[Any]:
+    from vllm.benchmarks.datasets import SampleRequest
+
+    return [
+        SampleRequest(
+            prompt=prompt.text,
+            prompt_len=prompt.tokens,
+            expected_output_len=output_tokens,
+            timestamp=due[place] if due else None,
+        )
+        for place, prompt in enumerate(prompts)
+    ]
 
 
 def arrivals(requests_per_second: float, count: int, seed: int) -> list[float]:

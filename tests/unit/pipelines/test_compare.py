@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -264,7 +265,8 @@ def test_require_pass(
 
     failure = Failure(what="it broke", remedy="mend it") if outcomes == "failed" else None
     record = report_record(tmp_path, rows=report_rows()[rows], outcomes=[outcome("prepare", outcomes, 1.0, failure)])
-    monkeypatch.setattr(run_command, "open_run", lambda *arguments: None)
+    run = SimpleNamespace(context=SimpleNamespace(config=SimpleNamespace(profile=False)))
+    monkeypatch.setattr(run_command, "open_run", lambda *arguments: run)
     monkeypatch.setattr(run_command, "execute_run", lambda *arguments: record)
     monkeypatch.setattr(run_command, "RunConsole", SilentConsole)
     arguments = ["run", "recipe.yaml", "--workspace", str(tmp_path / "workspace")]

@@ -111,7 +111,7 @@ def test_a_server_that_gives_no_tokens_is_told(tmp_path, mode, words):
 
 def test_a_server_that_hangs_ends_at_the_deadline(tmp_path):
     with fake_server(tmp_path, "--mode", "silent") as endpoint:
-        record = check_batching(endpoint, CONFIG.model_copy(update={"deadline_seconds": 0.5}), 4)
+        record = check_batching(endpoint, CONFIG.model_copy(update={"deadline_seconds": 0.5}), 4, gauges=GAUGES)
     assert (record.outcome, record.numbers) == ("not_run", {})
     assert "not done within 0.5 s" in record.reason
 
@@ -119,7 +119,7 @@ def test_a_server_that_hangs_ends_at_the_deadline(tmp_path):
 def test_answers_longer_than_the_context_are_refused_before_anything_is_sent():
     endpoint = Endpoint(base_url="http://127.0.0.1:9", served_model_name="model", model_path="", max_model_len=100)
     with pytest.raises(RequestError, match="context has 100"):
-        check_batching(endpoint, BatchingConfig(), 4)
+        check_batching(endpoint, BatchingConfig(), 4, gauges=GAUGES)
 
 
 @pytest.mark.parametrize("places", [1, 2, 3, 4, 5, 16, 32, 256])

@@ -151,10 +151,10 @@ def test_the_warm_up_can_be_left_out(tmp_path: Path, happened: list[str]) -> Non
 def test_an_engine_whose_cache_cannot_be_emptied_is_tested_all_the_same(
     tmp_path: Path, happened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def post_json(url: str, body: dict[str, Any]) -> None:
-        raise urllib.error.HTTPError(url, 404, "not found", Message(), None)
+    def reset_caches(self: VllmEngine, base_url: str) -> bool:
+        raise urllib.error.HTTPError(base_url, 404, "not found", Message(), None)
 
-    monkeypatch.setattr(generator, "post_json", post_json)
+    monkeypatch.setattr(VllmEngine, "reset_caches", reset_caches)
     tests = load_tests(tmp_path, happened, SHORT | {"profiles": [{"kind": "synchronous"}]})
     tests.run()
     assert len(tests.points) == 1
