@@ -49,7 +49,7 @@ def test_only_the_artifacts_of_an_adaptive_run_have_other_keys() -> None:
     assert plain == unused
     assert {name for name in plain if plain[name] != adaptive[name]} == {"measure:int8"}
     key = key_of(plain["measure:int8"])
-    assert key.config["evaluation"] == {"suite": "demo", "num_concurrent": 32}
+    assert key.config["evaluation"] == {"num_concurrent": 32}
     assert set(key.inputs) == {"model", "inspection"}
     assert not {"looks", "statistics"} & key.config.keys()
     assert key.libraries.keys() <= set(STAGE_LIBRARIES["measure"])
