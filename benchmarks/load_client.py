@@ -1,12 +1,15 @@
 """What our load tests cost on top of vLLM's own generator, and how many requests a second their client sustains.
 
-    .venv/bin/python -P benchmarks/load_client.py overhead CHECKPOINT [--dtype float32] [--rounds 5]
+    .venv/bin/python -P benchmarks/load_client.py overhead CHECKPOINT [--dtype float32] [--rounds 5] [--paced]
     .venv/bin/python -P benchmarks/load_client.py rate CHECKPOINT [--seconds 10] [--rates 100 250 500 750]
 
 Run it alone on the machine. `overhead` serves the checkpoint and sends the same prompts in turns by vLLM's generator
 alone (`main_async`, as `vllm bench serve` does) and as the load tests do, server watched and requests recorded; the
-target is at most 1 % of throughput. `rate` sends Poisson arrivals to the fake server, which answers at once; the
-target is 500 requests a second with next to no wait between a request's arrival and its sending.
+target is at most 1 % of throughput. Two runs of one kind differ by a tenth where others share the machine's cores, so
+the processor time that the server took is told too: on a CPU that is what throughput is made of. With `--paced` the
+fake server stands for vLLM and takes 20 ms a step whatever else goes on, so that a percent can be seen. `rate` sends
+Poisson arrivals to the fake server, which answers at once; the target is 500 requests a second with next to no wait
+between a request's arrival and its sending.
 """
 
 import argparse
@@ -18,13 +21,16 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
-from serving_checks.http_json import get_text, post_json
+from serving_checks.http_json import get_text, post
 from serving_checks.load.adapter import Load, VllmGenerator
 from serving_checks.load.points import load_point, percentiles
 from serving_checks.load.prompts import Prompt, PromptSource, read_text
@@ -34,6 +40,7 @@ from serving_checks.server import free_port, serve
 from serving_checks.supervisor import Supervised
 
 PROMPT_TOKENS, OUTPUT_TOKENS, REQUESTS, CONCURRENCY = 64, 32, 32, 8
+PACED = ("--ttft-seconds", "0.1", "--tpot-seconds", "0.02")
 RATE_PROMPT_TOKENS, RATE_OUTPUT_TOKENS = 32, 4
 
 
@@ -86,41 +93,20 @@ def as_we_do(endpoint: Endpoint, generator: VllmGenerator, prompts: list[Prompt]
     return point.output_tokens_per_second, time.perf_counter() - start
 
 
-def overhead(checkpoint: Path, dtype: str, rounds: int) -> None:
-    """Both in turns on one server; the order within a round alternates."""
-    generator, source = _client(checkpoint)
-    config = VllmServerConfig(max_num_seqs=CONCURRENCY)
-    request = ServerRequest(config, checkpoint, dtype, "cpu", None)  # type: ignore[arg-type]
-    readings: dict[str, list[tuple[float, float]]] = {"directly": [], "as we do": []}
+@contextlib.contextmanager
+def vllm(checkpoint: Path, dtype: str) -> Iterator[tuple[Endpoint, int | None]]:
+    """vLLM's endpoint, and the process whose children it is."""
+    request = ServerRequest(VllmServerConfig(max_num_seqs=CONCURRENCY), checkpoint, dtype, "cpu", None)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder, serve(request, Path(folder) / "server.log") as server:
-        for turn in range(rounds + 1):
-            for kind in list(readings)[:: 1 if turn % 2 else -1]:
-                post_json(f"{server.endpoint.base_url}/reset_prefix_cache", {})
-                prompts = [source.prompt(PROMPT_TOKENS) for _ in range(REQUESTS)]
-                if kind == "directly":
-                    reading = directly(server.endpoint, checkpoint, prompts, Path(folder))
-                else:
-                    reading = as_we_do(server.endpoint, generator, prompts, Path(folder))
-                # The first round warms the server up.
-                if turn:
-                    readings[kind].append(reading)
-                    print(f"round {turn}, {kind:9}: {reading[0]:8.2f} tokens/s, {reading[1]:6.2f} s in all", flush=True)
-    direct, ours = ([reading[0] for reading in readings[kind]] for kind in ("directly", "as we do"))
-    ratios = [mine / theirs for mine, theirs in zip(ours, direct, strict=True)]
-    spread = statistics.stdev(ratios) / len(ratios) ** 0.5 if rounds > 1 else float("nan")
-    print(
-        f"median tokens/s: directly {statistics.median(direct):.2f}, as we do {statistics.median(ours):.2f}\n"
-        f"throughput lost: {100 * (1 - statistics.mean(ratios)):+.2f} % ± {100 * spread:.2f} (standard error)"
-    )
+        yield server.endpoint, server.pid
 
 
-def rate(checkpoint: Path, seconds: float, rates: list[float]) -> None:
-    """Open loops against the fake server, one a rate."""
-    generator, source = _client(checkpoint)
+@contextlib.contextmanager
+def fake(checkpoint: Path, *options: str) -> Iterator[tuple[Endpoint, int | None]]:
+    """Likewise the fake server's."""
     port = free_port(None)
     base_url = f"http://127.0.0.1:{port}"
-    endpoint = Endpoint(base_url=base_url, served_model_name="model", model_path=str(checkpoint), max_model_len=4096)
-    command = [sys.executable, "-P", "-m", "serving_checks.fake_server", "--port", str(port)]
+    command = [sys.executable, "-P", "-m", "serving_checks.fake_server", "--port", str(port), *options]
     with tempfile.TemporaryDirectory() as folder, Supervised(command, log_file=Path(folder) / "server.log") as child:
         while True:
             try:
@@ -129,6 +115,58 @@ def rate(checkpoint: Path, seconds: float, rates: list[float]) -> None:
             except OSError:
                 if child.wait(0.1) is not None:
                     raise SystemExit(f"the fake server died:\n{child.log_tail()}") from None
+        yield (
+            Endpoint(base_url=base_url, served_model_name="model", model_path=str(checkpoint), max_model_len=4096),
+            child.pid,
+        )
+
+
+def overhead(checkpoint: Path, dtype: str, rounds: int, paced: bool) -> None:
+    """Both in turns on one server; the order within a round alternates."""
+    generator, source = _client(checkpoint)
+    readings: dict[str, list[tuple[float, float, float]]] = {"directly": [], "as we do": []}
+    server = fake(checkpoint, *PACED) if paced else vllm(checkpoint, dtype)
+    with tempfile.TemporaryDirectory() as folder, server as (endpoint, pid):
+        for turn in range(rounds + 1):
+            for kind in list(readings)[:: 1 if turn % 2 else -1]:
+                post(f"{endpoint.base_url}/reset_prefix_cache")
+                prompts = [source.prompt(PROMPT_TOKENS) for _ in range(REQUESTS)]
+                before = _cpu_seconds(pid)
+                if kind == "directly":
+                    throughput, seconds = directly(endpoint, checkpoint, prompts, Path(folder))
+                else:
+                    throughput, seconds = as_we_do(endpoint, generator, prompts, Path(folder))
+                reading = (throughput, seconds, _cpu_seconds(pid) - before)
+                # The first round warms the server up.
+                if turn:
+                    readings[kind].append(reading)
+                    print(
+                        f"round {turn}, {kind:9}: {throughput:8.2f} tokens/s, {seconds:6.2f} s in all, server "
+                        f"{reading[2]:.2f} s of processor time",
+                        flush=True,
+                    )
+    fastest = {kind: max(reading[0] for reading in readings[kind]) for kind in readings}
+    print("fastest round: " + ", ".join(f"{kind} {value:.2f} tokens/s" for kind, value in fastest.items()))
+    for place, what in ((0, "throughput"), (2, "the server's processor time")):
+        direct, ours = ([reading[place] for reading in readings[kind]] for kind in ("directly", "as we do"))
+        ratios = [mine / theirs for mine, theirs in zip(ours, direct, strict=True)]
+        spread = statistics.stdev(ratios) / len(ratios) ** 0.5 if rounds > 1 else float("nan")
+        print(
+            f"{what}: median directly {statistics.median(direct):.2f}, as we do {statistics.median(ours):.2f}; "
+            f"changed by {100 * (statistics.mean(ratios) - 1):+.2f} % ± {100 * spread:.2f} (standard error)"
+        )
+
+
+def _cpu_seconds(pid: int | None) -> float:
+    """Processor time of a server's processes so far."""
+    processes = psutil.Process(pid).children(recursive=True)
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def rate(checkpoint: Path, seconds: float, rates: list[float]) -> None:
+    """Open loops against the fake server, one a rate."""
+    generator, source = _client(checkpoint)
+    with fake(checkpoint) as (endpoint, _):
         for offered in rates:
             prompts = [source.prompt(RATE_PROMPT_TOKENS) for _ in range(round(offered * seconds))]
             load = Load("short", None, offered)
@@ -164,12 +202,13 @@ def main() -> None:
         if name == "overhead":
             command.add_argument("--dtype", default="float32")
             command.add_argument("--rounds", type=int, default=5)
+            command.add_argument("--paced", action="store_true", help="on the fake server, 20 ms a step")
         else:
             command.add_argument("--seconds", type=float, default=10.0)
             command.add_argument("--rates", type=float, nargs="+", default=[100, 250, 500, 750])
     arguments = parser.parse_args()
     if arguments.command == "overhead":
-        overhead(arguments.checkpoint, arguments.dtype, arguments.rounds)
+        overhead(arguments.checkpoint, arguments.dtype, arguments.rounds, arguments.paced)
     else:
         rate(arguments.checkpoint, arguments.seconds, arguments.rates)
 

@@ -114,7 +114,12 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
             collect(server.endpoint, output_dir / TOKEN_LOGPROBS_FILE)
         with clock.part("load_test"):
             load_before = load_average()
-            load = load_client.run(server.endpoint, output_dir, job.server_log_file)
+            load = load_client.run(
+                server.endpoint,
+                output_dir,
+                job.server_log_file,
+                on_progress=lambda done, most: clock.progress("load_test", done, most),
+            )
             memory = memory_record(server, job.model_dir, job.device)
         served = serving_record(job, server, answer, load_before, load, memory)
         with clock.part("checks"):

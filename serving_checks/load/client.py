@@ -6,7 +6,10 @@ with LoadClient(config, serving, model_dir, work_dir) as client:      # imports 
 """
 
 import resource
+import shutil
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -16,7 +19,7 @@ from registry.contracts.serving import Endpoint, LoadPoint, RateSearch
 from registry.files import write_text_atomically
 from serving_checks.engines.base import ServingConfig
 from serving_checks.load.config import LoadConfig
-from serving_checks.load.job import LoadJob, LoadOutcome, LoadStart
+from serving_checks.load.job import LoadJob, LoadOutcome, LoadProgress, LoadStart
 from serving_checks.load.prompts import read_text
 from serving_checks.load.requests import LOAD_REQUESTS_FILE
 from serving_checks.supervisor import Supervised
@@ -24,6 +27,7 @@ from serving_checks.supervisor import Supervised
 _OTHER_FILES = 128
 """Open files of generator and server besides the requests' connections: libraries, logs, event loops."""
 _SERVER_LOG_LINES = 15
+_TICK_SECONDS = 0.5
 
 
 class LoadResult(NamedTuple):
@@ -65,6 +69,7 @@ class LoadClient:
             tokenizer_dir=tokenizer_dir,
             serving=serving,
             start_file=work_dir / "load_start.json",
+            progress_file=work_dir / "load_progress.json",
             outcome_file=work_dir / "load_outcome.json",
         )
         job_file = work_dir / "load_job.json"
@@ -85,13 +90,20 @@ class LoadClient:
     ) -> None:
         self._child.stop()
 
-    def run(self, endpoint: Endpoint, output_dir: Path, server_log: Path | None = None) -> LoadResult:
+    def run(
+        self,
+        endpoint: Endpoint,
+        output_dir: Path,
+        server_log: Path | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> LoadResult:
         """Run all load tests against `endpoint`.
 
         Args:
             endpoint: The server, already healthy.
-            output_dir: Gets the requests' Parquet file, complete up to the last load test whatever happens.
-            server_log: Its end is shown in an error.
+            output_dir: Gets the requests' Parquet file.
+            server_log: Its end is shown in an error, and the requests sent until then are kept beside it.
+            on_progress: Is told how many load tests are done, and how many there are at most.
 
         Raises:
             RequestError: Prompt and answer do not fit the server's context, or the text gives too few prompts.
@@ -103,22 +115,40 @@ class LoadClient:
         requests_file = output_dir / LOAD_REQUESTS_FILE
         start = LoadStart(endpoint=endpoint, requests_file=requests_file)
         write_text_atomically(self._job.start_file, start.model_dump_json())
-        exit_code = self._child.wait(config.deadline_seconds)
+        exit_code = self._wait(config.deadline_seconds, on_progress)
         if exit_code != 0:
             how = "was not done in time" if exit_code is None else f"failed with exit code {exit_code}"
             raise StageError(
-                f"the load test {how}: {self._child.command_line}\n{self._logs(server_log)}",
+                f"the load test {how}: {self._child.command_line}\n{self._kept(requests_file, server_log)}",
                 remedy="read the logs' ends; lower `requests` or raise `deadline_seconds` if it was only slow",
             )
         outcome = LoadOutcome.model_validate_json(self._job.outcome_file.read_text())
         if outcome.failure and outcome.failure.bad_request:
             raise RequestError(outcome.failure.what, remedy=outcome.failure.remedy)
         if outcome.failure:
-            raise StageError(f"{outcome.failure.what}\n{self._logs(server_log)}", remedy=outcome.failure.remedy)
+            raise StageError(
+                f"{outcome.failure.what}\n{self._kept(requests_file, server_log)}", remedy=outcome.failure.remedy
+            )
         return LoadResult(outcome.points, outcome.rate_search, requests_file)
 
-    def _logs(self, server_log: Path | None) -> str:
+    def _wait(self, deadline_seconds: float, on_progress: Callable[[int, int], None] | None) -> int | None:
+        deadline = time.monotonic() + deadline_seconds
+        while (left := deadline - time.monotonic()) > 0:
+            exit_code = self._child.wait(min(left, _TICK_SECONDS))
+            if exit_code is not None:
+                return exit_code
+            if on_progress and self._job.progress_file.exists():
+                told = LoadProgress.model_validate_json(self._job.progress_file.read_text())
+                on_progress(told.done, told.most)
+        return None
+
+    def _kept(self, requests_file: Path, server_log: Path | None) -> str:
+        """What there is to read about a failure: a failed stage's output directory goes, its logs stay."""
         tail = f"  the load generator's log ends:\n{self._child.log_tail()}"
+        if server_log and requests_file.exists():
+            kept = server_log.with_suffix(f".{LOAD_REQUESTS_FILE}")
+            shutil.move(requests_file, kept)
+            tail = f"  all requests until then: {kept}\n{tail}"
         if server_log and server_log.exists():
             lines = server_log.read_text(errors="replace").splitlines()[-_SERVER_LOG_LINES:]
             tail += f"\n  the server's log ({server_log}) ends:\n" + "\n".join(lines)

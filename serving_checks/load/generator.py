@@ -16,7 +16,7 @@ from serving_checks.engines.table import engine_of
 from serving_checks.http_json import get_text
 from serving_checks.load.adapter import Load, VllmGenerator
 from serving_checks.load.config import Concurrent, LoadConfig, MixName, Poisson, Sweep, Synchronous
-from serving_checks.load.job import LoadFailure, LoadJob, LoadOutcome, LoadStart
+from serving_checks.load.job import LoadFailure, LoadJob, LoadOutcome, LoadProgress, LoadStart
 from serving_checks.load.points import good_share, load_point
 from serving_checks.load.prompts import PromptSource, read_text
 from serving_checks.load.requests import RequestRow, write_rows
@@ -39,7 +39,7 @@ class LoadTests:
     """
 
     def __init__(self, job: LoadJob, start: LoadStart, source: PromptSource, generator: VllmGenerator) -> None:
-        self._config, self._engine = job.config, engine_of(job.serving)
+        self._config, self._engine, self._progress_file = job.config, engine_of(job.serving), job.progress_file
         self._endpoint, self._base_url, self._requests_file = (
             start.endpoint,
             start.endpoint.base_url,
@@ -81,6 +81,8 @@ class LoadTests:
 
     def _measure(self, load: Load) -> LoadPoint:
         config, place = self._config, len(self.points)
+        progress = LoadProgress(done=place, most=most_loads(config))
+        write_text_atomically(self._progress_file, progress.model_dump_json())
         prompts = self._source.mix(config.prompts, load.mix, config.requests)
         self._warm_up(load)
         self._reset_caches()
@@ -96,7 +98,7 @@ class LoadTests:
         if errors and not self._answers():
             raise StageError(
                 f"the server died during a load test ({load}): {len(completed)} of {len(prompts)} requests completed, "
-                f"the first error was {errors[0]!r}; all requests so far are in {self._requests_file}",
+                f"the first error was {errors[0]!r}",
                 remedy="look into the server's log for why; lower the load if it ran out of memory",
             )
         if not completed:
@@ -155,6 +157,12 @@ def loads(config: LoadConfig) -> list[Load]:
             elif isinstance(profile, Poisson):
                 loads += [Load(mix, None, rate) for rate in profile.requests_per_second]
     return loads
+
+
+def most_loads(config: LoadConfig) -> int:
+    """How many load tests a config asks for; a sweep may be over sooner."""
+    sweeps = [profile for profile in config.profiles if isinstance(profile, Sweep)]
+    return len(loads(config)) + sum(2 + sweep.steps for sweep in sweeps)
 
 
 def main(job_file: Path) -> None:

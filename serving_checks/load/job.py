@@ -17,6 +17,8 @@ class LoadJob(StrictModel):
     """Says how the server's engine calls its numbers and empties its caches."""
     start_file: Path
     """Is waited for, a `LoadStart`."""
+    progress_file: Path
+    """Is written before each load test, a `LoadProgress`."""
     outcome_file: Path
     """Is written last, a `LoadOutcome`."""
 
@@ -27,6 +29,15 @@ class LoadStart(StrictModel):
     endpoint: Endpoint
     requests_file: Path
     """Parquet, written anew after each load test, so that it is there when a later one fails."""
+
+
+class LoadProgress(StrictModel):
+    """How far it is."""
+
+    done: int
+    """Load tests."""
+    most: int
+    """Load tests at most; a sweep may be over sooner."""
 
 
 class LoadFailure(StrictModel):

@@ -113,6 +113,6 @@ def test_a_server_that_dies_is_called_dead_and_its_answers_are_kept(tmp_path: Pa
         pytest.raises(StageError, match=r"the server died during a load test .*3 of 5 requests completed"),
     ):
         client.run(endpoint, tmp_path / "out", tmp_path / "server.log")
-    rows = read_rows(tmp_path / "out" / LOAD_REQUESTS_FILE)
+    rows = read_rows(tmp_path / f"server.{LOAD_REQUESTS_FILE}")
     assert [(row.point, row.outcome) for row in rows] == [(0, "ok")] * 3 + [(0, "failed")] * 2
     assert "load test 1: short prompts, concurrency 1" in (tmp_path / "load" / "load.log").read_text()

@@ -1,6 +1,7 @@
 """What the load tests' outcomes are called; the generator's process is a stand-in that ends as it is told."""
 
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from registry.contracts import Endpoint
 from serving_checks.engines.table import default_config
 from serving_checks.load import LoadClient, LoadConfig, LoadResult, client
 from serving_checks.load.config import Concurrent, Prompts
-from serving_checks.load.job import LoadFailure, LoadJob, LoadOutcome, LoadStart
+from serving_checks.load.job import LoadFailure, LoadJob, LoadOutcome, LoadProgress, LoadStart
 from tests.records import load_point
 
 ENDPOINT = Endpoint(base_url="http://127.0.0.1:1", served_model_name="model", model_path="/nowhere", max_model_len=128)
@@ -20,7 +21,7 @@ CONFIG = LoadConfig(
     prompts=Prompts(short=16),
     requests=4,
     output_tokens=4,
-    deadline_seconds=77.0,
+    deadline_seconds=0.2,
 )
 SOUND = LoadOutcome(points=[load_point(1, 20.0), load_point(2, 30.0)])
 
@@ -32,7 +33,7 @@ class StandIn:
 
     def __init__(self, exit_code: int | None, outcome: LoadOutcome, folder: Path) -> None:
         self.exit_code, self.outcome, self.folder = exit_code, outcome, folder
-        self.ended = False
+        self.ended, self.asked = False, 0
 
     def start(self) -> None: ...
 
@@ -40,8 +41,12 @@ class StandIn:
         self.ended = True
 
     def wait(self, deadline_seconds: float) -> int | None:
-        assert deadline_seconds == 77.0
+        assert 0 < deadline_seconds <= 0.2
         job = LoadJob.model_validate_json((self.folder / "load_job.json").read_text())
+        self.asked += 1
+        if self.asked == 1:
+            job.progress_file.write_text(LoadProgress(done=1, most=2).model_dump_json())
+            return None
         job.outcome_file.write_text(self.outcome.model_dump_json())
         return self.exit_code
 
@@ -55,12 +60,13 @@ def result_of(
     outcome: LoadOutcome = SOUND,
     exit_code: int | None = 0,
     endpoint: Endpoint = ENDPOINT,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> LoadResult:
     child = StandIn(exit_code, outcome, folder)
     monkeypatch.setattr(client, "Supervised", lambda *arguments, **options: child)
     try:
         with LoadClient(CONFIG, SERVING, folder, folder) as load_client:
-            return load_client.run(endpoint, folder / "out", folder / "server.log")
+            return load_client.run(endpoint, folder / "out", folder / "server.log", on_progress)
     finally:
         assert child.ended
 
@@ -70,6 +76,21 @@ def test_points_and_the_place_of_the_requests_come_back(tmp_path: Path, monkeypa
     assert result == (SOUND.points, None, tmp_path / "out" / "load_requests.parquet")
     start = LoadStart.model_validate_json((tmp_path / "load_start.json").read_text())
     assert start == LoadStart(endpoint=ENDPOINT, requests_file=result.requests_file)
+
+
+def test_progress_is_told_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    result_of(tmp_path, monkeypatch, on_progress=lambda done, most: told.append((done, most)))
+    assert told == [(1, 2)]
+
+
+def test_the_requests_of_a_failed_load_stay_beside_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "load_requests.parquet").write_text("rows")
+    with pytest.raises(StageError, match=r"all requests until then: .*/server\.load_requests\.parquet"):
+        result_of(tmp_path, monkeypatch, exit_code=1)
+    assert (tmp_path / "server.load_requests.parquet").read_text() == "rows"
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_failure_is_told_with_the_ends_of_both_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from serving_checks.load import LoadConfig, generator
 from serving_checks.load.adapter import Load, Sent
 from serving_checks.load.config import MixName, Prompts
 from serving_checks.load.generator import LoadTests
-from serving_checks.load.job import LoadJob, LoadStart
+from serving_checks.load.job import LoadJob, LoadProgress, LoadStart
 from serving_checks.load.prompts import Prompt
 from serving_checks.load.requests import RequestRow, read_rows
 from serving_checks.load.watch import ServerCounts
@@ -108,6 +108,7 @@ def load_tests(
             "tokenizer_dir": folder,
             "serving": {"engine": "vllm"},
             "start_file": folder / "start",
+            "progress_file": folder / "progress",
             "outcome_file": folder / "outcome",
         }
     )
@@ -140,6 +141,8 @@ def test_each_load_test_is_warmed_up_and_begins_with_empty_caches(tmp_path: Path
         ("mixed", 1),
         ("mixed", 4),
     ]
+    # Written before the last of them.
+    assert LoadProgress.model_validate_json((tmp_path / "progress").read_text()) == LoadProgress(done=3, most=4)
     assert [row.point for row in read_rows(tmp_path / "rows.parquet")] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
 
 
@@ -176,9 +179,9 @@ def test_a_dead_server_is_called_dead(tmp_path: Path, happened: list[str], monke
 
     monkeypatch.setattr(generator, "get_text", refuse)
     config = SHORT | {"profiles": [{"kind": "synchronous"}]}
-    with pytest.raises(StageError, match=r"the server died during a load test .*0 of 4 requests completed") as caught:
+    with pytest.raises(StageError, match=r"the server died during a load test .*0 of 4 requests completed"):
         load_tests(tmp_path, happened, config, fails=lambda load: True).run()
-    assert str(tmp_path / "rows.parquet") in caught.value.what
+    assert [row.outcome for row in read_rows(tmp_path / "rows.parquet")] == ["failed"] * 4
 
 
 def test_a_sweep_runs_last_between_floor_and_ceiling(tmp_path: Path, happened: list[str]) -> None:

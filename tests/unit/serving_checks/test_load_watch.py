@@ -86,3 +86,18 @@ def test_idle_is_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) ->
     assert len(asked) == 3
     answer_with(monkeypatch, iter([page(0, 0, 1, 0)]))
     await_idle("http://here", NAMES, deadline_seconds=0.01)
+
+
+def test_a_server_that_takes_long_to_answer_is_asked_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = answer_with(monkeypatch, iter([page(0, 0, 1, 0)]))
+    quick = watch.get_text
+
+    def slow(url: str) -> str:
+        time.sleep(0.02)
+        return quick(url)
+
+    monkeypatch.setattr(watch, "get_text", slow)
+    with ServerWatch("http://here", NAMES):
+        time.sleep(0.4)
+    # The counters before, and the gauges once: after an answer of 20 ms it takes two seconds until the next question.
+    assert len(asked) == 2
