@@ -2,11 +2,12 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evals.suite import Suite
+from pipelines.events import PartKind
 from pipelines.report.curve import latency_curves, undrawn
 from pipelines.report.forest import forest_plot
 from pipelines.report.judged import drop_text, judged
@@ -95,6 +96,7 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
         reused=reused_text(record.outcomes),
         calibration=_calibration(record),
         stages=stages,
+        part_kinds=get_args(PartKind),
         longest_seconds=max((stage.seconds for stage in stages), default=0.0),
         results={outcome.name: outcome.result for outcome in record.outcomes},
         lowest_correlations=_lowest_correlations,

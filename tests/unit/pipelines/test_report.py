@@ -4,12 +4,13 @@ import io
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from markupsafe import escape
 from rich.console import Console
 
+from pipelines.events import PartKind
 from pipelines.report.console import HEARTBEAT_SECONDS, RunConsole, print_record
 from pipelines.report.forest import forest_plot
 from pipelines.report.judged import judged
@@ -195,6 +196,16 @@ def test_the_page_loads_nothing_and_has_all_parts(tmp_path: Path) -> None:
     assert not re.search(r"<(?:script|link|img|iframe)|@import|url\(", page)
     for expected in ("rounded to 4 bits", "AMD EPYC", "<svg", "inspect:awq failed", "TTFT", "vllm.entrypoints"):
         assert expected in page
+
+
+def test_every_kind_of_work_has_a_colour(tmp_path: Path) -> None:
+    page = page_of(report_record(tmp_path))
+    for kind in get_args(PartKind):
+        name = kind.replace(" ", "-")
+        assert f".k-{name} {{ background: var(--{name}); }}" in page
+        # One in daylight, one at night.
+        assert page.count(f" --{name}: #") == 2
+        assert f'<i class="k-{name}"></i>{kind}' in page
 
 
 def test_what_comes_from_outside_is_escaped_in_both(tmp_path: Path) -> None:
