@@ -14,8 +14,9 @@ from configs.errors import QuantbenchError, StageError
 from pipelines.events import EventLog, How, StageOutcome
 from pipelines.fork_servers import OFFLINE, ForkServers, fetches
 from pipelines.jobs import JobContext, job_of
-from pipelines.measure import MeasureJob, ServeJob
+from pipelines.measure import MeasureJob
 from pipelines.preflight import check_free_space
+from pipelines.serving_stage import ServeJob
 from pipelines.stages import STAGE_MODULES, Stage
 from pipelines.workspace import Workspace
 from registry.contracts import Failure, InspectionRecord, StageResult

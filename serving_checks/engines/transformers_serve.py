@@ -1,13 +1,14 @@
 """`transformers serve` with continuous batching (transformers 5.19, cli/serve.py), the second real engine.
 
-It completes texts and chats under the usual paths, and streams. It has no metrics page, ignores `logprobs`, answers 422
-to fields it does not know (`ignore_eos`, `repetition_penalty`), gathers several tokens into one event of a stream, and
+It completes texts (not token ids) and chats under the usual paths, and streams. It has no metrics page, ignores
+`logprobs`, answers 422 to fields it does not know (`ignore_eos`, `repetition_penalty`), gathers several tokens into one event of a stream, and
 takes no limit on the requests at work. Its /v1/models looks into the hub's cache folder and fails without one.
 """
 
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +57,14 @@ class TransformersEngine(LaunchedEngine):
     serves_in_16_bits_only = frozenset({"gptq", "awq", "bnb_nf4"})
     """As the artifacts are inspected: through transformers, in the dtype that they were written for."""
     config: TransformersServerConfig
+
+    @property
+    def fixed_length(self) -> Mapping[str, Any]:
+        """See `Engine.fixed_length`: a request's own generation config, in which no token is the end.
+
+        Null would stand for the model's end, -1 stands for none (generation/continuous_batching/requests.py).
+        """
+        return {"generation_config": json.dumps({"eos_token_id": -1})}
 
     def refusals(self, request: ServerRequest) -> list[str]:
         """See `Engine.refusals`."""

@@ -15,6 +15,7 @@ from configs.errors import RequestError, StageError
 from registry.contracts.serving import Endpoint, LoadPoint, RateSearch
 from registry.files import write_text_atomically
 from serving_checks.engines.base import ServingConfig
+from serving_checks.engines.table import engine_of
 from serving_checks.load.config import LoadConfig
 from serving_checks.load.job import LoadJob, LoadOutcome, LoadStart
 from serving_checks.load.prompts import read_text
@@ -67,6 +68,7 @@ class LoadClient:
             start_file=work_dir / "load_start.json",
             outcome_file=work_dir / "load_outcome.json",
         )
+        key = engine_of(serving).api_key_variable
         job_file = work_dir / "load_job.json"
         write_text_atomically(job_file, self._job.model_dump_json())
         self._child = Supervised(
@@ -74,6 +76,7 @@ class LoadClient:
             log_file=work_dir / "load.log",
             env={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
             fork_server=fork_server,
+            secrets=[key] if key else [],
         )
 
     def __enter__(self) -> Self:

@@ -77,7 +77,7 @@ class Sender:
 class Watch:
     """Of `ServerWatch`: a server that tells nothing."""
 
-    def __init__(self, base_url: str, names: MetricNames) -> None: ...
+    def __init__(self, endpoint: Endpoint, names: MetricNames) -> None: ...
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +94,7 @@ def happened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(VllmEngine, "reset_caches", lambda self, base_url: told.append("reset " + base_url))
     monkeypatch.setattr(generator, "await_idle", lambda *arguments: told.append("idle"))
-    monkeypatch.setattr(generator, "get_text", lambda url: "{}")
+    monkeypatch.setattr(generator, "get_text", lambda url, api_key_variable: "{}")
     monkeypatch.setattr(generator, "ServerWatch", Watch)
     return told
 
@@ -171,7 +171,7 @@ def test_a_load_test_without_a_completed_request_ends_them(tmp_path: Path, happe
 
 
 def test_a_dead_server_is_called_dead(tmp_path: Path, happened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(url: str) -> str:
+    def refuse(url: str, api_key_variable: str | None) -> str:
         raise ConnectionRefusedError
 
     monkeypatch.setattr(generator, "get_text", refuse)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from configs.errors import StageError
-from serving_checks.streaming import _read, run_check
+from serving_checks.streaming import read_stream, run_check
 
 
 def read(*events):
@@ -18,10 +18,10 @@ def read(*events):
             yield b"\n"
 
     started = asyncio.Event()
-    arrivals, counted = asyncio.run(_read(lines(), started))
-    assert started.is_set() == bool(arrivals)
-    assert arrivals == sorted(arrivals)
-    return len(arrivals), counted
+    stream = asyncio.run(read_stream(lines(), started))
+    assert started.is_set() == bool(stream.arrivals)
+    assert stream.arrivals == sorted(stream.arrivals)
+    return len(stream.arrivals), stream.output_tokens
 
 
 def piece(text, reason=None, **more):
@@ -42,6 +42,14 @@ def test_transformers_tells_reason_and_usage_in_a_piece_without_text_and_no_end(
 def test_half_a_character_is_a_token():
     assert read(piece("", "length"), "data: [DONE]") == (1, None)
     assert read(piece(""), piece("b", "length"), "data: [DONE]") == (2, None)
+    two = {"choices": [], "usage": {"completion_tokens": 2}}
+    assert read(piece("a"), piece("", "length"), two, "data: [DONE]") == (2, 2)
+
+
+def test_an_end_that_is_no_token_has_no_time():
+    one = {"choices": [], "usage": {"completion_tokens": 1}}
+    assert read(piece("a"), piece("", "stop"), one, "data: [DONE]") == (1, 1)
+    assert read(piece("a"), piece("", "stop"), "data: [DONE]") == (1, None)
 
 
 def test_comments_and_other_fields_are_passed_over():
