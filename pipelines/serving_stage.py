@@ -173,7 +173,7 @@ def _record(
         device_name=job.device_name,
         dtype=dtype,
         tensor_parallel_size=facts.tensor_parallel_size or job.serving.tensor_parallel_size,
-        threads=job.threads if job.device == "cpu" else None,
+        threads=job.threads if job.device == "cpu" and server.child else None,
         eager=facts.eager,
         prefix_caching=facts.prefix_caching,
         max_num_seqs=facts.max_num_seqs,

@@ -171,6 +171,11 @@ class Engine(ABC):
         """Name of the environment variable that holds the server's key; None where it wants none."""
         return None
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether the server is on this machine."""
+        return True
+
     def remedy_for(self, status: int) -> str | None:
         """What to change in the config when the server answers a request with `status`; None where it is no help."""
         return None

@@ -18,7 +18,6 @@ from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import AttachedEngine, EngineFacts, MetricNames, ServerRequest, ServingConfig
 from serving_checks.http_json import get_text
 
-
 _KEY_REMEDY = "name the environment variable with its key as `api_key_variable`, and set it to a valid one"
 
 
@@ -42,14 +41,18 @@ class OpenAIServerConfig(ServingConfig):
 
     @model_validator(mode="after")
     def _keeps_the_key_to_itself(self) -> Self:
-        parts = urlsplit(self.base_url)
-        try:
-            loopback = parts.hostname == "localhost" or ip_address(parts.hostname or "").is_loopback
-        except ValueError:
-            loopback = False
-        if self.api_key_variable and parts.scheme == "http" and not loopback:
+        if self.api_key_variable and self.base_url.startswith("http:") and not self.is_loopback:
             raise ValueError("a key is sent to another machine over https only; write https:// or leave the key out")
         return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the address is one of this machine's own, though what answers there may be forwarded."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return host == "localhost" or ip_address(host).is_loopback
+        except ValueError:
+            return False
 
 
 class OpenAIAddress(AttachedEngine):
@@ -74,6 +77,11 @@ class OpenAIAddress(AttachedEngine):
     def api_key_variable(self) -> str | None:
         """See `Engine.api_key_variable`: as the config says."""
         return self.config.api_key_variable
+
+    @property
+    def runs_here(self) -> bool:
+        """See `Engine.runs_here`: as far as the address tells."""
+        return self.config.is_loopback
 
     def remedy_for(self, status: int) -> str | None:
         """See `Engine.remedy_for`: the key, or the fields that not every server takes."""

@@ -1,8 +1,9 @@
 """`transformers serve` with continuous batching (transformers 5.19, cli/serve.py), the second real engine.
 
 It completes texts (not token ids) and chats under the usual paths, and streams. It has no metrics page, ignores
-`logprobs`, answers 422 to fields it does not know (`ignore_eos`, `repetition_penalty`), gathers several tokens into one event of a stream, and
-takes no limit on the requests at work. Its /v1/models looks into the hub's cache folder and fails without one.
+`logprobs`, answers 422 to fields it does not know (`ignore_eos`, `repetition_penalty`), gathers several tokens into one
+event of a stream, and takes no limit on the requests at work. Its /v1/models looks into the hub's cache folder and
+fails without one.
 """
 
 import json
