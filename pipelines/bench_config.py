@@ -23,7 +23,8 @@ class BenchConfig(StrictModel):
     name: EntryName
     description: str = ""
     model: Path
-    """The folder that is served. Of a server that runs already, one with its model's tokenizer, which cuts the prompts."""
+    """The folder that is served. Of a server that runs already, one with its model's tokenizer, by which prompts are
+    cut."""
     serving: AnyServingConfig = Field(default_factory=default_config)
     """`engine` chooses what serves; each engine has keys of its own."""
     load: LoadConfig = LoadConfig()

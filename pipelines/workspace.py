@@ -16,7 +16,9 @@ _LOCK_POLL_SECONDS = 0.5
 
 
 class Workspace:
-    """`store/`, `cache/`, `answers/`, `runs/<id>/`, `bench/<name>/<time>/`, `mlflow.db` below one folder, which need not be there yet.
+    """`store/`, `cache/`, `answers/`, `runs/<id>/`, `bench/<name>/<time>/`, `mlflow.db` below one folder.
+
+    The folder need not be there yet.
 
     Raises:
         RequestError: Something else than a folder has that name.
