@@ -5,6 +5,7 @@ with LoadClient(config, serving, model_dir, work_dir) as client:      # imports 
         result = client.run(server.endpoint, output_dir)
 """
 
+import os
 import resource
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ from serving_checks.supervisor import Supervised
 _OTHER_FILES = 128
 """Open files of generator and server besides the requests' connections: libraries, logs, event loops."""
 _SERVER_LOG_LINES = 15
+_DIRECTLY = {"NO_PROXY": "*", "no_proxy": "*", "NETRC": os.devnull}
+"""vLLM's generator looks for proxies and passwords in the environment; a server under test is behind none."""
 
 
 class LoadResult(NamedTuple):
@@ -74,7 +77,7 @@ class LoadClient:
         self._child = Supervised(
             [sys.executable, "-P", "-m", "serving_checks.load.generator", str(job_file)],
             log_file=work_dir / "load.log",
-            env={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+            env={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"} | _DIRECTLY,
             fork_server=fork_server,
             secrets=[key] if key else [],
         )

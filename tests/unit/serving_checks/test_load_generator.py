@@ -180,7 +180,7 @@ def test_what_the_config_has_the_server_refuse_is_a_wrong_request(tmp_path: Path
     address = {"engine": "openai", "base_url": "http://127.0.0.1:1", "served_model_name": "theirs"}
     error = 'HTTP 422 Unprocessable Entity: {"detail": "unexpected fields: ignore_eos"}'
     for serving, kind in ((address, RequestError), (None, StageError)):
-        with pytest.raises(kind, match="no request completed .*unexpected fields: ignore_eos") as caught:
+        with pytest.raises(kind, match=r"no request completed .*unexpected fields: ignore_eos") as caught:
             load_tests(tmp_path, happened, config, lambda load: True, error, serving).run()
         assert ("`serving.fixed_length`" in caught.value.remedy) == (serving is address)
 

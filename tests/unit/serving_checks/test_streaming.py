@@ -131,7 +131,7 @@ def test_the_key_goes_with_every_request_and_its_absence_is_told(tmp_path, monke
     with fake_server(tmp_path, "--api-key-variable", "SERVER_KEY") as endpoint:
         mine, other = (endpoint.model_copy(update={"api_key_variable": f"{name}_KEY"}) for name in ("SERVER", "OTHER"))
         assert run_check(complete(mine), 30.0) == 3
-        with pytest.raises(StageError, match="answered HTTP 401 Unauthorized: .*missing or wrong") as caught:
+        with pytest.raises(StageError, match=r"answered HTTP 401 Unauthorized: .*missing or wrong") as caught:
             run_check(ask(other), 30.0)
         assert KEY not in str(caught.value)
         smoke_answer(mine)
@@ -150,6 +150,6 @@ async def ask(endpoint, **fields):
 
 def test_a_field_that_the_server_refuses_is_told_by_its_name(tmp_path):
     with fake_server(tmp_path, "--refuse-field", "ignore_eos") as endpoint:
-        with pytest.raises(StageError, match="HTTP 422 Unprocessable Entity: .*ignore_eos"):
+        with pytest.raises(StageError, match=r"HTTP 422 Unprocessable Entity: .*ignore_eos"):
             run_check(ask(endpoint, ignore_eos=True), 30.0)
         assert run_check(ask(endpoint, generation_config="{}"), 30.0).output_tokens == 3
