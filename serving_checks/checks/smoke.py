@@ -43,7 +43,7 @@ def smoke_answer(
         text, logprobs = str(choice["text"]), choice["logprobs"]["token_logprobs"] if with_logprobs else []
     except HTTPError as error:
         told = refusal(error.code, error.reason, error.read().decode(errors="replace"), authorization(key))
-        what, mended = f"the server refused {prompt!r}: {told}", remedy_for(error.code)
+        what, mended = f"the server answered {prompt!r} with {told}", remedy_for(error.code)
         raise RequestError(what, remedy=mended) if mended else StageError(what, remedy=remedy) from error
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise StageError(f"the server gave no answer to {prompt!r}: {error!r}", remedy=remedy) from error

@@ -212,6 +212,7 @@ def test_the_page_shows_what_was_measured_and_loads_nothing(tmp_path: Path) -> N
     record = served(
         checks=[check_record("batching"), check_record("starvation", "fail")],
         warnings=["<script>alert(1)</script>"],
+        load_requests_file="load_requests.parquet",
         load_points=[load_point(1, 20.0), load_point(8, 64.0).model_copy(update={"invalid": "counters differ"})],
     )
     asked = BenchConfig(version=1, name="mine", model=tmp_path, description="what is <b>asked</b>")
