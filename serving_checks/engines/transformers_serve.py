@@ -32,6 +32,8 @@ _BLOCK_TOKENS = 256
 _DTYPE_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 _EXCEPTION = re.compile(r"^(?:\w+\.)*(?P<error>\w*(?:Error|Exception)): (?P<text>.+)", re.MULTILINE)
 _WARNING = re.compile(r"^(?:\[\w+\] )?(?P<text>.*\b(?:[Ff]alling back|not supported|does not support|deprecated)\b.*)$")
+_OF_EVERY_START = "register_constant() on Enum subclasses"
+"""Torch's, of torchao's import: it says nothing about how the model is served."""
 
 
 class TransformersServerConfig(LaunchedConfig):
@@ -116,7 +118,7 @@ class TransformersEngine(LaunchedEngine):
     def facts(self, endpoint: Endpoint, log: str) -> EngineFacts:
         """See `Engine.facts`; it names no kernel and tells no setting."""
         found = [match["text"].strip() for line in log.splitlines() if (match := _WARNING.match(line))]
-        return EngineFacts(warnings=list(dict.fromkeys(found)))
+        return EngineFacts(warnings=[line for line in dict.fromkeys(found) if _OF_EVERY_START not in line])
 
     def death_of(self, log: str, exit_code: int) -> Death:
         """See `Engine.death_of`."""

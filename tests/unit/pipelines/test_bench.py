@@ -16,9 +16,11 @@ from pipelines.bench_config import BenchConfig, method_of
 from pipelines.cli import main
 from pipelines.report.bench_page import write_bench_page
 from pipelines.report.bench_table import BenchConsole, print_bench
-from pipelines.serving_stage import _other_lengths
+from pipelines.serving_stage import _other_lengths, _shard_facts
 from pipelines.workspace import Workspace
-from registry.contracts import Failure, ServingRecord, StageResult
+from registry.contracts import CheckRecord, Endpoint, Failure, ServingRecord, StageResult
+from serving_checks.engines.table import engine_of
+from serving_checks.server import RunningServer
 from tests.records import check_record, load_point, measurement_record
 from tests.unit.pipelines.test_runner import MACHINE, ROOT
 
@@ -252,6 +254,14 @@ def test_a_terminal_of_any_width_shows_the_result(tmp_path: Path) -> None:
             console, BenchResult("mine", served(checks=[check_record("batching")]), tmp_path, tmp_path / "page")
         )
         assert "report: " in text.getvalue()
+
+
+def test_ranks_that_cannot_be_asked_are_no_failure(config: Path) -> None:
+    asked = open_bench(config, ["serving.tensor_parallel_size=2"]).config
+    endpoint = Endpoint(base_url="http://127.0.0.1:9", served_model_name="theirs", model_path="", max_model_len=64)
+    found = _shard_facts(RunningServer(engine_of(asked.serving), endpoint))
+    assert isinstance(found, CheckRecord)
+    assert (found.outcome, found.reason) == ("not_run", "the engine openai does not tell what its ranks hold")
 
 
 def test_answers_of_another_length_are_told() -> None:
