@@ -83,7 +83,7 @@ def as_we_do(endpoint: Endpoint, generator: VllmGenerator, prompts: list[Prompt]
     """Likewise, with server watch, records and statistics as in a load test."""
     load = Load("short", CONCURRENCY, None)
     start = time.perf_counter()
-    with ServerWatch(endpoint.base_url, VllmEngine(VllmServerConfig()).metrics) as watch:
+    with ServerWatch(endpoint, VllmEngine(VllmServerConfig()).metrics) as watch:
         sent = generator.send(endpoint, load, prompts, OUTPUT_TOKENS)
     write_rows(folder / "rows.parquet", sent.rows)
     counts = watch.counts(sum(row.prompt_tokens for row in sent.rows), sum(row.output_tokens for row in sent.rows))
@@ -189,7 +189,9 @@ def _client(checkpoint: Path) -> tuple[VllmGenerator, PromptSource]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    return VllmGenerator(tokenizer, request_timeout_seconds=600.0), PromptSource(tokenizer, read_text(None), seed=0)
+    engine = VllmEngine(VllmServerConfig())
+    generator = VllmGenerator(tokenizer, 600.0, {**engine.greedy, **engine.fixed_length})
+    return generator, PromptSource(tokenizer, read_text(None), seed=0)
 
 
 def main() -> None:

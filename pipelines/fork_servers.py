@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from pipelines.device import MachineRecord
-from pipelines.run_config import RunConfig
 from pipelines.stages import Stage
 from serving_checks.engines.base import ServerCommand, ServingConfig
 from serving_checks.engines.table import engine_of
@@ -43,17 +42,31 @@ class _Addresses(NamedTuple):
     """Variables that the servers' libraries read when they were imported."""
 
 
+class ServingPlan(Protocol):
+    """What is read of a recipe or a bench's config."""
+
+    @property
+    def serving(self) -> ServingConfig:
+        """Shapes what servers are forked from."""
+
+    @property
+    def fork_servers(self) -> bool:
+        """Whether they are wanted."""
+
+
 class ForkServers:
     """Started when the first stage needs them, ended with the block. On a GPU there are none: CUDA forbids it.
 
     Args:
-        config: Its `serving` shapes what servers are forked from.
+        config: Of the run.
         machine: Where the run takes place.
         log_dir: Gets a log each.
+        for_stages: Stages are forked too, and not model servers and load generators alone.
     """
 
-    def __init__(self, config: RunConfig, machine: MachineRecord, log_dir: Path) -> None:
+    def __init__(self, config: ServingPlan, machine: MachineRecord, log_dir: Path, *, for_stages: bool = True) -> None:
         self._config, self._machine, self._log_dir = config, machine, log_dir
+        self._for_stages = for_stages
         self._addresses: _Addresses | None = None
         self._running = ExitStack()
 
@@ -96,7 +109,7 @@ class ForkServers:
         argv = [sys.executable, "-P", "-m", "serving_checks.fork_server", str(stages), *_STAGE_IMPORTS]
         of_servers = engine_of(self._config.serving).fork_server("cpu", self._machine.serving_threads, servers)
         return _Addresses(
-            self._listening(stages, ServerCommand(argv, OFFLINE)),
+            self._listening(stages, ServerCommand(argv, OFFLINE)) if self._for_stages else None,
             self._listening(servers, of_servers) if of_servers else None,
             of_servers.env if of_servers else {},
         )

@@ -8,8 +8,9 @@ from typing import Any
 from evals.adaptive import Adaptive
 from evals.suite import Suite
 from pipelines.device import MachineRecord
-from pipelines.measure import MeasureJob, ServeJob
+from pipelines.measure import MeasureJob
 from pipelines.run_config import RunConfig
+from pipelines.serving_stage import ServeJob
 from pipelines.stages import Stage
 from pipelines.tune_config import cell_load
 from quantizers.jobs import CalibrateJob, InspectJob, PrepareJob, QuantizeJob

@@ -63,7 +63,7 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
     if not engine.gives_logprobs:
         found.append(
             f"{engine.name} gives no log-probabilities of tokens by their ids, which the evaluation asks for;"
-            " set serving.engine to one that does"
+            " set serving.engine to one that does, or load and check it without an evaluation: `quantbench bench`"
         )
     if any(load_method(method.method).needs_calibration for method in config.methods.values()):
         found += _calibration_violations(context, checkpoint)

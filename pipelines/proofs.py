@@ -12,6 +12,7 @@ from serving_checks.checks.starvation import check_starvation
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.table import engine_of
 from serving_checks.gauges import GaugeNames
+from serving_checks.load.prompts import text_prompts
 from serving_checks.server import RunningServer
 
 StartServer = Callable[[ServerRequest], AbstractContextManager[RunningServer]]
@@ -25,11 +26,13 @@ def prove_scheduling(server: RunningServer, config: ChecksConfig) -> list[CheckR
         StageError: The server died or gave no tokens.
     """
     found = []
+    endpoint, fixed_length = server.endpoint, server.engine.fixed_length
     if config.batching:
-        gauges = GaugeNames.of(server.engine.metrics)
-        found.append(check_batching(server.endpoint, config.batching, server.facts.max_num_seqs, gauges=gauges))
+        gauges, places = GaugeNames.of(server.engine.metrics), server.facts.max_num_seqs
+        found.append(check_batching(endpoint, config.batching, places, gauges=gauges, fixed_length=fixed_length))
     if config.starvation:
-        found.append(check_starvation(server.endpoint, config.starvation))
+        prompt_of = None if server.engine.takes_token_ids else text_prompts(endpoint.model_path, config.starvation.seed)
+        found.append(check_starvation(endpoint, config.starvation, prompt_of, fixed_length=fixed_length))
     return found
 
 

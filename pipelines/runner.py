@@ -1,29 +1,21 @@
 """Runs the stages of a plan one after the other, each in a process of its own, and keeps what they give."""
 
-import json
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from configs.errors import QuantbenchError, StageError
 from pipelines.events import EventLog, How, StageOutcome
 from pipelines.fork_servers import OFFLINE, ForkServers, fetches
 from pipelines.jobs import JobContext, job_of
-from pipelines.measure import MeasureJob, ServeJob
+from pipelines.measure import MeasureJob
 from pipelines.preflight import check_free_space
+from pipelines.serving_stage import ServeJob
+from pipelines.stage_job import run_job
 from pipelines.stages import STAGE_MODULES, Stage
 from pipelines.workspace import Workspace
 from registry.contracts import Failure, InspectionRecord, StageResult
-from registry.files import write_text_atomically
-from registry.stage_process import progress_file_of
-from serving_checks import supervisor
-
-_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 
 OnProgress = Callable[[Stage, str], None]
 
@@ -123,18 +115,16 @@ class Runner:
                 job = job.model_copy(update={"fork_server": fork_server})
             if isinstance(job, MeasureJob):
                 job = job.model_copy(update={"answers_dir": self._workspace.answers_dir})
-            job_file = result_file.with_name(f"{stem}.job.json")
-            write_text_atomically(job_file, job.model_dump_json(indent=2))
-            python = str(stage.interpreter or sys.executable)
-            argv = [python, "-P", "-m", STAGE_MODULES[stage.kind], str(job_file)]
-            finished = supervisor.run(
-                argv,
-                log_file=log_file,
-                env=_ENVIRONMENT if fetches(stage) else _ENVIRONMENT | OFFLINE,
-                on_tick=lambda: self._on_progress(stage, _progress_text(result_file)),
+            result = run_job(
+                job,
+                STAGE_MODULES[stage.kind],
+                stage.name,
+                log_file,
+                env={} if fetches(stage) else OFFLINE,
+                on_progress=lambda text: self._on_progress(stage, text),
+                interpreter=stage.interpreter,
                 fork_server=self._fork_servers.for_stage(stage) if self._fork_servers else None,
             )
-            result = self._result_of(stage, result_file, finished, log_file, argv)
             if result.failure is None and result.object is not None:
                 stored = self._workspace.store.put(staging)
                 if stored.digest != result.object.digest:
@@ -142,11 +132,7 @@ class Runner:
                         f"{stage.name}: the files changed after the stage had hashed them",
                         remedy="check the disk (dmesg), then run the same command again",
                     )
-            timings = result.timings_seconds
-            timings = timings | {"import": timings.get("import", 0.0) + finished.launch_seconds}
-            return result.model_copy(
-                update={"peak_memory_bytes": finished.peak_memory_bytes, "timings_seconds": timings}
-            )
+            return result
         except OSError as error:
             raise StageError(
                 f"{stage.name}: {error.strerror or error} ({error.filename or staging})",
@@ -154,21 +140,6 @@ class Runner:
             ) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-
-    def _result_of(
-        self, stage: Stage, result_file: Path, finished: supervisor.Finished, log_file: Path, argv: list[str]
-    ) -> StageResult:
-        try:
-            return StageResult.model_validate_json(result_file.read_text(encoding="utf-8"))
-        except (OSError, ValidationError):
-            code = finished.exit_code
-            how = f"was killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
-            hint = "the kernel kills a process that runs out of memory; see dmesg. " if code == 137 else ""
-            raise StageError(
-                f"{stage.name} {how} after {finished.duration_seconds:.0f} s without a result; the end of {log_file}:\n"
-                + _tail(log_file),
-                remedy=f"{hint}run the same command again; to repeat this stage alone: {' '.join(argv)}",
-            ) from None
 
 
 def _judged(result: StageResult, how: How) -> tuple[StageResult, How]:
@@ -186,19 +157,3 @@ def _judged(result: StageResult, how: How) -> tuple[StageResult, How]:
 
 def _succeeded(result: StageResult | None) -> bool:
     return result is not None and result.failure is None
-
-
-def _progress_text(result_file: Path) -> str:
-    try:
-        said: dict[str, Any] = json.loads(progress_file_of(result_file).read_text())
-    except (OSError, ValueError):
-        return "starting"
-    part = str(said["part"]).replace("_", " ")
-    return f"{part} {said['done']}/{said['total']}" if said.get("total") else part
-
-
-def _tail(log_file: Path, lines: int = 15) -> str:
-    try:
-        return "\n".join("    " + line for line in log_file.read_text(errors="replace").splitlines()[-lines:])
-    except OSError:
-        return "    (no log)"

@@ -16,7 +16,9 @@ _LOCK_POLL_SECONDS = 0.5
 
 
 class Workspace:
-    """`store/`, `cache/`, `answers/`, `runs/<id>/`, `mlflow.db` below one folder, which need not be there yet.
+    """`store/`, `cache/`, `answers/`, `runs/<id>/`, `bench/<name>/<time>/`, `mlflow.db` below one folder.
+
+    The folder need not be there yet.
 
     Raises:
         RequestError: Something else than a folder has that name.
@@ -68,6 +70,12 @@ class Workspace:
         """`runs/<time>-<name>-<random>/`, made."""
         directory = self.root / "runs" / f"{time.strftime('%Y%m%dT%H%M%S')}-{name}-{secrets.token_hex(3)}"
         (directory / "logs").mkdir(parents=True)
+        return directory
+
+    def new_bench_dir(self, name: str) -> Path:
+        """`bench/<name>/<UTC time>/`, made; a second of them at a time, since each holds the machine's lock."""
+        directory = self.root / "bench" / name / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        directory.mkdir(parents=True)
         return directory
 
     @contextmanager

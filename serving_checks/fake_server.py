@@ -123,6 +123,17 @@ def _event(message: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(message)}\n\n".encode()
 
 
+class Refusals(NamedTuple):
+    """Requests that are not answered."""
+
+    max_model_len: int | None = None
+    """Prompt and answer together, in tokens; None for no limit."""
+    fields: tuple[str, ...] = ()
+    """Answered 422, as by servers that do not know them."""
+    key: str | None = None
+    """Asked of every request but /health; None for none."""
+
+
 class FakeServer:
     """The HTTP side.
 
@@ -130,12 +141,12 @@ class FakeServer:
         settings: Of the engine.
         mode: One of MODES.
         die_after: POST requests that are answered before `die-half-way`.
-        max_model_len: Prompt and answer together, in tokens; longer requests are refused. None for no limit.
+        refusals: What is refused, whatever the mode.
     """
 
-    def __init__(self, settings: EngineSettings, mode: str, die_after: int, max_model_len: int | None) -> None:
-        self._engine = FakeEngine(settings)
-        self._mode, self._die_after, self._max_model_len = mode, die_after, max_model_len
+    def __init__(self, settings: EngineSettings, mode: str, die_after: int, refusals: "Refusals") -> None:
+        self._engine, self._refusals = FakeEngine(settings), refusals
+        self._mode, self._die_after = mode, die_after
         self._posts = 0
 
     def app(self) -> web.Application:
@@ -166,6 +177,9 @@ class FakeServer:
     async def _disturbed(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
+        key = self._refusals.key
+        if key is not None and request.path != "/health" and request.headers.get("Authorization") != f"Bearer {key}":
+            return _refusal("the key is missing or wrong", 401)
         if request.method == "POST":
             self._posts += 1
             if self._mode == "die-half-way" and self._posts > self._die_after:
@@ -181,7 +195,7 @@ class FakeServer:
         return web.Response(status=503 if self._mode == "hang" else 200)
 
     async def _models(self, _: web.Request) -> web.Response:
-        model = {"id": _MODEL, "object": "model", "max_model_len": self._max_model_len}
+        model = {"id": _MODEL, "object": "model", "max_model_len": self._refusals.max_model_len}
         return web.json_response({"object": "list", "data": [model]})
 
     async def _reset(self, _: web.Request) -> web.Response:
@@ -223,16 +237,21 @@ class FakeServer:
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         try:
+            body = await request.json()
+            unknown = [field for field in self._refusals.fields if field in body]
+            if unknown:
+                return _refusal(f"unexpected fields in the request: {', '.join(unknown)}", 422)
             asked = Asked.of(
-                await request.json(),
+                body,
                 chat=request.path == "/v1/chat/completions",
                 output_tokens=0 if self._mode == "empty" else None,
             )
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             return _refusal(f"the body was not understood: {error!r}", 400)
         length = len(asked.prompt) + asked.output_tokens
-        if self._max_model_len is not None and length > self._max_model_len:
-            return _refusal(f"{length} tokens do not fit the context of {self._max_model_len}", 400)
+        context = self._refusals.max_model_len
+        if context is not None and length > context:
+            return _refusal(f"{length} tokens do not fit the context of {context}", 400)
         if asked.form.stream:
             return await self._stream(request, asked)
         places = [place async for new in self._places(asked) for place in new]
@@ -284,6 +303,8 @@ def _parser() -> argparse.ArgumentParser:
         "--die-after", type=int, default=3, metavar="N", help="POST requests answered before `die-half-way` (3)"
     )
     parser.add_argument("--max-model-len", type=_COUNT, metavar="TOKENS", help="refuse longer requests (no limit)")
+    parser.add_argument("--refuse-field", action="append", default=[], metavar="FIELD", help="answer 422 to it")
+    parser.add_argument("--api-key-variable", metavar="NAME", help="ask for the key that this variable holds (none)")
     _add_engine_options(parser)
     return parser
 
@@ -349,8 +370,11 @@ def main(arguments: list[str]) -> int:
         subprocess.Popen(["sleep", "600"], start_new_session=True)  # noqa: S607
     settings = EngineSettings(**{name: getattr(options, name) for name in EngineSettings._fields})
 
+    key = os.environ[options.api_key_variable] if options.api_key_variable else None
+    refusals = Refusals(options.max_model_len, tuple(options.refuse_field), key)
+
     async def app() -> web.Application:
-        return FakeServer(settings, options.mode, options.die_after, options.max_model_len).app()
+        return FakeServer(settings, options.mode, options.die_after, refusals).app()
 
     print(f"fake server, mode {options.mode}, port {options.port}", flush=True)
     try:

@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import urllib.request
+from collections.abc import Mapping
 from typing import Any
 
 from configs.errors import RequestError
 
 # Proxies of the environment are for the world outside; a server under test is never behind one.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_SHOWN_CHARACTERS = 300
+"""Of what a server says when it refuses."""
 
 
 def get_text(url: str, timeout_seconds: float = 10.0, api_key_variable: str | None = None) -> str:
@@ -49,14 +53,44 @@ def post(url: str, timeout_seconds: float = 120.0) -> None:
         answer.read()
 
 
+def authorization(api_key_variable: str | None) -> dict[str, str]:
+    """The header that carries a server's key; none for None.
+
+    Raises:
+        RequestError: The variable is not set.
+    """
+    if api_key_variable is None:
+        return {}
+    key = os.environ.get(api_key_variable)
+    if not key:
+        raise RequestError(
+            f"the environment variable {api_key_variable} is not set", remedy="set it to the server's key"
+        )
+    return {"Authorization": f"Bearer {key}"}
+
+
+def refusal(status: int, reason: str | None, body: str, headers: Mapping[str, str]) -> str:
+    """A server's refusal in one line, such as `HTTP 422 Unprocessable Entity: {"detail": ...}`.
+
+    Args:
+        body: Of the answer.
+        headers: That were sent: a key that the server repeats is taken out.
+    """
+    told = " ".join(body.split())
+    for value in headers.values():
+        told = told.replace(value.removeprefix("Bearer "), "***")
+    return f"HTTP {status} {reason or ''}".strip() + (f": {told[:_SHOWN_CHARACTERS]}" if told else "")
+
+
+def refused_with(told: str) -> int | None:
+    """The status in what `refusal` told; None for other texts."""
+    match = re.match(r"HTTP (\d{3})\b", told)
+    return int(match[1]) if match else None
+
+
 def _request(url: str, api_key_variable: str | None, body: bytes | None = None) -> urllib.request.Request:
     request = urllib.request.Request(url, body)  # noqa: S310 - addresses come from configs and from ourselves
-    if api_key_variable is not None:
-        key = os.environ.get(api_key_variable)
-        if not key:
-            raise RequestError(
-                f"the environment variable {api_key_variable} is not set", remedy="set it to the server's key"
-            )
+    for name, value in authorization(api_key_variable).items():
         # Not sent on when the server redirects elsewhere.
-        request.add_unredirected_header("Authorization", f"Bearer {key}")
+        request.add_unredirected_header(name, value)
     return request

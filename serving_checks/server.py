@@ -92,7 +92,8 @@ def check_servable(engine: Engine, request: ServerRequest) -> None:
         RequestError: No model there, or what the engine does not take.
     """
     config_file = request.model_dir / "config.json"
-    if not config_file.is_file():
+    # Of a server that runs already only the tokenizer's folder need be here.
+    if isinstance(engine, LaunchedEngine) and not config_file.is_file():
         raise RequestError(f"{config_file} cannot be read: no such file", remedy="name a model directory")
     found = engine.refusals(request)
     if found:

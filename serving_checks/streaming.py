@@ -14,12 +14,10 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from configs.errors import StageError
 from registry.contracts.serving import CheckRecord, Endpoint
+from serving_checks.http_json import authorization, refusal
 
 Prompt = str | list[int]
 """A text, or token ids."""
-
-FIXED_LENGTH: Mapping[str, Any] = {"ignore_eos": True}
-"""What makes vLLM answer with as many tokens as `max_tokens` says."""
 
 _REMEDY = "see the end of the server's log for what happened to it"
 _T = TypeVar("_T")
@@ -45,21 +43,33 @@ class StreamedAnswer(NamedTuple):
         return self.arrivals[-1]
 
 
+class Stream(NamedTuple):
+    """What a completion's stream held."""
+
+    arrivals: list[float]
+    """Of each piece, by `time.perf_counter`."""
+    text: str
+    prompt_tokens: int | None
+    """As the server counted; None where it told no usage."""
+    output_tokens: int | None
+
+
 class StreamingClient:
     """Sends completions to one server, as many at once as are asked for.
 
     Args:
         endpoint: An OpenAI-compatible server's.
-        fixed_length: Fields added to each request so that answers are as long as asked; engines differ in them.
+        fixed_length: Fields added to each request so that answers are as long as asked (`Engine.fixed_length`).
     """
 
-    def __init__(self, endpoint: Endpoint, fixed_length: Mapping[str, Any] = FIXED_LENGTH) -> None:
+    def __init__(self, endpoint: Endpoint, fixed_length: Mapping[str, Any] = {}) -> None:
         self._endpoint, self._fixed_length = endpoint, dict(fixed_length)
 
     async def __aenter__(self) -> Self:
         import aiohttp
 
         # No limit and no environment: requests must not queue in the client, and loopback is behind no proxy.
+        self._headers = authorization(self._endpoint.api_key_variable)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None), trust_env=False
         )
@@ -93,36 +103,48 @@ class StreamingClient:
         }
         try:
             sent_at = time.perf_counter()
-            async with self._session.post(url, json=body) as response:
+            # A redirect is not followed: the key is for this address alone.
+            async with self._session.post(url, json=body, headers=self._headers, allow_redirects=False) as response:
                 if response.status != 200:
-                    told = (await response.text())[:300]
-                    raise StageError(f"{url} answered {response.status}: {told}", remedy=_REMEDY)
-                arrivals, counted = await _read(response.content, started)
+                    told = refusal(response.status, response.reason, await response.text(), self._headers)
+                    raise StageError(f"{url} answered {told}", remedy=_REMEDY)
+                stream = await read_stream(response.content, started)
         except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
             raise StageError(f"the server broke off: {url}: {error!r}", remedy=_REMEDY) from error
-        if not arrivals or counted == 0:
+        if not stream.arrivals or stream.output_tokens == 0:
             raise StageError(f"{url} answered without a token", remedy=_REMEDY)
-        return StreamedAnswer(sent_at, arrivals, len(arrivals) if counted is None else counted)
+        counted = len(stream.arrivals) if stream.output_tokens is None else stream.output_tokens
+        return StreamedAnswer(sent_at, stream.arrivals, counted)
 
     async def get_text(self, path: str) -> str | None:
         """The body under `path`; None where the server has nothing there or cannot be reached."""
         import aiohttp
 
         try:
-            async with self._session.get(self._endpoint.base_url + path) as response:
+            url = self._endpoint.base_url + path
+            async with self._session.get(url, headers=self._headers, allow_redirects=False) as response:
                 return await response.text() if response.status == 200 else None
         except (aiohttp.ClientError, OSError):
             return None
 
 
-async def _read(lines: AsyncIterable[bytes], started: asyncio.Event | None) -> tuple[list[float], int | None]:
-    """Arrival times of the answer's pieces, and how many tokens the server counted.
+async def read_stream(lines: AsyncIterable[bytes], started: asyncio.Event | None = None) -> Stream:
+    """Read a streamed completion to its end.
 
     Server-sent events as in the WHATWG HTML standard, section 9.2, one `data:` line an event, which is all that
     OpenAI-compatible servers use.
+
+    Args:
+        lines: Of the response's body.
+        started: Set when the first piece comes.
+
+    Raises:
+        ValueError: The stream tells an error, breaks off or is no JSON. So are LookupError and TypeError.
     """
     arrivals: list[float] = []
-    counted, ended = None, False
+    texts: list[str] = []
+    usage: dict[str, Any] = {}
+    ended = only_ends = tells_usage = False
     async for line in lines:
         if not line.startswith(b"data:"):
             continue
@@ -134,18 +156,22 @@ async def _read(lines: AsyncIterable[bytes], started: asyncio.Event | None) -> t
         if "error" in message:
             raise ValueError(str(message["error"])[:300])
         for choice in message["choices"]:
-            # Not every engine sends [DONE], and some tell the reason in a piece of its own. A token may be no text,
-            # though: half of a character.
+            arrivals.append(time.perf_counter())
+            texts.append(choice.get("text") or "")
+            # Not every engine sends [DONE].
             ended = choice.get("finish_reason") is not None
-            if choice.get("text") or not ended or not arrivals:
-                arrivals.append(time.perf_counter())
+            only_ends, tells_usage = ended and not texts[-1], bool(message.get("usage"))
             if started is not None:
                 started.set()
-        if message.get("usage"):
-            counted = int(message["usage"]["completion_tokens"])
+        usage = message.get("usage") or usage
     if not ended:
         raise ValueError("the stream broke off before the answer's end")
-    return arrivals, counted
+    counted = None if usage.get("completion_tokens") is None else int(usage["completion_tokens"])
+    # Some engines tell the end in a piece of its own. A token may be no text, though: half of a character.
+    if only_ends and len(arrivals) > (1 if counted is None or tells_usage else counted):
+        arrivals.pop()
+    asked = usage.get("prompt_tokens")
+    return Stream(arrivals, "".join(texts), None if asked is None else int(asked), counted)
 
 
 def run_check(work: Coroutine[Any, Any, _T], deadline_seconds: float) -> _T | None:

@@ -42,6 +42,7 @@ class Supervised:
         cwd: Working directory; this process's own when None.
         grace_seconds: Between SIGTERM and SIGKILL when the command is stopped.
         fork_server: Address of a fork server to start the command from; it is executed where that does not answer.
+        secrets: Names of this process's variables that the command needs and that are shown nowhere.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class Supervised:
         cwd: Path | None = None,
         grace_seconds: float = 10.0,
         fork_server: Path | None = None,
+        secrets: Sequence[str] = (),
     ) -> None:
         self.argv, self.env, self.log_file, self.cwd = list(argv), dict(env or {}), log_file, cwd
         self._grace_seconds = grace_seconds
-        self._fork_server = fork_server
+        self._fork_server, self._secrets = fork_server, secrets
         self._process: subprocess.Popen[bytes] | ForkedCommand | None = None
         self._memory: PeakMemorySampler | None = None
 
@@ -148,7 +150,10 @@ class Supervised:
     def _fork(self, log: int) -> ForkedCommand | None:
         if self._fork_server is None:
             return None
-        return launch(self._fork_server, self.argv, self.env, self.cwd or Path.cwd(), log, self._grace_seconds)
+        # What is executed inherits them; a fork has what the fork server was started with.
+        handed = {name: os.environ[name] for name in self._secrets if name in os.environ}
+        env = {**self.env, **handed}
+        return launch(self._fork_server, self.argv, env, self.cwd or Path.cwd(), log, self._grace_seconds)
 
     def _kill_session(self) -> None:
         """For a guard that hangs or was killed: everything that stayed in its process group."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
 
 from registry.contracts.serving import Endpoint
 from serving_checks.gauges import GaugeNames
@@ -41,6 +42,8 @@ def _await_answer(base_url: str, child: Supervised) -> None:
         try:
             get_text(f"{base_url}/v1/models", timeout_seconds=2.0)
             return
+        except HTTPError:
+            return  # such as for want of a key
         except OSError:
             assert child.wait(0.05) is None, child.log_tail()
             time.sleep(0.05)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from configs.errors import QuantbenchError
 from registry.contracts.comparison import Verdict
 
-COMMANDS = ("run", "plan", "tune", "doctor", "artifacts", "compare")
+COMMANDS = ("run", "plan", "tune", "bench", "doctor", "artifacts", "compare")
 """Each is a module here with `HELP`, `add_arguments(parser)` and `execute(args) -> exit code`."""
 
 INTERRUPTED = 130

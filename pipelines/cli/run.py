@@ -19,13 +19,18 @@ HELP = "quantize, inspect, measure, record and report what a recipe asks for; re
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """The recipe and what is changed in it."""
     parser.add_argument("recipe", type=Path, help="a YAML file such as configs/recipes/demo.yaml")
+    add_overrides(parser, "methods.gptq.group_size=32")
+
+
+def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
+    """What is changed in a config."""
     parser.add_argument(
         "--set",
         dest="overrides",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change one value, such as methods.gptq.group_size=32",
+        help=f"change one value, such as {example}",
     )
 
 

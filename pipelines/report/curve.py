@@ -5,6 +5,7 @@ and p99 (thin). Hollow points are doubtful. Colours are the page's CSS variables
 """
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -12,7 +13,7 @@ from markupsafe import Markup, escape
 
 from pipelines.report.labels import CHARACTER_WIDTH, Box, place_beside
 from pipelines.report.load import doubt, keeps_highest_rate, load_text, milliseconds, significant, slo_of
-from pipelines.report.rows import Row
+from pipelines.report.rows import ServedModel
 from pipelines.report.svg import Axis, axis_of, cut, label, line, series
 from pipelines.report.table import printable
 from registry.contracts import SLO, LoadPoint, Percentiles
@@ -70,7 +71,7 @@ class _Panel(NamedTuple):
         return self.bottom - (self.bottom - self.top) * _inside(self.y.share(1000 * seconds))
 
 
-def latency_curves(rows: list[Row], prompts: str) -> Markup | None:
+def latency_curves(rows: Sequence[ServedModel], prompts: str) -> Markup | None:
     """The plot of all load tests with one prompt mix; None where none can be drawn."""
     slo = slo_of(rows) or SLO()
     limits: dict[Latency, float | None] = {"ttft": slo.ttft_seconds, "tpot": slo.tpot_seconds, "e2e": slo.e2e_seconds}
@@ -101,7 +102,7 @@ def latency_curves(rows: list[Row], prompts: str) -> Markup | None:
     return Markup("\n").join([*parts, Markup("</svg>")])
 
 
-def undrawn(rows: list[Row], prompts: str) -> int:
+def undrawn(rows: Sequence[ServedModel], prompts: str) -> int:
     """Load tests with one prompt mix that have no place in any panel, such as those without a completed request."""
     points = [point for row in rows for point in row.load_points if point.prompts == prompts]
     return sum(not any(drawable(Drawn("", "", one, False), metric) for metric in ("ttft", "tpot")) for one in points)

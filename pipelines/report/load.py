@@ -1,8 +1,9 @@
 """Load tests in words: which load, whether to believe it, under which conditions. Pure, for terminal and page alike."""
 
 import math
+from collections.abc import Sequence
 
-from pipelines.report.rows import Row
+from pipelines.report.rows import ServedModel
 from registry.contracts import SLO, LoadPoint, ServingRecord
 from registry.contracts.base import Record
 
@@ -16,12 +17,12 @@ class Conditions(Record):
     """A model's name and its `differing` facts; None where the engine does not say."""
 
 
-def prompt_mixes(rows: list[Row]) -> list[str]:
+def prompt_mixes(rows: Sequence[ServedModel]) -> list[str]:
     """Names of the prompt mixes, in the order in which they were sent."""
     return list(dict.fromkeys(point.prompts for row in rows for point in row.load_points))
 
 
-def concurrencies(rows: list[Row]) -> list[int]:
+def concurrencies(rows: Sequence[ServedModel]) -> list[int]:
     """Levels of the closed loop under the first prompt mix at which any row was loaded, ascending."""
     levels = {point.concurrency for row in rows for point in row.load_points if point.concurrency is not None}
     return sorted(level for level in levels if any(row.closed_point(level) for row in rows))
@@ -46,7 +47,7 @@ def doubt(point: LoadPoint) -> str | None:
     return None
 
 
-def slo_of(rows: list[Row]) -> SLO | None:
+def slo_of(rows: Sequence[ServedModel]) -> SLO | None:
     """The service level that a rate was searched for; one recipe asks the same of all its models."""
     searches = [row.serving.rate_search for row in rows if row.serving and row.serving.rate_search]
     return searches[0].slo if searches else None
@@ -59,14 +60,14 @@ def slo_text(slo: SLO) -> str:
     return ", ".join(told) or "no limit at all"
 
 
-def keeps_highest_rate(row: Row, point: LoadPoint) -> bool:
+def keeps_highest_rate(row: ServedModel, point: LoadPoint) -> bool:
     """Whether this is the highest rate at which the row kept the SLO."""
     search = row.serving.rate_search if row.serving else None
     highest = search.highest_good_requests_per_second if search else None
     return highest is not None and point.requests_per_second_offered == highest
 
 
-def conditions(rows: list[Row]) -> Conditions:
+def conditions(rows: Sequence[ServedModel]) -> Conditions:
     """What the measured models were served with, told apart by whether it is the same for all."""
     facts = {row.name: _facts(row.serving) for row in rows if row.serving}
     titles = list(next(iter(facts.values()), {}))
@@ -85,7 +86,7 @@ def conditions_text(serving: ServingRecord) -> str:
     return " · ".join(f"{title} {value}" for title, value in _facts(serving).items() if value is not None)
 
 
-def not_run(rows: list[Row]) -> list[tuple[str, str, list[str]]]:
+def not_run(rows: Sequence[ServedModel]) -> list[tuple[str, str, list[str]]]:
     """Check, reason and models of all checks that were not run, a line for each reason."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:

@@ -1,9 +1,9 @@
 """The memory split: four numbers a model that must not be mixed, and the room that freed weights give. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pipelines.report.memory import more_tokens, more_tokens_sentence
-from pipelines.report.rows import Row
+from pipelines.report.rows import ServedModel
 from pipelines.report.svg import series
 from pipelines.report.table import UNKNOWN, mebibytes
 from registry.contracts import MemoryRecord
@@ -41,7 +41,7 @@ MEMORY_COLUMNS: dict[str, tuple[str, _Parts]] = {
 """Title -> what it is, and the parts of its bar."""
 
 
-def memory_lines(rows: list[Row]) -> list[MemoryLine]:
+def memory_lines(rows: Sequence[ServedModel]) -> list[MemoryLine]:
     """A line for each model that was measured."""
     measured = [(row, row.serving.memory) for row in rows if row.serving]
     base = rows[0].serving.memory if rows[0].serving else None
@@ -60,12 +60,12 @@ def memory_lines(rows: list[Row]) -> list[MemoryLine]:
     ]
 
 
-def budgets_differ(rows: list[Row]) -> bool:
+def budgets_differ(rows: Sequence[ServedModel]) -> bool:
     """Whether models were given unequal KV-cache budgets, so that their capacities do not compare."""
     return len({row.serving.memory.kv_cache_bytes for row in rows if row.serving}) > 1
 
 
-def room_gained(rows: list[Row]) -> list[tuple[str, str]]:
+def room_gained(rows: Sequence[ServedModel]) -> list[tuple[str, str]]:
     """Artifact and the sentence about its KV cache, where there are the numbers for it."""
     base, *artifacts = rows
     if base.serving is None:

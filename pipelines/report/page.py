@@ -1,5 +1,6 @@
 """Writes a run's `report.html`: one file that opens offline, prints, and loads nothing from anywhere."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -25,7 +26,7 @@ from pipelines.report.load import (
 )
 from pipelines.report.memory_split import MEMORY_COLUMNS, budgets_differ, memory_lines, room_gained
 from pipelines.report.plot import quality_speed_plot
-from pipelines.report.rows import Row
+from pipelines.report.rows import ServedModel
 from pipelines.report.summary import failed, names, reused_text, sentences, timed_stages
 from pipelines.report.svg import series
 from pipelines.report.table import (
@@ -61,6 +62,45 @@ def write_page(record: RunRecord, suite: Suite) -> Path:
 
 def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
     """The page as HTML. All text from outside is escaped, control characters are dropped."""
+    stages = timed_stages(record)
+    return (
+        page_environment()
+        .get_template("page.html")
+        .render(
+            record=record,
+            suite=suite,
+            written=written.strftime("%Y-%m-%d %H:%M %Z"),
+            checkpoint=record.rows[0].checkpoint,
+            table=build_table(record.rows, suite),
+            plot=quality_speed_plot(record.rows),
+            forest=forest_plot(record.rows),
+            judged=judged,
+            drop_text=drop_text,
+            interval=_interval,
+            verdict_tones=VERDICT_TONES,
+            sentences=sentences(record.rows),
+            failures=failed(record),
+            skipped=names(record.outcomes, "skipped"),
+            reused=reused_text(record.outcomes),
+            calibration=_calibration(record),
+            stages=stages,
+            part_kinds=get_args(PartKind),
+            longest_seconds=max((stage.seconds for stage in stages), default=0.0),
+            results={outcome.name: outcome.result for outcome in record.outcomes},
+            lowest_correlations=_lowest_correlations,
+            versions=_versions,
+            at_guessing=AT_GUESSING,
+            unknown=UNKNOWN,
+            tone_of=tone_of,
+            with_stderr=with_stderr,
+            files_place="in the measurement's object",
+            **serving_parts(record.rows),
+        )
+    )
+
+
+def page_environment() -> Environment:
+    """Where the templates of this folder are rendered: text from outside is escaped, what is missing is an error."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -77,41 +117,11 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
         "significant": significant,
         "known": _known,
     }
-    stages = timed_stages(record)
-    return environment.get_template("page.html").render(
-        record=record,
-        suite=suite,
-        written=written.strftime("%Y-%m-%d %H:%M %Z"),
-        checkpoint=record.rows[0].checkpoint,
-        table=build_table(record.rows, suite),
-        plot=quality_speed_plot(record.rows),
-        forest=forest_plot(record.rows),
-        judged=judged,
-        drop_text=drop_text,
-        interval=_interval,
-        verdict_tones=VERDICT_TONES,
-        sentences=sentences(record.rows),
-        failures=failed(record),
-        skipped=names(record.outcomes, "skipped"),
-        reused=reused_text(record.outcomes),
-        calibration=_calibration(record),
-        stages=stages,
-        part_kinds=get_args(PartKind),
-        longest_seconds=max((stage.seconds for stage in stages), default=0.0),
-        results={outcome.name: outcome.result for outcome in record.outcomes},
-        lowest_correlations=_lowest_correlations,
-        versions=_versions,
-        at_guessing=AT_GUESSING,
-        unknown=UNKNOWN,
-        tone_of=tone_of,
-        with_stderr=with_stderr,
-        series=series,
-        **_serving(record.rows),
-    )
+    return environment
 
 
-def _serving(rows: list[Row]) -> dict[str, Any]:
-    """What the parts on speed, memory and checks are made of."""
+def serving_parts(rows: Sequence[ServedModel]) -> dict[str, Any]:
+    """What the parts on speed, memory and checks are made of (`page_serving.html`, `page_server.html`)."""
     return {
         "curves": [(prompts, latency_curves(rows, prompts), undrawn(rows, prompts)) for prompts in prompt_mixes(rows)],
         "slo": slo_of(rows),
@@ -127,6 +137,7 @@ def _serving(rows: list[Row]) -> dict[str, Any]:
         "budgets_differ": budgets_differ(rows),
         "room": room_gained(rows),
         "not_run": not_run(rows),
+        "series": series,
         "outcome_tones": OUTCOME_TONES,
     }
 

@@ -21,10 +21,48 @@ from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
 
 
-class Row(Record):
-    """One model of a run, as far as it is known."""
+class ServedModel(Record):
+    """One model as far as it was served: what the parts on speed, memory and checks read."""
 
     name: str
+
+    @property
+    def serving(self) -> ServingRecord | None:
+        """How it was served, once it was."""
+        raise NotImplementedError
+
+    @property
+    def load_points(self) -> list[LoadPoint]:
+        """All load tests, valid or not."""
+        return self.serving.load_points if self.serving else []
+
+    def closed_point(self, concurrency: int) -> LoadPoint | None:
+        """The closed-loop load test at one level, under the first prompt mix."""
+        closed = [point for point in self.load_points if point.concurrency is not None]
+        return next(
+            (point for point in closed if point.concurrency == concurrency and point.prompts == closed[0].prompts), None
+        )
+
+    def tokens_per_second(self, concurrency: int) -> float | None:
+        """Output tokens per second at one level of the closed loop; None where they must not be believed."""
+        point = self.closed_point(concurrency)
+        return point.output_tokens_per_second if point and point.invalid is None else None
+
+
+class BenchedModel(ServedModel):
+    """A model that was served and loaded, and not evaluated."""
+
+    served: ServingRecord
+
+    @property
+    def serving(self) -> ServingRecord:
+        """See `ServedModel.serving`."""
+        return self.served
+
+
+class Row(ServedModel):
+    """One model of a run, as far as it is known."""
+
     method: str
     artifact: ArtifactRecord | None = None
     checkpoint: CheckpointRecord | None = None
@@ -73,25 +111,8 @@ class Row(Record):
 
     @property
     def serving(self) -> ServingRecord | None:
-        """How it was served, once it was."""
+        """See `ServedModel.serving`."""
         return self.measurement.serving if self.measurement else None
-
-    @property
-    def load_points(self) -> list[LoadPoint]:
-        """All load tests, valid or not."""
-        return self.serving.load_points if self.serving else []
-
-    def closed_point(self, concurrency: int) -> LoadPoint | None:
-        """The closed-loop load test at one level, under the first prompt mix."""
-        closed = [point for point in self.load_points if point.concurrency is not None]
-        return next(
-            (point for point in closed if point.concurrency == concurrency and point.prompts == closed[0].prompts), None
-        )
-
-    def tokens_per_second(self, concurrency: int) -> float | None:
-        """Output tokens per second at one level of the closed loop; None where they must not be believed."""
-        point = self.closed_point(concurrency)
-        return point.output_tokens_per_second if point and point.invalid is None else None
 
 
 def baseline_row(results: Mapping[str, StageResult]) -> Row:

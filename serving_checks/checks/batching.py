@@ -23,7 +23,7 @@ from configs.base import StrictModel
 from configs.errors import RequestError
 from registry.contracts.serving import CheckRecord, Endpoint
 from serving_checks.gauges import GaugeNames, GaugeSample, GaugeSampler
-from serving_checks.streaming import FIXED_LENGTH, StreamedAnswer, StreamingClient, not_done, run_check
+from serving_checks.streaming import StreamedAnswer, StreamingClient, not_done, run_check
 
 _PROMPT_TOKENS = 64
 """No prompt of this check has more, whatever the tokenizer."""
@@ -116,7 +116,7 @@ def check_batching(
     max_num_seqs: int | None,
     *,
     gauges: GaugeNames | None,
-    fixed_length: Mapping[str, Any] = FIXED_LENGTH,
+    fixed_length: Mapping[str, Any] = {},
 ) -> CheckRecord:
     """Load the server until requests wait, and judge how it schedules them.
 

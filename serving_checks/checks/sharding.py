@@ -25,7 +25,7 @@ from pydantic import Field, FiniteFloat
 from configs.base import StrictModel
 from configs.errors import StageError
 from registry.contracts.base import DType, Record
-from registry.contracts.serving import CheckRecord, Endpoint
+from registry.contracts.serving import CheckRecord
 from serving_checks.guard import descendants_of
 from serving_checks.http_json import post_json
 from serving_checks.rank_facts import RankFacts
@@ -90,7 +90,7 @@ def shard_facts(server: RunningServer) -> ShardFacts:
         return ShardFacts(
             ranks=server.engine.ranks(endpoint),
             pids_below_server=descendants_of(server.pid) if server.pid else [],
-            answers=[_greedy(endpoint, prompt) for prompt in PROMPTS],
+            answers=[_greedy(server, prompt) for prompt in PROMPTS],
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise StageError(
@@ -99,14 +99,15 @@ def shard_facts(server: RunningServer) -> ShardFacts:
         ) from error
 
 
-def _greedy(endpoint: Endpoint, prompt: str) -> list[Token]:
+def _greedy(server: RunningServer, prompt: str) -> list[Token]:
+    endpoint = server.endpoint
     body: dict[str, Any] = {
         "model": endpoint.served_model_name,
         "prompt": prompt,
         "max_tokens": TOKENS,
         "temperature": 0.0,
-        "ignore_eos": True,
         "logprobs": 2,
+        **server.engine.fixed_length,
     }
     told = post_json(f"{endpoint.base_url}/v1/completions", body)["choices"][0]["logprobs"]
     if len(told["tokens"]) != TOKENS:

@@ -1,19 +1,31 @@
 """Does the server answer at all, and with text?"""
 
-from configs.errors import StageError
+from collections.abc import Callable
+from urllib.error import HTTPError
+
+from configs.errors import RequestError, StageError
 from registry.contracts.serving import Endpoint
-from serving_checks.http_json import post_json
+from serving_checks.http_json import authorization, post_json, refusal
 
 PROMPT = "The capital of France is"
 
 
-def smoke_answer(endpoint: Endpoint, prompt: str = PROMPT, max_tokens: int = 16, *, with_logprobs: bool = True) -> str:
+def smoke_answer(
+    endpoint: Endpoint,
+    prompt: str = PROMPT,
+    max_tokens: int = 16,
+    *,
+    with_logprobs: bool = True,
+    remedy_for: Callable[[int], str | None] = lambda status: None,
+) -> str:
     """The greedy completion of `prompt`.
 
     Args:
         with_logprobs: Ask for log-probabilities too, where the engine gives them.
+        remedy_for: Of the engine.
 
     Raises:
+        RequestError: The server refuses, and the config can be changed so that it does not.
         StageError: No answer, an empty one, or log-probabilities that are not finite (weights that overflowed).
     """
     body = {
@@ -25,10 +37,14 @@ def smoke_answer(endpoint: Endpoint, prompt: str = PROMPT, max_tokens: int = 16,
     remedy = (
         "the artifact is broken or the engine's kernel is: look into the server's log and the artifact's inspection"
     )
+    url, key = f"{endpoint.base_url}/v1/completions", endpoint.api_key_variable
     try:
-        url, key = f"{endpoint.base_url}/v1/completions", endpoint.api_key_variable
         choice = post_json(url, body, api_key_variable=key)["choices"][0]
         text, logprobs = str(choice["text"]), choice["logprobs"]["token_logprobs"] if with_logprobs else []
+    except HTTPError as error:
+        told = refusal(error.code, error.reason, error.read().decode(errors="replace"), authorization(key))
+        what, mended = f"the server answered {prompt!r} with {told}", remedy_for(error.code)
+        raise RequestError(what, remedy=mended) if mended else StageError(what, remedy=remedy) from error
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise StageError(f"the server gave no answer to {prompt!r}: {error!r}", remedy=remedy) from error
     if not text.strip():

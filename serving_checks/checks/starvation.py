@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from configs.base import StrictModel
 from configs.errors import RequestError
 from registry.contracts.serving import CheckRecord, Endpoint
-from serving_checks.streaming import FIXED_LENGTH, Prompt, StreamedAnswer, StreamingClient, not_done, run_check
+from serving_checks.streaming import Prompt, StreamedAnswer, StreamingClient, not_done, run_check
 
 PromptOf = Callable[[int], Prompt]
 """Makes a new prompt of about so many tokens, unlike all before from its start, or the prefix cache would answer it."""
@@ -92,7 +92,7 @@ def check_starvation(
     config: StarvationConfig,
     prompt_of: PromptOf | None = None,
     *,
-    fixed_length: Mapping[str, Any] = FIXED_LENGTH,
+    fixed_length: Mapping[str, Any] = {},
 ) -> CheckRecord:
     """Measure short requests alone and beside long ones, and hold what they waited against the limits.
 

@@ -5,10 +5,11 @@ one test. Everything else asks the engine and names none.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -127,6 +128,12 @@ class Engine(ABC):
 
     gives_logprobs: ClassVar[bool] = False
     """Answers completions with log-probabilities: of the prompt, and of tokens that are asked for by their ids."""
+    takes_token_ids: ClassVar[bool] = False
+    """Completes a prompt of token ids as well as a text."""
+    tells_ranks: ClassVar[bool] = False
+    """Answers `ranks`."""
+    greedy: ClassVar[Mapping[str, Any]] = {"temperature": 0.0}
+    """Request fields by which the likeliest token is always taken, whatever the model's own defaults are."""
 
     def __init__(self, config: ServingConfig) -> None:
         self.config = config
@@ -150,6 +157,28 @@ class Engine(ABC):
     def metrics(self) -> MetricNames:
         """What the engine's /metrics page calls things."""
         return MetricNames()
+
+    @property
+    def fixed_length(self) -> Mapping[str, Any]:
+        """Request fields by which an answer has as many tokens as `max_tokens` says, and not fewer.
+
+        Empty where the engine has none: answers may then be shorter, and what is counted is what came.
+        """
+        return {}
+
+    @property
+    def api_key_variable(self) -> str | None:
+        """Name of the environment variable that holds the server's key; None where it wants none."""
+        return None
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the server is on this machine."""
+        return True
+
+    def remedy_for(self, status: int) -> str | None:
+        """What to change in the config when the server answers a request with `status`; None where it is no help."""
+        return None
 
     @abstractmethod
     def refusals(self, request: ServerRequest) -> list[str]:

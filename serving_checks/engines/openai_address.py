@@ -5,8 +5,9 @@ it serves the very bytes that the tests think it does) stays unknown and is said
 """
 
 import json
+from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
@@ -16,6 +17,8 @@ from configs.errors import RequestError
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import AttachedEngine, EngineFacts, MetricNames, ServerRequest, ServingConfig
 from serving_checks.http_json import get_text
+
+_KEY_REMEDY = "name the environment variable with its key as `api_key_variable`, and set it to a valid one"
 
 
 class OpenAIServerConfig(ServingConfig):
@@ -28,6 +31,9 @@ class OpenAIServerConfig(ServingConfig):
     """What the server calls the model."""
     api_key_variable: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*$")] | None = None
     """Name of the environment variable that holds the key; the key itself is written nowhere."""
+    fixed_length: dict[str, Any] = {"ignore_eos": True}
+    """Request fields by which answers have as many tokens as are asked for. SGLang, TensorRT-LLM and vLLM take the
+    default; `{}` for a server that refuses it, whose answers may then be shorter."""
     metrics: MetricNames = MetricNames()
     """What the server's /metrics page calls things; what is left out is not cross-checked."""
     eager: bool | None = None
@@ -35,14 +41,18 @@ class OpenAIServerConfig(ServingConfig):
 
     @model_validator(mode="after")
     def _keeps_the_key_to_itself(self) -> Self:
-        parts = urlsplit(self.base_url)
-        try:
-            loopback = parts.hostname == "localhost" or ip_address(parts.hostname or "").is_loopback
-        except ValueError:
-            loopback = False
-        if self.api_key_variable and parts.scheme == "http" and not loopback:
+        if self.api_key_variable and self.base_url.startswith("http:") and not self.is_loopback:
             raise ValueError("a key is sent to another machine over https only; write https:// or leave the key out")
         return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the address is one of this machine's own, though what answers there may be forwarded."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return host == "localhost" or ip_address(host).is_loopback
+        except ValueError:
+            return False
 
 
 class OpenAIAddress(AttachedEngine):
@@ -58,6 +68,32 @@ class OpenAIAddress(AttachedEngine):
         """See `Engine.metrics`: as the config says."""
         return self.config.metrics
 
+    @property
+    def fixed_length(self) -> Mapping[str, Any]:
+        """See `Engine.fixed_length`: as the config says."""
+        return self.config.fixed_length
+
+    @property
+    def api_key_variable(self) -> str | None:
+        """See `Engine.api_key_variable`: as the config says."""
+        return self.config.api_key_variable
+
+    @property
+    def runs_here(self) -> bool:
+        """See `Engine.runs_here`: as far as the address tells."""
+        return self.config.is_loopback
+
+    def remedy_for(self, status: int) -> str | None:
+        """See `Engine.remedy_for`: the key, or the fields that not every server takes."""
+        if status in (401, 403):
+            return _KEY_REMEDY
+        if status in (400, 422) and self.config.fixed_length:
+            return (
+                f"if it is a field that it refuses, set `serving.fixed_length` to what makes this server's answers "
+                f"full length, or to {{}} (sent was {json.dumps(self.config.fixed_length)}); else change the load"
+            )
+        return None
+
     def refusals(self, request: ServerRequest) -> list[str]:
         """See `Engine.refusals`; what a foreign server takes shows when it is asked."""
         return []
@@ -70,12 +106,9 @@ class OpenAIAddress(AttachedEngine):
             listed = json.loads(get_text(where, api_key_variable=config.api_key_variable))
             names = [str(model["id"]) for model in listed["data"]]
         except HTTPError as error:
-            wants_key = error.code in (401, 403)
             raise RequestError(
                 f"{where} answers {error.code} {error.reason}",
-                remedy="name the environment variable with its key as `api_key_variable`, and set it to a valid one"
-                if wants_key
-                else "name the address of an OpenAI-compatible server",
+                remedy=_KEY_REMEDY if error.code in (401, 403) else "name the address of an OpenAI-compatible server",
             ) from error
         except OSError as error:
             raise RequestError(

@@ -1,13 +1,15 @@
 """`transformers serve` with continuous batching (transformers 5.19, cli/serve.py), the second real engine.
 
-It completes texts and chats under the usual paths, and streams. It has no metrics page, ignores `logprobs`, answers 422
-to fields it does not know (`ignore_eos`, `repetition_penalty`), gathers several tokens into one event of a stream, and
-takes no limit on the requests at work. Its /v1/models looks into the hub's cache folder and fails without one.
+It completes texts (not token ids) and chats under the usual paths, and streams. It has no metrics page, ignores
+`logprobs`, answers 422 to fields it does not know (`ignore_eos`, `repetition_penalty`), gathers several tokens into one
+event of a stream, and takes no limit on the requests at work. Its /v1/models looks into the hub's cache folder and
+fails without one.
 """
 
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +32,8 @@ _BLOCK_TOKENS = 256
 _DTYPE_BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 _EXCEPTION = re.compile(r"^(?:\w+\.)*(?P<error>\w*(?:Error|Exception)): (?P<text>.+)", re.MULTILINE)
 _WARNING = re.compile(r"^(?:\[\w+\] )?(?P<text>.*\b(?:[Ff]alling back|not supported|does not support|deprecated)\b.*)$")
+_OF_EVERY_START = "register_constant() on Enum subclasses"
+"""Torch's, of torchao's import: it says nothing about how the model is served."""
 
 
 class TransformersServerConfig(LaunchedConfig):
@@ -56,6 +60,14 @@ class TransformersEngine(LaunchedEngine):
     serves_in_16_bits_only = frozenset({"gptq", "awq", "bnb_nf4"})
     """As the artifacts are inspected: through transformers, in the dtype that they were written for."""
     config: TransformersServerConfig
+
+    @property
+    def fixed_length(self) -> Mapping[str, Any]:
+        """See `Engine.fixed_length`: a request's own generation config, in which no token is the end.
+
+        Null would stand for the model's end, -1 stands for none (generation/continuous_batching/requests.py).
+        """
+        return {"generation_config": json.dumps({"eos_token_id": -1})}
 
     def refusals(self, request: ServerRequest) -> list[str]:
         """See `Engine.refusals`."""
@@ -106,7 +118,7 @@ class TransformersEngine(LaunchedEngine):
     def facts(self, endpoint: Endpoint, log: str) -> EngineFacts:
         """See `Engine.facts`; it names no kernel and tells no setting."""
         found = [match["text"].strip() for line in log.splitlines() if (match := _WARNING.match(line))]
-        return EngineFacts(warnings=list(dict.fromkeys(found)))
+        return EngineFacts(warnings=[line for line in dict.fromkeys(found) if _OF_EVERY_START not in line])
 
     def death_of(self, log: str, exit_code: int) -> Death:
         """See `Engine.death_of`."""

@@ -3,8 +3,9 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -83,6 +84,10 @@ class VllmEngine(LaunchedEngine):
     plugins = ("vllm-bnb-plugin",)
     serves_in_16_bits_only = frozenset({"gptq", "awq", "bnb_nf4"})
     gives_logprobs = True
+    takes_token_ids = True
+    tells_ranks = True
+    # A model's generation_config.json may ask for a penalty, which vLLM takes for a default.
+    greedy = {"temperature": 0.0, "repetition_penalty": 1.0}
     config: VllmServerConfig
 
     @property
@@ -98,6 +103,11 @@ class VllmEngine(LaunchedEngine):
             kv_cache_tokens=f"{_CACHE_CONFIG}{{kv_cache_size_tokens}}",
             kv_cache_requests=f"{_CACHE_CONFIG}{{kv_cache_max_concurrency}}",
         )
+
+    @property
+    def fixed_length(self) -> Mapping[str, Any]:
+        """See `Engine.fixed_length`."""
+        return {"ignore_eos": True}
 
     def refusals(self, request: ServerRequest) -> list[str]:
         """See `Engine.refusals`; what vLLM 0.32 and its bitsandbytes plugin raise at start."""

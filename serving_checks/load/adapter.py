@@ -1,8 +1,9 @@
 """vLLM's own load generator (vllm/benchmarks/serve.py, 0.32) behind one function.
 
-It sends, waits and takes the times. Ours are the prompts, the arrivals of an open loop (drawn here and handed over as a
-trace, so that it is known when each request was due and not only when the client came to it), and a time limit on each
-request, which it has none of.
+It keeps requests in flight or sends them when they are due, and counts. Ours are the prompts, the arrivals of an open
+loop (drawn here and handed over as a trace, so that it is known when each request was due and not only when the client
+came to it), and the function that sends one request: vLLM's sends fields that other servers refuse, tells no reason
+why, sends OPENAI_API_KEY to whoever is asked, and finds no token counts where they come with the last piece.
 """
 
 import asyncio
@@ -10,17 +11,19 @@ import contextlib
 import gc
 import io
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from registry.contracts.serving import Endpoint
+from serving_checks.http_json import authorization, refusal
 from serving_checks.load.config import MixName
 from serving_checks.load.prompts import Prompt, Tokenizer
 from serving_checks.load.requests import Outcome, RequestRow
+from serving_checks.streaming import Stream, read_stream
 
 _BACKEND = "quantbench"
 _TIMED_OUT = "timed out"
@@ -61,17 +64,18 @@ class VllmGenerator:
     Args:
         tokenizer: Counts an answer's tokens where the server does not.
         request_timeout_seconds: When to give up on a request.
+        fields: Added to each request, so that answers are greedy and as long as asked.
     """
 
-    def __init__(self, tokenizer: Tokenizer, request_timeout_seconds: float) -> None:
+    def __init__(self, tokenizer: Tokenizer, request_timeout_seconds: float, fields: Mapping[str, Any]) -> None:
         import_module("vllm.benchmarks.serve")  # here, because this is done while the server is waited for
         from vllm.benchmarks.lib.endpoint_request_func import ASYNC_REQUEST_FUNCS
 
-        self._tokenizer = tokenizer
+        self._tokenizer, self._fields = tokenizer, dict(fields)
         # As vLLM's own program does: a collection that looks at all that was imported would stop the clock of requests.
         gc.collect()
         gc.freeze()
-        ASYNC_REQUEST_FUNCS[_BACKEND] = _with_timeout(ASYNC_REQUEST_FUNCS["openai"], request_timeout_seconds)
+        ASYNC_REQUEST_FUNCS[_BACKEND] = _sender(request_timeout_seconds)
 
     def send(
         self,
@@ -89,9 +93,12 @@ class VllmGenerator:
             endpoint: The server.
             load: Closed or open loop.
             prompts: One a request.
-            output_tokens: Length of each answer; the model's end is ignored.
+            output_tokens: Length of each answer.
             seed: Of an open loop's arrivals.
             point: Goes into the rows.
+
+        Raises:
+            RequestError: The environment does not hold the server's key.
         """
         from vllm.benchmarks.serve import TaskType, benchmark
 
@@ -116,12 +123,12 @@ class VllmGenerator:
                     profile=False,
                     selected_percentile_metrics=[],
                     selected_percentiles=[],
-                    ignore_eos=True,
+                    ignore_eos=False,
                     goodput_config_dict={},
                     max_concurrency=load.concurrency,
                     lora_modules=None,
-                    extra_headers=None,
-                    extra_body={"temperature": 0.0},
+                    extra_headers=authorization(endpoint.api_key_variable),
+                    extra_body=self._fields,
                     ready_check_timeout_sec=0,
                     self_timed=due is not None,
                 )
@@ -201,22 +208,61 @@ def _free_places(starts: Any, ends: Any, concurrency: int) -> list[float]:
     return free
 
 
-def _with_timeout(send: Any, timeout_seconds: float) -> Any:
-    """vLLM's request function with a time limit; each failure gets its duration and a reason."""
+def _sender(timeout_seconds: float) -> Any:
+    """The function that sends one request, as the generator calls it. Each failure has its duration and a reason."""
+    import aiohttp
     from vllm.benchmarks.lib.endpoint_request_func import RequestFuncOutput
 
-    async def limited(request_func_input: Any, session: Any, pbar: Any = None) -> Any:
+    async def send(request_func_input: Any, session: Any, pbar: Any = None) -> Any:
         start = time.perf_counter()
+        output = RequestFuncOutput(start_time=start, prompt_len=request_func_input.prompt_len)
         try:
             async with asyncio.timeout(timeout_seconds):
-                output = await send(request_func_input=request_func_input, session=session, pbar=pbar)
+                stream = await _stream(request_func_input, session)
         except TimeoutError:
-            output = RequestFuncOutput(start_time=start, prompt_len=request_func_input.prompt_len, error=_TIMED_OUT)
-        if output.success and not output.output_tokens and not output.generated_text:
-            output = replace(output, success=False, error="no tokens came back")
+            output.error = _TIMED_OUT
+        except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
+            output.error = str(error) if isinstance(error, _Refused) else f"{type(error).__name__}: {error}"
+        else:
+            if stream.arrivals and (stream.output_tokens or stream.text):
+                _tell(output, stream, start)
+            else:
+                output.error = "no token came back"
         if not output.success:
             output.latency = time.perf_counter() - start
-            output.error = output.error or "refused without a reason"
         return output
 
-    return limited
+    return send
+
+
+class _Refused(ValueError):
+    """The server answered with another status than 200; the text is `refusal`'s."""
+
+
+async def _stream(request: Any, session: Any) -> Stream:
+    body = {
+        "model": request.model_name,
+        "prompt": request.prompt,
+        "max_tokens": request.output_len,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **request.extra_body,
+    }
+    headers = request.extra_headers
+    # A redirect is not followed: the key is for this address alone.
+    async with session.post(request.api_url, json=body, headers=headers, allow_redirects=False) as response:
+        if response.status != 200:
+            raise _Refused(refusal(response.status, response.reason, await response.text(), headers))
+        return await read_stream(response.content)
+
+
+def _tell(output: Any, stream: Stream, start: float) -> None:
+    """Fill the generator's own record; it counts the tokens of the text where the server told no number."""
+    output.success = True
+    output.generated_text = stream.text
+    output.ttft = stream.arrivals[0] - start
+    output.itl = [after - before for before, after in pairwise(stream.arrivals)]
+    output.latency = stream.arrivals[-1] - start
+    output.output_tokens = stream.output_tokens or 0
+    if stream.prompt_tokens is not None:
+        output.prompt_len = stream.prompt_tokens

@@ -5,6 +5,7 @@ with LoadClient(config, serving, model_dir, work_dir) as client:      # imports 
         result = client.run(server.endpoint, output_dir)
 """
 
+import os
 import resource
 import shutil
 import sys
@@ -18,6 +19,7 @@ from configs.errors import RequestError, StageError
 from registry.contracts.serving import Endpoint, LoadPoint, RateSearch
 from registry.files import write_text_atomically
 from serving_checks.engines.base import ServingConfig
+from serving_checks.engines.table import engine_of
 from serving_checks.load.config import LoadConfig
 from serving_checks.load.job import LoadJob, LoadOutcome, LoadProgress, LoadStart
 from serving_checks.load.prompts import read_text
@@ -28,6 +30,8 @@ _OTHER_FILES = 128
 """Open files of generator and server besides the requests' connections: libraries, logs, event loops."""
 _SERVER_LOG_LINES = 15
 _TICK_SECONDS = 0.5
+_DIRECTLY = {"NO_PROXY": "*", "no_proxy": "*", "NETRC": os.devnull}
+"""vLLM's generator looks for proxies and passwords in the environment; a server under test is behind none."""
 
 
 class LoadResult(NamedTuple):
@@ -72,13 +76,15 @@ class LoadClient:
             progress_file=work_dir / "load_progress.json",
             outcome_file=work_dir / "load_outcome.json",
         )
+        key = engine_of(serving).api_key_variable
         job_file = work_dir / "load_job.json"
         write_text_atomically(job_file, self._job.model_dump_json())
         self._child = Supervised(
             [sys.executable, "-P", "-m", "serving_checks.load.generator", str(job_file)],
             log_file=work_dir / "load.log",
-            env={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+            env={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"} | _DIRECTLY,
             fork_server=fork_server,
+            secrets=[key] if key else [],
         )
 
     def __enter__(self) -> Self:
@@ -146,8 +152,10 @@ class LoadClient:
         """What there is to read about a failure: a failed stage's output directory goes, its logs stay."""
         tail = f"  the load generator's log ends:\n{self._child.log_tail()}"
         if server_log and requests_file.exists():
-            kept = server_log.with_suffix(f".{LOAD_REQUESTS_FILE}")
-            shutil.move(requests_file, kept)
+            kept = requests_file
+            if requests_file.parent != server_log.parent:
+                kept = server_log.with_suffix(f".{LOAD_REQUESTS_FILE}")
+                shutil.move(requests_file, kept)
             tail = f"  all requests until then: {kept}\n{tail}"
         if server_log and server_log.exists():
             lines = server_log.read_text(errors="replace").splitlines()[-_SERVER_LOG_LINES:]

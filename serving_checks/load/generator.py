@@ -13,7 +13,7 @@ from configs.errors import QuantbenchError, RequestError, StageError
 from registry.contracts.serving import LoadPoint, RateSearch
 from registry.files import write_text_atomically
 from serving_checks.engines.table import engine_of
-from serving_checks.http_json import get_text
+from serving_checks.http_json import get_text, refused_with
 from serving_checks.load.adapter import Load, VllmGenerator
 from serving_checks.load.config import Concurrent, LoadConfig, MixName, Poisson, Sweep, Synchronous
 from serving_checks.load.job import LoadFailure, LoadJob, LoadOutcome, LoadProgress, LoadStart
@@ -40,11 +40,7 @@ class LoadTests:
 
     def __init__(self, job: LoadJob, start: LoadStart, source: PromptSource, generator: VllmGenerator) -> None:
         self._config, self._engine, self._progress_file = job.config, engine_of(job.serving), job.progress_file
-        self._endpoint, self._base_url, self._requests_file = (
-            start.endpoint,
-            start.endpoint.base_url,
-            start.requests_file,
-        )
+        self._endpoint, self._requests_file = start.endpoint, start.requests_file
         self._source, self._generator = source, generator
         self._rows: list[RequestRow] = []
         self.points: list[LoadPoint] = []
@@ -54,7 +50,7 @@ class LoadTests:
         """Run every profile on every prompt mix; what was measured so far stays in `points` and in the Parquet file.
 
         Raises:
-            RequestError: The text does not give as many prompts.
+            RequestError: The text does not give as many prompts, or the server refuses what the config has it sent.
             StageError: The server died, or completed no request of a load test.
         """
         mixes = self._config.prompts.mixes
@@ -87,7 +83,7 @@ class LoadTests:
         self._warm_up(load)
         self._reset_caches()
         print(f"load test {place + 1}: {load}: {len(prompts)} requests", flush=True)
-        with ServerWatch(self._base_url, self._engine.metrics) as watch:
+        with ServerWatch(self._endpoint, self._engine.metrics) as watch:
             sent = self._generator.send(
                 self._endpoint, load, prompts, config.output_tokens, seed=config.seed + place, point=place
             )
@@ -102,10 +98,7 @@ class LoadTests:
                 remedy="look into the server's log for why; lower the load if it ran out of memory",
             )
         if not completed:
-            raise StageError(
-                f"no request completed ({load}); the first error was {errors[0]!r}",
-                remedy="look into the server's log for what it answered, or raise `request_timeout_seconds`",
-            )
+            raise self._none_completed(load, errors[0])
         counts = watch.counts(sum(row.prompt_tokens for row in completed), sum(row.output_tokens for row in completed))
         point = load_point(load, sent, config.output_tokens, counts, config.slo)
         self.points.append(point)
@@ -115,6 +108,15 @@ class LoadTests:
             flush=True,
         )
         return point
+
+    def _none_completed(self, load: Load, error: str) -> QuantbenchError:
+        what = f"no request completed ({load}); the first error was {error!r}"
+        status = refused_with(error)
+        mended = self._engine.remedy_for(status) if status else None
+        if mended:
+            return RequestError(what, remedy=mended)
+        remedy = "look into the server's log for what it answered, or raise `request_timeout_seconds`"
+        return StageError(what, remedy=remedy)
 
     def _warm_up(self, load: Load) -> None:
         """Send what follows once, in short: each prompt length, as many at a time as there will be."""
@@ -130,14 +132,14 @@ class LoadTests:
 
     def _reset_caches(self) -> None:
         """Empty the caches, where the engine lets them be emptied from outside."""
-        await_idle(self._base_url, self._engine.metrics, _IDLE_SECONDS)
+        await_idle(self._endpoint, self._engine.metrics, _IDLE_SECONDS)
         # Prompts never repeat, so a cache that is kept holds nothing that they could use.
         with suppress(OSError):
-            self._engine.reset_caches(self._base_url)
+            self._engine.reset_caches(self._endpoint.base_url)
 
     def _answers(self) -> bool:
         try:
-            get_text(f"{self._base_url}/v1/models")
+            get_text(f"{self._endpoint.base_url}/v1/models", api_key_variable=self._endpoint.api_key_variable)
         except urllib.error.HTTPError:
             return True
         except OSError:
@@ -172,7 +174,9 @@ def main(job_file: Path) -> None:
     job = LoadJob.model_validate_json(job_file.read_text())
     tokenizer = AutoTokenizer.from_pretrained(job.tokenizer_dir)
     source = PromptSource(tokenizer, read_text(job.config.prompts.file), job.config.seed)
-    generator = VllmGenerator(tokenizer, job.config.request_timeout_seconds)
+    engine = engine_of(job.serving)
+    fields = {**engine.greedy, **engine.fixed_length}
+    generator = VllmGenerator(tokenizer, job.config.request_timeout_seconds, fields)
     while not job.start_file.exists():
         time.sleep(_POLL_SECONDS)
     start = LoadStart.model_validate_json(job.start_file.read_text())

@@ -7,7 +7,7 @@ the prefix cache. So sentences of a text are put together in random order, from 
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
@@ -59,6 +59,14 @@ def read_text(file: Path | None) -> str:
     if not text.strip():
         raise RequestError(f"load.prompts.file: {file} holds no text", remedy=remedy)
     return text
+
+
+def text_prompts(tokenizer_dir: str, seed: int) -> Callable[[int], str]:
+    """Makes new prompts of as many tokens as asked for, for servers that take texts only."""
+    from transformers import AutoTokenizer
+
+    source = PromptSource(AutoTokenizer.from_pretrained(tokenizer_dir), read_text(None), seed)
+    return lambda tokens: source.prompt(tokens).text
 
 
 class PromptSource:

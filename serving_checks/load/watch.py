@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 from urllib.parse import urlencode
 
+from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import MetricNames
 from serving_checks.http_json import get_text
 from serving_checks.metrics import parse_metrics, total
@@ -37,7 +38,7 @@ class ServerCounts(NamedTuple):
     waiting_peak: int | None
 
 
-def read(base_url: str, names: MetricNames) -> Readings:
+def read(endpoint: Endpoint, names: MetricNames) -> Readings:
     """The four numbers now.
 
     Only these are asked for (`name[]`, Prometheus' client library): rendering all of vLLM's page takes its server
@@ -46,10 +47,11 @@ def read(base_url: str, names: MetricNames) -> Readings:
     """
     wanted = [names.prompt_tokens, names.generation_tokens, names.requests_running, names.requests_waiting]
     query = urlencode([("name[]", name) for name in wanted if name])
+    page, key = f"{endpoint.base_url}/metrics", endpoint.api_key_variable
     try:
-        samples = parse_metrics(get_text(f"{base_url}/metrics?{query}")) or parse_metrics(
-            get_text(f"{base_url}/metrics")
-        )
+        samples = parse_metrics(get_text(f"{page}?{query}", api_key_variable=key)) if query else []
+        if query and not samples:
+            samples = parse_metrics(get_text(page, api_key_variable=key))
     except OSError:
         samples = []
     return Readings(*(total(samples, name) if name else None for name in wanted))
@@ -59,12 +61,12 @@ class ServerWatch:
     """Watches a server for the length of a `with` block.
 
     Args:
-        base_url: The server's.
+        endpoint: The server's.
         names: Of its metrics.
     """
 
-    def __init__(self, base_url: str, names: MetricNames) -> None:
-        self._read: Callable[[], Readings] = lambda: read(base_url, names)
+    def __init__(self, endpoint: Endpoint, names: MetricNames) -> None:
+        self._read: Callable[[], Readings] = lambda: read(endpoint, names)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._peaks: list[float | None] = [None, None]
@@ -110,7 +112,7 @@ class ServerWatch:
                     self._peaks[place] = max(value, self._peaks[place] or 0.0)
 
 
-def await_idle(base_url: str, names: MetricNames, deadline_seconds: float) -> None:
+def await_idle(endpoint: Endpoint, names: MetricNames, deadline_seconds: float) -> None:
     """Wait until the server works on nothing, as requests that were given up may go on for a while.
 
     Args:
@@ -118,7 +120,7 @@ def await_idle(base_url: str, names: MetricNames, deadline_seconds: float) -> No
     """
     deadline = time.monotonic() + deadline_seconds
     while time.monotonic() < deadline:
-        now = read(base_url, names)
+        now = read(endpoint, names)
         if not now.running and not now.waiting:
             return
         time.sleep(_POLL_SECONDS)

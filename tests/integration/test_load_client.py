@@ -22,6 +22,7 @@ from tests.tiny_llama import make_tiny_tokenizer
 
 pytestmark = pytest.mark.engine
 TOKENS = 4
+FIELDS = {"temperature": 0.0, "ignore_eos": True}
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> VllmGenerator:
 
     folder = tmp_path_factory.mktemp("tokenizer")
     make_tiny_tokenizer(folder)
-    return VllmGenerator(AutoTokenizer.from_pretrained(folder), request_timeout_seconds=2.0)
+    return VllmGenerator(AutoTokenizer.from_pretrained(folder), request_timeout_seconds=2.0, fields=FIELDS)
 
 
 def sent(generator: VllmGenerator, folder: Path, load: Load, *arguments: str) -> Sent:
@@ -82,7 +83,7 @@ def test_every_request_leaves_its_times(generator: VllmGenerator, tmp_path: Path
     ("arguments", "outcome", "error"),
     [
         (["--mode", "errors"], "failed", "Internal Server Error"),
-        (["--mode", "empty"], "failed", "valid chunk"),
+        (["--mode", "empty"], "failed", "no token came back"),
         (["--delay-seconds", "30"], "timed_out", "timed out"),
     ],
 )

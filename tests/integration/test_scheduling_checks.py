@@ -17,6 +17,7 @@ from tests.fake_servers import GAUGES
 from tests.tiny_llama import make_tiny_llama
 
 SERVER = VllmServerConfig(max_model_len=512, max_num_seqs=4, kv_cache_gib=0.25)
+FIXED_LENGTH = VllmEngine(SERVER).fixed_length
 BATCHING = BatchingConfig(answer_tokens=32, sample_seconds=0.02, deadline_seconds=120)
 STARVATION = StarvationConfig(short_requests=8, long_requests=4, long_prompt_tokens=480, max_ttft_ratio=1000)
 
@@ -48,10 +49,10 @@ def served(model: Path, fork_server: Path, log_file: Path, max_num_seqs: int) ->
 @pytest.mark.engine
 def test_an_engine_batches_continuously_and_starves_nobody(model: Path, fork_server: Path, tmp_path: Path) -> None:
     with served(model, fork_server, tmp_path / "server.log", 4) as endpoint:
-        batching = check_batching(endpoint, BATCHING, 4, gauges=GAUGES)
-        starvation = check_starvation(endpoint, STARVATION)
+        batching = check_batching(endpoint, BATCHING, 4, gauges=GAUGES, fixed_length=FIXED_LENGTH)
+        starvation = check_starvation(endpoint, STARVATION, fixed_length=FIXED_LENGTH)
         impatient = STARVATION.model_copy(update={"max_long_ttft_seconds": 1e-6})
-        assert check_starvation(endpoint, impatient).outcome == "fail"
+        assert check_starvation(endpoint, impatient, fixed_length=FIXED_LENGTH).outcome == "fail"
     assert batching.outcome == "pass", batching
     assert 1 < batching.numbers["requests_running_while_others_waited"] <= 4
     assert batching.numbers["requests_waiting_then"] > 0
@@ -64,7 +65,7 @@ def test_an_engine_batches_continuously_and_starves_nobody(model: Path, fork_ser
 @pytest.mark.engine
 def test_the_same_engine_limited_to_one_request_fails(model: Path, fork_server: Path, tmp_path: Path) -> None:
     with served(model, fork_server, tmp_path / "server.log", 1) as endpoint:
-        record = check_batching(endpoint, BATCHING, 4, gauges=GAUGES)
+        record = check_batching(endpoint, BATCHING, 4, gauges=GAUGES, fixed_length=FIXED_LENGTH)
     assert record.outcome == "fail", record
     assert "at most 1 requests were at work" in record.reason
     assert record.numbers["late_requests_before_long_ones"] == 0

@@ -103,7 +103,7 @@ def test_a_server_that_is_not_there_is_told(tmp_path):
         check_batching(endpoint, CONFIG, 4, gauges=GAUGES)
 
 
-@pytest.mark.parametrize(("mode", "words"), [("errors", "answered 500"), ("empty", "without a token")])
+@pytest.mark.parametrize(("mode", "words"), [("errors", "answered HTTP 500"), ("empty", "without a token")])
 def test_a_server_that_gives_no_tokens_is_told(tmp_path, mode, words):
     with fake_server(tmp_path, "--mode", mode) as endpoint, pytest.raises(StageError, match=words):
         check_batching(endpoint, CONFIG, 4, gauges=GAUGES)

@@ -1,6 +1,7 @@
 """The adapters of serving engines: what they refuse, start, read and never say. No engine is started here."""
 
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,8 +21,9 @@ from serving_checks.engines.openai_address import OpenAIAddress, OpenAIServerCon
 from serving_checks.engines.table import ENGINES, AnyServingConfig, default_config, engine_of, engine_type
 from serving_checks.engines.transformers_serve import TransformersEngine, TransformersServerConfig
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
+from serving_checks.http_json import refusal, refused_with
 from serving_checks.memory import memory_record
-from serving_checks.server import serve
+from serving_checks.server import check_servable, serve
 
 CONFIGS: TypeAdapter[ServingConfig] = TypeAdapter(AnyServingConfig)
 LLAMA = {
@@ -332,6 +334,7 @@ def test_why_transformers_died(log: str, reason: str, remedy: str) -> None:
 def test_a_fallback_of_transformers_is_a_warning_once() -> None:
     line = "[transformers] OddForCausalLM does not support continuous batching. Falling back to sequential generation."
     log = f"[transformers] Loading /m@main\n{line}\nINFO:     Started server process [1]\n{line}\n"
+    log += "W1 torch/utils/_pytree.py:630] Calling register_constant() on Enum subclasses is deprecated and ...\n"
     facts = TransformersEngine(TransformersServerConfig(engine="transformers")).facts(ENDPOINT, log)
     assert facts.warnings == [line.removeprefix("[transformers] ")]
 
@@ -347,3 +350,50 @@ def test_what_vllm_tells_of_its_cache_is_read_where_it_answers() -> None:
     assert told == {"True": (16, True), "False": (None, False), "None": (None, None)}
     assert engine.prefix_block_tokens(ENDPOINT) is engine.facts(ENDPOINT, "").prefix_caching is None
     assert (engine.facts(ENDPOINT, "").eager, engine.facts(ENDPOINT, "").max_num_seqs) == (True, 4)
+
+
+def test_each_engine_has_fields_of_its_own_for_answers_of_full_length() -> None:
+    assert VllmEngine(VllmServerConfig()).fixed_length == {"ignore_eos": True}
+    fields = TransformersEngine(TransformersServerConfig(engine="transformers")).fixed_length
+    assert {name: json.loads(value) for name, value in fields.items()} == {"generation_config": {"eos_token_id": -1}}
+    assert OpenAIAddress(address("http://127.0.0.1:1")).fixed_length == {"ignore_eos": True}
+    theirs = {"min_tokens": 32}
+    assert OpenAIAddress(address("http://127.0.0.1:1", fixed_length=theirs)).fixed_length == theirs
+
+
+@pytest.mark.parametrize(
+    ("status", "config", "says"),
+    [
+        (401, {}, "api_key_variable"),
+        (403, {}, "api_key_variable"),
+        (422, {}, 'serving.fixed_length` to .*"ignore_eos": true'),
+        (400, {}, "serving.fixed_length"),
+        (422, {"fixed_length": {}}, None),
+        (500, {}, None),
+    ],
+)
+def test_a_refusal_is_answered_with_the_key_to_change(status: int, config: dict[str, Any], says: str | None) -> None:
+    remedy = OpenAIAddress(address("http://127.0.0.1:1", **config)).remedy_for(status)
+    assert (remedy is None) == (says is None)
+    assert says is None or re.search(says, remedy or "")
+    assert VllmEngine(VllmServerConfig()).remedy_for(status) is None
+
+
+def test_a_key_that_a_server_repeats_is_not_told() -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    told = refusal(401, "Unauthorized", f'{{"error":\n "no such key: {KEY}"}}', headers)
+    assert told == 'HTTP 401 Unauthorized: {"error": "no such key: ***"}'
+    assert (refused_with(told), refused_with("reset by peer")) == (401, None)
+    assert refusal(503, None, "", {}) == "HTTP 503"
+
+
+@pytest.mark.parametrize(
+    ("url", "here"), [("http://localhost:1", True), ("http://[::1]:1", True), ("https://far.example", False)]
+)
+def test_an_address_tells_whether_it_is_this_machine_s(url: str, here: bool) -> None:
+    assert OpenAIAddress(address(url)).runs_here is here
+
+
+def test_a_server_that_runs_needs_no_model_here(tmp_path: Path) -> None:
+    asked = ServerRequest(address("http://127.0.0.1:1"), tmp_path, "float32", "cpu", None)
+    check_servable(engine_of(asked.config), asked)

@@ -161,7 +161,7 @@ def test_a_silent_server_takes_requests_and_is_ended_all_the_same(tmp_path):
         assert isinstance(waiting.exception(), HTTPError)  # POST is not for /health; the server is alive
 
 
-@pytest.mark.parametrize(("mode", "words"), [("errors", "answered 500"), ("empty", "without a token")])
+@pytest.mark.parametrize(("mode", "words"), [("errors", "answered HTTP 500"), ("empty", "without a token")])
 def test_streams_that_fail_are_stage_errors(tmp_path, mode, words):
     with fake_server(tmp_path, "--mode", mode) as endpoint:
 

@@ -20,6 +20,8 @@ behaviour = sys.argv[1]
 if behaviour == "tell":
     print(__name__, sys.argv[1:], "wave" in sys.modules, tempfile.gettempdir(), os.getcwd(), sys.stdin.read() == "")
     sys.exit(7)
+if behaviour == "secret":
+    print("with" if os.environ.get("SERVER_KEY") == "not-to-be-shown" else "without", "the key")
 if behaviour == "raise":
     raise RuntimeError("it broke")
 if behaviour == "words":
@@ -68,6 +70,18 @@ def test_a_fork_is_the_program_that_was_asked_for(tmp_path, module, server):
     assert finished.exit_code == 7
     place = tmp_path / "place"
     assert (tmp_path / "log").read_text() == f"__main__ ['tell'] True {place} {place} True\n"
+
+
+def test_a_secret_reaches_a_fork_and_is_shown_nowhere(tmp_path, module, server, monkeypatch):
+    monkeypatch.setenv("SERVER_KEY", "not-to-be-shown")  # after the fork server was started
+    log = tmp_path / "log"
+    for secrets in ([], ["SERVER_KEY", "NOT_SET"]):
+        asked = command(module, "secret")
+        with Supervised(asked, log_file=log, fork_server=tmp_path / "socket", secrets=secrets) as child:
+            assert child.forked
+            assert child.wait(30) == 0
+            assert "not-to-be-shown" not in child.command_line
+    assert log.read_text() == "without the key\nwith the key\n"
 
 
 def test_a_traceback_goes_to_the_log_of_the_command(tmp_path, module, server):

@@ -3,12 +3,14 @@
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from configs.errors import RequestError, StageError
 from registry.contracts import Endpoint
-from serving_checks.engines.table import default_config
+from serving_checks.engines.table import AnyServingConfig, default_config
 from serving_checks.load import LoadClient, LoadConfig, LoadResult, client
 from serving_checks.load.config import Concurrent, Prompts
 from serving_checks.load.job import LoadFailure, LoadJob, LoadOutcome, LoadProgress, LoadStart
@@ -118,6 +120,18 @@ def test_a_generator_that_ends_badly_is_named(
         result_of(tmp_path, monkeypatch, exit_code=exit_code)
     assert "the log's end" in caught.value.what
     assert "deadline_seconds" in caught.value.remedy
+
+
+def test_the_generator_gets_the_key_by_its_variable_s_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[dict[str, Any]] = []
+    monkeypatch.setattr(client, "Supervised", lambda *arguments, **options: started.append(options))
+    monkeypatch.setenv("SERVER_KEY", "not-to-be-shown")
+    known = {"engine": "openai", "base_url": "http://127.0.0.1:1", "served_model_name": "theirs"}
+    address = TypeAdapter(AnyServingConfig).validate_python(known | {"api_key_variable": "SERVER_KEY"})
+    for serving in (address, SERVING):
+        LoadClient(CONFIG, serving, tmp_path, tmp_path)
+        assert "not-to-be-shown" not in str(started) + (tmp_path / "load_job.json").read_text()
+    assert [options["secrets"] for options in started] == [["SERVER_KEY"], []]
 
 
 def test_a_load_that_does_not_fit_is_refused_before_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import pytest
 
-from configs.errors import StageError
+from configs.errors import RequestError, StageError
 from registry.contracts import Endpoint
 from serving_checks.engines.base import MetricNames
 from serving_checks.engines.vllm import VllmEngine
@@ -37,8 +37,8 @@ class Source:
 class Sender:
     """Of `VllmGenerator`: every request takes a second, and at some load they fail."""
 
-    def __init__(self, happened: list[str], fails: Callable[[Load], bool]) -> None:
-        self._happened, self._fails = happened, fails
+    def __init__(self, happened: list[str], fails: Callable[[Load], bool], error: str) -> None:
+        self._happened, self._fails, self._error = happened, fails, error
 
     def send(
         self,
@@ -67,7 +67,7 @@ class Sender:
                 prompt_tokens=prompt.tokens,
                 output_tokens=0 if failed else output_tokens,
                 outcome="failed" if failed else "ok",
-                error="reset by peer" if failed else "",
+                error=self._error if failed else "",
             )
             for place, prompt in enumerate(prompts)
         ]
@@ -77,7 +77,7 @@ class Sender:
 class Watch:
     """Of `ServerWatch`: a server that tells nothing."""
 
-    def __init__(self, base_url: str, names: MetricNames) -> None: ...
+    def __init__(self, endpoint: Endpoint, names: MetricNames) -> None: ...
 
     def __enter__(self) -> Self:
         return self
@@ -94,26 +94,31 @@ def happened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(VllmEngine, "reset_caches", lambda self, base_url: told.append("reset " + base_url))
     monkeypatch.setattr(generator, "await_idle", lambda *arguments: told.append("idle"))
-    monkeypatch.setattr(generator, "get_text", lambda url: "{}")
+    monkeypatch.setattr(generator, "get_text", lambda url, api_key_variable: "{}")
     monkeypatch.setattr(generator, "ServerWatch", Watch)
     return told
 
 
 def load_tests(
-    folder: Path, happened: list[str], config: dict[str, Any], fails: Callable[[Load], bool] = lambda load: False
+    folder: Path,
+    happened: list[str],
+    config: dict[str, Any],
+    fails: Callable[[Load], bool] = lambda load: False,
+    error: str = "reset by peer",
+    serving: dict[str, Any] | None = None,
 ) -> LoadTests:
     job = LoadJob.model_validate(
         {
             "config": LoadConfig.model_validate(config),
             "tokenizer_dir": folder,
-            "serving": {"engine": "vllm"},
+            "serving": serving or {"engine": "vllm"},
             "start_file": folder / "start",
             "progress_file": folder / "progress",
             "outcome_file": folder / "outcome",
         }
     )
     start = LoadStart(endpoint=ENDPOINT, requests_file=folder / "rows.parquet")
-    return LoadTests(job, start, Source(), Sender(happened, fails))  # type: ignore[arg-type]
+    return LoadTests(job, start, Source(), Sender(happened, fails, error))  # type: ignore[arg-type]
 
 
 SHORT = {"prompts": {"short": 8, "medium": 16, "long": 32}, "requests": 4, "output_tokens": 6}
@@ -173,8 +178,18 @@ def test_a_load_test_without_a_completed_request_ends_them(tmp_path: Path, happe
     assert outcomes == ["ok"] * 4 + ["failed"] * 4
 
 
+def test_what_the_config_has_the_server_refuse_is_a_wrong_request(tmp_path: Path, happened: list[str]) -> None:
+    config = SHORT | {"profiles": [{"kind": "synchronous"}]}
+    address = {"engine": "openai", "base_url": "http://127.0.0.1:1", "served_model_name": "theirs"}
+    error = 'HTTP 422 Unprocessable Entity: {"detail": "unexpected fields: ignore_eos"}'
+    for serving, kind in ((address, RequestError), (None, StageError)):
+        with pytest.raises(kind, match=r"no request completed .*unexpected fields: ignore_eos") as caught:
+            load_tests(tmp_path, happened, config, lambda load: True, error, serving).run()
+        assert ("`serving.fixed_length`" in caught.value.remedy) == (serving is address)
+
+
 def test_a_dead_server_is_called_dead(tmp_path: Path, happened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(url: str) -> str:
+    def refuse(url: str, api_key_variable: str | None) -> str:
         raise ConnectionRefusedError
 
     monkeypatch.setattr(generator, "get_text", refuse)

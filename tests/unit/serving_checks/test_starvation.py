@@ -102,7 +102,7 @@ def test_a_server_that_dies_meanwhile_is_told(model_dir):
 def test_a_server_that_refuses_is_told(model_dir):
     with (
         fake_server(model_dir, "--max-model-len", "500") as endpoint,
-        pytest.raises(StageError, match=r"answered 400.*context of 500"),
+        pytest.raises(StageError, match=r"answered HTTP 400.*context of 500"),
     ):
         check_starvation(endpoint, CONFIG)
 

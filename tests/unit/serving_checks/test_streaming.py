@@ -5,8 +5,10 @@ import json
 
 import pytest
 
-from configs.errors import StageError
-from serving_checks.streaming import _read, run_check
+from configs.errors import RequestError, StageError
+from serving_checks.checks.smoke import smoke_answer
+from serving_checks.streaming import StreamingClient, read_stream, run_check
+from tests.fake_servers import fake_server
 
 
 def read(*events):
@@ -18,10 +20,10 @@ def read(*events):
             yield b"\n"
 
     started = asyncio.Event()
-    arrivals, counted = asyncio.run(_read(lines(), started))
-    assert started.is_set() == bool(arrivals)
-    assert arrivals == sorted(arrivals)
-    return len(arrivals), counted
+    stream = asyncio.run(read_stream(lines(), started))
+    assert started.is_set() == bool(stream.arrivals)
+    assert stream.arrivals == sorted(stream.arrivals)
+    return len(stream.arrivals), stream.output_tokens
 
 
 def piece(text, reason=None, **more):
@@ -42,6 +44,14 @@ def test_transformers_tells_reason_and_usage_in_a_piece_without_text_and_no_end(
 def test_half_a_character_is_a_token():
     assert read(piece("", "length"), "data: [DONE]") == (1, None)
     assert read(piece(""), piece("b", "length"), "data: [DONE]") == (2, None)
+    two = {"choices": [], "usage": {"completion_tokens": 2}}
+    assert read(piece("a"), piece("", "length"), two, "data: [DONE]") == (2, 2)
+
+
+def test_an_end_that_is_no_token_has_no_time():
+    one = {"choices": [], "usage": {"completion_tokens": 1}}
+    assert read(piece("a"), piece("", "stop"), one, "data: [DONE]") == (1, 1)
+    assert read(piece("a"), piece("", "stop"), "data: [DONE]") == (1, None)
 
 
 def test_comments_and_other_fields_are_passed_over():
@@ -104,3 +114,42 @@ def test_a_deadline_ends_what_runs():
 
     assert run_check(work(), 0.01) is None
     assert ended == [True]
+
+
+KEY = "a-key-that-must-not-be-seen"
+
+
+async def complete(endpoint, **fields):
+    async with StreamingClient(endpoint, fields) as client:
+        assert "num_requests" in (await client.get_text("/metrics") or "")
+        return (await client.complete("one two", 3)).output_tokens
+
+
+def test_the_key_goes_with_every_request_and_its_absence_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("SERVER_KEY", KEY)
+    monkeypatch.setenv("OTHER_KEY", KEY + "-of-another")
+    with fake_server(tmp_path, "--api-key-variable", "SERVER_KEY") as endpoint:
+        mine, other = (endpoint.model_copy(update={"api_key_variable": f"{name}_KEY"}) for name in ("SERVER", "OTHER"))
+        assert run_check(complete(mine), 30.0) == 3
+        with pytest.raises(StageError, match=r"answered HTTP 401 Unauthorized: .*missing or wrong") as caught:
+            run_check(ask(other), 30.0)
+        assert KEY not in str(caught.value)
+        smoke_answer(mine)
+        with pytest.raises(RequestError, match="HTTP 401") as refused:
+            smoke_answer(other, remedy_for=lambda status: f"after {status}, another key")
+        assert refused.value.remedy == "after 401, another key"
+        monkeypatch.delenv("SERVER_KEY")
+        with pytest.raises(RequestError, match="SERVER_KEY is not set"):
+            run_check(ask(mine), 30.0)
+
+
+async def ask(endpoint, **fields):
+    async with StreamingClient(endpoint, fields) as client:
+        return await client.complete("one two", 3)
+
+
+def test_a_field_that_the_server_refuses_is_told_by_its_name(tmp_path):
+    with fake_server(tmp_path, "--refuse-field", "ignore_eos") as endpoint:
+        with pytest.raises(StageError, match=r"HTTP 422 Unprocessable Entity: .*ignore_eos"):
+            run_check(ask(endpoint, ignore_eos=True), 30.0)
+        assert run_check(ask(endpoint, generation_config="{}"), 30.0).output_tokens == 3

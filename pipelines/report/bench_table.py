@@ -1,0 +1,105 @@
+"""A bench in the terminal: what is being done, then a row a load test, the checks, and where everything is."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich import box
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.bench import BenchResult
+from pipelines.report.console import HEARTBEAT_SECONDS
+from pipelines.report.load import doubt, load_text, milliseconds, significant
+from pipelines.report.table import mebibytes, printable
+from registry.contracts import LoadPoint, ServingRecord
+
+_STYLES = {"pass": "green", "fail": "bold red", "not_run": "yellow"}
+_NONE = "–"
+
+
+class BenchConsole:
+    """Tells what is being done; use as a context manager around it.
+
+    Args:
+        name: Of the bench.
+        console: Where to write: stderr, so that stdout stays free for `--json`.
+    """
+
+    def __init__(self, name: str, console: Console) -> None:
+        self._name, self._console = name, console
+        self._status = Status("", console=console) if console.is_terminal else None
+        self._doing = ""
+        self._since = self._last_word = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._status:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._status:
+            self._status.stop()
+
+    def on_progress(self, text: str) -> None:
+        """Show it; without a terminal, say so when it is new and every `HEARTBEAT_SECONDS`."""
+        now = time.monotonic()
+        is_new = text != self._doing
+        if is_new:
+            self._doing, self._since = text, now
+        told = f"{self._name}: {text}" + ("" if is_new else f", {now - self._since:.0f} s")
+        if self._status:
+            self._status.update(_text(told))
+        elif is_new or now - self._last_word >= HEARTBEAT_SECONDS:
+            self._last_word = now
+            self._console.print(_text(told), soft_wrap=True)
+
+
+def print_bench(console: Console, result: BenchResult) -> None:
+    """Print the load tests, the checks, the warnings, and where record and page are."""
+    record = result.record
+    table = Table(box=box.SIMPLE_HEAVY, header_style="bold")
+    table.add_column(f"{result.name}\n{record.engine} {record.engine_version}")
+    for title in ("prompts", "completed", "tokens/s", "TTFT ms\np50, p99", "TPOT ms\np50, p99", ""):
+        table.add_column(title, justify="right" if title else "left")
+    for point in record.load_points:
+        table.add_row(*map(_text, _cells(point)), style="yellow" if doubt(point) else "")
+    console.print(table)
+    console.print(_text(_memory(record)))
+    for check in record.checks:
+        style = _STYLES[check.outcome]
+        console.print(_text(f"{check.check} {check.outcome.replace('_', ' ')}: {check.reason}", style), soft_wrap=True)
+    for warning in record.warnings:
+        console.print(_text(warning, "yellow"), soft_wrap=True)
+    for what, where in (("report", result.page), ("record", result.directory)):
+        console.print(_text(f"{what}: {where}"), soft_wrap=True)
+
+
+def _cells(point: LoadPoint) -> list[str]:
+    times = [
+        f"{milliseconds(of.p50_seconds)}, {milliseconds(of.p99_seconds)}" if point.completed else _NONE
+        for of in (point.ttft, point.tpot)
+    ]
+    completed = f"{point.completed} of {point.requests}"
+    speed = significant(point.output_tokens_per_second)
+    return [load_text(point), point.prompts, completed, speed, *times, doubt(point) or ""]
+
+
+def _memory(record: ServingRecord) -> str:
+    memory = record.memory
+    known = {
+        "resident weights": memory.resident_weights_bytes,
+        "KV cache": memory.kv_cache_bytes,
+        "peak": memory.peak_process_bytes,
+    }
+    told = [f"{name} {mebibytes(value)} MiB" for name, value in known.items() if value is not None]
+    return "memory: " + ", ".join([*told, *memory.notes])
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Text without markup: notes hold lines of logs."""
+    return Text(printable(text), style=style)
