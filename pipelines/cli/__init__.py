@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on with what is not finished", file=sys.stderr)
+        print("\ninterrupted; run the same command again, complete stages are not repeated", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         return 0
