@@ -6,6 +6,8 @@ PYTHON = $(shell for python in $(or $(QB_PYTHON),python3.11 python3); do \
 BIN := .venv/bin
 # Containers often forbid Python to keep its bytecode; compiling it anew takes half of every long import.
 export PYTHONDONTWRITEBYTECODE :=
+# Two at a time: most tests wait for one process that computes on one core. Files stay whole, and slow ones come first.
+WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 FAST_TESTS := $(wildcard tests/unit tests/contracts tests/architecture)
 
 .DEFAULT_GOAL := help
@@ -23,10 +25,10 @@ demo: setup ## Quantize and measure SmolLM2-135M in five ways on this machine
 
 test: setup ## Run all tests, real engines included
 	-@$(BIN)/python -P tools/nltk_data.py # without it, tests of IFEval are skipped
-	$(BIN)/python -P -m pytest
+	$(BIN)/python -P -m pytest $(WORKERS)
 
 check: lint ## Run everything that is fast: format, lint, types, imports, quick tests
-	$(BIN)/python -P -m pytest $(FAST_TESTS) -m "not engine and not slow"
+	$(BIN)/python -P -m pytest $(WORKERS) $(FAST_TESTS) -m "not engine and not slow"
 
 lint: setup ## Check format, style, types and the import direction
 	$(BIN)/ruff format --check .
