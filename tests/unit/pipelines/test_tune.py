@@ -301,10 +301,10 @@ def test_the_winner_is_written_and_nothing_is_measured_twice(
 @pytest.mark.slow
 def test_a_winner_can_be_included(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     record, _ = tuned(workspace, monkeypatch, {})
-    (tmp_path / "recipe.yaml").write_text(RECIPE + "serving: {max_num_seqs: 2, max_model_len: 99}\n")
+    (tmp_path / "recipe.yaml").write_text(RECIPE + "serving: {max_num_seqs: 2, max_model_len: 999}\n")
     (tmp_path / "tuned.yaml").write_text(f"include: [recipe.yaml, {record.winner_file}]\n")
     serving = load_yaml_model(tmp_path / "tuned.yaml", RunConfig).serving
-    assert (serving.max_num_seqs, serving.max_model_len) == (8, 99)
+    assert (serving.max_num_seqs, serving.max_model_len) == (8, 999)
 
 
 @pytest.mark.slow
