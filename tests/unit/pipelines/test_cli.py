@@ -77,7 +77,7 @@ def test_ctrl_c_ends_with_130(
     monkeypatch.setattr(run_command, "open_run", interrupted)
     code, text = said(capsys, "run", str(recipe))
     assert code == 130
-    assert "the same command goes on" in text
+    assert "run the same command again" in text
 
 
 def test_what_is_not_explained_says_how_to_see_more(
