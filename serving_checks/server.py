@@ -59,7 +59,7 @@ class RunningServer:
     @property
     def log(self) -> str:
         """What it has printed so far."""
-        return self.log_file.read_text(errors="replace") if self.log_file else ""
+        return self.child.log if self.child else ""
 
     @property
     def facts(self) -> EngineFacts:
@@ -116,7 +116,7 @@ def _await_health(engine: LaunchedEngine, child: Supervised, base_url: str, shar
         shared_memory |= shared_memory_of(descendants_of(child.pid))
         exit_code = child.wait(_POLL_SECONDS)
         if exit_code is not None:
-            death = engine.death_of(child.log_file.read_text(errors="replace"), exit_code)
+            death = engine.death_of(child.log, exit_code)
             raise StageError(
                 f"the server died at start with exit code {exit_code}: {death.reason}\n"
                 f"  command: {child.command_line}\n  last lines of {child.log_file}:\n{child.log_tail()}",
@@ -181,7 +181,7 @@ def _launched(
         ) as child,
     ):
         shared_memory: set[str] = set()
-        stack.callback(remove_shared_memory, shared_memory)
+        stack.callback(lambda: remove_shared_memory(shared_memory | engine.shared_memory_of(child.log)))
         start_seconds = _await_health(engine, child, endpoint.base_url, shared_memory)
         endpoint = endpoint.model_copy(update={"prefix_block_tokens": engine.prefix_block_tokens(endpoint)})
         yield RunningServer(engine, endpoint, command.argv, start_seconds, child)

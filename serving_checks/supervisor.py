@@ -125,6 +125,11 @@ class Supervised:
             if self._memory:
                 self._memory.stop()
 
+    @property
+    def log(self) -> str:
+        """What it has printed so far."""
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
     def log_tail(self, lines: int = 20) -> str:
         """The log's last lines; empty where there is none."""
         if not self.log_file.exists():

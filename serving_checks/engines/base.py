@@ -249,6 +249,10 @@ class LaunchedEngine(Engine):
     def command(self, request: ServerRequest, port: int) -> ServerCommand:
         """The command that serves `request` on `port` of 127.0.0.1."""
 
+    def shared_memory_of(self, log: str) -> set[str]:
+        """Files in /dev/shm that the log of a server names; what it dies too soon to be watched with."""
+        return set()
+
     @abstractmethod
     def death_of(self, log: str, exit_code: int) -> Death:
         """The likely reason why a server ended with `exit_code`."""

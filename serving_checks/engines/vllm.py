@@ -233,6 +233,10 @@ class VllmEngine(LaunchedEngine):
             max_num_seqs=ranks[0].max_num_seqs,
         )
 
+    def shared_memory_of(self, log: str) -> set[str]:
+        """See `LaunchedEngine.shared_memory_of`: the CPU ranks' (vllm/distributed/.../cpu_communicator.py)."""
+        return vllm_log.shared_memory_of(log)
+
     def death_of(self, log: str, exit_code: int) -> Death:
         """See `Engine.death_of`."""
         return vllm_log.death_of(log, exit_code)

@@ -1,6 +1,7 @@
 """What a vLLM log says: the kernel chosen, the warnings a reviewer has to know, why a server died."""
 
 import re
+from pathlib import Path
 
 from serving_checks.engines.base import Death
 
@@ -15,6 +16,9 @@ _REFUSED = re.compile(r"^\s+Value error, (?P<text>.+?)(?: \[type=.*)?$", re.MULT
 _WEIGHTS = re.compile(r"Model loading took (?P<gib>[\d.]+) GiB")
 # bitsandbytes has no handler for its log: the bare text goes to stderr (bitsandbytes/autograd/_functions.py).
 _CAST = re.compile(r"^(?P<text>MatMul8bitLt: inputs will be cast .+?)\s*$", re.MULTILINE)
+# What ranks meet by; on a CPU the files that they share begin with its last part.
+_MEETING_POINT = re.compile(r"distributed_init_method=\S*/(?P<name>vllm_dist_[0-9a-f]{32})\b")
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it (shm_overview(7))
 _LAYER = re.compile(r"\S*\blayers\.\d+\.\S*")
 # Exceptions that only say that another process failed first.
 _FOLLOW_UPS = ("Engine core initialization failed", "WorkerProc initialization failed", "Failed core proc")
@@ -71,6 +75,12 @@ def warnings_of(log: str) -> list[str]:
 def weights_bytes_of(log: str) -> list[int]:
     """Resident weights of each rank as the engine measured them on a GPU; empty where it logs nothing."""
     return [round(float(match["gib"]) * 2**30) for match in _WEIGHTS.finditer(log)]
+
+
+def shared_memory_of(log: str) -> set[str]:
+    """Files of the server's ranks that are there in /dev/shm."""
+    names = {match["name"] for match in _MEETING_POINT.finditer(log)}
+    return {str(file) for name in names for file in _SHARED_MEMORY.glob(f"{name}*")}
 
 
 def death_of(log: str, exit_code: int) -> Death:

@@ -1,5 +1,7 @@
 """Reading logs and metrics: pure functions."""
 
+from pathlib import Path
+
 import pytest
 
 from serving_checks.engines import vllm_log
@@ -102,3 +104,13 @@ def test_metrics_are_parsed():
 )
 def test_unresolved_kv_cache_is_none(page):
     assert number(parse_metrics(page), NAMES.kv_cache_tokens) is None
+
+
+def test_files_that_ranks_share_are_known_by_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_log, "_SHARED_MEMORY", tmp_path)
+    ours, other = "vllm_dist_" + "0a" * 16, "vllm_dist_" + "0b" * 16
+    for name in (f"{ours}-tp:0-[0-1]-cpushm_0", f"{ours}-tp:0-[0-1]-cpushm_1", f"{other}-tp:0-[0-1]-cpushm_0"):
+        (tmp_path / name).touch()
+    log = f"[parallel_state.py:1906] world_size=2 rank=0 distributed_init_method=file:///tmp/qb-x/{ours} backend=gloo\n"
+    assert vllm_log.shared_memory_of(log) == {str(tmp_path / f"{ours}-tp:0-[0-1]-cpushm_{rank}") for rank in (0, 1)}
+    assert vllm_log.shared_memory_of("distributed_init_method=tcp://127.0.0.1:4711 backend=nccl") == set()
