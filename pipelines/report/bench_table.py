@@ -12,9 +12,10 @@ from rich.text import Text
 
 from pipelines.bench import BenchResult
 from pipelines.report.console import HEARTBEAT_SECONDS
-from pipelines.report.load import doubt, load_text, milliseconds, significant
+from pipelines.report.load import doubt, load_text, milliseconds, significant, slo_text
 from pipelines.report.table import mebibytes, printable
 from registry.contracts import LoadPoint, ServingRecord
+from registry.contracts.serving import RateSearch
 
 _STYLES = {"pass": "green", "fail": "bold red", "not_run": "yellow"}
 _NONE = "–"
@@ -69,6 +70,8 @@ def print_bench(console: Console, result: BenchResult) -> None:
     for point in record.load_points:
         table.add_row(*map(_text, _cells(point)), style="yellow" if doubt(point) else "")
     console.print(table)
+    if record.rate_search:
+        console.print(_text(_rate(record.rate_search)), soft_wrap=True)
     console.print(_text(_memory(record)))
     for check in record.checks:
         style = _STYLES[check.outcome]
@@ -87,6 +90,12 @@ def _cells(point: LoadPoint) -> list[str]:
     completed = f"{point.completed} of {point.requests}"
     speed = significant(point.output_tokens_per_second)
     return [load_text(point), point.prompts, completed, speed, *times, doubt(point) or ""]
+
+
+def _rate(search: RateSearch) -> str:
+    highest = search.highest_good_requests_per_second
+    told = "even the lowest rate tried did not" if highest is None else f"{significant(highest)} requests/s"
+    return f"highest rate at which {100 * search.share:g} % of requests kept {slo_text(search.slo)}: {told}"
 
 
 def _memory(record: ServingRecord) -> str:

@@ -19,6 +19,7 @@ from pipelines.report.bench_table import BenchConsole, print_bench
 from pipelines.serving_stage import _other_lengths, _shard_facts
 from pipelines.workspace import Workspace
 from registry.contracts import CheckRecord, Endpoint, Failure, ServingRecord, StageResult
+from registry.contracts.serving import SLO, RateSearch
 from serving_checks.engines.table import engine_of
 from serving_checks.server import RunningServer
 from tests.records import check_record, load_point, measurement_record
@@ -254,6 +255,15 @@ def test_a_terminal_of_any_width_shows_the_result(tmp_path: Path) -> None:
             console, BenchResult("mine", served(checks=[check_record("batching")]), tmp_path, tmp_path / "page")
         )
         assert "report: " in text.getvalue()
+
+
+@pytest.mark.parametrize(("highest", "told"), [(9.5, "9.50 requests/s"), (None, "even the lowest rate tried did not")])
+def test_the_rate_that_a_sweep_found_is_told(tmp_path: Path, highest: float | None, told: str) -> None:
+    search = RateSearch(slo=SLO(ttft_seconds=0.5), share=0.95, highest_good_requests_per_second=highest, tried=[9.5])
+    text = io.StringIO()
+    record = served().model_copy(update={"rate_search": search})
+    print_bench(Console(file=text, width=60), BenchResult("mine", record, tmp_path, tmp_path / "page"))
+    assert f"highest rate at which 95 % of requests kept TTFT ≤ 500 ms: {told}" in text.getvalue()
 
 
 def test_ranks_that_cannot_be_asked_are_no_failure(config: Path) -> None:
