@@ -9,10 +9,9 @@ from evals.lm_eval_runner import prepare
 from evals.local_data import DataConfig
 from evals.suite import Suite
 from evals.token_agreement import TOKEN_LOGPROBS_FILE, collect
-from pipelines.serving_stage import Evaluate, ServeJob, check_bytes, serve_and_measure
-from pipelines.stages import STAGE_LIBRARIES, installed_versions
-from registry.contracts import EvaluationRecord, MeasurementRecord, ObjectRef, StageJob, StageResult
-from registry.hashing import digest_of, manifest_of
+from pipelines.serving_stage import Evaluate, ServeJob, check_bytes, serve_and_measure, stored_result
+from registry.contracts import EvaluationRecord, MeasurementRecord, StageJob, StageResult
+from registry.hashing import digest_of
 from registry.stage_process import StageClock, main
 from serving_checks.engines.table import engine_of
 from serving_checks.server import RunningServer
@@ -60,13 +59,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
 
     served = serve_and_measure(job, clock, output_dir, preparing)
     record = MeasurementRecord(model_digest=job.model_digest, evaluation=evaluations[0], serving=served)
-    manifest = manifest_of(output_dir)
-    return StageResult(
-        stage=job.stage,
-        record=record.model_dump(mode="json"),
-        object=ObjectRef(digest=manifest.digest, size_bytes=manifest.size_bytes),
-        versions=engine_of(job.serving).versions() | installed_versions(STAGE_LIBRARIES[job.stage]),
-    )
+    return stored_result(job, output_dir, record)
 
 
 def _answers(job: MeasureJob) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from tempfile import TemporaryDirectory
 
 from configs.errors import StageError
 from pipelines.proofs import prove_scheduling, prove_sharding
-from registry.contracts import CheckRecord, LoadPoint, MemoryRecord, ServingRecord, StageJob
-from registry.contracts.base import Device, DType
+from pipelines.stages import STAGE_LIBRARIES, installed_versions
+from registry.contracts import CheckRecord, LoadPoint, MemoryRecord, ObjectRef, ServingRecord, StageJob, StageResult
+from registry.contracts.base import Device, DType, Record
 from registry.hashing import manifest_of
 from registry.stage_process import StageClock
 from serving_checks.checks.config import ChecksConfig
@@ -25,7 +26,7 @@ from serving_checks.checks.sharding import ShardFacts, shard_facts, sharding_not
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.conditions import load_average
 from serving_checks.engines.base import ServerRequest
-from serving_checks.engines.table import AnyServingConfig
+from serving_checks.engines.table import AnyServingConfig, engine_of
 from serving_checks.load import LoadClient, LoadConfig, LoadResult
 from serving_checks.memory import memory_record
 from serving_checks.profiling import profile
@@ -124,6 +125,17 @@ def check_bytes(job: ServeJob) -> None:
             f"{job.model_dir} holds {found}, not {job.model_digest}: its files were changed after they were stored",
             remedy="remove that folder and run the same command again; the artifact is made anew",
         )
+
+
+def stored_result(job: ServeJob, output_dir: Path, record: Record) -> StageResult:
+    """The result of a stage whose files, complete by now, go into the store."""
+    manifest = manifest_of(output_dir)
+    return StageResult(
+        stage=job.stage,
+        record=record.model_dump(mode="json"),
+        object=ObjectRef(digest=manifest.digest, size_bytes=manifest.size_bytes),
+        versions=engine_of(job.serving).versions() | installed_versions(STAGE_LIBRARIES[job.stage]),
+    )
 
 
 def _serve(job: ServeJob, trace_dir: Path | None) -> AbstractContextManager[RunningServer]:

@@ -1,6 +1,5 @@
 """A running fake server as a context manager."""
 
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -11,23 +10,17 @@ from urllib.error import HTTPError
 from registry.contracts.serving import Endpoint
 from serving_checks.gauges import GaugeNames
 from serving_checks.http_json import get_text
+from serving_checks.server import free_port
 from serving_checks.supervisor import Supervised
 
 GAUGES = GaugeNames("vllm:num_requests_running", "vllm:num_requests_waiting")
 """As the fake server calls them."""
 
 
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def fake_server(work_dir: Path, *arguments: str, max_model_len: int = 4096) -> Iterator[Endpoint]:
     """Serve with `arguments` on a free port until the end of the block."""
-    port = free_port()
+    port = free_port(None)
     argv = [sys.executable, "-P", "-m", "serving_checks.fake_server", "--port", str(port), *arguments]
     base_url = f"http://127.0.0.1:{port}"
     with Supervised(argv, log_file=work_dir / "fake_server.log") as child:

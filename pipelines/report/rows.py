@@ -1,5 +1,6 @@
 """One row a model: what the terminal and the page both show. Pure: records in, values out."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from pipelines.comparison import Comparison
@@ -21,15 +22,15 @@ from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
 
 
-class ServedModel(Record):
+class ServedModel(Record, ABC):
     """One model as far as it was served: what the parts on speed, memory and checks read."""
 
     name: str
 
     @property
+    @abstractmethod
     def serving(self) -> ServingRecord | None:
         """How it was served, once it was."""
-        raise NotImplementedError
 
     @property
     def load_points(self) -> list[LoadPoint]:
