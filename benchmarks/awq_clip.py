@@ -27,8 +27,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096)
     arguments = parser.parse_args()
 
-    from quantizers.awq_clip import compute_best_clip
-    from quantizers.gptqmodel_engine import import_engine
+    from quantizers.engines.awq_clip import compute_best_clip
+    from quantizers.engines.gptqmodel_engine import import_engine
 
     import_engine(arguments.threads)
     import torch

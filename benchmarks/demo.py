@@ -3,8 +3,8 @@
     .venv/bin/python -P benchmarks/demo.py [RECIPE]
 
 Run it alone on the machine. It prints the whole run's minutes, the minutes until the first artifact stood beside the
-baseline, the share that is our own (see `pipelines.events`; the process's start and end included), and the seconds of a
-second run, which has nothing to do.
+baseline, the share that is our own (see `pipelines.records.events`; the process's start and end included), and the
+seconds of a second run, which has nothing to do.
 """
 
 import json

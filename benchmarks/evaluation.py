@@ -32,18 +32,18 @@ from typing import Any
 
 import psutil
 
-from evals.lm_eval_runner import prepare
-from evals.local_data import DataConfig
-from evals.resolve import ResolvedSuite, ResolvedTask
+from evals.asking.lm_eval_runner import prepare
 from evals.samples import read_samples
-from evals.suite import Category, Suite
-from pipelines.device import MachineRecord, detect_machine
-from pipelines.stages import installed_versions
+from evals.suites.local_data import DataConfig
+from evals.suites.resolve import ResolvedSuite, ResolvedTask, resolve
+from evals.suites.suite import Category, Suite
+from pipelines.planning.device import MachineRecord, detect_machine
+from pipelines.planning.stages import installed_versions
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
-from serving_checks.http_json import get_text
-from serving_checks.metrics import parse_metrics, total
 from serving_checks.server import serve
+from serving_checks.transport.http_json import get_text
+from serving_checks.transport.metrics import parse_metrics, total
 
 SERVER = VllmServerConfig(max_model_len=2048, max_num_seqs=32)
 MAX_NUM_BATCHED_TOKENS = 2048
@@ -74,9 +74,8 @@ def suite(data: Path, items: int, texts: int) -> ResolvedSuite:
         category("reading", ("mmlu_high_school_geography",), items),
         category("math", ("gsm8k",), texts, "exact_match", filter="flexible-extract", num_fewshot=2),
     ]
-    return Suite(name="benchmark", version="1", description="benchmark", categories=categories).resolve(
-        DataConfig(root=data)
-    )
+    suite = Suite(name="benchmark", version="1", description="benchmark", categories=categories)
+    return resolve(suite, DataConfig(root=data))
 
 
 class Gauge(threading.Thread):

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 from registry.contracts.serving import Endpoint
-from serving_checks.http_json import get_text
+from serving_checks.processes.supervisor import Supervised
 from serving_checks.server import free_port
-from serving_checks.streaming import StreamingClient
-from serving_checks.supervisor import Supervised
+from serving_checks.transport.http_json import get_text
+from serving_checks.transport.streaming import StreamingClient
 
 IN_FLIGHT = 64
 
@@ -55,7 +55,7 @@ def main() -> None:
         print(f"{asyncio.run(load(endpoint, options.requests, options.output_tokens)):.0f} requests/s", flush=True)
         return
     port = free_port(None)
-    server = [sys.executable, "-P", "-m", "serving_checks.fake_server", "--port", str(port)]
+    server = [sys.executable, "-P", "-m", "serving_checks.fake.fake_server", "--port", str(port)]
     with tempfile.TemporaryDirectory() as folder, Supervised(server, log_file=Path(folder) / "log") as child:
         base_url = f"http://127.0.0.1:{port}"
         while True:

@@ -18,9 +18,9 @@ from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 from serving_checks.load import LoadClient, LoadConfig
 from serving_checks.load.config import Concurrent
-from serving_checks.memory import memory_record
+from serving_checks.processes.supervisor import Supervised
+from serving_checks.readings.memory import memory_record
 from serving_checks.server import serve
-from serving_checks.supervisor import Supervised
 
 LEVELS = [1, 8]
 LOAD = LoadConfig(profiles=[Concurrent(kind="concurrent", levels=LEVELS)], requests=16)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from quantizers.checkpoint import describe
-from quantizers.gptq import GPTQ, Config
-from quantizers.jobs import QuantizeJob
+from quantizers.base import QuantizeJob
+from quantizers.checkpoints.checkpoint import describe
+from quantizers.methods.gptq import GPTQ, Config
 from registry.stage_process import StageClock
 
 
@@ -52,7 +52,7 @@ def quantize(checkpoint: Path, rows: list[list[int]], threads: int, own_passes: 
             }
         )
         if own_passes:
-            stack.enter_context(patch("quantizers.gptq_forward.one_forward_pass", contextlib.nullcontext))
+            stack.enter_context(patch("quantizers.engines.gptq_forward.one_forward_pass", contextlib.nullcontext))
         clock = StageClock(folder / "progress")
         GPTQ().quantize(job, clock)
         return clock.timings_seconds["quantize"], load_file(folder / "output" / "model.safetensors")

@@ -30,14 +30,14 @@ import psutil
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
-from serving_checks.http_json import get_text, post
 from serving_checks.load.adapter import Load, VllmGenerator
 from serving_checks.load.points import load_point, percentiles
 from serving_checks.load.prompts import Prompt, PromptSource, read_text
 from serving_checks.load.requests import write_rows
 from serving_checks.load.watch import ServerCounts, ServerWatch
+from serving_checks.processes.supervisor import Supervised
 from serving_checks.server import free_port, serve
-from serving_checks.supervisor import Supervised
+from serving_checks.transport.http_json import get_text, post
 
 PROMPT_TOKENS, OUTPUT_TOKENS, REQUESTS, CONCURRENCY = 64, 32, 32, 8
 PACED = ("--ttft-seconds", "0.1", "--tpot-seconds", "0.02")
@@ -106,7 +106,7 @@ def fake(checkpoint: Path, *options: str) -> Iterator[tuple[Endpoint, int | None
     """Likewise the fake server's."""
     port = free_port(None)
     base_url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-P", "-m", "serving_checks.fake_server", "--port", str(port), *options]
+    command = [sys.executable, "-P", "-m", "serving_checks.fake.fake_server", "--port", str(port), *options]
     with tempfile.TemporaryDirectory() as folder, Supervised(command, log_file=Path(folder) / "server.log") as child:
         while True:
             try:

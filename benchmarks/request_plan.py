@@ -1,4 +1,4 @@
-"""Measures what `evals/request_plan.py` assumes: what a request costs by itself, and a token with its log-probability.
+"""Measures what `evals/asking/request_plan.py` assumes: the cost of a request, and of a token with its log-probability.
 
     .venv/bin/python -P benchmarks/request_plan.py CHECKPOINT
 
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evals.client import Client
-from evals.request_plan import ECHO_COST, REQUEST_COST, Score, Scoring
-from pipelines.device import detect_machine
+from evals.asking.client import Client
+from evals.asking.request_plan import ECHO_COST, REQUEST_COST, Score, Scoring
+from pipelines.planning.device import detect_machine
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.vllm import VllmServerConfig
 from serving_checks.server import serve

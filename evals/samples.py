@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import StageError
-from evals.suite import Category
+from evals.suites.suite import Category
 from registry.contracts import CategoryScore
 from registry.contracts.base import Record
 

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import cast
 
 from configs.errors import RequestError
-from quantizers.base import check_rules
-from quantizers.calibration import calibrate
-from quantizers.checkpoint import prepare
-from quantizers.inspection import bits_per_weight, inspect
-from quantizers.jobs import CalibrateJob, InspectJob, PrepareJob, QuantizeJob
-from quantizers.safetensors_header import read_headers, weight_files
-from quantizers.table import load_method
+from quantizers.base import QuantizeJob, check_rules, load_method
+from quantizers.calibration.calibration import calibrate
+from quantizers.calibration.config import CalibrateJob
+from quantizers.checkpoints.checkpoint import PrepareJob, prepare
+from quantizers.checkpoints.safetensors_header import read_headers, weight_files
+from quantizers.inspection.inspection import InspectJob, bits_per_weight, inspect
 from registry.contracts import ArtifactRecord, ObjectRef, StageJob, StageResult
 from registry.hashing import manifest_of
 from registry.stage_process import StageClock, main

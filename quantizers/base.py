@@ -1,27 +1,39 @@
 """What a quantization method is: a config, rules that are checked before work begins, and the work itself.
 
-A new method is one file with a `MethodConfig` subclass and a class that has the shape of `Quantizer`, one line in
-`quantizers/table.py`, one recipe and one test.
+A new method is one file in `quantizers/methods/` with a `MethodConfig` subclass and a class that has the shape of
+`Quantizer`, one line in `METHODS`, one recipe and one test. A method's module is imported when the method is asked for.
 """
 
 from __future__ import annotations
 
+import difflib
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, cast
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from configs.base import StrictModel
 from configs.errors import RequestError
-from registry.contracts import QuantizedModule
+from registry.contracts import CheckpointRecord, FilesJob, QuantizedModule
 from registry.contracts.base import Device, DType, Method
 
 if TYPE_CHECKING:
-    from quantizers.jobs import QuantizeJob
     from registry.stage_process import StageClock
 
 LinearShapes = dict[str, tuple[int, int]]
 """Module name -> (out_features, in_features)."""
+
+
+METHODS: dict[Method, str] = {
+    "gptq": "quantizers.methods.gptq:GPTQ",
+    "awq": "quantizers.methods.awq:AWQ",
+    "bnb_nf4": "quantizers.methods.bitsandbytes_nf4:BitsAndBytesNF4",
+    "bnb_int8": "quantizers.methods.bitsandbytes_int8:BitsAndBytesInt8",
+}
+"""Method -> "module:Class" of its Quantizer."""
 
 
 class MethodConfig(StrictModel):
@@ -52,8 +64,39 @@ class QuantizeOutcome:
     engine: str
 
 
+def parse_config(raw: MethodConfig | Mapping[str, Any]) -> MethodConfig:
+    """Turn a method entry of a recipe or a job into the method's own config type.
+
+    Raises:
+        RequestError: `method` is missing or names no method.
+        pydantic.ValidationError: A parameter is unknown or has the wrong type.
+    """
+    if isinstance(raw, MethodConfig):
+        return raw
+    if "method" not in raw:
+        raise RequestError("a method entry does not say its `method`", remedy=f"add one of {', '.join(METHODS)}")
+    return load_method(raw["method"]).config_type.model_validate(raw)
+
+
+class QuantizeJob(FilesJob):
+    """Make one artifact in `output_dir`."""
+
+    name: str
+    """The method entry's name in the recipe."""
+    config: Annotated[SerializeAsAny[MethodConfig], BeforeValidator(parse_config)]
+    checkpoint_dir: Path
+    checkpoint: CheckpointRecord
+    calibration_dir: Path | None
+    """Holds `rows.json`; None for methods that need no calibration."""
+    calibration_digest: str | None
+    device: Device
+    dtype: DType
+    """What the weights are held in while the method runs."""
+    threads: int
+
+
 class Quantizer(Protocol):
-    """One quantization method. Instances hold no state; `quantizers.table.load_method` makes them."""
+    """One quantization method. Instances hold no state; `load_method` makes them."""
 
     config_type: ClassVar[type[MethodConfig]]
     needs_calibration: ClassVar[bool]
@@ -92,6 +135,23 @@ class Quantizer(Protocol):
             StageError: The engine gave up.
         """
         ...
+
+
+def load_method(name: str) -> Quantizer:
+    """Import and make the method called `name`.
+
+    Raises:
+        RequestError: There is no such method; the error names the nearest one.
+    """
+    target = cast(Mapping[str, str], METHODS).get(name)
+    if target is None:
+        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.4)
+        raise RequestError(
+            f"there is no quantization method {name!r}",
+            remedy=(f"did you mean {near[0]!r}? " if near else "") + f"the methods are {', '.join(METHODS)}",
+        )
+    module, _, attribute = target.partition(":")
+    return cast(Quantizer, getattr(importlib.import_module(module), attribute)())
 
 
 def check_rules(

@@ -12,9 +12,9 @@ from configs.errors import RequestError, StageError
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import LOOPBACK, AttachedEngine, Engine, EngineFacts, LaunchedEngine, ServerRequest
 from serving_checks.engines.table import engine_of
-from serving_checks.guard import descendants_of, remove_shared_memory, shared_memory_of
-from serving_checks.http_json import get_text
-from serving_checks.supervisor import Supervised
+from serving_checks.processes.guard import descendants_of, remove_shared_memory, shared_memory_of
+from serving_checks.processes.supervisor import Supervised
+from serving_checks.transport.http_json import get_text
 
 _POLL_SECONDS = 0.3
 

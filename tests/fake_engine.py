@@ -7,7 +7,7 @@ from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
 
 
 class FakeEngine(VllmEngine):
-    """Starts `serving_checks.fake_server`, which speaks vLLM's dialect and fails to order.
+    """Starts `serving_checks.fake.fake_server`, which speaks vLLM's dialect and fails to order.
 
     Args:
         config: What the tests ask the server for.
@@ -20,5 +20,5 @@ class FakeEngine(VllmEngine):
 
     def command(self, request: ServerRequest, port: int) -> ServerCommand:
         """The fake server's command on `port`."""
-        argv = [sys.executable, "-P", "-m", "serving_checks.fake_server", "--port", str(port), *self._arguments]
+        argv = [sys.executable, "-P", "-m", "serving_checks.fake.fake_server", "--port", str(port), *self._arguments]
         return ServerCommand(argv, {})

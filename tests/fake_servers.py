@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.error import HTTPError
 
 from registry.contracts.serving import Endpoint
-from serving_checks.gauges import GaugeNames
-from serving_checks.http_json import get_text
+from serving_checks.processes.supervisor import Supervised
+from serving_checks.readings.gauges import GaugeNames
 from serving_checks.server import free_port
-from serving_checks.supervisor import Supervised
+from serving_checks.transport.http_json import get_text
 
 GAUGES = GaugeNames("vllm:num_requests_running", "vllm:num_requests_waiting")
 """As the fake server calls them."""
@@ -21,7 +21,7 @@ GAUGES = GaugeNames("vllm:num_requests_running", "vllm:num_requests_waiting")
 def fake_server(work_dir: Path, *arguments: str, max_model_len: int = 4096) -> Iterator[Endpoint]:
     """Serve with `arguments` on a free port until the end of the block."""
     port = free_port(None)
-    argv = [sys.executable, "-P", "-m", "serving_checks.fake_server", "--port", str(port), *arguments]
+    argv = [sys.executable, "-P", "-m", "serving_checks.fake.fake_server", "--port", str(port), *arguments]
     base_url = f"http://127.0.0.1:{port}"
     with Supervised(argv, log_file=work_dir / "fake_server.log") as child:
         _await_answer(base_url, child)

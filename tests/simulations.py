@@ -12,15 +12,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.adaptive import Adaptive, Asked, evaluate_adaptively
-from evals.retention import compare, policy_of
+from evals.judging.adaptive import Adaptive, Asked, evaluate_adaptively
+from evals.judging.retention import compare, policy_of
 from evals.samples import Sample, category_score, write_samples
 from evals.statistics.paired import paired_means
 from evals.statistics.resampling import paired_bootstrap
 from evals.statistics.score import Z95, score_z
 from evals.statistics.sequential import LookPlan, boundaries
 from evals.statistics.significance import paired_t_interval, paired_t_p
-from evals.suite import Category, Suite
+from evals.suites.suite import Category, Suite
 from registry.contracts import EvaluationRecord
 
 Floats = NDArray[np.float64]

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.workspace import Workspace
+from pipelines.execution.workspace import Workspace
 from registry.contracts import ArtifactRecord
 
 HELP = "list the quantized models of the workspace, show one's record, or verify its bytes"

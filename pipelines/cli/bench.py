@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.bench import execute_bench, open_bench
 from pipelines.cli.run import add_overrides
+from pipelines.execution.bench import execute_bench, open_bench
+from pipelines.execution.workspace import Workspace
 from pipelines.report.bench_table import BenchConsole, print_bench
-from pipelines.workspace import Workspace
 
 HELP = "load and check one served model: an engine that is started, or a server that runs already"
 

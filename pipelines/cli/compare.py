@@ -11,14 +11,15 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from configs.errors import RequestError, StageError
-from evals.characterize import characterize
-from evals.pairing import paired
-from evals.retention import compare, policy_of
-from evals.suite import Suite, load_suite
+from evals.judging.characterize import characterize
+from evals.judging.pairing import paired
+from evals.judging.retention import compare, policy_of
+from evals.suites.resolve import load_suite
+from evals.suites.suite import Suite
 from pipelines.cli import VERDICT_EXIT_CODES
+from pipelines.execution.workspace import Workspace
+from pipelines.records.run_record import RunRecord
 from pipelines.report.console import print_comparison
-from pipelines.run_record import RunRecord
-from pipelines.workspace import Workspace
 from registry.contracts import EvaluationRecord, MeasurementRecord, StageResult
 
 HELP = "say what B kept of A, category by category; both are models that were measured in the workspace"

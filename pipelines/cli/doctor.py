@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.compatibility import serving_violations
-from pipelines.device import MachineRecord, detect_machine
-from pipelines.stages import installed_versions
-from quantizers.table import METHODS, load_method
+from pipelines.planning.compatibility import serving_violations
+from pipelines.planning.device import MachineRecord, detect_machine
+from pipelines.planning.stages import installed_versions
+from quantizers.base import METHODS, load_method
 from registry.contracts.base import Method
 from serving_checks.engines.base import Engine
 from serving_checks.engines.table import ENGINES, engine_type

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.cli.run import add_recipe_arguments as add_arguments
-from pipelines.plan import plan_stages
-from pipelines.preflight import check_rules
-from pipelines.run import known_checkpoint, open_run
-from pipelines.workspace import Workspace
+from pipelines.execution.workspace import Workspace
+from pipelines.planning.open_run import known_checkpoint, open_run
+from pipelines.planning.plan import plan_stages
+from pipelines.planning.preflight import check_rules
 
 __all__ = ["HELP", "add_arguments", "execute"]
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from rich.console import Console
 
 from pipelines.cli import VERDICT_EXIT_CODES
+from pipelines.execution.run import execute_run
+from pipelines.execution.workspace import Workspace
+from pipelines.planning.open_run import open_run
+from pipelines.records.rows import worst_verdict
 from pipelines.report.console import RunConsole
 from pipelines.report.profiles import print_profiles
-from pipelines.report.rows import worst_verdict
-from pipelines.run import execute_run, open_run
-from pipelines.workspace import Workspace
 
 HELP = "quantize, inspect, measure, record and report what a recipe asks for; resumes where it stopped"
 

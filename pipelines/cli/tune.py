@@ -7,13 +7,13 @@ from pathlib import Path
 from rich.console import Console
 
 from pipelines.cli.run import add_recipe_arguments as add_arguments
-from pipelines.events import StageOutcome
+from pipelines.execution.tune import execute_tune, open_tune
+from pipelines.execution.workspace import Workspace
+from pipelines.planning.open_run import open_run
+from pipelines.records.events import StageOutcome
+from pipelines.records.rows import Row
 from pipelines.report.console import RunConsole
-from pipelines.report.rows import Row
 from pipelines.report.tune_table import print_tune
-from pipelines.run import open_run
-from pipelines.tune import execute_tune, open_tune
-from pipelines.workspace import Workspace
 
 __all__ = ["HELP", "add_arguments", "execute"]
 

@@ -3,10 +3,10 @@
 from datetime import datetime
 from pathlib import Path
 
-from pipelines.bench_config import BenchConfig
-from pipelines.device import MachineRecord
+from pipelines.planning.device import MachineRecord
+from pipelines.recipe.bench_config import BenchConfig
+from pipelines.records.rows import BenchedModel
 from pipelines.report.page import PAGE_FILE, page_environment, serving_parts
-from pipelines.report.rows import BenchedModel
 from registry.contracts import ServingRecord
 from registry.files import write_text_atomically
 

@@ -10,7 +10,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.bench import BenchResult
+from pipelines.records.bench_result import BenchResult
 from pipelines.report.console import HEARTBEAT_SECONDS
 from pipelines.report.load import doubt, load_text, milliseconds, significant, slo_text
 from pipelines.report.table import mebibytes, printable

@@ -14,15 +14,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from evals.suite import Suite
-from pipelines.events import StageOutcome
+from evals.suites.suite import Suite
+from pipelines.planning.open_run import OpenRun
+from pipelines.planning.stages import Stage
+from pipelines.records.events import StageOutcome
+from pipelines.records.rows import Row
+from pipelines.records.run_record import RunRecord
 from pipelines.report.judged import judged
-from pipelines.report.rows import Row
 from pipelines.report.summary import failed, names, reused_text, sentences, timed_stages
 from pipelines.report.table import VERDICT_TONES, Cell, Column, ReportTable, Tone, build_table, printable
-from pipelines.run import OpenRun
-from pipelines.run_record import RunRecord
-from pipelines.stages import Stage
 from registry.contracts import CharacterizationRecord, RetentionRecord
 
 HEARTBEAT_SECONDS = 30.0

@@ -5,8 +5,8 @@ Artifacts stand together by category, so that a category is compared over method
 
 from markupsafe import Markup
 
+from pipelines.records.rows import Row
 from pipelines.report.judged import Judged, judged
-from pipelines.report.rows import Row
 from pipelines.report.svg import Scale, cut, label, line, ticks
 from pipelines.report.table import UNKNOWN
 

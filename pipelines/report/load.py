@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from pipelines.report.rows import ServedModel
+from pipelines.records.rows import ServedModel
 from registry.contracts import SLO, LoadPoint, ServingRecord
 from registry.contracts.base import Record
 

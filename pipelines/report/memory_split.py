@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from pipelines.records.rows import ServedModel
 from pipelines.report.memory import more_tokens, more_tokens_sentence
-from pipelines.report.rows import ServedModel
 from pipelines.report.svg import series
 from pipelines.report.table import UNKNOWN, mebibytes
 from registry.contracts import MemoryRecord

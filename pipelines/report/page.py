@@ -7,8 +7,10 @@ from typing import Any, get_args
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from evals.suite import Suite
-from pipelines.events import PartKind
+from evals.suites.suite import Suite
+from pipelines.records.events import PartKind
+from pipelines.records.rows import ServedModel
+from pipelines.records.run_record import RunRecord
 from pipelines.report.curve import latency_curves, undrawn
 from pipelines.report.forest import forest_plot
 from pipelines.report.judged import drop_text, judged
@@ -26,7 +28,6 @@ from pipelines.report.load import (
 )
 from pipelines.report.memory_split import MEMORY_COLUMNS, budgets_differ, memory_lines, room_gained
 from pipelines.report.plot import quality_speed_plot
-from pipelines.report.rows import ServedModel
 from pipelines.report.summary import failed, names, reused_text, sentences, timed_stages
 from pipelines.report.svg import series
 from pipelines.report.table import (
@@ -40,7 +41,6 @@ from pipelines.report.table import (
     tone_of,
     with_stderr,
 )
-from pipelines.run_record import RunRecord
 from registry.contracts import CalibrationRecord, StageResult
 from registry.files import write_text_atomically
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from pipelines.records.rows import Row
 from pipelines.report.labels import CHARACTER_WIDTH, Box, place_beside
 from pipelines.report.load import concurrencies
-from pipelines.report.rows import Row
 from pipelines.report.summary import lowest_category
 from pipelines.report.svg import Scale, cut, label, line, series, ticks
 

@@ -5,8 +5,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.records.run_record import RunRecord
 from pipelines.report.table import printable
-from pipelines.run_record import RunRecord
 from registry.store import Store
 
 _SHOWN = 5

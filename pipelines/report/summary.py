@@ -1,11 +1,11 @@
 """What the numbers say, in sentences and short lists: pure, for terminal and page alike."""
 
-from pipelines.events import ENGINE_PARTS, PartKind, StageOutcome
+from pipelines.records.events import ENGINE_PARTS, PartKind, StageOutcome
+from pipelines.records.rows import Row
+from pipelines.records.run_record import RunRecord
 from pipelines.report.load import concurrencies
 from pipelines.report.memory import more_tokens
-from pipelines.report.rows import Row
 from pipelines.report.table import VERDICT_TONES, Tone, better_than_plausible, check_text, with_stderr
-from pipelines.run_record import RunRecord
 from registry.contracts import CategoryRetention, Failure
 from registry.contracts.base import Record
 

@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-from evals.suite import Suite
+from evals.suites.suite import Suite
+from pipelines.records.rows import Row
 from pipelines.report.load import concurrencies, conditions_text, doubt, milliseconds
-from pipelines.report.rows import Row
 from registry.contracts import CategoryRetention, CategoryScore, CheckRecord, LoadPoint, RetentionRecord
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict

@@ -5,10 +5,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.recipe.tune_config import TuneConfig, deciding_point, shown
+from pipelines.records.tune_record import TABLE_FILE, TuneCell, TuneRecord
 from pipelines.report.table import printable
-from pipelines.tune import TABLE_FILE, TuneRecord
-from pipelines.tune_choice import TuneCell
-from pipelines.tune_config import TuneConfig, deciding_point, shown
 
 _NONE = "-"
 

@@ -15,7 +15,7 @@ from registry.contracts.characterization import (
 from registry.contracts.checkpoint import CheckpointRecord
 from registry.contracts.comparison import CategoryRetention, RetentionRecord
 from registry.contracts.evaluation import CategoryLook, CategoryScore, EvaluationRecord, TaskScore
-from registry.contracts.job import StageJob
+from registry.contracts.job import FilesJob, StageJob
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.serving import (
     SLO,
@@ -44,6 +44,7 @@ __all__ = [
     "Endpoint",
     "EvaluationRecord",
     "Failure",
+    "FilesJob",
     "Flip",
     "Heterogeneity",
     "InspectionCheck",

@@ -111,7 +111,7 @@ class TokenAgreementRecord(Record):
     top1_stderr: float | None
     """Over prompts, since the tokens of one text hang together."""
     kl_nats: float
-    """Mean over positions of the lower bound of KL(baseline || artifact); see `evals.token_agreement`."""
+    """Mean over positions of the lower bound of KL(baseline || artifact); see `evals.asking.token_agreement`."""
     kl_stderr: float | None
     kl_p99_nats: float
     """One position in a hundred is worse."""

@@ -1,4 +1,4 @@
-"""What every stage process is told; each stage adds its own fields."""
+"""What every stage process is told; each stage adds its own fields, beside its own code."""
 
 from pathlib import Path
 
@@ -12,3 +12,9 @@ class StageJob(Record):
     """Where the StageResult goes, atomically, at the end."""
     output_dir: Path | None = None
     """An empty directory for the stage's files; the runner moves it into the store afterwards."""
+
+
+class FilesJob(StageJob):
+    """A stage that always makes files."""
+
+    output_dir: Path

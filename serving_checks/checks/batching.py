@@ -22,8 +22,8 @@ from pydantic import Field
 from configs.base import StrictModel
 from configs.errors import RequestError
 from registry.contracts.serving import CheckRecord, Endpoint
-from serving_checks.gauges import GaugeNames, GaugeSample, GaugeSampler
-from serving_checks.streaming import StreamedAnswer, StreamingClient, not_done, run_check
+from serving_checks.readings.gauges import GaugeNames, GaugeSample, GaugeSampler
+from serving_checks.transport.streaming import StreamedAnswer, StreamingClient, not_done, run_check
 
 _PROMPT_TOKENS = 64
 """No prompt of this check has more, whatever the tokenizer."""

@@ -26,10 +26,10 @@ from configs.base import StrictModel
 from configs.errors import StageError
 from registry.contracts.base import DType, Record
 from registry.contracts.serving import CheckRecord
-from serving_checks.guard import descendants_of
-from serving_checks.http_json import post_json
-from serving_checks.rank_facts import RankFacts
+from serving_checks.engines.rank_facts import RankFacts
+from serving_checks.processes.guard import descendants_of
 from serving_checks.server import RunningServer
+from serving_checks.transport.http_json import post_json
 
 PROMPTS = (
     "The capital of France is",

@@ -5,7 +5,7 @@ from urllib.error import HTTPError
 
 from configs.errors import RequestError, StageError
 from registry.contracts.serving import Endpoint
-from serving_checks.http_json import authorization, post_json, refusal
+from serving_checks.transport.http_json import authorization, post_json, refusal
 
 PROMPT = "The capital of France is"
 

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from configs.base import StrictModel
 from configs.errors import RequestError
 from registry.contracts.serving import CheckRecord, Endpoint
-from serving_checks.streaming import Prompt, StreamedAnswer, StreamingClient, not_done, run_check
+from serving_checks.transport.streaming import Prompt, StreamedAnswer, StreamingClient, not_done, run_check
 
 PromptOf = Callable[[int], Prompt]
 """Makes a new prompt of about so many tokens, unlike all before from its start, or the prefix cache would answer it."""

@@ -16,7 +16,7 @@ from pydantic import Field
 from configs.base import StrictModel
 from registry.contracts.base import Device, DType, Method
 from registry.contracts.serving import Endpoint
-from serving_checks.rank_facts import RankFacts
+from serving_checks.engines.rank_facts import RankFacts
 
 LOOPBACK = "127.0.0.1"
 

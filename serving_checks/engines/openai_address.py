@@ -16,7 +16,7 @@ from pydantic import Field, StringConstraints, model_validator
 from configs.errors import RequestError
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import AttachedEngine, EngineFacts, MetricNames, ServerRequest, ServingConfig
-from serving_checks.http_json import get_text
+from serving_checks.transport.http_json import get_text
 
 _KEY_REMEDY = "name the environment variable with its key as `api_key_variable`, and set it to a valid one"
 

@@ -22,9 +22,9 @@ from serving_checks.engines.base import (
     ServerCommand,
     ServerRequest,
 )
-from serving_checks.http_json import post, post_json
-from serving_checks.metrics import read_metrics
-from serving_checks.rank_facts import RankFacts, kernel_name, unequal_kernels
+from serving_checks.engines.rank_facts import RankFacts, kernel_name, unequal_kernels
+from serving_checks.transport.http_json import post, post_json
+from serving_checks.transport.metrics import read_metrics
 
 _PYTHON_MODULE = [sys.executable, "-P", "-m"]
 _SERVER_MODULE = "vllm.entrypoints.openai.api_server"
@@ -37,7 +37,7 @@ _IMPORTED_AHEAD = (
     "vllm.v1.worker.cpu_worker",
     "vllm.model_executor.models.llama",
     "vllm.benchmarks.serve",
-    "serving_checks.vllm_fork_patch",
+    "serving_checks.engines.vllm_fork_patch",
 )
 """What a server or the load generator imports before it knows its model; the model class saves a little more."""
 _FALLBACK_KERNELS = {
@@ -152,7 +152,7 @@ class VllmEngine(LaunchedEngine):
             "kv-cache-memory-bytes": round(config.kv_cache_gib * 2**30),
             "tensor-parallel-size": config.tensor_parallel_size,
             "pipeline-parallel-size": config.pipeline_parallel_size,
-            "worker-extension-cls": "serving_checks.worker_probe.WorkerProbe",
+            "worker-extension-cls": "serving_checks.engines.worker_probe.WorkerProbe",
         }
         argv = [*_PYTHON_MODULE, _SERVER_MODULE]
         argv += [text for name, value in options.items() for text in (f"--{name}", str(value))]
@@ -175,7 +175,7 @@ class VllmEngine(LaunchedEngine):
         """
         if device != "cpu":
             return None
-        argv = [*_PYTHON_MODULE, "serving_checks.fork_server", str(address), *_IMPORTED_AHEAD]
+        argv = [*_PYTHON_MODULE, "serving_checks.processes.fork_server", str(address), *_IMPORTED_AHEAD]
         return ServerCommand(argv, _variables(self.config, device, threads))
 
     def prefix_block_tokens(self, endpoint: Endpoint) -> int | None:

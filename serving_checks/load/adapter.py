@@ -19,11 +19,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from registry.contracts.serving import Endpoint
-from serving_checks.http_json import authorization, refusal
 from serving_checks.load.config import MixName
 from serving_checks.load.prompts import Prompt, Tokenizer
 from serving_checks.load.requests import Outcome, RequestRow
-from serving_checks.streaming import Stream, read_stream
+from serving_checks.transport.http_json import authorization, refusal
+from serving_checks.transport.streaming import Stream, read_stream
 
 _BACKEND = "quantbench"
 _TIMED_OUT = "timed out"

@@ -24,7 +24,7 @@ from serving_checks.load.config import LoadConfig
 from serving_checks.load.job import LoadJob, LoadOutcome, LoadProgress, LoadStart
 from serving_checks.load.prompts import read_text
 from serving_checks.load.requests import LOAD_REQUESTS_FILE
-from serving_checks.supervisor import Supervised
+from serving_checks.processes.supervisor import Supervised
 
 _OTHER_FILES = 128
 """Open files of generator and server besides the requests' connections: libraries, logs, event loops."""

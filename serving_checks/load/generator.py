@@ -13,7 +13,6 @@ from configs.errors import QuantbenchError, RequestError, StageError
 from registry.contracts.serving import LoadPoint, RateSearch
 from registry.files import write_text_atomically
 from serving_checks.engines.table import engine_of
-from serving_checks.http_json import get_text, refused_with
 from serving_checks.load.adapter import Load, VllmGenerator
 from serving_checks.load.config import Concurrent, LoadConfig, MixName, Poisson, Sweep, Synchronous
 from serving_checks.load.job import LoadFailure, LoadJob, LoadOutcome, LoadProgress, LoadStart
@@ -22,6 +21,7 @@ from serving_checks.load.prompts import PromptSource, read_text
 from serving_checks.load.requests import RequestRow, write_rows
 from serving_checks.load.search import search_rate
 from serving_checks.load.watch import ServerWatch, await_idle
+from serving_checks.transport.http_json import get_text, refused_with
 
 _POLL_SECONDS = 0.2
 _IDLE_SECONDS = 30.0

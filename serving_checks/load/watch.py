@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import MetricNames
-from serving_checks.http_json import get_text
-from serving_checks.metrics import parse_metrics, total
+from serving_checks.transport.http_json import get_text
+from serving_checks.transport.metrics import parse_metrics, total
 
 _SAMPLE_SECONDS = 0.2
 _SAMPLING_SHARE = 0.01

@@ -26,7 +26,9 @@ def test_the_import_direction_holds() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("module", ["pipelines.cli", "pipelines.run_config", "quantizers.table", "registry.contracts"])
+@pytest.mark.parametrize(
+    "module", ["pipelines.cli", "pipelines.recipe.run_config", "quantizers.base", "registry.contracts"]
+)
 def test_an_import_loads_no_engine(module: str) -> None:
     program = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
     result = subprocess.run(
@@ -53,8 +55,8 @@ def test_the_command_line_parses_without_an_engine() -> None:
     ("package", "modules"),
     [
         ("mlflow", {"registry/mlflow_backend.py"}),
-        ("lm_eval", {"evals/lm_eval_runner.py", "evals/questions.py"}),
-        ("vllm", {"serving_checks/load/adapter.py", "serving_checks/vllm_fork_patch.py"}),
+        ("lm_eval", {"evals/asking/lm_eval_runner.py", "evals/asking/questions.py"}),
+        ("vllm", {"serving_checks/load/adapter.py", "serving_checks/engines/vllm_fork_patch.py"}),
     ],
 )
 def test_an_engine_has_one_importer(package: str, modules: set[str]) -> None:
@@ -63,19 +65,19 @@ def test_an_engine_has_one_importer(package: str, modules: set[str]) -> None:
 
 OF_VLLM = (
     "serving_checks/engines/vllm",
-    "pipelines/compatibility.py",  # data: what each engine does not serve
+    "pipelines/planning/compatibility.py",  # data: what each engine does not serve
     "serving_checks/engines/table.py",
-    "serving_checks/vllm_fork_patch.py",
-    "serving_checks/worker_probe.py",
+    "serving_checks/engines/vllm_fork_patch.py",
+    "serving_checks/engines/worker_probe.py",
     "serving_checks/load",  # its load generator is used as a library, whatever serves
-    "serving_checks/fake_server.py",  # speaks its dialect
+    "serving_checks/fake/fake_server.py",  # speaks its dialect
 )
 TELL_OF_VLLM = {
     # Texts for users: an artifact that no engine serves is refused by the method, and what an evaluation needs is told.
-    "quantizers/awq.py",
-    "quantizers/bitsandbytes_nf4.py",
-    "quantizers/gptq.py",
-    "evals/client.py",
+    "quantizers/methods/awq.py",
+    "quantizers/methods/bitsandbytes_nf4.py",
+    "quantizers/methods/gptq.py",
+    "evals/asking/client.py",
 }
 
 

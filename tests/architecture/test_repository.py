@@ -1,5 +1,6 @@
 import ast
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -7,13 +8,13 @@ import yaml
 
 from configs.loading import load_yaml_model
 from pipelines.cli import COMMANDS
-from pipelines.run_config import RunConfig
-from quantizers.table import METHODS
+from pipelines.recipe.run_config import RunConfig
+from quantizers.base import METHODS
 from tests.architecture.repository import PACKAGES, ROOT, python_files, text_files
 
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md")
-MOST_LINES = 400
+MANY_LINES, MOST_LINES = 500, 700
 MOST_FUNCTION_LINES = 60
 
 # Written in two halves, so that this file passes its own test.
@@ -44,7 +45,10 @@ def test_every_method_has_a_recipe() -> None:
 @pytest.mark.parametrize("path", python_files(*PACKAGES, "tests", "tools", "benchmarks"), ids=lambda p: p.name)
 def test_a_file_is_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= MOST_LINES
+    lines = len(text.splitlines())
+    assert lines <= MOST_LINES
+    if lines > MANY_LINES:
+        warnings.warn(f"{path.relative_to(ROOT)} has {lines} lines: are there two subjects in it?", stacklevel=1)
     long = [
         f"{node.name} has {node.end_lineno - node.lineno + 1} lines"
         for node in ast.walk(ast.parse(text))

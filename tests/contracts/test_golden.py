@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import device, events, run_record
-from pipelines.report import rows
+from pipelines.planning import device
+from pipelines.records import events, rows, run_record
 from registry import contracts
 
 RECORDS = {name: getattr(contracts, name) for name in contracts.__all__} | {

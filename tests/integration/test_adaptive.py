@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from configs.errors import StageError
-from evals import leaf_tasks
-from evals.adaptive import Adaptive
-from evals.lm_eval_runner import prepare
-from evals.retention import compare, policy_of
+from evals.asking.lm_eval_runner import prepare
+from evals.judging.adaptive import Adaptive
+from evals.judging.retention import compare, policy_of
 from evals.samples import Sample, read_samples
 from evals.statistics.sequential import LookPlan
-from evals.suite import Category, Suite
+from evals.suites import leaf_tasks
+from evals.suites.resolve import resolve
+from evals.suites.suite import Category, Suite
 from registry.contracts import Endpoint, EvaluationRecord
 from tests.completions_server import FormulaModel, completions_server
 from tests.tiny_llama import make_tiny_tokenizer
@@ -81,7 +82,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate(suite: Suite, model_dir: Path, output_dir: Path, model: FormulaModel, **options: Any) -> EvaluationRecord:
     with completions_server(model) as url:
         endpoint = Endpoint(base_url=url, served_model_name="m", model_path=str(model_dir), max_model_len=512)
-        return prepare(suite.resolve()).evaluate(
+        return prepare(resolve(suite)).evaluate(
             endpoint,
             model_digest="sha256:m",
             output_dir=output_dir,
@@ -128,7 +129,7 @@ def test_prompts_are_the_baseline_s_however_few_items_are_asked(
 
 def test_requests_built_for_a_share_of_the_items_would_have_other_prompts(suite: Suite) -> None:
     """Why they are built for all: examples are drawn as the documents go by."""
-    task = prepare(suite.resolve()).tasks["sums"]
+    task = prepare(resolve(suite)).tasks["sums"]
 
     def prompts(items: set[int]) -> dict[str, str]:
         task.set_fewshot_seed(suite.seed)
@@ -142,7 +143,7 @@ def test_requests_built_for_a_share_of_the_items_would_have_other_prompts(suite:
 def test_an_evaluation_that_was_cut_off_at_its_second_look_repeats_nothing(
     suite: Suite, model_dir: Path, baseline: Adaptive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evals.client._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("evals.asking.client._PAUSE_SECONDS", 0.0)
     whole = evaluate(suite, model_dir, tmp_path / "whole", Writer(" 8"), adaptive=baseline)
     options: dict[str, Any] = {"adaptive": baseline, "cache_file": tmp_path / "answers.sqlite"}
     # A request for each text, and one for the two choices of an item, which are one token each.

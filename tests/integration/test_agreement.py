@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from quantizers.agreement import compare_weights
-from quantizers.dequantize import TensorFiles
+from quantizers.inspection.agreement import compare_weights
+from quantizers.inspection.dequantize import TensorFiles
 from registry.contracts import CheckpointRecord
 
 pytestmark = pytest.mark.engine

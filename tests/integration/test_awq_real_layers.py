@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from quantizers.sources import PackageGgufSource, locate_gguf
+from quantizers.checkpoints.sources import PackageGgufSource, locate_gguf
 from tests.unit.quantizers.test_awq_clip import processor
 
 TEXT = """The ferry left at six, and by the time the fog had lifted we saw the white houses above the cliffs. To bake
@@ -42,8 +42,8 @@ def layers() -> dict[str, tuple[Any, Any]]:
 def test_the_same_clip_is_chosen(layers: dict[str, tuple[Any, Any]], name: str) -> None:
     import torch
 
-    from quantizers.awq_clip import compute_best_clip
-    from quantizers.gptqmodel_engine import import_engine
+    from quantizers.engines.awq_clip import compute_best_clip
+    from quantizers.engines.gptqmodel_engine import import_engine
 
     import_engine(threads=2)
     from gptqmodel.looper.awq_processor import AWQProcessor

@@ -144,7 +144,7 @@ def test_an_interrupted_bench_leaves_no_process_and_no_folder(tmp_path: Path, to
 
 
 def children_of(pid: int) -> list[int]:
-    from serving_checks.guard import descendants_of
+    from serving_checks.processes.guard import descendants_of
 
     assert pid != os.getpid()
     return descendants_of(pid)

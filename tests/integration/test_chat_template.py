@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from configs.errors import StageError
-from evals import leaf_tasks
-from evals.client import Client
-from evals.lm_eval_runner import Asker, prepare
-from evals.questions import Questioner
+from evals.asking.client import Client
+from evals.asking.lm_eval_runner import Asker, prepare
+from evals.asking.questions import Questioner
 from evals.samples import Sample, read_samples
-from evals.suite import Category, Suite
+from evals.suites import leaf_tasks
+from evals.suites.resolve import resolve
+from evals.suites.suite import Category, Suite
 from registry.contracts import Endpoint
 from tests.completions_server import FormulaModel, completions_server
 from tests.tiny_llama import CHAT_TEMPLATE, make_tiny_llama, make_tiny_tokenizer
@@ -97,7 +98,7 @@ def write_bos_always(path: Path) -> None:
 def asked(model_dir: Path, suite: Suite, model: FormulaModel, output_dir: Path) -> list[Sample]:
     with completions_server(model) as url:
         endpoint = Endpoint(base_url=url, served_model_name="m", model_path=str(model_dir), max_model_len=512)
-        record = prepare(suite.resolve()).evaluate(
+        record = prepare(resolve(suite)).evaluate(
             endpoint,
             model_digest="sha256:m",
             output_dir=output_dir,
@@ -131,7 +132,7 @@ def test_prompts_are_lm_eval_s_to_the_character_and_the_token(template: str, sui
             tokens.extend(list(self._encode_pair(*one.args)) for one in requests)
             return [(0.0, False)] * len(requests)
 
-    prepared = prepare(suite.resolve())
+    prepared = prepare(resolve(suite))
     task = prepared.tasks["capitals"]
     task.set_fewshot_seed(1234)
     lm = Listening(pretrained=str(model_dir), device="cpu")
@@ -140,7 +141,7 @@ def test_prompts_are_lm_eval_s_to_the_character_and_the_token(template: str, sui
     endpoint = Endpoint(
         base_url="http://127.0.0.1:9", served_model_name="m", model_path=str(model_dir), max_model_len=512
     )
-    again = prepare(suite.resolve())
+    again = prepare(resolve(suite))
     asker = Asker(again, endpoint, Client(endpoint, 1), lambda done, total: None)
     ours = [one for _, several in asker._items["capitals"].values() for one in several]
     assert [one.instance.args for one in ours] == prompts
@@ -164,8 +165,8 @@ def test_a_template_makes_other_prompts_digests_and_answers(suite: Suite, tokeni
     )
     assert not any("<|im_start|>" in one.prompt for one in plain)
     assert not {one.prompt_hash for one in chat} & {one.prompt_hash for one in plain}
-    assert suite.resolve().digest != plainly(suite).resolve().digest
-    assert suite.resolve().tasks[0].digest != plainly(suite).resolve().tasks[0].digest
+    assert resolve(suite).digest != resolve(plainly(suite)).digest
+    assert resolve(suite).tasks[0].digest != resolve(plainly(suite)).tasks[0].digest
 
 
 def test_a_model_without_a_template_is_asked_nothing(suite: Suite, tokenizer_dir: Path, tmp_path: Path) -> None:

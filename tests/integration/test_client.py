@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from configs.errors import RequestError
-from evals.client import Client
-from evals.request_plan import Generate, Question, Score, plan
+from evals.asking.client import Client
+from evals.asking.request_plan import Generate, Question, Score, plan
 from registry.contracts import Endpoint
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.openai_address import OpenAIServerConfig
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
-from serving_checks.http_json import post_json
-from serving_checks.memory import memory_record
-from serving_checks.metrics import number, read_metrics
+from serving_checks.readings.memory import memory_record
 from serving_checks.server import serve
+from serving_checks.transport.http_json import post_json
+from serving_checks.transport.metrics import number, read_metrics
 from tests.tiny_llama import make_tiny_llama
 
 BLOCK_TOKENS = 128

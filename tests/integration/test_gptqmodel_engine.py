@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from configs.errors import StageError
-from quantizers import awq, gptq
 from quantizers.base import QuantizeOutcome
+from quantizers.methods import awq, gptq
 from tests.tiny_llama import make_tiny_llama
 
 pytestmark = pytest.mark.engine
@@ -124,7 +124,7 @@ def test_gptq_in_one_pass_equals_the_engines_own(
 ):
     import torch
 
-    monkeypatch.setattr("quantizers.gptq_forward.one_forward_pass", contextlib.nullcontext)
+    monkeypatch.setattr("quantizers.engines.gptq_forward.one_forward_pass", contextlib.nullcontext)
     theirs, _ = quantize(gptq.GPTQ(), gptq.Config(group_size=64), checkpoint, tmp_path)
     ours = gptq_artifact[1]
     assert theirs.modules == ours.modules

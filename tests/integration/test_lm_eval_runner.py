@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from configs.errors import StageError
-from evals import leaf_tasks
-from evals.client import Client
-from evals.lm_eval_runner import Asker, _score, prepare
+from evals.asking.client import Client
+from evals.asking.lm_eval_runner import Asker, _score, prepare
 from evals.samples import Sample, read_samples
-from evals.suite import Category, Suite, load_suite
+from evals.suites import leaf_tasks
+from evals.suites.resolve import load_suite, resolve
+from evals.suites.suite import Category, Suite
 from registry.contracts import Endpoint, EvaluationRecord
 from tests.completions_server import FormulaModel, completions_server
 from tests.tiny_llama import make_tiny_tokenizer
@@ -55,7 +56,7 @@ def evaluate(
         endpoint = Endpoint(
             base_url=url, served_model_name="model", model_path=str(model_dir), max_model_len=max_model_len
         )
-        return prepare((suite or load_suite("demo")).resolve()).evaluate(
+        return prepare(resolve(suite or load_suite("demo"))).evaluate(
             endpoint,
             model_digest="sha256:m",
             output_dir=output_dir,
@@ -83,7 +84,7 @@ def test_every_category_is_scored_and_every_item_kept(model_dir: Path, tmp_path:
     scores = {score.category: score for score in record.categories}
     assert set(scores) == {category.name for category in suite.categories}
     samples = read_samples(tmp_path / record.samples_file)
-    assert len(samples) == sum(score.items for score in record.categories) == len(suite.item_texts())
+    assert len(samples) == sum(score.items for score in record.categories) == len(resolve(suite).item_texts())
     assert record.requests >= record.requests_sent == len(model.bodies)
     assert record.truncated_prompts == 0
     # Each token is the greedy one, so greedy-match categories are full; each has the log-likelihood of its length.
@@ -109,7 +110,7 @@ def test_scores_are_those_of_lm_eval_s_own_client(model_dir: Path, tmp_path: Pat
     from lm_eval.api.model import LM
     from lm_eval.evaluator import evaluate as evaluate_by_lm_eval
 
-    from evals.questions import Questioner
+    from evals.asking.questions import Questioner
 
     model, suite = FormulaModel(), load_suite("demo")
 
@@ -128,7 +129,7 @@ def test_scores_are_those_of_lm_eval_s_own_client(model_dir: Path, tmp_path: Pat
             return [model.score(question.context, question.continuation) for question in asked.questions]
 
     found = evaluate(model_dir, tmp_path, model, suite)
-    theirs = evaluate_by_lm_eval(Plain(), {"tasks": prepare(suite.resolve()).tasks}, bootstrap_iters=0)["results"]
+    theirs = evaluate_by_lm_eval(Plain(), {"tasks": prepare(resolve(suite)).tasks}, bootstrap_iters=0)["results"]
     for score in found.tasks:
         assert score.value == pytest.approx(theirs[score.task][f"{score.metric},{score.filter}"], rel=1e-9)
 
@@ -144,7 +145,7 @@ def asked(model_dir: Path, suite: Suite, *several: dict[str, list[int]]) -> list
     """What one asker of `suite` gives for one share of the items after the other."""
     with completions_server(FormulaModel()) as url:
         endpoint = Endpoint(base_url=url, served_model_name="m", model_path=str(model_dir), max_model_len=512)
-        asker = Asker(prepare(suite.resolve()), endpoint, Client(endpoint, 4), lambda done, total: None)
+        asker = Asker(prepare(resolve(suite)), endpoint, Client(endpoint, 4), lambda done, total: None)
         return [asker.ask(items) for items in several]
 
 
@@ -241,7 +242,7 @@ def test_a_filter_changes_the_score(model_dir: Path, tmp_path: Path, generating_
 
 
 def test_few_shot_prompts_are_the_same_each_time(model_dir: Path, tmp_path: Path, generating_suite: Suite) -> None:
-    prepared = prepare(generating_suite.resolve())
+    prepared = prepare(resolve(generating_suite))
     hashes = []
     for name in ("one", "two"):
         with completions_server(EvenModel()) as url:
@@ -260,7 +261,7 @@ def test_few_shot_prompts_are_the_same_each_time(model_dir: Path, tmp_path: Path
 def test_a_server_that_fails_half_way_ends_the_evaluation_and_nothing_is_lost(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evals.client._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("evals.asking.client._PAUSE_SECONDS", 0.0)
     options: dict[str, Any] = {"cache_file": tmp_path / "cache"}
     with pytest.raises(StageError, match=r"server stopped answering.*500"):
         evaluate(model_dir, tmp_path, FormulaModel(fail_after=10), small_suite(), **options)
@@ -287,7 +288,7 @@ def test_not_a_number_is_no_score(model_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("what", "wanted"), [("metric", "f1"), ("filter", "strict")])
 def test_a_metric_or_filter_that_the_built_task_does_not_give(what: str, wanted: str) -> None:
     """A task that is a Python class says so only when it is built."""
-    resolved = small_suite().resolve()
+    resolved = resolve(small_suite())
     category = resolved.suite.categories[0].model_copy(update={what: wanted})
     with pytest.raises(StageError, match=f"demo_grammar of category grammar gives no {what} {wanted}; it gives "):
         prepare(replace(resolved, suite=resolved.suite.model_copy(update={"categories": [category]})))

@@ -11,13 +11,13 @@ import pytest
 from configs.errors import StageError
 from registry.contracts import Endpoint
 from serving_checks.engines.table import default_config
-from serving_checks.http_json import get_text
 from serving_checks.load import LoadClient, LoadConfig
 from serving_checks.load.adapter import Load, Sent, VllmGenerator
 from serving_checks.load.config import Concurrent, Prompts
 from serving_checks.load.prompts import Prompt
 from serving_checks.load.requests import LOAD_REQUESTS_FILE, read_rows
-from serving_checks.supervisor import Supervised
+from serving_checks.processes.supervisor import Supervised
+from serving_checks.transport.http_json import get_text
 from tests.tiny_llama import make_tiny_tokenizer
 
 pytestmark = pytest.mark.engine
@@ -31,7 +31,7 @@ def fake_server(folder: Path, *arguments: str) -> Iterator[Endpoint]:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     base_url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-P", "-m", "serving_checks.fake_server", "--port", str(port), *arguments]
+    command = [sys.executable, "-P", "-m", "serving_checks.fake.fake_server", "--port", str(port), *arguments]
     with Supervised(command, log_file=folder / "server.log") as child:
         while child.wait(0.05) is None:
             try:

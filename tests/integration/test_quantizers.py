@@ -8,8 +8,10 @@ import pytest
 
 from configs.errors import RequestError
 from quantizers.__main__ import calibrate_stage, inspect_stage, quantize_stage
-from quantizers.checkpoint import describe
-from quantizers.jobs import CalibrateJob, InspectJob, QuantizeJob
+from quantizers.base import QuantizeJob
+from quantizers.calibration.config import CalibrateJob
+from quantizers.checkpoints.checkpoint import describe
+from quantizers.inspection.inspection import InspectJob
 from registry.contracts import ArtifactRecord, CheckpointRecord, InspectionRecord
 from registry.hashing import manifest_of
 from registry.stage_process import StageClock

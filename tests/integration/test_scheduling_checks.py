@@ -11,8 +11,8 @@ from serving_checks.checks.batching import BatchingConfig, check_batching
 from serving_checks.checks.starvation import StarvationConfig, check_starvation
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
+from serving_checks.processes.supervisor import Supervised
 from serving_checks.server import serve
-from serving_checks.supervisor import Supervised
 from tests.fake_servers import GAUGES
 from tests.tiny_llama import make_tiny_llama
 

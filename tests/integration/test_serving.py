@@ -9,10 +9,10 @@ import pytest
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.vllm import VllmServerConfig
-from serving_checks.guard import descendants_of
 from serving_checks.load import LoadClient, LoadConfig
 from serving_checks.load.requests import read_rows
-from serving_checks.memory import memory_record
+from serving_checks.processes.guard import descendants_of
+from serving_checks.readings.memory import memory_record
 from serving_checks.server import serve
 from tests.tiny_llama import make_tiny_llama
 

@@ -13,10 +13,10 @@ from serving_checks.checks.sharding import ShardFacts, ShardingConfig, check_sha
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.engines.base import ServerCommand, ServerRequest
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
-from serving_checks.guard import descendants_of, shared_memory_of
-from serving_checks.memory import memory_record
+from serving_checks.processes.guard import descendants_of, shared_memory_of
+from serving_checks.processes.supervisor import Supervised
+from serving_checks.readings.memory import memory_record
 from serving_checks.server import serve
-from serving_checks.supervisor import Supervised
 from tests.tiny_llama import make_tiny_llama
 
 pytestmark = pytest.mark.engine

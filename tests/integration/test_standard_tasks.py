@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from evals.leaf_tasks import leaf_tasks
-from evals.local_data import DataConfig
-from evals.resolve import ResolvedTask
-from evals.suite import Category, Suite, load_suite
-from evals.task_files import Function, tasks_root
-from evals.tasks_index import scan, standard_tasks
+from evals.suites.leaf_tasks import leaf_tasks
+from evals.suites.local_data import DataConfig
+from evals.suites.resolve import ResolvedTask, load_suite, resolve
+from evals.suites.suite import Category, Suite
+from evals.suites.task_files import Function, tasks_root
+from evals.suites.tasks_index import scan, standard_tasks
 
 pytestmark = pytest.mark.engine
 
@@ -140,7 +140,7 @@ def resolved(name: str, root: Path, num_fewshot: int | None) -> ResolvedTask:
             nltk.data.find("tokenizers/punkt_tab/english/", [*nltk.data.path, str(root / "nltk_data")])
         except LookupError:
             pytest.skip("NLTK's punkt_tab is not on this machine: `make nltk-data` fetches it")
-    (task,) = suite_of(name, num_fewshot).resolve(DataConfig(root=root)).tasks
+    (task,) = resolve(suite_of(name, num_fewshot), DataConfig(root=root)).tasks
     return task
 
 
@@ -259,7 +259,7 @@ def test_the_core_suite_is_built_and_scored() -> None:
     assert EVALDATA is not None
     suite = load_suite("core")
     categories = [category.model_copy(update={"limit": 2}) for category in suite.categories]
-    resolved_suite = suite.model_copy(update={"categories": categories}).resolve(DataConfig(root=Path(EVALDATA)))
+    resolved_suite = resolve(suite.model_copy(update={"categories": categories}), DataConfig(root=Path(EVALDATA)))
     configs = [task.lm_eval_config() for task in resolved_suite.tasks]
     tasks = TaskManager(include_defaults=False).load(configs)["tasks"]
     wanted = {task.name: task.sampled_ids(len(tasks[task.name].eval_docs)) for task in resolved_suite.tasks}

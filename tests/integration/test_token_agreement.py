@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from evals.token_agreement import agree, collect
+from evals.asking.token_agreement import agree, collect
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
+from serving_checks.processes.supervisor import Supervised
 from serving_checks.server import serve
-from serving_checks.supervisor import Supervised
 from tests.tiny_llama import make_tiny_llama
 
 CONFIG = VllmServerConfig(max_model_len=512, max_num_seqs=8, kv_cache_gib=0.25)
@@ -66,7 +66,7 @@ def whole_kl(baseline: Path, artifact: Path, texts: list[list[int]]) -> tuple[fl
 
 @pytest.mark.engine
 def test_what_servers_tell_agrees_with_the_whole_distributions(tmp_path: Path, fork_server: Path) -> None:
-    from evals.token_agreement import PromptLogprobs
+    from evals.asking.token_agreement import PromptLogprobs
 
     baseline = make_tiny_llama(tmp_path / "baseline")
     artifact = noisy_copy(baseline, tmp_path / "artifact")

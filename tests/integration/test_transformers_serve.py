@@ -12,8 +12,8 @@ from registry.contracts import Endpoint
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.engines.base import MetricNames, ServerRequest
 from serving_checks.engines.transformers_serve import TransformersServerConfig
-from serving_checks.guard import descendants_of
-from serving_checks.memory import memory_record
+from serving_checks.processes.guard import descendants_of
+from serving_checks.readings.memory import memory_record
 from serving_checks.server import serve
 from tests.tiny_llama import make_tiny_llama
 

@@ -12,7 +12,7 @@ import yaml
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.vllm import VllmServerConfig
-from serving_checks.profiling import profile
+from serving_checks.readings.profiling import profile
 from serving_checks.server import serve
 from tests.tiny_llama import make_tiny_llama
 

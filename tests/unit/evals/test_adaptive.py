@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from configs.errors import StageError
-from evals.adaptive import Adaptive, Asked, course_of, evaluate_adaptively
-from evals.pairing import joint_looks, pair
-from evals.retention import compare, policy_of
+from evals.judging.adaptive import Adaptive, Asked, course_of, evaluate_adaptively
+from evals.judging.pairing import joint_looks, pair
+from evals.judging.retention import compare, policy_of
 from evals.samples import SAMPLES_FILE, Sample, category_score, write_samples
 from evals.statistics.sequential import LookPlan
-from evals.suite import Category, Suite
+from evals.suites.suite import Category, Suite
 from registry.contracts import CategoryLook, EvaluationRecord, RetentionRecord
 from tests import simulations as simulate
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evals.characterize import (
+from evals.judging.characterize import (
     FLIPS_PER_CATEGORY,
     Pair,
     answer_type,
@@ -12,7 +12,7 @@ from evals.characterize import (
     shift_nats,
     worst_flips,
 )
-from evals.retention import category_retention, retention_record
+from evals.judging.retention import category_retention, retention_record
 from evals.samples import Sample
 from registry.contracts import CategoryScore, CharacterizationRecord, EvaluationRecord, RetentionRecord
 from registry.gates import GatePolicy

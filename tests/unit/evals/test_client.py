@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from configs.errors import StageError
-from evals.client import Client
-from evals.request_cache import RequestCache
-from evals.request_plan import Generate, Question, Score, plan
+from evals.asking.client import Client
+from evals.asking.request_cache import RequestCache
+from evals.asking.request_plan import Generate, Question, Score, plan
 from registry.contracts import Endpoint
 from tests.completions_server import VOCABULARY, FormulaModel, completions_server
 
@@ -180,7 +180,7 @@ class Stumbling(FormulaModel):
 
 
 def test_a_single_failure_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evals.client._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("evals.asking.client._PAUSE_SECONDS", 0.0)
     model = Stumbling(place=2, status=503)
     assert len(ask(model, scores(5), num_concurrent=1)) == 5
     assert len(model.bodies) == 6
@@ -206,7 +206,7 @@ def test_not_a_number_is_no_answer(tmp_path: Path) -> None:
 
 
 def test_a_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evals.client._SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr("evals.asking.client._SILENCE_SECONDS", 0.2)
     with pytest.raises(StageError, match="has answered nothing"):
         ask(FormulaModel(delay_seconds=1.5), scores(2))
 
@@ -230,7 +230,7 @@ def test_nothing_listens() -> None:
 
 
 def test_what_was_answered_before_a_failure_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evals.client._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("evals.asking.client._PAUSE_SECONDS", 0.0)
     with RequestCache(tmp_path / "cache", FACTS) as cache, pytest.raises(StageError, match="answered 500"):
         ask(FormulaModel(fail_after=10), scores(30), cache=cache)
     model = FormulaModel()
@@ -269,9 +269,9 @@ def test_an_artifact_is_never_answered_for_another(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from evals.client import Client
-from evals.request_cache import RequestCache
-from evals.request_plan import Score
+from evals.asking.client import Client
+from evals.asking.request_cache import RequestCache
+from evals.asking.request_plan import Score
 from registry.contracts import Endpoint
 endpoint = Endpoint(base_url=sys.argv[1], served_model_name="model", model_path="", max_model_len=64)
 with RequestCache(Path(sys.argv[2]), {"model_digest": "sha256:a"}) as cache:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evals.clusters import clustered
+from evals.judging.clusters import clustered
 from evals.samples import Sample, category_score
 from evals.statistics.score import Z95, difference_interval, paired_cells
 from tests.unit.evals.test_retention import SHARE, kept_of, sample, shares

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import StageError
-from evals.request_cache import RequestCache
+from evals.asking.request_cache import RequestCache
 
 FACTS = {"model_digest": "sha256:a", "engine": "vllm 0.32.0", "dtype": "float32", "max_model_len": "2048"}
 

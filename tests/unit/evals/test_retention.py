@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from configs.errors import StageError
-from evals.pairing import pair
-from evals.retention import category_retention, compare, policy_of, retention_record
+from evals.judging.pairing import pair
+from evals.judging.retention import category_retention, compare, policy_of, retention_record
 from evals.samples import Sample, category_score, write_samples
 from evals.statistics.paired import paired_means
-from evals.suite import Category, Suite
+from evals.suites.suite import Category, Suite
 from registry.contracts import CategoryLook, CategoryRetention, CategoryScore, EvaluationRecord, RetentionRecord
 from registry.gates import GatePolicy
 

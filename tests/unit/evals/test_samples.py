@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from configs.errors import StageError
-from evals.lm_eval_runner import check_parallel
+from evals.asking.lm_eval_runner import check_parallel
 from evals.samples import Sample, category_score, read_samples, write_samples
-from evals.suite import Category
+from evals.suites.suite import Category
 
 SAMPLE = Sample(
     task="arc",

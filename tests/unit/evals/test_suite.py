@@ -7,9 +7,11 @@ import pytest
 from pydantic import ValidationError
 
 from configs.errors import ConfigError, RequestError
-from evals import leaf_tasks, resolve
-from evals.local_data import rows_of
-from evals.suite import SUITES_DIR, Category, Suite, load_suite
+from evals.suites import leaf_tasks
+from evals.suites import resolve as resolving
+from evals.suites.local_data import rows_of
+from evals.suites.resolve import SUITES_DIR, load_suite, resolve
+from evals.suites.suite import Category, Suite
 from evals.tasks.demo import build
 
 SUITE = """
@@ -53,7 +55,7 @@ def own_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_demo_suite_is_large_enough_and_has_no_twins() -> None:
     suite = load_suite("demo")
     assert len(suite.categories) >= 6
-    for task in suite.resolve().tasks:
+    for task in resolve(suite).tasks:
         rows = [str(sorted(row.items())) for row in rows_of(task.files["test"], task.name)]
         assert len(rows) >= 100, task.name
         assert [row for row, count in Counter(rows).items() if count > 1] == [], task.name
@@ -64,13 +66,13 @@ def test_the_demo_suite_is_large_enough_and_has_no_twins() -> None:
 def test_a_shipped_suite_names_what_lm_eval_has(name: str) -> None:
     """Tasks, metrics and filters are checked against lm-eval's own files; no code task is among them."""
     suite = load_suite(name)
-    tasks = suite.resolve().tasks
+    tasks = resolve(suite).tasks
     assert {task.category for task in tasks} == {category.name for category in suite.categories}
     assert not any(task.config.get("unsafe_code") for task in tasks)
     directions = {
         category.name: metric.get("higher_is_better", category.higher_is_better)
         for category in suite.categories
-        for task in suite.resolve().of(category.name)
+        for task in resolve(suite).of(category.name)
         for metric in task.config["metric_list"]
         if metric["metric"] == category.metric
     }
@@ -80,9 +82,9 @@ def test_a_shipped_suite_names_what_lm_eval_has(name: str) -> None:
 @pytest.mark.slow
 def test_shipped_suites_cover_the_skills() -> None:
     assert len(load_suite("core").categories) >= 10
-    assert len(load_suite("core").resolve().of("knowledge")) == 57
-    assert len(load_suite("full").resolve().of("grammar")) == 67
-    assert load_suite("full").resolve().of("long_context")
+    assert len(resolve(load_suite("core")).of("knowledge")) == 57
+    assert len(resolve(load_suite("full")).of("grammar")) == 67
+    assert resolve(load_suite("full")).of("long_context")
 
 
 def test_a_perplexity_is_not_asked_through_a_template() -> None:
@@ -95,7 +97,7 @@ def test_a_perplexity_is_not_asked_through_a_template() -> None:
 def test_translations_are_drawn_together() -> None:
     core = load_suite("core")
     few = [one.model_copy(update={"limit": 10}) for one in core.categories if one.name in ("multilingual", "grammar")]
-    resolved = core.model_copy(update={"categories": few}).resolve()
+    resolved = resolve(core.model_copy(update={"categories": few}))
     assert len({tuple(task.sampled_ids(250)) for task in resolved.of("multilingual")}) == 1
     grammar = resolved.of("grammar")
     assert len({tuple(task.sampled_ids(250)) for task in grammar}) == len(grammar)
@@ -103,37 +105,36 @@ def test_translations_are_drawn_together() -> None:
 
 def test_item_texts_stand_in_the_data() -> None:
     suite = load_suite("demo")
-    rows = [row for task in suite.resolve().tasks for row in rows_of(task.files["test"], task.name)]
-    texts = suite.item_texts()
+    rows = [row for task in resolve(suite).tasks for row in rows_of(task.files["test"], task.name)]
+    texts = resolve(suite).item_texts()
     assert len(texts) == len(rows)
     assert all(text in row.values() for text, row in zip(texts, rows, strict=True))
 
 
 def test_the_text_of_an_item_is_no_name() -> None:
-    assert resolve._longest_text({"subject": "high_school_government", "question": "Who is it?"}) == "Who is it?"
-    assert resolve._longest_text({"subject": "anatomy", "n": 1}) == "anatomy"
-    assert resolve._longest_text({"n": 1}) == ""
+    assert resolving._longest_text({"subject": "high_school_government", "question": "Who is it?"}) == "Who is it?"
+    assert resolving._longest_text({"subject": "anatomy", "n": 1}) == "anatomy"
+    assert resolving._longest_text({"n": 1}) == ""
 
 
 def test_data_files_are_absolute_and_the_config_is_lm_eval_s() -> None:
-    task = load_suite("demo").resolve().tasks[0]
+    task = resolve(load_suite("demo")).tasks[0]
     files = task.config["dataset_kwargs"]["data_files"]
     assert all(Path(name).is_absolute() and Path(name).exists() for name in files.values())
     assert callable(task.lm_eval_config()["custom_dataset"])
 
 
 def test_the_digest_follows_data_limit_seed_and_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = suite_of("demo_grammar").digest
-    assert suite_of("demo_grammar").digest == before
+    before = resolve(suite_of("demo_grammar")).digest
+    assert resolve(suite_of("demo_grammar")).digest == before
     assert (
-        suite_of("demo_grammar", limit=5).resolve().tasks[0].digest
-        != suite_of("demo_grammar").resolve().tasks[0].digest
+        resolve(suite_of("demo_grammar", limit=5)).tasks[0].digest != resolve(suite_of("demo_grammar")).tasks[0].digest
     )
-    assert suite_of("demo_grammar", num_fewshot=1).digest != before
+    assert resolve(suite_of("demo_grammar", num_fewshot=1)).digest != before
     seeded = suite_of("demo_grammar").model_copy(update={"seed": 1})
-    assert seeded.resolve().tasks[0].digest != suite_of("demo_grammar").resolve().tasks[0].digest
-    monkeypatch.setattr(resolve, "digest_of_file", lambda path: "sha256:changed")
-    assert suite_of("demo_grammar").digest != before
+    assert resolve(seeded).tasks[0].digest != resolve(suite_of("demo_grammar")).tasks[0].digest
+    monkeypatch.setattr(resolving, "digest_of_file", lambda path: "sha256:changed")
+    assert resolve(suite_of("demo_grammar")).digest != before
 
 
 def test_unknown_suite_names_the_near_one() -> None:
@@ -158,7 +159,7 @@ def test_a_task_in_two_places(tmp_path: Path) -> None:
 
 def test_a_task_beside_its_group() -> None:
     with pytest.raises(RequestError, match="task mmlu_anatomy stands twice"):
-        suite_of("mmlu_anatomy", "mmlu_stem").resolve()
+        resolve(suite_of("mmlu_anatomy", "mmlu_stem"))
 
 
 def test_a_metric_or_filter_that_a_task_does_not_give(tmp_path: Path) -> None:
@@ -184,16 +185,16 @@ def test_perplexity_must_be_lower_is_better(tmp_path: Path) -> None:
 def test_code_tasks_are_refused(own_tasks: Path) -> None:
     (own_tasks / "task.yaml").write_text(CODE_TASK)
     with pytest.raises(RequestError, match="runs code that the model wrote"):
-        suite_of("mine", metric="exact_match").resolve()
+        resolve(suite_of("mine", metric="exact_match"))
     with pytest.raises(RequestError, match="task humaneval of category one runs code"):
-        suite_of("humaneval", metric="pass@1").resolve()
+        resolve(suite_of("humaneval", metric="pass@1"))
 
 
 def test_a_task_without_items(own_tasks: Path) -> None:
     (own_tasks / "task.yaml").write_text(CODE_TASK.replace("unsafe_code: true", ""))
     (own_tasks / "rows.jsonl").write_text("")
     with pytest.raises(RequestError, match="task mine has no items"):
-        suite_of("mine", metric="exact_match").resolve()
+        resolve(suite_of("mine", metric="exact_match"))
 
 
 def test_the_template_made_items_are_what_the_script_writes() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from configs.errors import ConfigError, RequestError
-from evals.leaf_tasks import leaf_tasks
-from evals.local_data import DataConfig, load_map, local_dataset, needed_splits, rows_of, with_local_files
-from evals.resolve import ResolvedTask
-from evals.scorers import check_scorer, steady_scorers
+from evals.suites.leaf_tasks import leaf_tasks
+from evals.suites.local_data import DataConfig, load_map, local_dataset, needed_splits, rows_of, with_local_files
+from evals.suites.resolve import ResolvedTask, resolve
+from evals.suites.scorers import check_scorer, steady_scorers
 from tests.unit.evals.test_suite import suite_of
 
 QUESTION = {"question": "2 + 2?", "answer": "#### 4"}
@@ -26,7 +26,7 @@ def put(root: Path, name: str, *rows: dict[str, Any]) -> None:
 
 
 def resolved(root: Path, task: str, data_map: str = "local_jsonl", **more: object) -> ResolvedTask:
-    (task_,) = suite_of(task, **more).resolve(DataConfig(root=root, map=data_map)).tasks
+    (task_,) = resolve(suite_of(task, **more), DataConfig(root=root, map=data_map)).tasks
     return task_
 
 
@@ -174,4 +174,4 @@ def test_languages_are_not_guessed_by_lot(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_embedded_tasks_need_no_data(tmp_path: Path) -> None:
-    assert resolved(tmp_path, "demo_grammar") == suite_of("demo_grammar").resolve().tasks[0]
+    assert resolved(tmp_path, "demo_grammar") == resolve(suite_of("demo_grammar")).tasks[0]

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from configs.errors import RequestError
-from evals import leaf_tasks, task_files, tasks_index
-from evals.leaf_tasks import LeafTask
-from evals.task_files import Function, read_task_file
-from evals.tasks_index import Entry, scan
+from evals.suites import leaf_tasks, task_files, tasks_index
+from evals.suites.leaf_tasks import LeafTask
+from evals.suites.task_files import Function, read_task_file
+from evals.suites.tasks_index import Entry, scan
 
 FILES = {
     "a/_template": "output_type: multiple_choice\nnum_fewshot: 0\ntag: [colours]\ntask_list: [x]\nmetric_list: []\n",

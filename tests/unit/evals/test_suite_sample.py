@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from evals.resolve import sampled_ids
+from evals.suites.resolve import sampled_ids
 
 
 def test_the_sample_is_the_same_everywhere() -> None:

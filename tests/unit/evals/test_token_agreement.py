@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs.errors import StageError
-from evals.token_agreement import agree, collect, fixed_prompts, lumped_kl_nats
+from evals.asking.token_agreement import agree, collect, fixed_prompts, lumped_kl_nats
 from registry.contracts import Endpoint
 
 VOCABULARY = 50

@@ -4,7 +4,7 @@ import functools
 import math
 from statistics import NormalDist
 
-from evals.suite import Category, Suite
+from evals.suites.suite import Category, Suite
 from registry.contracts import (
     Breakdown,
     CategoryRetention,

@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.device import MachineRecord
-from pipelines.events import StageOutcome, time_breakdown
-from pipelines.report.rows import Row
-from pipelines.run_record import RunRecord
+from pipelines.planning.device import MachineRecord
+from pipelines.records.events import StageOutcome, time_breakdown
+from pipelines.records.rows import Row
+from pipelines.records.run_record import RunRecord
 from registry.contracts import CategoryScore, Failure, StageResult
 from tests.records import artifact_record, checkpoint_record, inspection_record, measurement_record
 from tests.unit.pipelines.loss_records import BASELINE, KEPT, SUITE, characterization, retention, token_agreement

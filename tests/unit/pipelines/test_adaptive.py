@@ -9,15 +9,16 @@ import pytest
 from configs.errors import ConfigError
 from configs.loading import load_yaml_model
 from evals.samples import SAMPLES_FILE, write_samples
-from evals.suite import Category, Suite
-from pipelines import comparison
+from evals.suites.suite import Category, Suite
 from pipelines.cli import main
-from pipelines.comparison import Comparison, compare_measured
-from pipelines.measure import MeasureJob
+from pipelines.execution import comparison
+from pipelines.execution.comparison import compare_measured
+from pipelines.execution.workspace import Workspace
+from pipelines.planning.stages import STATISTICS_LIBRARIES, Stage, stages_of
+from pipelines.recipe.run_config import EvaluationConfig, RunConfig
+from pipelines.records.comparison import Comparison
 from pipelines.report.judged import judged
-from pipelines.run_config import EvaluationConfig, RunConfig
-from pipelines.stages import STATISTICS_LIBRARIES, Stage, stages_of
-from pipelines.workspace import Workspace
+from pipelines.stage_programs.measure import MeasureJob
 from registry.contracts import CategoryLook, ObjectRef, StageResult
 from registry.stage_cache import StageKey
 from tests.records import measurement_record

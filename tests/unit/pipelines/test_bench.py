@@ -10,14 +10,16 @@ from rich.console import Console
 
 from configs.errors import ConfigError, QuantbenchError, RequestError, StageError
 from configs.loading import load_yaml_model
-from pipelines import bench
-from pipelines.bench import BenchResult, OpenBench, execute_bench, open_bench
-from pipelines.bench_config import BenchConfig, method_of
 from pipelines.cli import main
+from pipelines.execution import bench
+from pipelines.execution.bench import OpenBench, execute_bench, open_bench
+from pipelines.execution.workspace import Workspace
+from pipelines.planning.stages import bench_dtype
+from pipelines.recipe.bench_config import BenchConfig, method_of
+from pipelines.records.bench_result import BenchResult
 from pipelines.report.bench_page import write_bench_page
 from pipelines.report.bench_table import BenchConsole, print_bench
-from pipelines.serving_stage import _other_lengths, _shard_facts
-from pipelines.workspace import Workspace
+from pipelines.stage_programs.serving_stage import _other_lengths, _shard_facts
 from registry.contracts import CheckRecord, Endpoint, Failure, ServingRecord, StageResult
 from registry.contracts.serving import SLO, RateSearch
 from serving_checks.engines.table import engine_of
@@ -113,8 +115,8 @@ def test_the_dtype_follows_what_the_folder_holds(tmp_path: Path, quantization: A
     assert method_of(tmp_path) == method
     slow = MACHINE.model_copy(update={"fast_bfloat16": False})
     asked = BenchConfig(version=1, name="mine", model=tmp_path)
-    assert asked.serve_dtype(slow) == ("bfloat16" if method in ("gptq", "bnb_nf4") else "float32")
-    assert asked.model_copy(update={"dtype": "float16"}).serve_dtype(slow) == "float16"
+    assert bench_dtype(asked, slow) == ("bfloat16" if method in ("gptq", "bnb_nf4") else "float32")
+    assert bench_dtype(asked.model_copy(update={"dtype": "float16"}), slow) == "float16"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def run_stand_in(monkeypatch: pytest.MonkeyPatch, ended: StageResult | BaseExcep
     """In place of the stage's process: leaves its files and gives a result or an error."""
 
     def run_job(job: Any, module: str, name: str, log_file: Path, **options: Any) -> StageResult:
-        assert module == "pipelines.bench_stage"
+        assert module == "pipelines.stage_programs.bench_stage"
         options["on_progress"]("loading")
         job.result_file.parent.mkdir()
         job.result_file.write_text("{}")

@@ -10,7 +10,7 @@ import pytest
 from evals.samples import SAMPLES_FILE, Sample, write_samples
 from pipelines.cli import main
 from pipelines.cli import run as run_command
-from pipelines.workspace import Workspace
+from pipelines.execution.workspace import Workspace
 from registry.contracts import MeasurementRecord, ObjectRef, StageResult
 from registry.stage_cache import StageKey
 from tests.records import artifact_record, measurement_record

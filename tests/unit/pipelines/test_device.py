@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.device import MachineRecord, detect_machine
+from pipelines.planning.device import MachineRecord, detect_machine
 from registry.contracts.base import Method
 from serving_checks.engines.vllm import VllmEngine
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.events import TimeBreakdown, time_breakdown
+from pipelines.records.events import TimeBreakdown, time_breakdown
 from tests.unit.pipelines.report_records import outcome
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from configs.errors import RequestError
-from pipelines.interpreters import check_interpreter, versions_of
-from pipelines.preflight import check_environments
-from pipelines.stages import Stage, installed_versions, stages_of
+from pipelines.planning.interpreters import check_interpreter, versions_of
+from pipelines.planning.preflight import check_environments
+from pipelines.planning.stages import Stage, installed_versions, stages_of
 from tests.unit.pipelines.test_runner import FINGERPRINTS, MACHINE, run_config
 
 ANSWER = '[["quantizers", "pipelines"], {"GPTQModel": "99.0", "torch": "8.0", "lm_eval": "7.0"}]'
@@ -30,7 +30,7 @@ def stages_with(environments: dict[str, str]) -> dict[str, Stage]:
 def test_this_python_answers_with_its_own_libraries() -> None:
     wanted = ("torch", "lm-eval", "Transformers", "no-such-distribution")
     assert versions_of(Path(sys.executable), wanted) == installed_versions(wanted)
-    check_interpreter(Path(sys.executable), "pipelines.measure")
+    check_interpreter(Path(sys.executable), "pipelines.stage_programs.measure")
 
 
 def test_keys_hold_the_versions_of_the_named_environment_which_is_asked_once(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_python_that_is_not_there_is_refused() -> None:
 def test_an_environment_without_quantbench_is_refused(tmp_path: Path) -> None:
     python = made_interpreter(tmp_path, "echo '[[], {}]'")
     with pytest.raises(RequestError, match="does not have Quantbench") as caught:
-        check_interpreter(python, "pipelines.measure")
+        check_interpreter(python, "pipelines.stage_programs.measure")
     assert f"{python} -m pip install" in caught.value.remedy
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from configs.errors import RequestError
-from pipelines.stages import stages_of
+from pipelines.planning.stages import stages_of
 from tests.unit.pipelines.test_runner import FINGERPRINTS, INT8, MACHINE, run_config
 
 

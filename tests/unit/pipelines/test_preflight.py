@@ -11,13 +11,13 @@ import pytest
 
 from configs.errors import RequestError, StageError
 from configs.loading import load_yaml_model
-from evals.suite import load_suite
-from pipelines.compatibility import REFUSALS, VLLM_VERSION, Refusal, serving_violations
-from pipelines.jobs import JobContext
-from pipelines.preflight import check_free_space, check_rules, rule_violations
-from pipelines.run_config import RunConfig
-from pipelines.stages import Stage, stages_of
-from quantizers.sources import FolderSource, HubSource
+from evals.suites.resolve import load_suite
+from pipelines.planning.compatibility import REFUSALS, VLLM_VERSION, Refusal, serving_violations
+from pipelines.planning.context import JobContext
+from pipelines.planning.preflight import check_free_space, check_rules, rule_violations
+from pipelines.planning.stages import Stage, stages_of
+from pipelines.recipe.run_config import RunConfig
+from quantizers.checkpoints.sources import FolderSource, HubSource
 from registry.contracts import ObjectRef, StageResult
 from registry.contracts.base import Device, Method
 from serving_checks.engines.table import ENGINES

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.events import StageOutcome
+from pipelines.records.events import StageOutcome
 from pipelines.report.profiles import print_profiles
 from registry.contracts import MeasurementRecord, ObjectRef, StageResult
 from registry.store import Store

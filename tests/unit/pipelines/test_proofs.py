@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from configs.errors import StageError
-from pipelines import proofs
-from pipelines.proofs import prove_scheduling, prove_sharding
+from pipelines.stage_programs import proofs
+from pipelines.stage_programs.proofs import prove_scheduling, prove_sharding
 from serving_checks.checks.config import ChecksConfig
 from serving_checks.checks.sharding import ShardFacts, ShardingConfig
 from serving_checks.engines.base import ServerRequest

@@ -10,18 +10,18 @@ import pytest
 from markupsafe import escape
 from rich.console import Console
 
-from pipelines.events import PartKind
+from pipelines.planning.stages import Stage
+from pipelines.records.events import PartKind
+from pipelines.records.rows import Row, worst_verdict
+from pipelines.records.run_record import RunRecord
 from pipelines.report.console import HEARTBEAT_SECONDS, RunConsole, print_record
 from pipelines.report.forest import forest_plot
 from pipelines.report.judged import judged
 from pipelines.report.page import render_page, write_page
 from pipelines.report.plot import quality_speed_plot
-from pipelines.report.rows import Row, worst_verdict
 from pipelines.report.summary import reused_text, sentences
 from pipelines.report.svg import ticks
 from pipelines.report.table import UNKNOWN, Cell, build_table, printable
-from pipelines.run_record import RunRecord
-from pipelines.stages import Stage
 from registry.contracts import (
     Failure,
 )

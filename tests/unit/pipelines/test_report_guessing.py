@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pipelines.record import _record_measurement
+from pipelines.records.rows import Row
 from pipelines.report.forest import forest_plot
 from pipelines.report.plot import points_of
-from pipelines.report.rows import Row
 from pipelines.report.summary import lowest_category, sentences
 from pipelines.report.table import AT_GUESSING, UNKNOWN
+from pipelines.stage_programs.record import _record_measurement
 from tests.unit.pipelines.report_records import SUITE, report_record, report_rows
 from tests.unit.pipelines.test_report import cells_by_title, page_of, printed
 

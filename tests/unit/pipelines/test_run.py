@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from configs.errors import StageError
-from pipelines import record as recorder
-from pipelines import run as runs
-from pipelines.jobs import JobContext
-from pipelines.record import FinishedRun, RecordJob
-from pipelines.recording import Recorder
-from pipelines.run import OpenRun, execute_run
-from pipelines.run_config import TrackingConfig
-from pipelines.run_record import RunRecord
-from pipelines.workspace import Workspace
+from pipelines.execution import run as runs
+from pipelines.execution.recording import Recorder
+from pipelines.execution.run import execute_run
+from pipelines.execution.workspace import Workspace
+from pipelines.planning.context import JobContext
+from pipelines.planning.open_run import OpenRun
+from pipelines.recipe.run_config import TrackingConfig
+from pipelines.records.run_record import RunRecord
+from pipelines.stage_programs import record as recorder
+from pipelines.stage_programs.record import FinishedRun, RecordJob
 from registry.files import write_text_atomically
 from registry.stage_process import StageClock
 from tests.unit.pipelines.report_records import SUITE, report_record

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from evals.suite import load_suite
-from pipelines import preflight, runner
-from pipelines.device import MachineRecord
-from pipelines.events import StageOutcome
-from pipelines.jobs import JobContext
-from pipelines.plan import plan_stages
-from pipelines.run_config import RunConfig
-from pipelines.runner import Runner
-from pipelines.stages import Fingerprints, Stage, stages_of
-from pipelines.workspace import Workspace
+from evals.suites.resolve import load_suite
+from pipelines.execution import runner
+from pipelines.execution.runner import Runner
+from pipelines.execution.workspace import Workspace
+from pipelines.planning import preflight
+from pipelines.planning.context import JobContext
+from pipelines.planning.device import MachineRecord
+from pipelines.planning.plan import plan_stages
+from pipelines.planning.stages import Fingerprints, Stage, stages_of
+from pipelines.recipe.run_config import RunConfig
+from pipelines.records.events import StageOutcome
 
 ROOT = Path(__file__).resolve().parents[3]
 FINGERPRINTS = Fingerprints("sha256:source", "sha256:calibration", "sha256:suite")

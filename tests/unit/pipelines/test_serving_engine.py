@@ -6,8 +6,8 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.loading import load_yaml_model
-from pipelines.run_config import RunConfig
-from pipelines.stages import Stage, serve_dtype, stages_of
+from pipelines.planning.stages import Stage, serve_dtype, stages_of
+from pipelines.recipe.run_config import RunConfig
 from registry.contracts import ObjectRef, StageResult
 from registry.stage_cache import StageKey
 from serving_checks.engines.vllm import VllmServerConfig

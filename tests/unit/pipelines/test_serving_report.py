@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
+from pipelines.records.rows import Row
 from pipelines.report.curve import Drawn, drawable, latency_curves, undrawn
 from pipelines.report.load import concurrencies, conditions, conditions_text, doubt, load_text, significant, slo_text
 from pipelines.report.memory_split import budgets_differ, memory_lines, room_gained
 from pipelines.report.page import render_page
 from pipelines.report.plot import quality_speed_plot
-from pipelines.report.rows import Row
 from pipelines.report.summary import sentences
 from pipelines.report.svg import axis_of
 from pipelines.report.table import UNKNOWN, Cell, build_table
-from pipelines.serving_metrics import check_tags, doubt_tags, load_name, serving_metrics
+from pipelines.stage_programs.serving_metrics import check_tags, doubt_tags, load_name, serving_metrics
 from registry.contracts import SLO, CheckRecord, LoadPoint, MemoryRecord, ServingRecord
 from tests.records import check_record, load_point, measurement_record, percentiles, poisson_point
 from tests.unit.pipelines.report_records import HOSTILE, SUITE, WRITTEN, report_record, report_rows

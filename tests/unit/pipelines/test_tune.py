@@ -11,18 +11,19 @@ import yaml
 
 from configs.errors import ConfigError, RequestError, StageError
 from configs.loading import load_yaml_model
-from evals.suite import load_suite
-from pipelines import runner
+from evals.suites.resolve import load_suite
 from pipelines.cli import main
-from pipelines.events import StageOutcome
-from pipelines.jobs import JobContext
-from pipelines.run import OpenRun
-from pipelines.run_config import RunConfig
-from pipelines.stages import stages_of
-from pipelines.tune import TABLE_FILE, TuneRecord, execute_tune, open_tune
-from pipelines.tune_choice import TuneCell, choose, failed_cell, measured_cell
-from pipelines.tune_config import AtConcurrency, AtRate, TuneConfig, cell_load
-from pipelines.workspace import Workspace
+from pipelines.execution import runner
+from pipelines.execution.tune import execute_tune, open_tune
+from pipelines.execution.tune_choice import choose, failed_cell, measured_cell
+from pipelines.execution.workspace import Workspace
+from pipelines.planning.context import JobContext
+from pipelines.planning.open_run import OpenRun
+from pipelines.planning.stages import stages_of
+from pipelines.recipe.run_config import RunConfig
+from pipelines.recipe.tune_config import AtConcurrency, AtRate, TuneConfig, cell_load
+from pipelines.records.events import StageOutcome
+from pipelines.records.tune_record import TABLE_FILE, TuneCell, TuneRecord
 from registry.contracts import Failure, RateSearch, ServingRecord
 from registry.contracts.serving import SLO
 from serving_checks.load import LoadConfig
@@ -337,7 +338,8 @@ def test_the_command_shows_the_table(
 @pytest.mark.slow
 def test_an_slo_that_is_missed_ends_with_1(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "pipelines.tune.measured_cell", lambda parameters, serving, objective: cell(parameters["max_num_seqs"], 0.0)
+        "pipelines.execution.tune.measured_cell",
+        lambda parameters, serving, objective: cell(parameters["max_num_seqs"], 0.0),
     )
     record, _ = tuned(workspace, monkeypatch, {})
     assert (record.exit_code, record.winner, record.winner_file) == (1, None, None)

@@ -8,12 +8,12 @@ import pytest
 
 from configs.errors import RequestError
 from pipelines.cli import main
-from pipelines.workspace import Workspace
+from pipelines.execution.workspace import Workspace
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pipelines.workspace import Workspace
+from pipelines.execution.workspace import Workspace
 with Workspace(Path(sys.argv[1])).machine_lock(lambda pid: None):
     print("held", flush=True)
     time.sleep(60)

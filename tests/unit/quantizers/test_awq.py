@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from quantizers.awq import AWQ, Config
+from quantizers.methods.awq import AWQ, Config
 
 SHAPES = {
     "model.layers.0.mlp.up_proj": (1536, 576),

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def engine() -> Any:
-    from quantizers.gptqmodel_engine import import_engine
+    from quantizers.engines.gptqmodel_engine import import_engine
 
     import_engine(threads=2)
     from gptqmodel.looper.awq_processor import AWQProcessor
@@ -43,7 +43,7 @@ def layer(outputs: int, inputs: int, tokens: int, seed: int = 0) -> tuple[Any, A
 def test_clip_equals_the_engines(engine: Any, outputs: int, inputs: int, group_size: int, symmetric: bool):
     import torch
 
-    from quantizers.awq_clip import compute_best_clip
+    from quantizers.engines.awq_clip import compute_best_clip
 
     made = processor(engine, group_size, symmetric)
     weights, features = layer(outputs, inputs, tokens=700)
@@ -55,7 +55,7 @@ def test_clip_equals_the_engines(engine: Any, outputs: int, inputs: int, group_s
 
 
 def test_clip_override_is_put_back(engine: Any):
-    from quantizers.awq_clip import compute_best_clip, gram_clip_search
+    from quantizers.engines.awq_clip import compute_best_clip, gram_clip_search
 
     original = engine._compute_best_clip
     with pytest.raises(KeyError), gram_clip_search():
@@ -97,9 +97,9 @@ def scale_arguments(outputs: int, inputs: int, kind: str) -> tuple[Any, ...]:
 def test_scale_equals_the_engines(engine: Any, kind: str, tokens_at_once: int, monkeypatch: pytest.MonkeyPatch):
     import torch
 
-    from quantizers.awq_scale import compute_best_scale
+    from quantizers.engines.awq_scale import compute_best_scale
 
-    monkeypatch.setattr("quantizers.awq_scale._TOKENS_AT_ONCE", tokens_at_once)
+    monkeypatch.setattr("quantizers.engines.awq_scale._TOKENS_AT_ONCE", tokens_at_once)
 
     made = processor(engine, group_size=32)
     monkeypatch.setattr(engine, "_get_root_rotary", lambda self: None)

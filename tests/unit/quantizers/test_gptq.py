@@ -2,8 +2,8 @@ import pytest
 from pydantic import ValidationError
 
 from configs.errors import StageError
-from quantizers.gptq import GPTQ, Config
-from quantizers.gptqmodel_engine import _check_complete, read_quant_log, read_rows
+from quantizers.engines.gptqmodel_engine import _check_complete, read_quant_log, read_rows
+from quantizers.methods.gptq import GPTQ, Config
 from registry.contracts import QuantizedModule
 
 SHAPES = {

@@ -11,7 +11,7 @@ GROUP_SIZE = 32
 
 @pytest.fixture(scope="module", autouse=True)
 def _engine() -> None:
-    from quantizers.gptqmodel_engine import import_engine
+    from quantizers.engines.gptqmodel_engine import import_engine
 
     import_engine(threads=2)
 
@@ -58,7 +58,7 @@ def test_bytes_equal_the_engines(kind: str, bits: int, outputs: int, inputs: int
     from gptqmodel.nn_modules.qlinear import PackableQuantLinear
     from gptqmodel.nn_modules.qlinear.torch_awq import AwqTorchLinear
 
-    from quantizers.packing import pack_awq, pack_gptq
+    from quantizers.engines.packing import pack_awq, pack_gptq
 
     engines = AwqTorchLinear.pack if kind == "awq" else PackableQuantLinear.pack_original
     theirs = packed(kind, outputs, inputs, bits, engines, bias)
@@ -70,7 +70,7 @@ def test_bytes_equal_the_engines(kind: str, bits: int, outputs: int, inputs: int
 
 
 def test_outputs_that_fill_no_word_are_refused():
-    from quantizers.packing import pack_awq
+    from quantizers.engines.packing import pack_awq
 
     with pytest.raises(ValueError, match="36 columns do not fill words of 8"):
         packed("awq", 36, 64, 4, pack_awq, bias=False)
@@ -80,7 +80,7 @@ def test_the_engines_functions_are_put_back():
     from gptqmodel.nn_modules.qlinear import PackableQuantLinear
     from gptqmodel.nn_modules.qlinear.torch_awq import AwqTorchLinear
 
-    from quantizers.packing import pack_gptq, whole_tensor_packing
+    from quantizers.engines.packing import pack_gptq, whole_tensor_packing
 
     originals = AwqTorchLinear.pack, PackableQuantLinear.pack_block
     with pytest.raises(KeyError), whole_tensor_packing():

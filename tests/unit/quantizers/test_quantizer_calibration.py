@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from configs.errors import RequestError
-from quantizers.calibration import Exclusion, FileCalibration, check_calibration, pack_rows, read_documents
+from quantizers.calibration.calibration import pack_rows, read_documents
+from quantizers.calibration.config import FileCalibration, check_calibration
+from quantizers.calibration.exclusion import Exclusion
 
 ITEM = "Which planet is known as the red planet?"
 

@@ -4,8 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from configs.errors import RequestError
-from quantizers.rules import group_size_violations, packing_violations
-from quantizers.table import METHODS, load_method, parse_config
+from quantizers.base import METHODS, load_method, parse_config
+from quantizers.methods.rules import group_size_violations, packing_violations
 
 SHAPES = {
     f"model.layers.{layer}.{name}": shape

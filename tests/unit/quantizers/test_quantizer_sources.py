@@ -8,9 +8,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from configs.errors import RequestError
-from quantizers.checkpoint import describe, prepare
-from quantizers.jobs import PrepareJob
-from quantizers.sources import (
+from quantizers.checkpoints.checkpoint import PrepareJob, describe, prepare
+from quantizers.checkpoints.sources import (
     FolderSource,
     GgufSource,
     HubSource,

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from configs.errors import RequestError, StageError
 from registry.contracts.serving import Endpoint
 from serving_checks.checks.batching import BatchingConfig, Crowd, Seen, check_batching, judge
-from serving_checks.gauges import GaugeNames, GaugeSample
-from serving_checks.streaming import StreamedAnswer
+from serving_checks.readings.gauges import GaugeNames, GaugeSample
+from serving_checks.transport.streaming import StreamedAnswer
 from tests.fake_servers import GAUGES, fake_server
 
 CONFIG = BatchingConfig(answer_tokens=8, concurrency=8, sample_seconds=0.01, deadline_seconds=60)

@@ -21,9 +21,9 @@ from serving_checks.engines.openai_address import OpenAIAddress, OpenAIServerCon
 from serving_checks.engines.table import ENGINES, AnyServingConfig, default_config, engine_of, engine_type
 from serving_checks.engines.transformers_serve import TransformersEngine, TransformersServerConfig
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
-from serving_checks.http_json import refusal, refused_with
-from serving_checks.memory import memory_record
+from serving_checks.readings.memory import memory_record
 from serving_checks.server import check_servable, serve
+from serving_checks.transport.http_json import refusal, refused_with
 
 CONFIGS: TypeAdapter[ServingConfig] = TypeAdapter(AnyServingConfig)
 LLAMA = {

@@ -12,11 +12,11 @@ import pytest
 
 from configs.errors import StageError
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
-from serving_checks.fake_engine import EngineSettings, FakeEngine
-from serving_checks.fake_server import main
-from serving_checks.http_json import get_text, post_json
-from serving_checks.metrics import number, parse_metrics, total
-from serving_checks.streaming import StreamingClient
+from serving_checks.fake.fake_engine import EngineSettings, FakeEngine
+from serving_checks.fake.fake_server import main
+from serving_checks.transport.http_json import get_text, post_json
+from serving_checks.transport.metrics import number, parse_metrics, total
+from serving_checks.transport.streaming import StreamingClient
 from tests.fake_servers import fake_server
 
 
@@ -130,7 +130,7 @@ def test_bad_arguments_are_refused(bad):
 
 def test_a_taken_port_is_told_in_a_line(endpoint):
     port = endpoint.base_url.rpartition(":")[2]
-    argv = [sys.executable, "-P", "-m", "serving_checks.fake_server", "--port", port]
+    argv = [sys.executable, "-P", "-m", "serving_checks.fake.fake_server", "--port", port]
     ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert f"'127.0.0.1', {port}" in ended.stderr

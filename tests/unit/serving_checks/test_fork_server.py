@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from serving_checks.guard import descendants_of
-from serving_checks.process_memory import pss_bytes
-from serving_checks.supervisor import Supervised, run
+from serving_checks.processes.guard import descendants_of
+from serving_checks.processes.process_memory import pss_bytes
+from serving_checks.processes.supervisor import Supervised, run
 from tests.unit.serving_checks.test_supervisor import gone, pid_in
 
 COMMAND = """
@@ -47,7 +47,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def server(tmp_path: Path, module: str) -> Iterator[Supervised]:
-    argv = [sys.executable, "-P", "-m", "serving_checks.fork_server", str(tmp_path / "socket"), "wave"]
+    argv = [sys.executable, "-P", "-m", "serving_checks.processes.fork_server", str(tmp_path / "socket"), "wave"]
     with Supervised(argv, log_file=tmp_path / "server.log") as child:
         while not (tmp_path / "socket").exists():
             assert child.wait(0.02) is None, child.log_tail()
@@ -168,7 +168,14 @@ def test_where_no_server_answers_the_command_is_executed(tmp_path, module, serve
 
 
 def test_a_failed_import_means_plain_starts(tmp_path, module):
-    argv = [sys.executable, "-P", "-m", "serving_checks.fork_server", str(tmp_path / "socket"), "no_such_module"]
+    argv = [
+        sys.executable,
+        "-P",
+        "-m",
+        "serving_checks.processes.fork_server",
+        str(tmp_path / "socket"),
+        "no_such_module",
+    ]
     with Supervised(argv, log_file=tmp_path / "server.log") as server:
         while not (tmp_path / "socket").exists():
             time.sleep(0.02)

@@ -13,7 +13,7 @@ import pytest
 
 from configs.errors import StageError
 from registry.contracts import Endpoint
-from serving_checks.profiling import BETWEEN, REQUESTS, TRACE_FILE, profile, top_operators
+from serving_checks.readings.profiling import BETWEEN, REQUESTS, TRACE_FILE, profile, top_operators
 
 Event = dict[str, Any]
 

@@ -3,10 +3,10 @@
 import pytest
 
 from registry.contracts.serving import Endpoint
-from serving_checks import worker_probe
+from serving_checks.engines import worker_probe
+from serving_checks.engines.rank_facts import kernel_name, unequal_kernels
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
-from serving_checks.memory import memory_record
-from serving_checks.rank_facts import kernel_name, unequal_kernels
+from serving_checks.readings.memory import memory_record
 from serving_checks.server import RunningServer
 from tests.unit.serving_checks.test_server import request, serve_fake
 from tests.unit.serving_checks.test_sharding import rank

@@ -6,7 +6,7 @@ import pytest
 
 from serving_checks.engines import vllm_log
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
-from serving_checks.metrics import number, parse_metrics, total
+from serving_checks.transport.metrics import number, parse_metrics, total
 
 NAMES = VllmEngine(VllmServerConfig()).metrics
 

@@ -11,8 +11,8 @@ from configs.errors import RequestError, StageError
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.engines.base import ServerCommand, ServerRequest
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
-from serving_checks.guard import descendants_of
-from serving_checks.memory import memory_record
+from serving_checks.processes.guard import descendants_of
+from serving_checks.readings.memory import memory_record
 from serving_checks.server import serve
 from tests.fake_engine import FakeEngine
 
@@ -69,7 +69,7 @@ def test_death_at_start_tells_why_and_how_to_repeat_it(tmp_path):
         pass
     assert "exit code 1" in caught.value.what
     assert "ValueError: ordered to die" in caught.value.what
-    assert "serving_checks.fake_server" in caught.value.what
+    assert "serving_checks.fake.fake_server" in caught.value.what
     assert "kv_cache_gib" in caught.value.remedy
 
 

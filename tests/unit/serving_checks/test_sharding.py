@@ -14,8 +14,8 @@ from serving_checks.checks.sharding import (
     shard_facts,
     sharding_not_run,
 )
+from serving_checks.engines.rank_facts import RankFacts
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
-from serving_checks.rank_facts import RankFacts
 from serving_checks.server import RunningServer
 from tests.unit.serving_checks.test_server import request, serve_fake
 

@@ -7,7 +7,7 @@ import pytest
 
 from configs.errors import RequestError, StageError
 from serving_checks.checks.smoke import smoke_answer
-from serving_checks.streaming import StreamingClient, read_stream, run_check
+from serving_checks.transport.streaming import StreamingClient, read_stream, run_check
 from tests.fake_servers import fake_server
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from configs.errors import StageError
-from serving_checks.guard import descendants_of
-from serving_checks.supervisor import Supervised, run
+from serving_checks.processes.guard import descendants_of
+from serving_checks.processes.supervisor import Supervised, run
 
 # A child that leaves the session and ignores SIGTERM, the hardest to get rid of; it writes its process id.
 STUBBORN = "import os,signal,sys,time; os.setsid(); signal.signal(15, signal.SIG_IGN); open(sys.argv[1],'w').write(str(os.getpid())); time.sleep(600)"  # noqa: E501
@@ -89,7 +89,7 @@ def test_nothing_is_left_after_an_exception(tmp_path, error):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_nothing_is_left_when_the_caller_is_killed(tmp_path, number):
     caller = (
-        "import sys; from pathlib import Path; from serving_checks.supervisor import Supervised\n"
+        "import sys; from pathlib import Path; from serving_checks.processes.supervisor import Supervised\n"
         "with Supervised(sys.argv[2:], log_file=Path(sys.argv[1]), grace_seconds=0.2) as child: child.wait()"
     )
     process = subprocess.Popen(

@@ -1,0 +1,222 @@
+"""Asks a server for log-likelihoods and texts: each question once, `num_concurrent` requests always in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from configs.errors import StageError
+from evals.asking.request_cache import RequestCache
+from evals.asking.request_plan import Answer, Generating, LogLikelihood, Question, Request, Score, Scoring, plan
+from registry.contracts import Endpoint
+
+if TYPE_CHECKING:
+    import aiohttp
+
+OnProgress = Callable[[int, int], None]
+
+_ATTEMPTS = 2
+_PAUSE_SECONDS = 1.0
+_SILENCE_SECONDS = 300.0
+"""Without a single answer for so long, the server hangs. A request by itself may wait longer: many long ones queue."""
+
+
+@dataclass
+class Counts:
+    """What an evaluation took."""
+
+    requests: int = 0
+    """Sent to the server."""
+    from_cache: int = 0
+    """Questions that were answered before."""
+
+
+@dataclass
+class _Open:
+    """A question whose continuation is not yet scored to its end."""
+
+    missing: int
+    total: float = 0.0
+    greedy: bool = True
+
+    def add(self, part: LogLikelihood) -> bool:
+        """Take one request's share of the answer; whether it was the last."""
+        self.missing -= 1
+        self.total += part[0]
+        self.greedy = self.greedy and part[1]
+        return self.missing == 0
+
+
+class Client:
+    """Answers questions about one served model.
+
+    Args:
+        endpoint: A server whose completions take `logprob_token_ids`.
+        num_concurrent: Requests kept open at once; more than the server works on at once only wait there.
+        cache: Where answers are looked up and kept.
+    """
+
+    def __init__(self, endpoint: Endpoint, num_concurrent: int, cache: RequestCache | None = None) -> None:
+        self.counts = Counts()
+        self._endpoint, self._num_concurrent, self._cache = endpoint, num_concurrent, cache
+
+    def ask(self, questions: Sequence[Question], on_progress: OnProgress) -> dict[Question, Answer]:
+        """The answer to every question; equal questions are asked once.
+
+        Args:
+            on_progress: Told (questions answered, questions in all), those from the cache first.
+
+        Raises:
+            StageError: The server cannot be reached, refuses a request, or answers with what is no number. What had
+                been answered is in the cache.
+        """
+        asked = list(dict.fromkeys(questions))
+        answers = self._known(asked)
+        self.counts.from_cache += len(answers)
+        on_progress(len(answers), len(asked))
+        missing = [question for question in asked if question not in answers]
+        if missing:
+            asyncio.run(self._ask_server(missing, answers, lambda: on_progress(len(answers), len(asked))))
+        return answers
+
+    def complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The server's choice for each body of the completions API, in their order; nothing is looked up or kept.
+
+        Raises:
+            StageError: The server cannot be reached, refuses a request, or is silent for long.
+        """
+        return asyncio.run(self._complete(bodies))
+
+    async def _complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        async with self._session(silence_seconds=_SILENCE_SECONDS) as session:
+            return await asyncio.gather(*(self._send(session, body) for body in bodies))
+
+    def _session(self, silence_seconds: float | None = None) -> aiohttp.ClientSession:
+        import aiohttp
+
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._num_concurrent),
+            timeout=aiohttp.ClientTimeout(total=None, sock_read=silence_seconds),
+        )
+
+    def _known(self, questions: Sequence[Question]) -> dict[Question, Answer]:
+        if self._cache is None:
+            return {}
+        keys = {question.key: question for question in questions}
+        found = self._cache.get(list(keys))
+        return {keys[key]: value if isinstance(value, str) else (value[0], value[1]) for key, value in found.items()}
+
+    async def _ask_server(
+        self, questions: Sequence[Question], answers: dict[Question, Answer], on_progress: Callable[[], None]
+    ) -> None:
+        async with self._session() as session:
+            chains = plan(questions, self._endpoint.prefix_block_tokens)
+            open_questions = _open_questions(request for chain in chains for request in chain)
+            # Last in, first out: what continues a context follows at once, while the server remembers it.
+            waiting: asyncio.LifoQueue[list[Request]] = asyncio.LifoQueue()
+            for chain in reversed(chains):
+                waiting.put_nowait(chain)
+
+            async def work() -> None:
+                while True:
+                    first, *rest = await waiting.get()
+                    choice = await self._send(session, first.body())
+                    self._take(first, choice, open_questions, answers)
+                    on_progress()
+                    for request in reversed(rest):
+                        waiting.put_nowait([request])
+                    waiting.task_done()
+
+            tasks: list[asyncio.Task[None]] = [asyncio.create_task(work()) for _ in range(self._num_concurrent)]
+            tasks += [asyncio.create_task(waiting.join()), asyncio.create_task(self._watch(answers))]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch(self, answers: Mapping[Question, Answer]) -> None:
+        """Raise when nothing is answered for long."""
+        sent_then, answered_then = -1, -1
+        while (self.counts.requests, len(answers)) != (sent_then, answered_then):
+            sent_then, answered_then = self.counts.requests, len(answers)
+            await asyncio.sleep(_SILENCE_SECONDS)
+        raise StageError(
+            f"{self._endpoint.base_url} has answered nothing for {_SILENCE_SECONDS:.0f} s",
+            remedy="see the end of the server's log beside this stage's; the same command goes on where this stopped",
+        )
+
+    def _take(
+        self,
+        request: Request,
+        choice: dict[str, Any],
+        open_questions: Mapping[Score, _Open],
+        answers: dict[Question, Answer],
+    ) -> None:
+        """Keep what `choice` answers."""
+        new: dict[Question, Answer] = {}
+        if isinstance(request, Generating):
+            new[request.question] = choice["text"] or ""
+        else:
+            for question, part in _parts(request, choice):
+                so_far = open_questions[question]
+                if so_far.add(part):
+                    new[question] = (so_far.total, so_far.greedy)
+        if self._cache is not None and new:
+            self._cache.put([(question.key, answer) for question, answer in new.items()])
+        answers.update(new)
+
+    async def _send(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> dict[str, Any]:
+        import aiohttp
+
+        url = f"{self._endpoint.base_url}/v1/completions"
+        for attempt in range(1, _ATTEMPTS + 1):
+            self.counts.requests += 1
+            try:
+                async with session.post(url, json={"model": self._endpoint.served_model_name, **body}) as response:
+                    if response.status == 200:
+                        choice: dict[str, Any] = (await response.json())["choices"][0]
+                        return choice
+                    failure = f"{url} answered {response.status}: {(await response.text())[:300]}"
+                    again = response.status >= 500
+            except (aiohttp.ClientError, TimeoutError, ValueError, LookupError) as error:
+                failure, again = f"{url}: {type(error).__name__} {error}", True
+            if not again or attempt == _ATTEMPTS:
+                break
+            await asyncio.sleep(_PAUSE_SECONDS)
+        raise StageError(
+            f"the server stopped answering: {failure}",
+            remedy="see the end of the server's log beside this stage's; the same command goes on where this stopped",
+        )
+
+
+def _open_questions(requests: Iterable[Request]) -> dict[Score, _Open]:
+    found: dict[Score, _Open] = {}
+    for request in requests:
+        if isinstance(request, Scoring):
+            for question, _ in request.wanted:
+                found.setdefault(question, _Open(0)).missing += 1
+    return found
+
+
+def _parts(request: Scoring, choice: dict[str, Any]) -> list[tuple[Score, LogLikelihood]]:
+    try:
+        parts = list(request.parts(choice))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise StageError(
+            f"the server's answer lacks the log-probabilities that were asked for: {type(error).__name__} {error}",
+            remedy="serve the model with vLLM 0.32 or later, whose completions take `logprob_token_ids`",
+        ) from error
+    for _, (value, _) in parts:
+        if not math.isfinite(value):
+            raise StageError(
+                f"the server gave a log-likelihood of {value}",
+                remedy="a model that answers with what is no number is broken: look into the artifact's inspection",
+            )
+    return parts

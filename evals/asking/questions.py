@@ -1,0 +1,194 @@
+"""lm-eval's requests as questions in token ids: tokenized, cut to the model's context and split into windows as lm-eval
+does it, so that its scores come out."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from configs.errors import StageError
+from evals.asking.chat_template import ChatTemplate
+from evals.asking.request_plan import Answer, Generate, LogLikelihood, Question, Score
+
+_REQUESTS_A_BATCH = 256
+"""Tokenized at once: many for speed, not all since every choice repeats its context."""
+_DEFAULT_MAX_TOKENS = 256
+_SEED = 1234
+_NOT_SENT = {"until", "max_gen_toks", "do_sample", "temperature"}
+
+
+def import_libraries() -> None:
+    """Import ahead what takes seconds, so that a server does not wait for it."""
+    import lm_eval.models.utils
+    import transformers
+
+    # Lazy modules load their parts when a name is asked for.
+    _ = lm_eval.models.utils.normalize_gen_kwargs, transformers.AutoTokenizer
+
+
+@dataclass(frozen=True)
+class Questioned:
+    """One lm-eval request (an `Instance`) and what is asked for it."""
+
+    instance: Any
+    questions: tuple[Question, ...]
+    """One; several for a text in windows or an answer that is sampled several times; none for an empty choice."""
+    prompt_tokens: int
+    truncated: bool
+
+    def responses(self, answers: Mapping[Question, Answer]) -> list[Answer | float]:
+        """What lm-eval wants in `Instance.resps`, one for each repeat."""
+        found = [answers[question] for question in self.questions]
+        if self.instance.request_type == "generate_until":
+            return list(found)
+        scores: list[LogLikelihood] = [answer for answer in found if isinstance(answer, tuple)]
+        total = sum(score for score, _ in scores)
+        if self.instance.request_type == "loglikelihood_rolling":
+            return [total] * self.instance.repeats
+        return [(total, all(greedy for _, greedy in scores))] * self.instance.repeats
+
+
+class Questioner:
+    """Makes questions with one model's tokenizer.
+
+    Special tokens are the tokenizer's own choice (a leading BOS for those that have one), as in lm-eval's `hf` and
+    `vllm`; a text that begins with BOS, as chat templates write it, gets no second one. One token of the context stays
+    free for an answer, as in all of lm-eval's served models.
+    """
+
+    def __init__(self, model_path: str, max_model_len: int) -> None:
+        from transformers import AutoTokenizer
+
+        self._tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
+        self._model_path = model_path
+        self._room = max_model_len - 1
+        bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        if bos is None and eos is None:
+            raise StageError(
+                f"the tokenizer in {model_path} has neither BOS nor EOS: a text's first token has no context",
+                remedy="add the model's tokenizer_config.json",
+            )
+        self._prefix: int = eos if bos is None else bos
+        self._prefix_text: str = self._tokenizer.decode([self._prefix])
+
+    @functools.cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The model's.
+
+        Raises:
+            StageError: It has none.
+        """
+        return ChatTemplate(self._tokenizer, self._model_path)
+
+    def ask(self, instances: Sequence[Any]) -> list[Questioned]:
+        """Questions for lm-eval's instances, in their order."""
+        asked = []
+        for first in range(0, len(instances), _REQUESTS_A_BATCH):
+            batch = instances[first : first + _REQUESTS_A_BATCH]
+            texts: dict[str, None] = {}
+            for instance in batch:
+                texts.update(dict.fromkeys(_texts_of(instance)))
+            tokens = self._encode(list(texts))
+            asked += [self._question(instance, tokens) for instance in batch]
+        return asked
+
+    def _question(self, instance: Any, tokens: Mapping[str, tuple[int, ...]]) -> Questioned:
+        if instance.request_type == "loglikelihood":
+            return self._likelihood(instance, tokens)
+        if instance.request_type == "loglikelihood_rolling":
+            return self._rolling(instance, tokens)
+        if instance.request_type == "generate_until":
+            return self._generate(instance, tokens)
+        raise StageError(
+            f"task {instance.task_name} sends requests of type {instance.request_type}",
+            remedy="choose tasks of the types loglikelihood, loglikelihood_rolling, multiple_choice or generate_until",
+        )
+
+    def _likelihood(self, instance: Any, tokens: Mapping[str, tuple[int, ...]]) -> Questioned:
+        text, continuation_text = _pair(*instance.args)
+        if text:
+            context = tokens[text]
+            continuation = tokens[text + continuation_text][len(context) :]
+        else:
+            continuation = self._plain(continuation_text)
+            if continuation[:1] == (self._prefix,):
+                context, continuation = continuation[:1], continuation[1:]
+            else:
+                context = (self._prefix,)
+        excess = max(0, len(context) + len(continuation) - self._room)
+        kept = context[excess:]
+        if continuation and not kept:
+            raise StageError(
+                f"task {instance.task_name}: a choice of {len(continuation)} tokens is longer than the context",
+                remedy="raise `max_model_len`, or leave the task out",
+            )
+        questions = (Score(kept, continuation),) if continuation else ()
+        return Questioned(instance, questions, len(kept), excess > 0)
+
+    def _rolling(self, instance: Any, tokens: Mapping[str, tuple[int, ...]]) -> Questioned:
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+        text = list(tokens[instance.args[0]])
+        windows = get_rolling_token_windows(text, self._prefix, max_seq_len=self._room - 1, context_len=1)
+        questions = tuple(
+            Score(tuple(context), tuple(continuation)) for context, continuation in map(make_disjoint_window, windows)
+        )
+        return Questioned(instance, questions, len(text), truncated=False)
+
+    def _generate(self, instance: Any, tokens: Mapping[str, tuple[int, ...]]) -> Questioned:
+        from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+
+        text, wanted = instance.args
+        wanted = normalize_gen_kwargs(wanted, _DEFAULT_MAX_TOKENS)
+        prompt = tokens[text] or (self._prefix,)
+        room = self._room - wanted["max_gen_toks"]
+        if room < 1:
+            raise StageError(
+                f"task {instance.task_name}: answers of {wanted['max_gen_toks']} tokens leave no room for a prompt",
+                remedy="raise `max_model_len`, or leave the task out",
+            )
+        stop = handle_stop_sequences(list(wanted["until"]), self._tokenizer.eos_token)
+        options = {name: value for name, value in wanted.items() if name not in _NOT_SENT}
+        repeats = instance.repeats if wanted["temperature"] > 0 else 1
+        questions = tuple(
+            Generate(
+                prompt=prompt[-room:],
+                max_tokens=wanted["max_gen_toks"],
+                stop=tuple(stop),
+                temperature=wanted["temperature"],
+                seed=_SEED + repeat,
+                options=json.dumps(options, sort_keys=True),
+            )
+            for repeat in range(repeats)
+        ) * (instance.repeats // repeats)
+        return Questioned(instance, questions, min(room, len(prompt)), len(prompt) > room)
+
+    def _encode(self, texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """With the special tokens that a text does not bring along."""
+        with_prefix = [text for text in texts if text.startswith(self._prefix_text)]
+        without = [text for text in texts if not text.startswith(self._prefix_text)]
+        tokens: dict[str, tuple[int, ...]] = {}
+        for part, special in ((with_prefix, False), (without, True)):
+            if part:
+                ids = self._tokenizer(part, add_special_tokens=special, return_attention_mask=False).input_ids
+                tokens.update(zip(part, map(tuple, ids), strict=True))
+        return tokens
+
+    def _plain(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer(text, add_special_tokens=False, return_attention_mask=False).input_ids)
+
+
+def _pair(context: str, continuation: str) -> tuple[str, str]:
+    """Spaces at the context's end belong to the continuation: tokenizers join them with the next word."""
+    bare = context.rstrip()
+    return bare, context[len(bare) :] + continuation
+
+
+def _texts_of(instance: Any) -> list[str]:
+    if instance.request_type == "loglikelihood":
+        context, continuation = _pair(*instance.args)
+        return [context, context + continuation] if context else []
+    return [instance.args[0]]

@@ -1,0 +1,138 @@
+"""One model on one server, whatever the engine: started or attached to, loaded, checked and written down."""
+
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from configs.errors import RequestError, StageError
+from configs.loading import load_yaml_model
+from pipelines.execution.fork_servers import OFFLINE, ForkServers
+from pipelines.execution.stage_job import run_job
+from pipelines.execution.workspace import Workspace
+from pipelines.planning.compatibility import serving_violations
+from pipelines.planning.device import MachineRecord, detect_machine
+from pipelines.planning.open_run import check_device
+from pipelines.planning.stages import Stage, bench_dtype
+from pipelines.recipe.bench_config import BenchConfig, method_of
+from pipelines.records.bench_result import BenchResult
+from pipelines.report.bench_page import write_bench_page
+from pipelines.stage_programs.bench_stage import BenchJob
+from registry.contracts import ServingRecord
+from registry.contracts.base import DType
+from registry.files import write_text_atomically
+from serving_checks.engines.base import LaunchedEngine, ServerRequest
+from serving_checks.engines.table import engine_of
+from serving_checks.load.client import check_open_files
+from serving_checks.load.prompts import read_text
+from serving_checks.load.requests import LOAD_REQUESTS_FILE
+from serving_checks.server import check_servable
+from serving_checks.transport.http_json import authorization
+
+RECORD_FILE = "record.json"
+SERVER_LOG_FILE = "server.log"
+STAGE_MODULE = "pipelines.stage_programs.bench_stage"
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+
+
+class OpenBench(NamedTuple):
+    """A config that was read and found sound, on this machine."""
+
+    config: BenchConfig
+    machine: MachineRecord
+    dtype: DType
+
+
+def open_bench(file: Path, overrides: list[str]) -> OpenBench:
+    """Read the config and check all that can be known before a server is started.
+
+    Raises:
+        RequestError: The config is wrong, or cannot be carried out here; nothing was started.
+    """
+    config = load_yaml_model(file, BenchConfig, overrides)
+    if not any((config.model / name).is_file() for name in _TOKENIZER_FILES):
+        raise RequestError(
+            f"`model`: there is no tokenizer in {config.model.resolve()}",
+            remedy="name a model's folder; for a server that runs already, one with its model's tokenizer",
+        )
+    machine, engine = detect_machine(config.device), engine_of(config.serving)
+    dtype = bench_dtype(config, machine)
+    if isinstance(engine, LaunchedEngine):
+        check_device(machine)
+    check_servable(engine, ServerRequest(config.serving, config.model, dtype, machine.device, machine.serving_threads))
+    ranks, stages = config.serving.tensor_parallel_size, config.serving.pipeline_parallel_size
+    found = serving_violations(method_of(config.model), machine.device, ranks, stages, engine=engine.name)
+    if found:
+        raise RequestError("; ".join(found), remedy="change `serving` as it says")
+    authorization(engine.api_key_variable)
+    check_open_files(config.load)
+    read_text(config.load.prompts.file)
+    return OpenBench(config, machine, dtype)
+
+
+def execute_bench(bench: OpenBench, workspace: Workspace, on_progress: Callable[[str], None]) -> BenchResult:
+    """Measure, and write record and page; what fails leaves the requests that were measured, and logs.
+
+    Args:
+        workspace: Gets `bench/<name>/<UTC time>/`.
+        on_progress: Called a few times a second with what is being done.
+
+    Raises:
+        RequestError: The server does not take what it is asked.
+        StageError: The server or the load generator failed.
+    """
+    config, machine = bench.config, bench.machine
+    with workspace.machine_lock(lambda pid: on_progress(f"waiting for run of process {pid}")):
+        directory = workspace.new_bench_dir(config.name)
+        try:
+            record = _measured(bench, directory, on_progress)
+            write_text_atomically(directory / RECORD_FILE, record.model_dump_json(indent=2))
+            page = write_bench_page(config, machine, record, directory)
+        except BaseException as error:
+            _sweep(directory, keep_logs=isinstance(error, StageError))
+            raise
+    return BenchResult(config.name, record, directory, page)
+
+
+def _measured(bench: OpenBench, directory: Path, on_progress: Callable[[str], None]) -> ServingRecord:
+    config, machine = bench.config, bench.machine
+    stage = Stage("bench", "", {})
+    log_file, scratch = directory / "bench.log", directory / "job"
+    with ForkServers(config, machine, scratch, for_stages=False) as fork_servers:
+        job = BenchJob(
+            stage=stage.kind,
+            result_file=scratch / "bench.result.json",
+            output_dir=directory,
+            model_dir=config.model.resolve(),
+            serving=config.serving,
+            load=config.load,
+            checks=config.checks,
+            profile=config.profile,
+            device=machine.device,
+            device_name=machine.device_name if engine_of(config.serving).runs_here else "another machine",
+            dtype=bench.dtype,
+            threads=machine.serving_threads,
+            server_log_file=directory / SERVER_LOG_FILE,
+            fork_server=fork_servers.for_model_servers(stage, config.serving),
+        )
+        result = run_job(job, STAGE_MODULE, stage.name, log_file, env=OFFLINE, on_progress=on_progress)
+    if result.failure:
+        kind = RequestError if result.failure.exit_code == RequestError.exit_code else StageError
+        raise kind(result.failure.what, remedy=result.failure.remedy)
+    shutil.rmtree(scratch)
+    log_file.unlink()
+    return ServingRecord.model_validate(result.record)
+
+
+def _sweep(directory: Path, *, keep_logs: bool) -> None:
+    """Take away what is half done. What was measured stays: the requests of the load tests that were over."""
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOAD_REQUESTS_FILE and not (keep_logs and path.suffix == ".log"):
+            path.unlink()
+    for folder in (directory, directory.parent):
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()

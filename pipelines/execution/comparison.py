@@ -1,0 +1,76 @@
+"""What an artifact kept of its baseline: judged, characterized, and kept in the cache like a stage's result."""
+
+import functools
+import importlib
+import threading
+from pathlib import Path
+
+from evals.asking.token_agreement import TOKEN_LOGPROBS_FILE, agree
+from evals.judging.characterize import characterize
+from evals.judging.pairing import joint_looks, paired
+from evals.judging.retention import compare, policy_of
+from evals.suites.suite import Suite
+from pipelines.execution.workspace import Workspace
+from pipelines.planning.stages import STATISTICS_LIBRARIES, STATISTICS_VERSION, installed_versions
+from pipelines.records.comparison import Comparison
+from registry.contracts import (
+    EvaluationRecord,
+    MeasurementRecord,
+    StageResult,
+)
+from registry.stage_cache import StageKey
+
+
+def compare_measured(
+    baseline: StageResult, artifact: StageResult, suite: Suite, workspace: Workspace
+) -> Comparison | None:
+    """Compare two measurements; None where one of them is missing.
+
+    Raises:
+        StageError: They did not answer the same prompts, or what was stored of them is damaged.
+    """
+    if baseline.record is None or baseline.object is None or artifact.record is None or artifact.object is None:
+        return None
+    ours, theirs = (MeasurementRecord.model_validate(one.record).evaluation for one in (baseline, artifact))
+    config = {"policy": policy_of(suite).model_dump(mode="json")}
+    looks = joint_looks(ours, theirs)
+    if looks:
+        config |= {"looks": {name: look.model_dump(mode="json") for name, look in looks.items()}}
+    key = StageKey(
+        stage="compare",
+        stage_version=STATISTICS_VERSION,
+        config=config,
+        inputs={"baseline": baseline.object.digest, "artifact": artifact.object.digest},
+        libraries=installed_versions(STATISTICS_LIBRARIES),
+    )
+    cached = workspace.cache.get(key)
+    if cached is not None:
+        return Comparison.model_validate(cached.record)
+    comparison = _compared(
+        ours,
+        workspace.store.path(baseline.object.digest),
+        theirs,
+        workspace.store.path(artifact.object.digest),
+        suite,
+    )
+    workspace.cache.put(key, "compare", StageResult(stage="compare", record=comparison.model_dump(mode="json")))
+    return comparison
+
+
+@functools.cache
+def import_ahead() -> None:
+    """Import what comparing needs, seconds of it, beside the first stage's work."""
+    names = ("scipy.optimize", "scipy.stats", "pyarrow.parquet")
+    threading.Thread(target=lambda: list(map(importlib.import_module, names)), daemon=True).start()
+
+
+def _compared(
+    baseline: EvaluationRecord, baseline_dir: Path, artifact: EvaluationRecord, artifact_dir: Path, suite: Suite
+) -> Comparison:
+    measured = baseline, baseline_dir / baseline.samples_file, artifact, artifact_dir / artifact.samples_file
+    retention = compare(*measured, policy_of(suite))
+    return Comparison(
+        retention=retention,
+        characterization=characterize(retention, paired(*measured)),
+        token_agreement=agree(baseline_dir / TOKEN_LOGPROBS_FILE, artifact_dir / TOKEN_LOGPROBS_FILE),
+    )

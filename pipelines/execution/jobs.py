@@ -1,0 +1,124 @@
+"""Turns a stage and the results it needs into the job file of its process."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evals.judging.adaptive import Adaptive
+from pipelines.planning.context import JobContext
+from pipelines.planning.stages import Stage
+from pipelines.recipe.tune_config import cell_load
+from pipelines.stage_programs.measure import MeasureJob
+from pipelines.stage_programs.serving_stage import ServeJob
+from quantizers.base import QuantizeJob
+from quantizers.calibration.config import CalibrateJob
+from quantizers.checkpoints.checkpoint import PrepareJob
+from quantizers.inspection.inspection import InspectJob
+from registry.contracts import ArtifactRecord, CheckpointRecord, MeasurementRecord, StageJob, StageResult
+from registry.store import Store
+
+
+def job_of(
+    stage: Stage,
+    context: JobContext,
+    results: Mapping[str, StageResult],
+    store: Store,
+    result_file: Path,
+    output_dir: Path,
+    log_file: Path,
+) -> StageJob:
+    """The job of `stage`; every input it names has a result in `results`."""
+    config, machine = context.config, context.machine
+    common = {"stage": stage.kind, "result_file": result_file, "output_dir": output_dir}
+    computing = {"device": machine.device, "dtype": stage.dtype, "threads": machine.threads}
+    if stage.kind == "prepare":
+        return PrepareJob(**common, source=config.source, dtype=stage.dtype)
+    directories = {
+        role: store.path(_object_digest(results[name])) for role, name in stage.inputs.items() if results[name].object
+    }
+    if stage.kind == "measure":
+        model = results[stage.inputs["model"]]
+        asked = {"adaptive": _adaptive(context, stage, results, directories), "profile": stage.profile}
+        measuring = common | computing | asked
+        return _measure_job(context, model, directories["model"], log_file, measuring)
+    if stage.kind == "tune":
+        model = results[stage.inputs["model"]]
+        assert config.tune is not None, "its stages are made from it"  # noqa: S101
+        served = computing | _served(context, model, directories["model"], log_file)
+        load = cell_load(config.load, config.tune)
+        return ServeJob(**common, **served, serving=stage.config["serving"], load=load)
+    checkpoint = CheckpointRecord.model_validate(results["prepare"].record)
+    if stage.kind == "calibrate":
+        return CalibrateJob(
+            **common,
+            **computing,
+            config=config.calibration,
+            checkpoint_dir=directories["checkpoint"],
+            checkpoint=checkpoint,
+            excluded_texts=context.excluded_texts,
+        )
+    if stage.kind == "inspect":
+        return InspectJob(
+            **common,
+            **computing,
+            checkpoint_dir=directories["checkpoint"],
+            checkpoint=checkpoint,
+            artifact_dir=directories["artifact"],
+            artifact=ArtifactRecord.model_validate(results[stage.inputs["artifact"]].record),
+        )
+    calibration = results[stage.inputs["calibration"]] if "calibration" in stage.inputs else None
+    return QuantizeJob(
+        **common,
+        **computing,
+        name=stage.subject,
+        config=stage.method,
+        checkpoint_dir=directories["checkpoint"],
+        checkpoint=checkpoint,
+        calibration_dir=directories.get("calibration"),
+        calibration_digest=_object_digest(calibration) if calibration else None,
+    )
+
+
+def _adaptive(
+    context: JobContext, stage: Stage, results: Mapping[str, StageResult], directories: Mapping[str, Path]
+) -> Adaptive | None:
+    """For an artifact of an adaptive run: how to look, and what the baseline answered."""
+    if "baseline" not in stage.inputs:
+        return None
+    evaluation = MeasurementRecord.model_validate(results[stage.inputs["baseline"]].record).evaluation
+    return Adaptive(
+        plan=context.config.evaluation.looks,
+        baseline=evaluation,
+        baseline_samples=directories["baseline"] / evaluation.samples_file,
+    )
+
+
+def _measure_job(
+    context: JobContext, model: StageResult, model_dir: Path, log_file: Path, common: dict[str, Any]
+) -> MeasureJob:
+    config = context.config
+    return MeasureJob(
+        **common | _served(context, model, model_dir, log_file),
+        suite=context.suite,
+        data=config.evaluation.data,
+        num_concurrent=config.evaluation.num_concurrent,
+        serving=config.serving,
+        load=config.load,
+        checks=config.checks,
+    )
+
+
+def _served(context: JobContext, model: StageResult, model_dir: Path, log_file: Path) -> dict[str, Any]:
+    """What is served, and where."""
+    return {
+        "model_dir": model_dir,
+        "model_digest": _object_digest(model),
+        "threads": context.machine.serving_threads,
+        "device_name": context.machine.device_name,
+        "server_log_file": log_file.with_suffix(".server.log"),
+    }
+
+
+def _object_digest(result: StageResult) -> str:
+    assert result.object is not None, "stages that others read make files"  # noqa: S101
+    return result.object.digest

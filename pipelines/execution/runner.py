@@ -1,0 +1,160 @@
+"""Runs the stages of a plan one after the other, each in a process of its own, and keeps what they give."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from configs.errors import QuantbenchError, StageError
+from pipelines.execution.fork_servers import OFFLINE, ForkServers, fetches
+from pipelines.execution.jobs import job_of
+from pipelines.execution.stage_job import run_job
+from pipelines.execution.workspace import Workspace
+from pipelines.planning.context import JobContext
+from pipelines.planning.preflight import check_free_space
+from pipelines.planning.stages import STAGE_MODULES, Stage
+from pipelines.records.events import EventLog, How, StageOutcome
+from pipelines.stage_programs.measure import MeasureJob
+from pipelines.stage_programs.serving_stage import ServeJob
+from registry.contracts import Failure, InspectionRecord, StageResult
+
+OnProgress = Callable[[Stage, str], None]
+
+
+class Runner:
+    """One run of one recipe in one workspace.
+
+    Args:
+        context: Config, machine, suite: what jobs are made of.
+        workspace: Where results are kept and looked for.
+        run_dir: `runs/<id>/` for logs, jobs and events.
+        on_progress: Called a few times a second with the stage and what it is doing.
+        fork_servers: What stages are forked from; every stage is a program of its own when None.
+        before_work: Called before each stage that cannot be reused.
+    """
+
+    def __init__(
+        self,
+        context: JobContext,
+        workspace: Workspace,
+        run_dir: Path,
+        on_progress: OnProgress,
+        fork_servers: ForkServers | None = None,
+        before_work: Callable[[], None] | None = None,
+    ) -> None:
+        self._context = context
+        self._workspace = workspace
+        self._run_dir = run_dir
+        self._on_progress = on_progress
+        self._fork_servers = fork_servers
+        self._before_work = before_work
+        self._events = EventLog(run_dir / "events.jsonl")
+        self.results: dict[str, StageResult] = {}
+
+    def run(self, stage: Stage) -> StageOutcome:
+        """Reuse or make one stage's result. A failure is an outcome, so that stages that do not need it go on."""
+        start = time.monotonic()
+        how: How
+        broken = [name for name in stage.inputs.values() if not _succeeded(self.results.get(name))]
+        if broken:
+            failure = Failure(what=f"{', '.join(broken)} failed", remedy="mend that first; this stage was skipped")
+            result, how = StageResult(stage=stage.kind, failure=failure), "skipped"
+        else:
+            try:
+                result, how = self._reuse_or_execute(stage)
+            except QuantbenchError as error:
+                failure = Failure(what=error.what, remedy=error.remedy, exit_code=error.exit_code)
+                result, how = StageResult(stage=stage.kind, failure=failure), "failed"
+        if stage.kind == "inspect" and result.failure is None:
+            result, how = _judged(result, how)
+        self.results[stage.name] = result
+        outcome = StageOutcome(name=stage.name, how=how, wall_seconds=time.monotonic() - start, result=result)
+        self._events.append(outcome)
+        return outcome
+
+    def reject(self, outcome: StageOutcome, error: QuantbenchError) -> StageOutcome:
+        """Turn a finished stage into a failed one: its result was found not to be usable."""
+        failure = Failure(what=error.what, remedy=error.remedy, exit_code=error.exit_code)
+        result = outcome.result.model_copy(update={"failure": failure})
+        self.results[outcome.name] = result
+        rejected = outcome.model_copy(update={"how": "failed", "result": result})
+        self._events.append(rejected)
+        return rejected
+
+    def _reuse_or_execute(self, stage: Stage) -> tuple[StageResult, How]:
+        key = stage.key(self.results)
+        if key is None:
+            raise StageError(f"{stage.name} has no inputs", remedy="run again with --debug")
+        cached = self._workspace.cache.get(key)
+        if stage.is_answered_by(cached):
+            return cached, "reused"
+        with self._workspace.machine_lock(lambda pid: self._on_progress(stage, f"waiting for run of process {pid}")):
+            # Another run may have made it while this one waited.
+            cached = self._workspace.cache.get(key)
+            if stage.is_answered_by(cached):
+                return cached, "reused"
+            if self._before_work:
+                self._before_work()
+            check_free_space(self._workspace.root, stage, self._context.config.source, self.results)
+            result = self._execute(stage)
+            if result.failure is None:
+                self._workspace.cache.put(key, stage.name, result)
+        return result, "failed" if result.failure else "done"
+
+    def _execute(self, stage: Stage) -> StageResult:
+        """Run the stage's process and move its files into the store; leaves nothing behind when it fails."""
+        staging = self._workspace.store.new_staging_dir()
+        stem = stage.name.replace(":", "-")
+        result_file = self._run_dir / "stages" / f"{stem}.result.json"
+        result_file.parent.mkdir(exist_ok=True)
+        result_file.unlink(missing_ok=True)
+        log_file = self._run_dir / "logs" / f"{stem}.log"
+        try:
+            job = job_of(stage, self._context, self.results, self._workspace.store, result_file, staging, log_file)
+            if isinstance(job, ServeJob) and self._fork_servers:
+                fork_server = self._fork_servers.for_model_servers(stage, job.serving)
+                job = job.model_copy(update={"fork_server": fork_server})
+            if isinstance(job, MeasureJob):
+                job = job.model_copy(update={"answers_dir": self._workspace.answers_dir})
+            result = run_job(
+                job,
+                STAGE_MODULES[stage.kind],
+                stage.name,
+                log_file,
+                env={} if fetches(stage) else OFFLINE,
+                on_progress=lambda text: self._on_progress(stage, text),
+                interpreter=stage.interpreter,
+                fork_server=self._fork_servers.for_stage(stage) if self._fork_servers else None,
+            )
+            if result.failure is None and result.object is not None:
+                stored = self._workspace.store.put(staging)
+                if stored.digest != result.object.digest:
+                    raise StageError(
+                        f"{stage.name}: the files changed after the stage had hashed them",
+                        remedy="check the disk (dmesg), then run the same command again",
+                    )
+            return result
+        except OSError as error:
+            raise StageError(
+                f"{stage.name}: {error.strerror or error} ({error.filename or staging})",
+                remedy="free disk space or mend the path, then run the same command again; finished stages are kept",
+            ) from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _judged(result: StageResult, how: How) -> tuple[StageResult, How]:
+    """An inspection that found something wrong is a finished stage (kept in the cache) and a failed artifact."""
+    failed = [check for check in InspectionRecord.model_validate(result.record).checks if not check.passed]
+    if not failed:
+        return result, how
+    failure = Failure(
+        what="the artifact did not pass its inspection: "
+        + "; ".join(f"{check.name}: {check.detail}" for check in failed),
+        remedy="the artifact is not served; change the method's parameters or its dtype and run again",
+    )
+    return result.model_copy(update={"failure": failure}), "failed"
+
+
+def _succeeded(result: StageResult | None) -> bool:
+    return result is not None and result.failure is None

@@ -1,0 +1,106 @@
+"""Where a run keeps its things, and the lock that keeps two runs from measuring beside each other."""
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from configs.errors import RequestError
+from registry.stage_cache import StageCache
+from registry.store import Store
+
+_LOCK_POLL_SECONDS = 0.5
+
+
+class Workspace:
+    """`store/`, `cache/`, `answers/`, `runs/<id>/`, `bench/<name>/<time>/`, `mlflow.db` below one folder.
+
+    The folder need not be there yet.
+
+    Raises:
+        RequestError: Something else than a folder has that name.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        if self.root.exists() and not self.root.is_dir():
+            raise RequestError(f"the workspace {self.root} is a file", remedy="name a folder with --workspace")
+        self.store = Store(self.root / "store")
+        self.cache = StageCache(self.root / "cache", self.store)
+
+    def create(self) -> None:
+        """Make the folder and sweep away what killed runs left half-made.
+
+        Raises:
+            RequestError: The folder cannot be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / "runs").mkdir(exist_ok=True)
+        except OSError as error:
+            raise RequestError(
+                f"cannot write the workspace {self.root}: {error.strerror}", remedy="name another with --workspace"
+            ) from None
+        self.store.remove_stale_staging()
+
+    def check_exists(self) -> None:
+        """For commands that only read: a wrong name would look like an empty workspace.
+
+        Raises:
+            RequestError: The folder is not there.
+        """
+        if not self.root.is_dir():
+            raise RequestError(
+                f"there is no workspace {self.root}", remedy="name one with --workspace, or run a recipe first"
+            )
+
+    @property
+    def answers_dir(self) -> Path:
+        """What models answered in evaluations, a file for each model and engine (`evals.asking.request_cache`)."""
+        return self.root / "answers"
+
+    @property
+    def default_tracking_uri(self) -> str:
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    def new_run_dir(self, name: str) -> Path:
+        """`runs/<time>-<name>-<random>/`, made."""
+        directory = self.root / "runs" / f"{time.strftime('%Y%m%dT%H%M%S')}-{name}-{secrets.token_hex(3)}"
+        (directory / "logs").mkdir(parents=True)
+        return directory
+
+    def new_bench_dir(self, name: str) -> Path:
+        """`bench/<name>/<UTC time>/`, made; a second of them at a time, since each holds the machine's lock."""
+        directory = self.root / "bench" / name / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        directory.mkdir(parents=True)
+        return directory
+
+    @contextmanager
+    def machine_lock(self, on_wait: Callable[[str], None]) -> Iterator[None]:
+        """Hold the machine for one stage: a measurement beside other work measures the other work.
+
+        The kernel drops the lock when its holder dies, however it dies.
+
+        Args:
+            on_wait: Called once with the holder's process id when the lock is taken.
+        """
+        path = self.root / "machine.lock"
+        with path.open("a+") as file:
+            told = False
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not told:
+                        file.seek(0)
+                        on_wait(file.read().strip() or "?")
+                        told = True
+                    time.sleep(_LOCK_POLL_SECONDS)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield

@@ -1,0 +1,73 @@
+"""A recipe that was read and found sound on this machine: what planning, running and the console start from."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from configs.errors import RequestError
+from configs.loading import load_yaml_model
+from evals.suites.resolve import load_suite, resolve
+from pipelines.planning.context import JobContext
+from pipelines.planning.device import MachineRecord, detect_machine
+from pipelines.planning.preflight import check_environments
+from pipelines.planning.stages import Fingerprints, Stage, stages_of
+from pipelines.recipe.fingerprints import calibration_fingerprint, source_fingerprint
+from pipelines.recipe.run_config import RunConfig
+from quantizers.checkpoints.sources import check_source
+from registry.contracts import CheckpointRecord, StageResult
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A recipe that was read and found sound, on this machine."""
+
+    context: JobContext
+    stages: list[Stage]
+    started_at: datetime
+    start_seconds: float
+    """`time.monotonic()` when the recipe began to be read: reading it and looking at its source is a run's time too."""
+
+    @property
+    def subjects(self) -> list[str]:
+        """Row names in the order in which they are measured."""
+        return [stage.subject for stage in self.stages if stage.kind == "measure"]
+
+
+def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
+    """Read the recipe and check all that can be known before work begins.
+
+    Raises:
+        RequestError: The recipe, its suite or its source is wrong; nothing was started.
+    """
+    started_at, start_seconds = datetime.now(UTC), time.monotonic()
+    config = load_yaml_model(recipe, RunConfig, overrides)
+    check_source(config.source)
+    suite = load_suite(config.evaluation.suite)
+    machine = detect_machine(config.device)
+    resolved = resolve(suite, config.evaluation.data)
+    context = JobContext(config, machine, suite, resolved.item_texts())
+    fingerprints = Fingerprints(
+        source=source_fingerprint(config.source),
+        calibration=calibration_fingerprint(config.calibration),
+        suite=resolved.digest,
+    )
+    stages = stages_of(config, machine, fingerprints)
+    check_environments(config.environments, stages)
+    return OpenRun(context, stages, started_at, start_seconds)
+
+
+def check_device(machine: MachineRecord) -> None:
+    """Raise RequestError where the recipe names a device that is not there."""
+    if machine.device == "cuda" and machine.gpu_memory_bytes is None:
+        raise RequestError(
+            "the recipe asks for device cuda, and no NVIDIA GPU answers here",
+            remedy="run it on a GPU machine, see `quantbench doctor`; --set device=cpu tries it without",
+        )
+
+
+def known_checkpoint(results: Mapping[str, StageResult]) -> CheckpointRecord | None:
+    """The checkpoint's record, when it was prepared before."""
+    prepared = results.get("prepare")
+    return CheckpointRecord.model_validate(prepared.record) if prepared and prepared.record else None

@@ -1,0 +1,129 @@
+"""What can be known to fail before it costs an hour: rules, compatibility, disk space. Nothing is loaded."""
+
+import difflib
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from configs.errors import RequestError, StageError
+from pipelines.planning.compatibility import serving_violations
+from pipelines.planning.context import JobContext
+from pipelines.planning.interpreters import check_interpreter
+from pipelines.planning.stages import STAGE_MODULES, Stage, quantize_dtype, serve_dtype
+from quantizers.base import METHODS, load_method
+from quantizers.calibration.config import check_calibration
+from quantizers.checkpoints.sources import SourceConfig, checkpoint_bytes
+from quantizers.methods.rules import tensor_parallel_violations
+from registry.contracts import CheckpointRecord, StageResult
+from serving_checks.engines.table import engine_type
+
+logger = logging.getLogger(__name__)
+
+_SPARE_BYTES = 64 << 20
+"""For tokenizer, logs and records."""
+
+
+def check_environments(environments: Mapping[str, Path], stages: Sequence[Stage]) -> None:
+    """Raise RequestError for an entry of `environments` that names nothing, or a Python that cannot run its stage."""
+    known = [*STAGE_MODULES, *METHODS]
+    for name in environments:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise RequestError(
+                f"`environments` has an entry {name!r}, which is neither a stage nor a method",
+                remedy=(f"did you mean {near[0]}? " if near else "") + f"known: {', '.join(known)}",
+            )
+    for stage in stages:
+        if stage.interpreter:
+            check_interpreter(stage.interpreter, STAGE_MODULES[stage.kind])
+
+
+def check_rules(context: JobContext, checkpoint: CheckpointRecord) -> None:
+    """Raise RequestError with all that forbids the run on this checkpoint, machine and serving config."""
+    found = rule_violations(context, checkpoint)
+    if found:
+        raise RequestError(
+            "the run is refused before its work begins:" + "".join(f"\n  - {line}" for line in found),
+            remedy="change the recipe as each line says",
+        )
+
+
+def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
+    """Sentences with the entry's name, the layers and the remedy; empty where nothing is wrong."""
+    config, machine = context.config, context.machine
+    engine = engine_type(config.serving.engine)
+    ranks, stages = config.serving.tensor_parallel_size, config.serving.pipeline_parallel_size
+    found = tensor_parallel_violations(checkpoint, ranks) + _suite_violations(context, checkpoint)
+    compared = config.checks.sharded_over(ranks)
+    if compared and compared != ranks:
+        found += [f"checks.sharding: {line}" for line in tensor_parallel_violations(checkpoint, compared)]
+    for_all = serving_violations(None, machine.device, ranks, stages, engine=engine.name)
+    found += for_all
+    if not engine.gives_logprobs:
+        found.append(
+            f"{engine.name} gives no log-probabilities of tokens by their ids, which the evaluation asks for;"
+            " set serving.engine to one that does, or load and check it without an evaluation: `quantbench bench`"
+        )
+    if any(load_method(method.method).needs_calibration for method in config.methods.values()):
+        found += _calibration_violations(context, checkpoint)
+    for name, method in config.methods.items():
+        dtype = quantize_dtype(config, machine, method.method)
+        shapes = checkpoint.linear_shapes
+        lines = load_method(method.method).violations(method, shapes, ranks, machine.device, dtype)
+        refused = serving_violations(method.method, machine.device, ranks, stages, engine=engine.name)
+        lines += [line for line in refused if line not in for_all]
+        in_16_bits_only = method.method in engine.serves_in_16_bits_only
+        if serve_dtype(config, machine, method.method) == "float32" and in_16_bits_only:
+            lines.append(
+                f"{engine.name} serves {method.method} in 16-bit types only; set dtype.serve to auto or bfloat16"
+            )
+        found += [f"{name}: {line}" for line in lines]
+    return found
+
+
+def _suite_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
+    chatting = [category.name for category in context.suite.categories if category.chat_template]
+    if checkpoint.has_chat_template or not chatting:
+        return []
+    return [
+        f"suite {context.suite.name} asks {', '.join(chatting)} through the model's chat template, and it has none; add"
+        " its chat_template.jinja, or take `chat_template` out of a copy of the suite's file"
+    ]
+
+
+def _calibration_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
+    try:
+        check_calibration(context.config.calibration, checkpoint.max_position_embeddings, checkpoint.has_chat_template)
+    except RequestError as error:
+        return [f"calibration: {error.what}; {error.remedy}"]
+    return []
+
+
+def expected_bytes(stage: Stage, source: SourceConfig, results: Mapping[str, StageResult]) -> int | None:
+    """Upper estimate of what the stage writes: artifacts are allowed twice the checkpoint. None where it is unknown."""
+    if stage.kind == "prepare":
+        return checkpoint_bytes(source)
+    prepared = results.get("prepare")
+    if stage.kind == "quantize" and prepared and prepared.object:
+        return 2 * prepared.object.size_bytes
+    return 0
+
+
+def check_free_space(root: Path, stage: Stage, source: SourceConfig, results: Mapping[str, StageResult]) -> None:
+    """Raise StageError when the workspace's disk cannot hold what the stage is going to write."""
+    expected = expected_bytes(stage, source, results)
+    free = shutil.disk_usage(root).free
+    if expected is None:
+        logger.warning(
+            "how large the source is shows only while it is downloaded; %.1f GiB are free on the disk of %s",
+            free / 2**30,
+            root,
+        )
+    needed = (expected or 0) + _SPARE_BYTES
+    if free < needed:
+        raise StageError(
+            f"{stage.name} may write {needed / 2**20:.0f} MiB to the disk of {root}, where {free / 2**20:.0f} MiB are"
+            " free",
+            remedy="free space there or name a --workspace on another disk, then run the same command again",
+        )

@@ -1,0 +1,249 @@
+"""The stages of a run and what each one's key and job are made of. Pure: nothing is started here.
+
+Stages form a chain of inputs, not of order: `inputs` names the stages whose digests go into the key. The order in which
+they are listed is the order in which they run, chosen so that the first compared artifact comes early.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
+
+from evals.asking.token_agreement import PROMPTS_FILE
+from pipelines.planning.device import MachineRecord
+from pipelines.planning.interpreters import versions_of
+from pipelines.recipe.bench_config import BenchConfig, method_of
+from pipelines.recipe.run_config import RunConfig
+from quantizers.base import MethodConfig, load_method
+from registry.contracts import MeasurementRecord, StageResult
+from registry.contracts.base import DType, Method
+from registry.hashing import digest_of, digest_of_file
+from registry.stage_cache import StageKey
+from serving_checks.engines.table import engine_type
+from serving_checks.load.prompts import read_text
+
+STAGE_VERSIONS = {"prepare": 1, "calibrate": 1, "quantize": 1, "inspect": 1, "measure": 3, "tune": 1}
+"""Of our own code: a number goes up when the same inputs would give another result."""
+
+STAGE_MODULES = {
+    "prepare": "quantizers",
+    "calibrate": "quantizers",
+    "quantize": "quantizers",
+    "inspect": "quantizers",
+    "measure": "pipelines.stage_programs.measure",
+    "tune": "pipelines.stage_programs.tune_cell",
+}
+"""Stage -> the module that is run as its process."""
+
+_TRANSFORMERS = ("transformers", "torch", "safetensors")
+STAGE_LIBRARIES: dict[str, tuple[str, ...]] = {
+    "prepare": (*_TRANSFORMERS, "gguf"),
+    "calibrate": _TRANSFORMERS,
+    "inspect": (*_TRANSFORMERS, "gptqmodel", "bitsandbytes", "optimum"),
+    "measure": ("torch", "lm-eval", "transformers"),
+    "tune": ("torch", "transformers"),
+}
+"""Beside the engine that quantizes or serves."""
+
+
+STATISTICS_VERSION = 2
+"""Of our statistics: goes up when the same samples would give another verdict."""
+STATISTICS_LIBRARIES = ("scipy", "numpy")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one run.
+
+    Args:
+        kind: `prepare`, `calibrate`, `quantize`, `inspect`, `measure` or `tune`.
+        subject: The method entry's name, or `baseline`, or a tuner's cell, or nothing for stages that all share.
+        config: What of the config (and of the machine) shapes the result.
+        inputs: Role -> name of the stage whose object is read, such as `checkpoint` -> `prepare`.
+        method: For stages about an artifact.
+        dtype: What the stage computes in.
+        interpreter: The Python that the recipe's `environments` names for it; None for this process's own.
+        profile: A measurement is wanted with a profile. No part of the key: what is measured does not depend on it.
+    """
+
+    kind: str
+    subject: str
+    config: dict[str, Any]
+    inputs: dict[str, str] = field(default_factory=dict)
+    method: MethodConfig | None = None
+    dtype: DType = "float32"
+    interpreter: Path | None = None
+    profile: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.kind if self.subject == "" else f"{self.kind}:{self.subject}"
+
+    def key(self, results: Mapping[str, StageResult]) -> StageKey | None:
+        """The stage's key, or None while an input has no result yet."""
+        digests = {role: _digest(results.get(name)) for role, name in self.inputs.items()}
+        known = {role: digest for role, digest in digests.items() if digest is not None}
+        if len(known) < len(self.inputs):
+            return None
+        libraries = STAGE_LIBRARIES.get(self.kind, _TRANSFORMERS)
+        if self.kind == "quantize" and self.method:
+            libraries = (*libraries, load_method(self.method.method).engine)
+        if self.kind in ("measure", "tune"):
+            engine = engine_type(self.config["serving"]["engine"])
+            libraries = (*engine.distributions, *engine.plugins, *libraries)
+        if "baseline" in self.inputs:
+            libraries = (*libraries, *STATISTICS_LIBRARIES)
+        return StageKey(
+            stage=self.kind,
+            stage_version=STAGE_VERSIONS[self.kind],
+            config=self.config,
+            inputs=known,
+            libraries=versions_of(self.interpreter, libraries) if self.interpreter else installed_versions(libraries),
+        )
+
+    def is_answered_by(self, result: StageResult | None) -> TypeGuard[StageResult]:
+        """Whether a kept result of the stage's key holds all that is wanted now."""
+        if result is None or not self.profile:
+            return result is not None
+        return MeasurementRecord.model_validate(result.record).serving.profile is not None
+
+
+class Fingerprints(NamedTuple):
+    """Digests of what the recipe only points at."""
+
+    source: str
+    calibration: str
+    suite: str
+
+
+def stages_of(config: RunConfig, machine: MachineRecord, fingerprints: Fingerprints) -> list[Stage]:
+    """All stages of a run in the order in which they run."""
+    device = machine.device
+    stages = [
+        Stage(
+            "prepare",
+            "",
+            {"source": config.source.model_dump(mode="json"), "source_fingerprint": fingerprints.source},
+            dtype="bfloat16",
+        ),
+        _measure(config, machine, fingerprints.suite, None, "baseline"),
+    ]
+    plain: list[tuple[str, MethodConfig]] = []
+    calibrated: list[tuple[str, MethodConfig]] = []
+    for name, method in config.methods.items():
+        needs_calibration = load_method(method.method).needs_calibration
+        (calibrated if needs_calibration else plain).append((name, method))
+    # Methods that need no calibration are quick: their rows fill first.
+    for name, method in plain:
+        stages += _artifact_stages(config, machine, fingerprints.suite, name, method)
+    if calibrated:
+        dtype = _or_auto(config.dtype.quantize, machine.quantize_dtype(None))
+        shaping = {
+            "calibration": config.calibration.model_dump(mode="json"),
+            "calibration_fingerprint": fingerprints.calibration,
+            "suite": fingerprints.suite,
+            "device": device,
+            "dtype": dtype,
+        }
+        stages.append(Stage("calibrate", "", shaping, {"checkpoint": "prepare"}, dtype=dtype))
+    for name, method in calibrated:
+        stages += _artifact_stages(config, machine, fingerprints.suite, name, method)
+    return [replace(stage, interpreter=_interpreter(config, stage)) for stage in stages]
+
+
+def _interpreter(config: RunConfig, stage: Stage) -> Path | None:
+    """An environment named for a method is for quantizing with it, and comes before one for all of a kind."""
+    method = stage.method.method if stage.method and stage.kind == "quantize" else ""
+    return config.environments.get(method) or config.environments.get(stage.kind)
+
+
+def _artifact_stages(
+    config: RunConfig, machine: MachineRecord, suite_digest: str, name: str, method: MethodConfig
+) -> list[Stage]:
+    dtype = quantize_dtype(config, machine, method.method)
+    inputs = {"checkpoint": "prepare"}
+    quantize_inputs = inputs | ({"calibration": "calibrate"} if load_method(method.method).needs_calibration else {})
+    shaping = {"method": method.model_dump(mode="json"), "device": machine.device, "dtype": dtype}
+    inspect_dtype = serve_dtype(config, machine, method.method)
+    return [
+        Stage("quantize", name, shaping, quantize_inputs, method, dtype),
+        Stage(
+            "inspect",
+            name,
+            {"device": machine.device, "dtype": inspect_dtype},
+            inputs | {"artifact": f"quantize:{name}"},
+            method,
+            inspect_dtype,
+        ),
+        _measure(config, machine, suite_digest, method, name),
+    ]
+
+
+def _measure(
+    config: RunConfig, machine: MachineRecord, suite_digest: str, method: MethodConfig | None, name: str
+) -> Stage:
+    dtype = serve_dtype(config, machine, method.method if method else None)
+    shaping = {
+        "suite": suite_digest,
+        "serving": config.serving.model_dump(mode="json"),
+        # What the file says, and not where it lies.
+        "load": config.load.model_dump(mode="json", exclude={"prompts": {"file"}}),
+        "checks": config.checks.model_dump(mode="json"),
+        "load_text": digest_of(read_text(config.load.prompts.file)),
+        # What it names, items and rows, is in the suite's digest; names and places are no matter.
+        "evaluation": config.evaluation.model_dump(mode="json", exclude={"suite", "data", "adaptive", "looks"}),
+        "token_agreement": digest_of_file(PROMPTS_FILE),
+        "dtype": dtype,
+        "device": machine.device,
+        # A throughput belongs to the machine it was measured on.
+        "device_name": machine.device_name,
+        "threads": machine.serving_threads,
+    }
+    source = "prepare" if method is None else f"quantize:{name}"
+    inputs = {"model": source} if method is None else {"model": source, "inspection": f"inspect:{name}"}
+    if method is not None and config.evaluation.adaptive:
+        # What is asked depends on what the baseline answered, and on our statistics.
+        shaping |= {"looks": config.evaluation.looks.model_dump(mode="json"), "statistics": STATISTICS_VERSION}
+        inputs |= {"baseline": "measure:baseline"}
+    return Stage("measure", name, shaping, inputs, method, dtype, profile=config.profile)
+
+
+def quantize_dtype(config: RunConfig, machine: MachineRecord, method: Method) -> DType:
+    """The dtype in which `method` works in this run."""
+    return _or_auto(config.dtype.quantize, machine.quantize_dtype(method))
+
+
+def serve_dtype(config: RunConfig, machine: MachineRecord, method: Method | None) -> DType:
+    """The dtype in which an artifact of `method` (None: the baseline) is served in this run."""
+    return _or_auto(
+        config.dtype.serve, machine.serve_dtype(method in engine_type(config.serving.engine).serves_in_16_bits_only)
+    )
+
+
+def bench_dtype(config: BenchConfig, machine: MachineRecord) -> DType:
+    """The dtype in which a bench's model is served on `machine`."""
+    in_16_bits_only = method_of(config.model) in engine_type(config.serving.engine).serves_in_16_bits_only
+    return _or_auto(config.dtype, machine.serve_dtype(in_16_bits_only))
+
+
+def _or_auto(asked: str, automatic: DType) -> DType:
+    return automatic if asked == "auto" else asked  # type: ignore[return-value]
+
+
+def installed_versions(distributions: tuple[str, ...]) -> dict[str, str]:
+    """Distribution -> version of those that are installed; reads metadata only."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _digest(result: StageResult | None) -> str | None:
+    """A result stands for its object, or for its record where the stage makes no files."""
+    if result is None or result.failure is not None:
+        return None
+    return result.object.digest if result.object else digest_of(result.record)

@@ -1,0 +1,57 @@
+"""What `quantbench bench` is asked: one model, how it is served, and what is done to the server."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from configs.base import StrictModel
+from pipelines.recipe.run_config import EntryName
+from registry.contracts.base import DType, Method
+from serving_checks.checks.config import ChecksConfig
+from serving_checks.engines.table import AnyServingConfig, default_config
+from serving_checks.load import LoadConfig
+
+
+class BenchConfig(StrictModel):
+    """One server, loaded and checked; nothing is quantized and nothing evaluated."""
+
+    version: Literal[1]
+    """Of this file's format."""
+    name: EntryName
+    description: str = ""
+    model: Path
+    """The folder that is served. Of a server that runs already, one with its model's tokenizer, by which prompts are
+    cut."""
+    serving: AnyServingConfig = Field(default_factory=default_config)
+    """`engine` chooses what serves; each engine has keys of its own."""
+    load: LoadConfig = LoadConfig()
+    checks: ChecksConfig = ChecksConfig()
+    profile: bool = False
+    """Keep a profiler trace of a few engine steps, taken after everything that is measured."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where a GPU answers, else the CPU."""
+    dtype: DType | Literal["auto"] = "auto"
+    """What activations are computed in; `auto` takes what the device multiplies fast and the engine accepts."""
+    fork_servers: bool = True
+    """Import the engine once, and fork server and load generator from there. CPU only; plain starts otherwise."""
+
+    @model_validator(mode="after")
+    def _requests_fit_the_context(self) -> Self:
+        self.load.check_fits(self.serving.max_model_len)
+        self.checks.check_fits(self.serving.max_model_len, self.serving.max_num_seqs)
+        return self
+
+
+def method_of(model_dir: Path) -> Method | None:
+    """How the model in a folder was quantized, by its config.json; None where it was not or does not say."""
+    try:
+        quantization: dict[str, Any] = json.loads((model_dir / "config.json").read_text())["quantization_config"]
+        method = quantization["quant_method"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    if method == "bitsandbytes":
+        return "bnb_nf4" if quantization.get("load_in_4bit") else "bnb_int8"
+    known: dict[str, Method] = {"gptq": "gptq", "awq": "awq"}
+    return known.get(method)

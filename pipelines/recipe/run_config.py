@@ -1,0 +1,98 @@
+"""One YAML file says what is wanted; each part's config belongs to the package that does the work."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
+
+from pydantic import Field, model_validator
+
+from configs.base import StrictModel
+from evals.statistics.sequential import LookPlan
+from evals.suites.local_data import DataConfig
+from pipelines.recipe.tune_config import TuneConfig
+from quantizers.base import METHODS, MethodConfig, load_method
+from quantizers.calibration.config import CalibrationConfig
+from quantizers.checkpoints.sources import SourceConfig
+from registry.contracts.base import DType
+from serving_checks.checks.config import ChecksConfig
+from serving_checks.engines.table import AnyServingConfig, default_config
+from serving_checks.load import LoadConfig
+
+if TYPE_CHECKING:
+    AnyMethodConfig = MethodConfig
+else:
+    # Built from the table, so that a new method needs no line here.
+    AnyMethodConfig = Annotated[
+        Union[tuple(load_method(name).config_type for name in METHODS)],  # noqa: UP007
+        Field(discriminator="method"),
+    ]
+
+EntryName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+
+
+class EvaluationConfig(StrictModel):
+    suite: str
+    """A suite of `configs/suites`, or the path of a suite file."""
+    data: DataConfig | None = None
+    """Local rows for lm-eval's own tasks; without it they ask the hub. The embedded tasks need none."""
+    num_concurrent: int = Field(default=32, ge=1)
+    """Requests kept open at once; the server's `max_num_seqs` is what it works on at once."""
+    adaptive: bool = False
+    """Ask artifacts a share of the items at a time, and no more in a category that passes or fails. The baseline is
+    asked all items."""
+    looks: LookPlan = LookPlan()
+    """When `adaptive` evaluations look at what they have."""
+
+
+class DTypeConfig(StrictModel):
+    """`auto` takes what the device multiplies fast among what engine and method accept: `pipelines.planning.device`."""
+
+    quantize: DType | Literal["auto"] = "auto"
+    serve: DType | Literal["auto"] = "auto"
+
+
+class TrackingConfig(StrictModel):
+    uri: str | None = None
+    """An MLflow tracking address; `sqlite:///<workspace>/mlflow.db` when null."""
+    experiment: str = "quantbench"
+    registered_model: str | None = None
+    """Name of the registered model that gets a version an artifact; the recipe's `name` when null."""
+
+
+class RunConfig(StrictModel):
+    """A complete run."""
+
+    version: Literal[1]
+    """Of this file's format."""
+    name: EntryName
+    description: str = ""
+    source: SourceConfig
+    calibration: CalibrationConfig
+    methods: dict[EntryName, AnyMethodConfig] = Field(min_length=1)
+    """Artifacts to make, in this order: name -> method and its parameters."""
+    evaluation: EvaluationConfig
+    serving: AnyServingConfig = Field(default_factory=default_config)
+    """`engine` chooses what serves; each engine has keys of its own."""
+    load: LoadConfig = LoadConfig()
+    checks: ChecksConfig = ChecksConfig()
+    tune: TuneConfig | None = None
+    """What `quantbench tune` searches; runs do not read it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where a GPU answers, else the CPU."""
+    dtype: DTypeConfig = DTypeConfig()
+    environments: dict[str, Path] = {}
+    """Stage or method name -> Python interpreter, for engines that need an environment of their own."""
+    tracking: TrackingConfig = TrackingConfig()
+    profile: bool = False
+    """Keep a profiler trace of a few engine steps of each measured model, taken after everything that is measured."""
+    fork_servers: bool = True
+    """Import engines once a run and fork stages and model servers from there. CPU only; plain starts otherwise."""
+
+    @model_validator(mode="after")
+    def _requests_fit_the_context(self) -> Self:
+        self.load.check_fits(self.serving.max_model_len)
+        self.checks.check_fits(self.serving.max_model_len, self.serving.max_num_seqs)
+        return self
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole config with defaults, as JSON."""
+        return self.model_dump(mode="json")

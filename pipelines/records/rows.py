@@ -1,0 +1,173 @@
+"""One row a model: what the terminal and the page both show. Pure: records in, values out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from pipelines.records.comparison import Comparison
+from registry.contracts import (
+    ArtifactRecord,
+    CategoryRetention,
+    CategoryScore,
+    CharacterizationRecord,
+    CheckpointRecord,
+    InspectionRecord,
+    LoadPoint,
+    MeasurementRecord,
+    RetentionRecord,
+    ServingRecord,
+    StageResult,
+    TokenAgreementRecord,
+)
+from registry.contracts.base import Record
+from registry.contracts.comparison import Verdict
+
+
+class ServedModel(Record, ABC):
+    """One model as far as it was served: what the parts on speed, memory and checks read."""
+
+    name: str
+
+    @property
+    @abstractmethod
+    def serving(self) -> ServingRecord | None:
+        """How it was served, once it was."""
+
+    @property
+    def load_points(self) -> list[LoadPoint]:
+        """All load tests, valid or not."""
+        return self.serving.load_points if self.serving else []
+
+    def closed_point(self, concurrency: int) -> LoadPoint | None:
+        """The closed-loop load test at one level, under the first prompt mix."""
+        closed = [point for point in self.load_points if point.concurrency is not None]
+        return next(
+            (point for point in closed if point.concurrency == concurrency and point.prompts == closed[0].prompts), None
+        )
+
+    def tokens_per_second(self, concurrency: int) -> float | None:
+        """Output tokens per second at one level of the closed loop; None where they must not be believed."""
+        point = self.closed_point(concurrency)
+        return point.output_tokens_per_second if point and point.invalid is None else None
+
+
+class BenchedModel(ServedModel):
+    """A model that was served and loaded, and not evaluated."""
+
+    served: ServingRecord
+
+    @property
+    def serving(self) -> ServingRecord:
+        """See `ServedModel.serving`."""
+        return self.served
+
+
+class Row(ServedModel):
+    """One model of a run, as far as it is known."""
+
+    method: str
+    artifact: ArtifactRecord | None = None
+    checkpoint: CheckpointRecord | None = None
+    """For the baseline."""
+    inspection: InspectionRecord | None = None
+    measurement: MeasurementRecord | None = None
+    retention: RetentionRecord | None = None
+    characterization: CharacterizationRecord | None = None
+    """Where it lost; beside `retention`."""
+    token_agreement: TokenAgreementRecord | None = None
+    failure: str | None = None
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Safetensors on disk, as measured; from the artifact's record while it is not yet measured."""
+        if self.measurement:
+            return self.measurement.serving.memory.artifact_bytes
+        return self.artifact.size_bytes if self.artifact else None
+
+    @property
+    def sound(self) -> bool | None:
+        """Whether it passed its inspection and was served and measured; None while that is not known.
+
+        It says nothing about what was lost: see `verdict`.
+        """
+        if self.failure:
+            return False
+        return True if self.measurement else None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What was lost, judged; an artifact that is not sound fails first. None while there is nothing to judge."""
+        if self.failure:
+            return "fail"
+        return self.retention.verdict if self.retention else None
+
+    def score(self, category: str) -> CategoryScore | None:
+        """The row's score in one category."""
+        scores = self.measurement.evaluation.categories if self.measurement else []
+        return next((score for score in scores if score.category == category), None)
+
+    def kept(self, category: str) -> CategoryRetention | None:
+        """What the row kept of the baseline in one category."""
+        kept = self.retention.categories if self.retention else []
+        return next((one for one in kept if one.category == category), None)
+
+    @property
+    def serving(self) -> ServingRecord | None:
+        """See `ServedModel.serving`."""
+        return self.measurement.serving if self.measurement else None
+
+
+def baseline_row(results: Mapping[str, StageResult]) -> Row:
+    """The unquantized model's row."""
+    measurement = _record(results, "measure:baseline")
+    checkpoint = _record(results, "prepare")
+    return Row(
+        name="baseline",
+        method="none",
+        checkpoint=CheckpointRecord.model_validate(checkpoint) if checkpoint else None,
+        measurement=MeasurementRecord.model_validate(measurement) if measurement else None,
+        failure=_failure(results, "prepare", "measure:baseline"),
+    )
+
+
+def artifact_row(
+    name: str,
+    method: str,
+    results: Mapping[str, StageResult],
+    comparison: Comparison | None,
+) -> Row:
+    """One artifact's row."""
+    artifact, inspection, measurement = (
+        _record(results, f"{kind}:{name}") for kind in ("quantize", "inspect", "measure")
+    )
+    return Row(
+        name=name,
+        method=method,
+        artifact=ArtifactRecord.model_validate(artifact) if artifact else None,
+        inspection=InspectionRecord.model_validate(inspection) if inspection else None,
+        measurement=MeasurementRecord.model_validate(measurement) if measurement else None,
+        retention=comparison.retention if comparison else None,
+        characterization=comparison.characterization if comparison else None,
+        token_agreement=comparison.token_agreement if comparison else None,
+        failure=_failure(results, "prepare", f"quantize:{name}", f"inspect:{name}", f"measure:{name}"),
+    )
+
+
+def worst_verdict(rows: list[Row]) -> Verdict:
+    """Of all artifacts together: one that fails fails all, and one that was not judged decides nothing."""
+    verdicts = {row.verdict for row in rows[1:]}
+    if "fail" in verdicts:
+        return "fail"
+    return "pass" if verdicts == {"pass"} else "inconclusive"
+
+
+def _record(results: Mapping[str, StageResult], stage: str) -> dict[str, object] | None:
+    return results[stage].record if stage in results else None
+
+
+def _failure(results: Mapping[str, StageResult], *stages: str) -> str | None:
+    """The first failure on the row's way, which the later ones follow from."""
+    for stage in stages:
+        failure = results[stage].failure if stage in results else None
+        if failure is not None:
+            return f"{stage}: {failure.what}"
+    return None

@@ -1,0 +1,35 @@
+"""A run as it ended: what the report, the recorder and `--json` read."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipelines.planning.device import MachineRecord
+from pipelines.records.events import StageOutcome, TimeBreakdown
+from pipelines.records.rows import Row
+from registry.contracts.base import Record
+
+
+class RunRecord(Record):
+    """`result.json` of a run's folder."""
+
+    run_id: str
+    run_dir: Path
+    started_at: datetime
+    """In UTC; when the recipe began to be read."""
+    config: dict[str, Any]
+    machine: MachineRecord
+    rows: list[Row]
+    outcomes: list[StageOutcome]
+    breakdown: TimeBreakdown
+    """To the run's end, page and recording included; what the recorder is given ends where the recording begins."""
+    page: Path | None = None
+    """`report.html`, which opens offline."""
+    tracking: str | None = None
+    """Where MLflow has the run, or why it has not."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every stage is done; else what the first failed stage asks for."""
+        failures = [outcome.result.failure for outcome in self.outcomes if outcome.how == "failed"]
+        return next((failure.exit_code for failure in failures if failure), 0)

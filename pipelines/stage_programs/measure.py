@@ -1,0 +1,82 @@
+"""The measure stage: one server, and on it the evaluation between smoke test and load tests (`serving_stage.py`)."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from evals.asking.lm_eval_runner import prepare
+from evals.asking.token_agreement import TOKEN_LOGPROBS_FILE, collect
+from evals.judging.adaptive import Adaptive
+from evals.suites.local_data import DataConfig
+from evals.suites.resolve import resolve
+from evals.suites.suite import Suite
+from pipelines.stage_programs.serving_stage import Evaluate, ServeJob, check_bytes, serve_and_measure, stored_result
+from registry.contracts import EvaluationRecord, MeasurementRecord, StageJob, StageResult
+from registry.hashing import digest_of
+from registry.stage_process import StageClock, main
+from serving_checks.engines.table import engine_of
+from serving_checks.server import RunningServer
+
+
+class MeasureJob(ServeJob):
+    """Serve one model and measure it."""
+
+    suite: Suite
+    data: DataConfig | None
+    num_concurrent: int
+    adaptive: Adaptive | None = None
+    """Ask only until every category is decided against this baseline; all items without."""
+    answers_dir: Path | None = None
+    """Keeps the answers of each model behind each engine, so that none is asked for twice."""
+
+
+def measure(job: StageJob, clock: StageClock) -> StageResult:
+    """Serve `job.model_dir` and measure it; per-item samples go into `job.output_dir`."""
+    assert isinstance(job, MeasureJob)  # noqa: S101 - the table below says so
+    output_dir = job.output_dir
+    assert output_dir is not None  # noqa: S101 - the runner gives one to every stage
+    with clock.part("verify"):
+        check_bytes(job)
+    evaluations: list[EvaluationRecord] = []
+
+    def preparing() -> Evaluate:
+        prepared = prepare(resolve(job.suite, job.data))
+
+        def evaluate(server: RunningServer) -> None:
+            evaluations.append(
+                prepared.evaluate(
+                    server.endpoint,
+                    model_digest=job.model_digest,
+                    output_dir=output_dir,
+                    num_concurrent=job.num_concurrent,
+                    on_progress=lambda done, total: clock.progress("evaluate", done, total),
+                    adaptive=job.adaptive,
+                    **_answers(job),
+                )
+            )
+            collect(server.endpoint, output_dir / TOKEN_LOGPROBS_FILE)
+
+        return evaluate
+
+    served = serve_and_measure(job, clock, output_dir, preparing)
+    record = MeasurementRecord(model_digest=job.model_digest, evaluation=evaluations[0], serving=served)
+    return stored_result(job, output_dir, record)
+
+
+def _answers(job: MeasureJob) -> dict[str, Any]:
+    """Where answers are kept, and what they depend on besides the model, its context length and the question."""
+    if job.answers_dir is None:
+        return {}
+    facts = engine_of(job.serving).versions() | {
+        "dtype": job.dtype,
+        "device": job.device_name,
+        "threads": str(job.threads),
+    }
+    shaping = {"tensor_parallel_size", "pipeline_parallel_size", "max_model_len", "enforce_eager"}
+    serving = job.serving.model_dump(mode="json", include=shaping)
+    name = digest_of({"model": job.model_digest, "facts": facts, "serving": serving}).removeprefix("sha256:")
+    return {"cache_file": job.answers_dir / f"{name}.sqlite", "cache_facts": facts}
+
+
+if __name__ == "__main__":
+    sys.exit(main({"measure": (MeasureJob, measure)}))

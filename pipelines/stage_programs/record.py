@@ -1,0 +1,152 @@
+"""The recorder's process: one parent run, one child run a model, one registered version an artifact."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from configs.base import StrictModel
+from pipelines.recipe.run_config import TrackingConfig
+from pipelines.records.rows import Row
+from pipelines.records.run_record import RunRecord
+from pipelines.stage_programs.serving_metrics import check_tags, doubt_tags, serving_metrics
+from registry.contracts import MeasurementRecord, StageJob, StageResult
+from registry.mlflow_backend import MlflowBackend, RunWriter
+from registry.stage_process import StageClock, main
+from registry.store import Store
+
+RECORDING = "report and record"
+"""What a breakdown calls the time for page and MLflow record."""
+
+_POLL_SECONDS = 0.1
+
+CANDIDATE_ALIAS = "candidate"
+"""Points at the last artifact of the last run that no gate failed; promotion moves other aliases."""
+
+
+class FinishedRun(StrictModel):
+    """What a recorder waits for."""
+
+    run: RunRecord
+    start_seconds: float
+    """`time.monotonic()`, the machine's clock that all processes share, at the end of the run's breakdown."""
+
+
+class RecordJob(StageJob):
+    finished_run_file: Path
+    """Is written when the run is over, a `FinishedRun`."""
+    artifact_root: Path
+    """Where MLflow keeps small files when its store is a local file."""
+    store_root: Path
+    tracking_uri: str
+    tracking: TrackingConfig
+
+
+def record(job: StageJob, clock: StageClock) -> StageResult:
+    """Open MLflow, wait for the end of the run and write it."""
+    assert isinstance(job, RecordJob)  # noqa: S101 - the table below says so
+    store = Store(job.store_root)
+    with clock.part("import"):
+        backend = MlflowBackend(job.tracking_uri, job.tracking.experiment, job.artifact_root)
+    while not job.finished_run_file.exists():
+        time.sleep(_POLL_SECONDS)
+    finished = FinishedRun.model_validate_json(job.finished_run_file.read_text(encoding="utf-8"))
+    run = finished.run
+    model = job.tracking.registered_model or str(run.config["name"])
+    with clock.part("record"):
+        tags = {"quantbench.run_id": run.run_id, "quantbench.device": run.machine.device_name}
+        with backend.run(run.run_id, tags) as parent:
+            parent.params(_flat(run.config))
+            parent.file(run.run_dir / "config.json")
+            if run.page:
+                parent.file(run.page)
+            for row in run.rows:
+                _record_row(backend, parent, row, model, store)
+            # Last, so that they hold the recording's own time too.
+            breakdown = run.breakdown.with_own(RECORDING, time.monotonic() - finished.start_seconds)
+            parent.metrics({"wall_seconds": breakdown.wall_seconds, "own_seconds": breakdown.own_seconds})
+    where = f"{job.tracking_uri}, experiment {job.tracking.experiment}, run {parent.run_id}, registered model {model}"
+    return StageResult(stage="record", record={"where": where, "run_id": parent.run_id})
+
+
+def _record_row(backend: MlflowBackend, parent: RunWriter, row: Row, model: str, store: Store) -> None:
+    tags = {"quantbench.method": row.method, "quantbench.sound": "true" if row.sound else "false"}
+    if row.artifact:
+        tags |= {
+            "quantbench.artifact_digest": row.artifact.digest,
+            "quantbench.checkpoint_digest": row.artifact.checkpoint_digest,
+            "quantbench.calibration_digest": row.artifact.calibration_digest or "none",
+        }
+    if row.verdict:
+        tags["quantbench.verdict"] = row.verdict
+    for kept in row.retention.categories if row.retention else []:
+        tags[f"gate.{kept.category}"] = kept.verdict
+    if row.serving:
+        tags |= check_tags(row.serving)
+    if row.failure:
+        tags["quantbench.failure"] = row.failure[:5000]
+    # Of one measurement, so they stay off the registered version, which a later one may belong to as well.
+    doubts = doubt_tags(row.serving) if row.serving else {}
+    with backend.run(row.name, tags | doubts, parent_run_id=parent.run_id) as child:
+        if row.measurement:
+            _record_measurement(child, row.measurement, row)
+        if row.artifact:
+            child.params(_flat({"method": row.artifact.parameters, "versions": row.artifact.engine_versions}))
+            child.metrics(
+                {
+                    "bits_per_weight": row.artifact.bits_per_weight,
+                    "quantize_seconds": row.artifact.duration_seconds,
+                    "fallback_modules": row.artifact.fallback_count,
+                }
+            )
+            if row.artifact.calibration_digest:
+                child.dataset("calibration", row.artifact.calibration_digest, "calibration", "quantbench-store")
+    if row.artifact and row.measurement:
+        version = backend.register_version(
+            model, store.path(row.artifact.digest), child.run_id, row.artifact.digest, tags
+        )
+        if row.verdict != "fail":
+            backend.set_alias(model, CANDIDATE_ALIAS, version)
+
+
+def _record_measurement(child: RunWriter, measurement: MeasurementRecord, row: Row) -> None:
+    serving, evaluation = measurement.serving, measurement.evaluation
+    child.dataset(f"suite-{evaluation.suite}", evaluation.suite_digest, "evaluation", "quantbench-suite")
+    child.params(
+        {
+            "serving.dtype": serving.dtype,
+            "serving.device": serving.device_name,
+            "serving.engine": f"{serving.engine} {serving.engine_version}",
+            "serving.kernel": serving.quantization_kernel,
+            "serving.tensor_parallel_size": serving.tensor_parallel_size,
+            "serving.eager": serving.eager,
+            "serving.prefix_caching": serving.prefix_caching,
+            "serving.max_num_seqs": serving.max_num_seqs,
+            "serving.threads": serving.threads,
+        }
+    )
+    metrics = serving_metrics(serving)
+    for score in evaluation.categories:
+        metrics[f"{score.category}.{score.metric}"] = score.value
+        metrics[f"{score.category}.{score.metric}_stderr"] = score.stderr
+    for kept in row.retention.categories if row.retention else []:
+        if not kept.baseline_guesses:
+            metrics[f"{kept.category}.retention"] = kept.retention
+            metrics[f"{kept.category}.retention_stderr"] = kept.retention_stderr
+    child.metrics(metrics)
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(value, dict):
+        return {
+            name: leaf
+            for key, inner in value.items()
+            for name, leaf in _flat(inner, f"{prefix}.{key}" if prefix else key).items()
+        }
+    return {prefix: value}
+
+
+if __name__ == "__main__":
+    # Its long imports fall into the run's first stages, which come first.
+    os.nice(19)
+    sys.exit(main({"record": (RecordJob, record)}))

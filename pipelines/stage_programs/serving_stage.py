@@ -1,0 +1,220 @@
+"""One model on one server, from its start to its record: what measuring, tuning and benchmarking have in common.
+
+In this order: smoke test, what the caller evaluates, load tests, memory, proofs of batching and fairness, a profile
+where one is wanted, and beside a second server the proof of sharding. A profile comes last on the server: it slows it,
+and the server does nothing for it before it is asked to.
+
+What needs long imports does so while something else is waited for: an evaluation while the server starts, the load
+generator, in a process of its own, while the evaluation goes on, or where there is none while the server starts.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from configs.errors import StageError
+from pipelines.planning.stages import STAGE_LIBRARIES, installed_versions
+from pipelines.stage_programs.proofs import prove_scheduling, prove_sharding
+from registry.contracts import CheckRecord, LoadPoint, MemoryRecord, ObjectRef, ServingRecord, StageJob, StageResult
+from registry.contracts.base import Device, DType, Record
+from registry.hashing import manifest_of
+from registry.stage_process import StageClock
+from serving_checks.checks.config import ChecksConfig
+from serving_checks.checks.sharding import ShardFacts, shard_facts, sharding_not_run
+from serving_checks.checks.smoke import smoke_answer
+from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.table import AnyServingConfig, engine_of
+from serving_checks.load import LoadClient, LoadConfig, LoadResult
+from serving_checks.readings.conditions import load_average
+from serving_checks.readings.memory import memory_record
+from serving_checks.readings.profiling import profile
+from serving_checks.server import RunningServer, serve
+
+Evaluate = Callable[[RunningServer], None]
+"""Asks a running server; keeps what it finds to itself."""
+
+
+class ServeJob(StageJob):
+    """Serve one model and load it."""
+
+    model_dir: Path
+    model_digest: str
+    serving: AnyServingConfig
+    load: LoadConfig
+    device: Device
+    device_name: str
+    dtype: DType
+    threads: int
+    server_log_file: Path
+    fork_server: Path | None = None
+    """Address of a fork server of the engine; servers start in the plain way without."""
+    checks: ChecksConfig | None = None
+    """Proofs about how the model is served, after all measurements; none when null."""
+    profile: bool = False
+    """Profile a few engine steps when all is measured."""
+
+
+def serve_and_measure(
+    job: ServeJob, clock: StageClock, output_dir: Path, prepare: Callable[[], Evaluate] | None = None
+) -> ServingRecord:
+    """Serve `job.model_dir` and measure it.
+
+    Args:
+        clock: Counts the parts: `serve_start`, `smoke`, `evaluate`, `load_test`, `checks`, `profile`, `serve_stop`,
+            `sharding`.
+        output_dir: Gets the requests of the load tests, and the profile's trace.
+        prepare: Called in a thread while the server starts; what it gives is called after the smoke test.
+
+    Raises:
+        RequestError: The model cannot be served or loaded as asked.
+        StageError: The server or the load generator failed.
+    """
+    with TemporaryDirectory() as scratch, ThreadPoolExecutor(max_workers=1) as pool, ExitStack() as serving:
+        preparing = pool.submit(prepare) if prepare else None
+        load_client = LoadClient(job.load, job.serving, job.model_dir, Path(scratch), job.fork_server)
+        if preparing is None:
+            serving.enter_context(load_client)
+        trace_dir = Path(scratch) / "traces" if job.profile else None
+        with clock.part("serve_start"):
+            server = serving.enter_context(_serve(job, trace_dir))
+            evaluate = preparing.result() if preparing else None
+        if evaluate:
+            # Imports for half a minute, on the core that the server leaves free, and then waits for the evaluation.
+            serving.enter_context(load_client)
+        with clock.part("smoke"):
+            engine = server.engine
+            answer = smoke_answer(server.endpoint, with_logprobs=engine.gives_logprobs, remedy_for=engine.remedy_for)
+        if evaluate:
+            with clock.part("evaluate"):
+                evaluate(server)
+        with clock.part("load_test"):
+            load_before = load_average()
+            load = load_client.run(
+                server.endpoint,
+                output_dir,
+                job.server_log_file,
+                on_progress=lambda done, most: clock.progress("load_test", done, most),
+            )
+            memory = memory_record(server, job.model_dir, job.device)
+        served = _record(job, server, answer, load_before, load, memory)
+        ranks = job.checks.sharded_over(job.serving.tensor_parallel_size) if job.checks else None
+        checks: list[CheckRecord] = []
+        first: ShardFacts | CheckRecord | None = None
+        if job.checks:
+            with clock.part("checks"):
+                checks = prove_scheduling(server, job.checks)
+                first = _shard_facts(server) if ranks else None
+        if trace_dir:
+            with clock.part("profile"):
+                served = _profiled(served, server, trace_dir, output_dir)
+        with clock.part("serve_stop"):
+            serving.close()
+        if ranks and first:
+            with clock.part("sharding"):
+                checks.append(_sharding(job, first, ranks))
+    return served.model_copy(update={"checks": checks})
+
+
+def check_bytes(job: ServeJob) -> None:
+    """What is measured has to be what is promoted: the very bytes of the digest."""
+    found = manifest_of(job.model_dir).digest
+    if found != job.model_digest:
+        raise StageError(
+            f"{job.model_dir} holds {found}, not {job.model_digest}: its files were changed after they were stored",
+            remedy="remove that folder and run the same command again; the artifact is made anew",
+        )
+
+
+def stored_result(job: ServeJob, output_dir: Path, record: Record) -> StageResult:
+    """The result of a stage whose files, complete by now, go into the store."""
+    manifest = manifest_of(output_dir)
+    return StageResult(
+        stage=job.stage,
+        record=record.model_dump(mode="json"),
+        object=ObjectRef(digest=manifest.digest, size_bytes=manifest.size_bytes),
+        versions=engine_of(job.serving).versions() | installed_versions(STAGE_LIBRARIES[job.stage]),
+    )
+
+
+def _serve(job: ServeJob, trace_dir: Path | None) -> AbstractContextManager[RunningServer]:
+    request = ServerRequest(job.serving, job.model_dir, job.dtype, job.device, job.threads, trace_dir)
+    return serve(request, job.server_log_file, fork_server=job.fork_server)
+
+
+def _shard_facts(server: RunningServer) -> ShardFacts | CheckRecord:
+    """What the sharding check needs of the first server, or its record where the engine does not tell."""
+    if not server.engine.tells_ranks:
+        return sharding_not_run(f"the engine {server.engine.name} does not tell what its ranks hold")
+    return shard_facts(server)
+
+
+def _sharding(job: ServeJob, first: ShardFacts | CheckRecord, ranks: int) -> CheckRecord:
+    if isinstance(first, CheckRecord):
+        return first
+    assert job.checks and job.checks.sharding  # noqa: S101 - ranks come from it
+    other_size = 1 if job.serving.tensor_parallel_size > 1 else ranks
+    serving = job.serving.model_copy(update={"tensor_parallel_size": other_size})
+    log_file = job.server_log_file.with_suffix(f".{other_size}-ranks.log")
+    return prove_sharding(
+        first,
+        ServerRequest(serving, job.model_dir, job.dtype, job.device, job.threads),
+        job.checks.sharding,
+        lambda request: serve(request, log_file, fork_server=job.fork_server),
+    )
+
+
+def _profiled(served: ServingRecord, server: RunningServer, trace_dir: Path, output_dir: Path) -> ServingRecord:
+    """The record with its profile; without one and with a warning where it failed, since all else was measured."""
+    told = "no profile of the server: it was not started here"
+    if server.child:
+        try:
+            return served.model_copy(update={"profile": profile(server.endpoint, trace_dir, output_dir)})
+        except StageError as error:
+            told = error.what
+    return served.model_copy(update={"warnings": [*served.warnings, told]})
+
+
+def _record(
+    job: ServeJob, server: RunningServer, answer: str, load_before: float, load: LoadResult, memory: MemoryRecord
+) -> ServingRecord:
+    engine, facts = server.engine, server.facts
+    dtype = facts.dtype or job.dtype
+    other_dtype = [] if dtype == job.dtype else [f"served in {dtype} although {job.dtype} was asked for"]
+    return ServingRecord(
+        model_digest=job.model_digest,
+        engine=engine.name,
+        engine_version=engine.version() or "unknown",
+        device=job.device,
+        device_name=job.device_name,
+        dtype=dtype,
+        tensor_parallel_size=facts.tensor_parallel_size or job.serving.tensor_parallel_size,
+        threads=job.threads if job.device == "cpu" and server.child else None,
+        eager=facts.eager,
+        prefix_caching=facts.prefix_caching,
+        max_num_seqs=facts.max_num_seqs,
+        quantization_kernel=facts.kernel,
+        command=server.command,
+        start_seconds=server.start_seconds,
+        forked=server.forked,
+        load_average=load_before,
+        smoke_answer=answer,
+        load_points=load.points,
+        load_requests_file=load.requests_file.name,
+        rate_search=load.rate_search,
+        memory=memory,
+        warnings=[*facts.warnings, *other_dtype, *_other_lengths(load.points, job.load.output_tokens)],
+    )
+
+
+def _other_lengths(points: list[LoadPoint], asked: int) -> list[str]:
+    """Tokens are counted as they came; where they are not as many as asked for, loads do not compare."""
+    others = [point for point in points if point.output_tokens != point.completed * asked]
+    if not others:
+        return []
+    means = sorted(point.output_tokens / point.completed for point in others)
+    return [
+        f"{len(others)} of {len(points)} load tests have answers of another length than the {asked} tokens that were"
+        f" asked for, {means[0]:.1f} to {means[-1]:.1f} on average: compare them with no other load"
+    ]

@@ -1,0 +1,188 @@
+"""The calibrate stage: seeded token rows that no evaluation item is part of, [samples, tokens] in `rows.json`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.errors import RequestError, StageError
+from quantizers.calibration.config import (
+    CalibrateJob,
+    CalibrationConfig,
+    FileCalibration,
+    HubCalibration,
+    SelfCalibration,
+    check_calibration,
+)
+from quantizers.calibration.exclusion import Exclusion
+from registry.contracts import CalibrationRecord
+from registry.files import write_text_atomically
+from registry.hashing import canonical_json, digest_of, digest_of_file, manifest_of
+
+if TYPE_CHECKING:
+    from registry.stage_process import StageClock
+
+ROWS_FILE = "rows.json"
+
+_SHUFFLE_BUFFER = 10_000
+
+
+Document = str | list[dict[str, str]]
+"""A text, or the messages of a conversation."""
+
+
+def calibrate(job: CalibrateJob, clock: StageClock) -> tuple[CalibrationRecord, dict[str, str]]:
+    """Write `rows.json` into `job.output_dir`.
+
+    Returns:
+        The record, and distribution name -> version of the libraries that shaped the rows.
+
+    Raises:
+        RequestError: The source gives fewer tokens than asked, or is not readable as what it says it is.
+        StageError: A hub data set cannot be fetched.
+    """
+    config = job.config
+    check_calibration(config, job.checkpoint.max_position_embeddings, job.checkpoint.has_chat_template)
+    forbidden = Exclusion(job.excluded_texts)
+    with clock.part("import"):
+        from transformers import AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(job.checkpoint_dir)
+    libraries = ["transformers"]
+    if isinstance(config, SelfCalibration):
+        from quantizers.calibration.self_sampling import sample_rows
+
+        rows, rejected = sample_rows(job, tokenizer, forbidden, clock)
+        libraries.append("torch")
+    else:
+        with clock.part("tokenize"):
+            rows, rejected = pack_rows(_documents(config), tokenizer, config, forbidden)
+    if len(rows) < config.samples:
+        raise RequestError(
+            f"calibration source {config.source!r} gives {len(rows) * config.tokens} tokens in whole rows of"
+            f" {config.tokens}, {config.samples * config.tokens} are asked for ({rejected} texts rejected because they"
+            " hold evaluation items)",
+            remedy=f"add text, or set samples to {len(rows)} or tokens to less",
+        )
+    write_text_atomically(job.output_dir / ROWS_FILE, canonical_json(rows))
+    record = CalibrationRecord(
+        digest=manifest_of(job.output_dir).digest,
+        token_digest=digest_of(rows),
+        source=_describe(config),
+        rows=len(rows),
+        tokens=sum(map(len, rows)),
+        seed=config.seed,
+        chat_template=config.chat_template,
+        rejected_rows=rejected,
+    )
+    return record, {name: importlib.metadata.version(name) for name in libraries}
+
+
+def pack_rows(
+    documents: Iterable[Document], tokenizer: Any, config: CalibrationConfig, forbidden: Exclusion
+) -> tuple[list[list[int]], int]:
+    """Tokenize documents in the order they come, end to end, and cut rows of `config.tokens`.
+
+    Packing wastes no short document and truncates no long one (a row may begin inside a document).
+
+    Returns:
+        At most `config.samples` rows, and the number of documents that were left out.
+    """
+    rows: list[list[int]] = []
+    pending: list[int] = []
+    rejected = 0
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    for document in documents:
+        text = document if isinstance(document, str) else "\n".join(message["content"] for message in document)
+        if forbidden.found_in(text):
+            rejected += 1
+            continue
+        pending += _token_ids(document, tokenizer, config.chat_template) + end
+        while len(pending) >= config.tokens:
+            rows.append(pending[: config.tokens])
+            pending = pending[config.tokens :]
+            if len(rows) == config.samples:
+                return rows, rejected
+    return rows, rejected
+
+
+def read_documents(path: Path) -> list[Document]:
+    """The documents of a .jsonl or .txt file.
+
+    Raises:
+        RequestError: A line is not JSON or has neither `text` nor `messages`; the error names it.
+    """
+    content = path.read_text(encoding="utf-8")
+    if path.suffix == ".txt":
+        return [block.strip() for block in content.split("\n\n") if block.strip()]
+    documents: list[Document] = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        if line.strip():
+            documents.append(_document(line, f"{path}:{number}"))
+    return documents
+
+
+def _document(line: str, place: str) -> Document:
+    remedy = 'each line is {"text": "..."} or {"messages": [{"role": "user", "content": "..."}, ...]}'
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise RequestError(f"{place} is not JSON: {error}", remedy=remedy) from error
+    text = entry.get("text") if isinstance(entry, dict) else None
+    if isinstance(text, str):
+        return text
+    messages = entry.get("messages") if isinstance(entry, dict) else None
+    if not isinstance(messages, list) or not all(
+        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+        for message in messages
+    ):
+        raise RequestError(f"{place} has neither `text` nor `messages`", remedy=remedy)
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def _documents(config: FileCalibration | HubCalibration) -> Iterator[Document]:
+    if isinstance(config, FileCalibration):
+        documents = read_documents(config.path)
+        random.Random(config.seed).shuffle(documents)  # noqa: S311
+        yield from documents
+        return
+    import datasets
+
+    try:
+        stream = datasets.load_dataset(
+            config.id, config.config, split=config.split, revision=config.revision, streaming=True
+        )
+        for row in stream.shuffle(seed=config.seed, buffer_size=_SHUFFLE_BUFFER):
+            yield row[config.text_column]
+    except KeyError as error:
+        raise RequestError(
+            f"the data set {config.id} has no column {config.text_column!r}", remedy="set text_column"
+        ) from error
+    except Exception as error:  # The hub's client raises dozens of types; all of them mean the same to a user.
+        raise StageError(
+            f"the data set {config.id} cannot be read: {type(error).__name__}: {error}",
+            remedy="check id, config, split, revision and network, or use `source: file`",
+        ) from error
+
+
+def _token_ids(document: Document, tokenizer: Any, chat_template: bool) -> list[int]:
+    if chat_template:
+        messages = [{"role": "user", "content": document}] if isinstance(document, str) else document
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    else:
+        text = document if isinstance(document, str) else "\n\n".join(message["content"] for message in document)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _describe(config: CalibrationConfig) -> str:
+    match config:
+        case SelfCalibration():
+            return "self"
+        case FileCalibration():
+            return f"file {config.path.name} ({digest_of_file(config.path)})"
+        case HubCalibration():
+            return f"hub {config.id}@{config.revision} {config.config or ''}[{config.split}]"

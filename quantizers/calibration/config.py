@@ -1,0 +1,79 @@
+"""What the calibrate stage is asked: where the text comes from, how much of it, and through which template."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.base import StrictModel
+from configs.errors import RequestError
+from registry.contracts import CheckpointRecord, FilesJob
+from registry.contracts.base import Device, DType
+
+
+class _Calibration(StrictModel):
+    samples: int = Field(default=128, ge=1)
+    """Rows."""
+    tokens: int = Field(default=512, ge=16)
+    """Tokens in each row."""
+    seed: int = 0
+    chat_template: bool = False
+    """Through the model's chat template: what an instruct model is going to see."""
+
+
+class SelfCalibration(_Calibration):
+    """Text sampled from the model itself at temperature 1; needs no data."""
+
+    source: Literal["self"]
+
+
+class FileCalibration(_Calibration):
+    """A local file: .jsonl with `text` or `messages` in each line, or .txt with documents between empty lines."""
+
+    source: Literal["file"]
+    path: Path
+
+
+class HubCalibration(_Calibration):
+    """A Hugging Face data set at a fixed revision, streamed."""
+
+    source: Literal["hub"]
+    id: str
+    config: str | None = None
+    split: str = "train"
+    revision: str = Field(min_length=1)
+    text_column: str = "text"
+
+
+CalibrationConfig = Annotated[SelfCalibration | FileCalibration | HubCalibration, Field(discriminator="source")]
+
+
+class CalibrateJob(FilesJob):
+    """Make the token rows that GPTQ and AWQ look at."""
+
+    config: CalibrationConfig
+    checkpoint_dir: Path
+    checkpoint: CheckpointRecord
+    excluded_texts: list[str]
+    """Texts of the evaluation suite; no row may hold one."""
+    device: Device
+    dtype: DType
+    threads: int
+
+
+def check_calibration(config: CalibrationConfig, max_position_embeddings: int, has_chat_template: bool) -> None:
+    """Refuse what the calibrate stage would refuse before it loads anything (RequestError)."""
+    if config.tokens > max_position_embeddings:
+        raise RequestError(
+            f"calibration rows of {config.tokens} tokens exceed the model's {max_position_embeddings} positions",
+            remedy=f"set tokens to {max_position_embeddings} or less",
+        )
+    if config.chat_template and not has_chat_template:
+        raise RequestError(
+            "calibration asks for the chat template, but the model has none", remedy="set chat_template to false"
+        )
+    if isinstance(config, FileCalibration):
+        if config.path.suffix not in (".jsonl", ".txt"):
+            raise RequestError(f"{config.path} is neither .jsonl nor .txt", remedy="convert it to one of the two")
+        if not config.path.is_file():
+            raise RequestError(f"the calibration file {config.path} does not exist", remedy="mend the path")

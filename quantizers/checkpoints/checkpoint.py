@@ -1,0 +1,194 @@
+"""The prepare stage: any source becomes a folder of safetensors with its tokenizer, and a record of what is in it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.errors import RequestError, StageError
+from quantizers.checkpoints.safetensors_header import read_headers, weight_files
+from quantizers.checkpoints.sources import (
+    FolderSource,
+    GgufSource,
+    HubSource,
+    PackageGgufSource,
+    SourceConfig,
+    check_architecture,
+    check_folder,
+    check_gguf,
+    locate_gguf,
+    read_config,
+)
+from quantizers.checkpoints.tokenizer_files import TOKENIZER_PATTERNS
+from registry.contracts import CheckpointRecord, FilesJob
+from registry.contracts.base import DType
+from registry.hashing import digest_of_file, manifest_of
+
+if TYPE_CHECKING:
+    from registry.stage_process import StageClock
+
+_COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    *TOKENIZER_PATTERNS,
+    "*.safetensors.index.json",
+    "LICENSE*",
+)
+"""What belongs to a checkpoint besides its weights. A list of what may come in: pickles and scripts stay outside."""
+
+_DTYPES: dict[str, DType] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+class PrepareJob(FilesJob):
+    """Turn a source into a safetensors checkpoint in `output_dir`."""
+
+    source: SourceConfig
+    dtype: DType
+    """What GGUF weights are written as; sources that are safetensors already keep their own."""
+
+
+def prepare(job: PrepareJob, clock: StageClock) -> tuple[CheckpointRecord, dict[str, str]]:
+    """Write the checkpoint into `job.output_dir`.
+
+    Returns:
+        The record, and distribution name -> version of the libraries that shaped the files.
+
+    Raises:
+        RequestError: The source is refused (see quantizers.checkpoints.sources.check_source).
+        StageError: A GGUF file or a download broke off.
+    """
+    versions: dict[str, str] = {}
+    match job.source:
+        case FolderSource(path=path):
+            with clock.part("copy"):
+                _copy_folder(path, job.output_dir)
+            origin = f"folder {path.name}"
+        case HubSource(id=model_id, revision=revision):
+            with clock.part("download"):
+                snapshot = _download(model_id, revision)
+            with clock.part("copy"):
+                _copy_folder(snapshot, job.output_dir)
+            origin = f"hub {model_id}@{snapshot.name}"
+        case GgufSource() | PackageGgufSource():
+            path = locate_gguf(job.source)
+            check_gguf(path)
+            _convert_gguf(path, job.dtype, job.output_dir, clock)
+            origin = f"gguf {path.name} ({digest_of_file(path)})"
+            versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "gguf")}
+    with clock.part("hash"):
+        return describe(job.output_dir, origin=origin, note=job.source.note), versions
+
+
+def describe(folder: Path, *, origin: str, note: str | None = None) -> CheckpointRecord:
+    """The record of a safetensors checkpoint, from its headers and config; no weight is loaded."""
+    config = read_config(folder)
+    check_architecture(config, folder)
+    headers = read_headers(folder)
+    manifest = manifest_of(folder)
+    bytes_by_dtype: dict[str, int] = {}
+    for info in headers.values():
+        bytes_by_dtype[info.dtype] = bytes_by_dtype.get(info.dtype, 0) + info.size_bytes
+    stored = max(bytes_by_dtype, key=lambda name: bytes_by_dtype[name], default="nothing")
+    if stored not in _DTYPES:
+        raise RequestError(
+            f"most weights in {folder} are stored as {stored}",
+            remedy=f"use a checkpoint in one of {', '.join(_DTYPES)}",
+        )
+    linear_shapes = {
+        name.removesuffix(".weight"): (info.shape[0], info.shape[1])
+        for name, info in headers.items()
+        if ".layers." in name and name.endswith(".weight") and len(info.shape) == 2
+    }
+    if not linear_shapes:
+        raise RequestError(f"{folder} is no model: it has no decoder layers", remedy="name a whole checkpoint")
+    tied = bool(config.get("tie_word_embeddings", "lm_head.weight" not in headers))
+    return CheckpointRecord(
+        digest=manifest.digest,
+        size_bytes=manifest.size_bytes,
+        architecture=config["architectures"][0],
+        parameters=sum(
+            _product(info.shape) for name, info in headers.items() if not (tied and name == "lm_head.weight")
+        ),
+        dtype=_DTYPES[stored],
+        max_position_embeddings=_whole_number(config, "max_position_embeddings", folder),
+        tie_word_embeddings=tied,
+        linear_shapes=linear_shapes,
+        num_attention_heads=_whole_number(config, "num_attention_heads", folder),
+        num_key_value_heads=config.get("num_key_value_heads") or _whole_number(config, "num_attention_heads", folder),
+        has_chat_template=_has_chat_template(folder),
+        origin=origin,
+        note=note,
+    )
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    check_folder(source)
+    target.mkdir(parents=True, exist_ok=True)
+    wanted = {path for pattern in _COMPANIONS for path in source.glob(pattern) if path.is_file()}
+    for path in sorted(wanted | set(weight_files(source))):
+        shutil.copyfile(path, target / path.name)
+
+
+def _download(model_id: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(model_id, revision=revision, allow_patterns=[*_COMPANIONS, "*.safetensors"])
+    except Exception as error:  # The hub's client raises dozens of types; all of them mean the same to a user.
+        raise StageError(
+            f"{model_id} at revision {revision} cannot be fetched from the hub: {type(error).__name__}: {error}",
+            remedy="check id, revision and network, or fetch the model elsewhere and use `kind: folder`",
+        ) from error
+    return Path(folder)
+
+
+def _convert_gguf(path: Path, dtype: DType, target: Path, clock: StageClock) -> None:
+    with clock.part("import"):
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    with clock.part("load"):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        except Exception as error:  # transformers' GGUF reader raises whatever it stumbles over.
+            raise RequestError(
+                f"{path} holds no tokenizer that transformers reads: {error}",
+                remedy="use a GGUF file that was converted together with its tokenizer",
+            ) from error
+        try:
+            # Without `dequantize=True` the model cannot be saved again.
+            model = AutoModelForCausalLM.from_pretrained(
+                path.parent,
+                gguf_file=path.name,
+                dtype=getattr(torch, dtype),
+                quantization_config=GgufConfig(dequantize=True, gguf_file=path.name),
+            )
+        except Exception as error:
+            raise StageError(
+                f"transformers cannot read {path}: {type(error).__name__}: {error}", remedy="fetch the GGUF file again"
+            ) from error
+    with clock.part("save"):
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+
+def _has_chat_template(folder: Path) -> bool:
+    config = folder / "tokenizer_config.json"
+    return (folder / "chat_template.jinja").is_file() or (
+        config.is_file() and '"chat_template"' in config.read_text(encoding="utf-8")
+    )
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product
+
+
+def _whole_number(config: dict[str, Any], key: str, folder: Path) -> int:
+    value = config.get(key)
+    if not isinstance(value, int) or value < 1:
+        raise RequestError(f"{folder}/config.json says {key}: {value!r}", remedy=f"write the model's own {key} there")
+    return value

@@ -1,0 +1,231 @@
+"""Where a model comes from, and everything that can be refused about it before a stage is started."""
+
+import difflib
+import importlib.metadata
+import json
+import struct
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from configs.base import StrictModel
+from configs.errors import RequestError
+from quantizers.checkpoints import gguf_header
+from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX, read_headers, weight_files
+
+ARCHITECTURES: dict[str, str] = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForCausalLM": "gemma3",
+    "Phi3ForCausalLM": "phi3",
+    "SmolLM3ForCausalLM": "smollm3",
+}
+"""Dense decoder-only models that transformers, the quantizing engines and vLLM all know -> GGUF's name for them."""
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+class _Source(StrictModel):
+    note: str | None = None
+    """Shown wherever the model's numbers are shown, such as: rounded to 4 bits once before."""
+
+
+class FolderSource(_Source):
+    """A folder with safetensors, config.json and tokenizer."""
+
+    kind: Literal["folder"]
+    path: Path
+
+
+class GgufSource(_Source):
+    """A GGUF file; its weights are dequantized."""
+
+    kind: Literal["gguf"]
+    path: Path
+
+
+class PackageGgufSource(_Source):
+    """A GGUF file that an installed Python distribution carries; the distribution's code is never run."""
+
+    kind: Literal["package_gguf"]
+    package: str
+    file: str = "*.gguf"
+    """Glob over the distribution's files; it has to match exactly one."""
+
+
+class HubSource(_Source):
+    """A Hugging Face model at a fixed revision."""
+
+    kind: Literal["hub"]
+    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str = Field(min_length=1)
+    """Commit or tag. A commit is better: a tag can move."""
+
+
+SourceConfig = Annotated[FolderSource | GgufSource | PackageGgufSource | HubSource, Field(discriminator="kind")]
+
+
+def check_source(source: SourceConfig) -> None:
+    """Refuse what prepare would refuse, in milliseconds and without the network.
+
+    Raises:
+        RequestError: Missing files, pickle weights, remote code, an unsupported architecture, a missing tokenizer,
+            a checkpoint that is quantized already, or something that is no model at all.
+    """
+    match source:
+        case FolderSource():
+            check_folder(source.path)
+        case GgufSource() | PackageGgufSource():
+            check_gguf(locate_gguf(source))
+        case HubSource():
+            # What the hub holds is seen after the download; the id's form was checked by the model itself.
+            return
+
+
+def checkpoint_bytes(source: SourceConfig) -> int | None:
+    """What the prepared checkpoint's weights take on disk; None for a hub model that was not downloaded before.
+
+    A GGUF file's weights become bfloat16, two bytes each.
+
+    Raises:
+        RequestError: The folder's index or the GGUF header is broken.
+    """
+    match source:
+        case FolderSource():
+            return sum(path.stat().st_size for path in weight_files(source.path))
+        case HubSource():
+            return _downloaded_bytes(source)
+        case GgufSource() | PackageGgufSource():
+            path = locate_gguf(source)
+            try:
+                return 2 * gguf_header.element_count(path)
+            except (ValueError, struct.error) as error:
+                raise RequestError(f"the header of {path} is broken: {error}", remedy="fetch the file again") from error
+
+
+def _downloaded_bytes(source: HubSource) -> int | None:
+    """The same from what lies in the hub's cache on this disk: the shards' index, or the only file."""
+    from huggingface_hub import try_to_load_from_cache
+
+    index = try_to_load_from_cache(source.id, WEIGHTS_INDEX, revision=source.revision)
+    if isinstance(index, str):
+        # A download that broke off leaves an index without all of its shards.
+        total = json.loads(Path(index).read_text(encoding="utf-8")).get("metadata", {}).get("total_size")
+        return int(total) if total is not None else None
+    weights = try_to_load_from_cache(source.id, "model.safetensors", revision=source.revision)
+    return Path(weights).stat().st_size if isinstance(weights, str) else None
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is no safe, complete, supported safetensors checkpoint (RequestError)."""
+    config = read_config(folder)
+    _refuse_remote_code(folder, config)
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "an unnamed method")
+        raise RequestError(
+            f"the checkpoint in {folder} is quantized already ({method})",
+            remedy="name the original checkpoint in 16 or 32 bits",
+        )
+    check_architecture(config, folder)
+    if not weight_files(folder):
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
+        if pickles:
+            raise RequestError(
+                f"{folder} holds pickle weights only ({', '.join(pickles[:3])}), which run code when they are loaded",
+                remedy="convert the checkpoint to safetensors on a machine that you can lose",
+            )
+        raise RequestError(f"{folder} holds no weights", remedy="put the *.safetensors files beside config.json")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise RequestError(
+            f"{folder} holds no tokenizer ({', '.join(_TOKENIZER_FILES)})",
+            remedy="copy the tokenizer's files from the place that the weights came from",
+        )
+    if not any(info.dtype in ("F32", "BF16", "F16") and len(info.shape) == 2 for info in read_headers(folder).values()):
+        raise RequestError(
+            f"the safetensors in {folder} hold no weight matrices in float32, bfloat16 or float16",
+            remedy="name a checkpoint in one of these types",
+        )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder (RequestError where there is none)."""
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise RequestError(f"the model folder {folder} does not exist", remedy="mend the source's path")
+    if not path.is_file():
+        raise RequestError(f"{folder} is no model: it has no config.json", remedy="name the folder of a checkpoint")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RequestError(f"{path} is not JSON: {error}", remedy="fetch the file again") from error
+    if not isinstance(config, dict):
+        raise RequestError(f"{path} does not hold a JSON object", remedy="fetch the file again")
+    return config
+
+
+def check_architecture(config: dict[str, Any], place: Path) -> None:
+    """Refuse a config that names none of ARCHITECTURES (RequestError with the nearest name)."""
+    named = config.get("architectures") or []
+    if not named:
+        raise RequestError(f"{place} is no model: its config.json names no architecture", remedy=_supported())
+    if named[0] not in ARCHITECTURES:
+        raise RequestError(f"the architecture {named[0]} in {place} is not supported", remedy=_supported(named[0]))
+
+
+def locate_gguf(source: GgufSource | PackageGgufSource) -> Path:
+    """The GGUF file that a source means.
+
+    Raises:
+        RequestError: The file or the distribution is missing, or the glob does not match exactly one file.
+    """
+    if isinstance(source, GgufSource):
+        if not source.path.is_file():
+            raise RequestError(f"the GGUF file {source.path} does not exist", remedy="mend the source's path")
+        return source.path
+    try:
+        files = importlib.metadata.files(source.package) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise RequestError(
+            f"the Python distribution {source.package!r} is not installed", remedy=f"pip install {source.package}"
+        ) from error
+    found = [Path(str(file.locate())) for file in files if file.match(source.file)]
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise RequestError(
+            f"{source.file!r} has to match one file of the distribution {source.package!r}; it matches: {names}",
+            remedy="set the source's `file`",
+        )
+    return found[0]
+
+
+def check_gguf(path: Path) -> None:
+    """Refuse a file that is not GGUF or holds an unsupported architecture (RequestError)."""
+    try:
+        name = gguf_header.architecture(path)
+    except (ValueError, struct.error) as error:
+        raise RequestError(f"{path} is no model: {error}", remedy="name a GGUF file of version 2 or 3") from error
+    if name not in ARCHITECTURES.values():
+        raise RequestError(f"the GGUF architecture {name!r} in {path} is not supported", remedy=_supported(name))
+
+
+def _refuse_remote_code(folder: Path, config: dict[str, Any]) -> None:
+    tokenizer = folder / "tokenizer_config.json"
+    mapped = "auto_map" in config or (tokenizer.is_file() and '"auto_map"' in tokenizer.read_text(encoding="utf-8"))
+    scripts = sorted(path.name for path in folder.glob("*.py"))
+    if mapped or scripts:
+        what = f"Python files ({', '.join(scripts[:3])})" if scripts else "an `auto_map` that names Python code"
+        raise RequestError(
+            f"the checkpoint in {folder} brings {what}; code that comes with weights is never run",
+            remedy="use a checkpoint whose architecture is part of transformers, without auto_map and *.py files",
+        )
+
+
+def _supported(name: str = "") -> str:
+    near = difflib.get_close_matches(name, [*ARCHITECTURES, *ARCHITECTURES.values()], n=1)
+    return (f"the nearest supported one is {near[0]}; " if near else "") + f"supported: {', '.join(ARCHITECTURES)}"

@@ -1,0 +1,240 @@
+"""GPTQModel, the engine behind GPTQ and AWQ: loading, quantizing and saving in its terms, its log read in ours."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.machinery
+import json
+import os
+import shutil
+import sys
+import tempfile
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from configs.errors import StageError
+from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
+from quantizers.checkpoints.tokenizer_files import tokenizer_files
+from quantizers.engines.packing import whole_tensor_packing
+from registry.contracts import QuantizedModule
+
+if TYPE_CHECKING:
+    from quantizers.base import QuantizeJob
+    from registry.stage_process import StageClock
+
+ENGINE = "gptqmodel"
+LIBRARIES = ("gptqmodel", "torch", "transformers")
+"""Whose versions shape the weights."""
+
+_GAVE_UP_LOSS = 999999999
+"""What the engine logs for a module that it rounded to nearest while fallbacks are off (quantization/gptq.py)."""
+
+
+def import_engine(threads: int) -> Any:
+    """Import `gptqmodel`, ready for a machine with `threads` cores and no torchvision.
+
+    Its CPU pool refuses to start with fewer than two workers, and it imports torchvision for one image model. The
+    stub comes after transformers has looked for torchvision itself, or transformers takes the stub for the real one.
+    """
+    os.environ["GPTQMODEL_CPU_WORKERS"] = str(max(2, threads))
+    import torch
+    from transformers import PreTrainedModel  # noqa: F401
+
+    torch.set_num_threads(threads)
+    if "torchvision" not in sys.modules:
+        try:
+            import torchvision  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
+        except (ImportError, RuntimeError, OSError):
+            for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
+                sys.modules[name] = _Stub(name)
+    import gptqmodel
+
+    return gptqmodel
+
+
+class _Stub(types.ModuleType):
+    """A module in which every name exists and is of no use."""
+
+    __path__: list[str] = []
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        # `importlib.util.find_spec` raises on a loaded module without one, and transformers asks it.
+        self.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
+def run_engine(
+    job: QuantizeJob,
+    clock: StageClock,
+    engine_config: Mapping[str, Any],
+    overrides: contextlib.AbstractContextManager[None],
+    backend: str = "AUTO",
+) -> QuantizeOutcome:
+    """Quantize `job.checkpoint_dir` by the engine and write a complete artifact into `job.output_dir`.
+
+    Args:
+        job: Its `calibration_dir` holds `rows.json`, lists of token ids.
+        clock: Counts `import`, `load`, `quantize`, `save`; progress is told by decoder layer.
+        engine_config: Arguments of the engine's QuantizeConfig, `device` and disk policy excepted.
+        overrides: Entered around the quantization: replaced engine functions, put back on exit.
+        backend: Name of a member of the engine's BACKEND.
+
+    Raises:
+        StageError: The engine failed, or left a Linear of the checkpoint unquantized.
+    """
+    if job.output_dir is None:
+        raise StageError("a quantize job names no output_dir", remedy="give the job an empty output directory")
+    output_dir = job.output_dir.resolve()
+    config = cast(CalibratedMethodConfig, job.config)
+    rows = read_rows(job.calibration_dir)[: config.calibration_rows]
+    job = job.model_copy(update={"checkpoint_dir": job.checkpoint_dir.resolve()})
+    with _engine_workplace(output_dir):
+        with clock.part("import"):
+            gptqmodel = import_engine(job.threads)
+        try:
+            with clock.part("load"):
+                model = _load(gptqmodel, job, engine_config)
+            with clock.part("quantize"), whole_tensor_packing(), overrides:
+                _report_layers(model, clock, job)
+                model.quantize(
+                    calibration=rows,
+                    batch_size=1,
+                    backend=getattr(gptqmodel.BACKEND, backend),
+                )
+            modules = read_quant_log(model.quant_log, model.extract_layers_node())
+            # The engine logs in the order its workers finished; equal work is to give equal records.
+            modules.sort(key=lambda module: module.name)
+            _check_complete(modules, job.checkpoint.linear_shapes)
+            with clock.part("save"):
+                _restore_dtype(model, job)
+                model.save(str(output_dir))
+                _finish_artifact(job.checkpoint_dir, output_dir)
+        except OSError:
+            raise  # a full disk explains itself
+        except StageError:
+            raise
+        except Exception as error:
+            raise StageError(
+                f"{ENGINE} gave up on {job.name} ({job.config.method}): {type(error).__name__}: {error}",
+                remedy="read this stage's log; more calibration rows or a larger damp_percent help where a matrix could"
+                " not be inverted, fewer or shorter rows where memory ran out",
+            ) from error
+    return QuantizeOutcome(
+        modules=modules, versions={library: version(library) for library in LIBRARIES}, engine=ENGINE
+    )
+
+
+def _load(gptqmodel: Any, job: QuantizeJob, engine_config: Mapping[str, Any]) -> Any:
+    import torch
+
+    config = gptqmodel.QuantizeConfig(
+        **engine_config,
+        device=job.device,
+        # The weights fit in memory beside a layer's activations; offloading would also write its path into config.json.
+        offload_to_disk=False,
+    )
+    # Dense models only: the engine turns a missing value into its default (fallback on), so it is cleared afterwards.
+    config.fallback = None
+    return gptqmodel.GPTQModel.load(str(job.checkpoint_dir), config, dtype=getattr(torch, job.dtype))
+
+
+def _restore_dtype(model: Any, job: QuantizeJob) -> None:
+    """Give embeddings and norms the checkpoint's dtype again, where they were widened for the work."""
+    import torch
+
+    dtype = getattr(torch, job.checkpoint.dtype)
+    for parameter in model.model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.model.config.dtype = dtype
+
+
+def _report_layers(model: Any, clock: StageClock, job: QuantizeJob) -> None:
+    """Have the engine tell `clock` of every finished decoder layer."""
+    total = model.model.config.num_hidden_layers
+    print(f"{ENGINE}: {job.name}, {total} layers in {job.dtype} on {job.device}", file=sys.stderr)
+
+    def layer_complete(layer_idx: int, submodule_finalized: bool) -> None:
+        if not submodule_finalized:
+            clock.progress("quantize", layer_idx + 1, total)
+
+    model.layer_callback = layer_complete
+
+
+@contextlib.contextmanager
+def _engine_workplace(output_dir: Path) -> Iterator[None]:
+    """A working directory that goes away with the `logs/` folder the engine makes in it, and stdout sent to stderr."""
+    with (
+        tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".gptqmodel-") as scratch,
+        contextlib.chdir(scratch),
+        contextlib.redirect_stdout(sys.stderr),
+    ):
+        yield
+
+
+def read_rows(calibration_dir: Path | None) -> list[dict[str, list[int]]]:
+    """Read `rows.json` (lists of token ids) as the engine wants its calibration rows."""
+    if calibration_dir is None:
+        raise StageError(
+            "GPTQ and AWQ need calibration rows and the job names none", remedy="add a calibration to the recipe"
+        )
+    rows = json.loads((calibration_dir / "rows.json").read_text(encoding="utf-8"))
+    return [{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows]
+
+
+def read_quant_log(quant_log: Sequence[Mapping[str, Any]], layers_node: Sequence[str] | str) -> list[QuantizedModule]:
+    """Read the engine's own log, one entry a module.
+
+    The in-memory log is read and not `quant_log.csv`, whose rows do not match their header (models/writer.py). A loss
+    may be a number, a number in a string, "not applicable" (AWQ, where a module is not scaled), or a string that tells
+    of a fallback: "rtn fallback", "fallback(rtn): 0.0012".
+
+    Args:
+        quant_log: `model.quant_log`: entries with `layer`, `module`, `loss`.
+        layers_node: Where the decoder layers lie, such as `model.layers`.
+    """
+    prefix = layers_node if isinstance(layers_node, str) else layers_node[0]
+    return [_read_entry(f"{prefix}.{entry['layer']}.{entry['module']}", entry.get("loss")) for entry in quant_log]
+
+
+def _read_entry(name: str, loss: Any) -> QuantizedModule:
+    try:
+        value = float(loss)
+    except (TypeError, ValueError):
+        text = str(loss)
+        return QuantizedModule(name=name, fallback=text if "fallback" in text else None)
+    if value >= _GAVE_UP_LOSS:
+        return QuantizedModule(name=name, fallback="round-to-nearest: its Hessian could not be inverted")
+    return QuantizedModule(name=name, loss=value)
+
+
+def _check_complete(modules: Sequence[QuantizedModule], linear_shapes: Mapping[str, Any]) -> None:
+    """With fallbacks off, the engine leaves a module that saw no tokens as it was and only logs it."""
+    missing = sorted(set(linear_shapes) - {module.name for module in modules})
+    if missing:
+        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        raise StageError(
+            f"{ENGINE} left {len(missing)} of {len(linear_shapes)} Linears unquantized: {shown}",
+            remedy="use more calibration rows, so that every module sees tokens",
+        )
+
+
+def _finish_artifact(checkpoint_dir: Path, output_dir: Path) -> None:
+    """Put the source's own tokenizer files in place and drop what the engine adds for itself.
+
+    The engine rewrites `tokenizer_class` on saving (models/writer.py), and its `quant_log.csv` holds wall times, which
+    would give equal weights different digests.
+    """
+    (output_dir / "quant_log.csv").unlink(missing_ok=True)
+    generation = "generation_config.json"
+    for written in (*tokenizer_files(output_dir), output_dir / generation):
+        written.unlink(missing_ok=True)
+    for source in (*tokenizer_files(checkpoint_dir), *checkpoint_dir.glob(generation)):
+        shutil.copyfile(source, output_dir / source.name)

@@ -1,0 +1,131 @@
+"""From packed tensors back to weights, written down from the formats and not from the engines that made them.
+
+An engine that packs wrongly and unpacks wrongly in the same way would agree with itself; it does not agree with this.
+Formats: GPTQ v1 and v2 (gptqmodel/nn_modules/qlinear), AWQ GEMM (casper-hansen/AutoAWQ, awq/utils/packing_utils.py),
+NF4 with nested statistics (bitsandbytes/functional.py, `QuantState`), INT8 rows (bitsandbytes, `SCB`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantizers.checkpoints.safetensors_header import TensorInfo, read_headers
+from registry.contracts.base import Method
+
+if TYPE_CHECKING:
+    import torch
+
+PACKED: dict[Method, tuple[str, str]] = {
+    "gptq": ("qweight", "I32"),
+    "awq": ("qweight", "I32"),
+    "bnb_nf4": ("weight", "U8"),
+    "bnb_int8": ("weight", "I8"),
+}
+"""Method -> (the packed tensor's name in its module, its safetensors dtype)."""
+
+_WORD_BITS = 32
+_AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
+"""Where in a 32-bit word the GEMM format keeps the n-th of eight neighbours."""
+_INT8_RANGE = 127
+
+
+class TensorFiles:
+    """The tensors of a model folder, read one at a time; a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self.headers: dict[str, TensorInfo] = read_headers(folder)
+        self._stack = ExitStack()
+        self._open: dict[Path, Any] = {}
+
+    def __enter__(self) -> TensorFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.headers
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor as stored, on the CPU."""
+        from safetensors import safe_open
+
+        path = self.headers[name].file
+        if path not in self._open:
+            self._open[path] = self._stack.enter_context(safe_open(path, framework="pt"))
+        tensor: torch.Tensor = self._open[path].get_tensor(name)
+        return tensor
+
+
+def dequantize(files: TensorFiles, module: str, method: Method, quantization_config: dict[str, Any]) -> torch.Tensor:
+    """The float32 weights of one module, [out_features, in_features].
+
+    Args:
+        files: The artifact.
+        module: Name of the Linear.
+        method: Chooses the format.
+        quantization_config: config.json's; GPTQ and AWQ read `bits`, `group_size`, `checkpoint_format`.
+    """
+    match method:
+        case "gptq":
+            return _gptq(files, module, quantization_config["bits"], quantization_config.get("checkpoint_format"))
+        case "awq":
+            return _awq(files, module, quantization_config["bits"])
+        case "bnb_nf4":
+            return _nf4(files, module)
+        case "bnb_int8":
+            rows = files.read(f"{module}.SCB").float() / _INT8_RANGE
+            return files.read(f"{module}.weight").float() * rows[:, None]
+
+
+def _gptq(files: TensorFiles, module: str, bits: int, checkpoint_format: str | None) -> torch.Tensor:
+    """qweight [in / per_word, out], qzeros [groups, out / per_word], scales [groups, out], g_idx [in]."""
+    codes = _unpack(files.read(f"{module}.qweight"), bits, dim=0)
+    # Version 1 stores every zero point less one.
+    zeros = _unpack(files.read(f"{module}.qzeros"), bits, dim=1) + (0 if checkpoint_format == "gptq_v2" else 1)
+    scales = files.read(f"{module}.scales").float()
+    groups = files.read(f"{module}.g_idx")
+    weights = codes.float().sub_(zeros.float().index_select(0, groups))
+    return weights.mul_(scales.index_select(0, groups)).T
+
+
+def _awq(files: TensorFiles, module: str, bits: int) -> torch.Tensor:
+    """qweight [in, out / per_word], qzeros [groups, out / per_word], scales [groups, out]."""
+    codes = _unpack(files.read(f"{module}.qweight"), bits, dim=1, order=_AWQ_ORDER)
+    zeros = _unpack(files.read(f"{module}.qzeros"), bits, dim=1, order=_AWQ_ORDER)
+    scales = files.read(f"{module}.scales").float()
+    grouped = codes.float().view(len(scales), -1, codes.shape[1])
+    return grouped.sub_(zeros[:, None]).mul_(scales[:, None]).view_as(codes).T
+
+
+def _nf4(files: TensorFiles, module: str) -> torch.Tensor:
+    """Two codes a byte, the first in the high half; a maximum for each block, itself 8-bit where they are nested."""
+    import torch
+
+    prefix = f"{module}.weight"
+    state = json.loads(bytes(files.read(f"{prefix}.quant_state.bitsandbytes__nf4").tolist()))
+    maxima = files.read(f"{prefix}.absmax")
+    if "nested_blocksize" in state:
+        shares = files.read(f"{prefix}.nested_quant_map")[maxima.long()]
+        block_maxima = files.read(f"{prefix}.nested_absmax").repeat_interleave(state["nested_blocksize"])
+        maxima = shares * block_maxima[: len(shares)] + state["nested_offset"]
+    levels = files.read(f"{prefix}.quant_map").float()
+    of_byte = torch.stack([levels.repeat_interleave(len(levels)), levels.repeat(len(levels))], dim=1)
+    values = of_byte.index_select(0, files.read(prefix).flatten().int()).flatten()
+    padding = len(maxima) * state["blocksize"] - len(values)
+    blocks = torch.nn.functional.pad(values, (0, padding)).view(len(maxima), -1)
+    return blocks.mul_(maxima.float()[:, None]).flatten()[: len(values)].view(state["shape"])
+
+
+def _unpack(words: torch.Tensor, bits: int, *, dim: int, order: Sequence[int] | None = None) -> torch.Tensor:
+    """int32 words [rows, columns] -> codes, `per_word` times as many along `dim`, lowest bits first or in `order`."""
+    import torch
+
+    per_word = _WORD_BITS // bits
+    # A place at a time: each is one pass over all words, where one shift of all places would go word by word.
+    places = [(words >> bits * place) & ((1 << bits) - 1) for place in order or range(per_word)]
+    return torch.stack(places, dim + 1).flatten(dim, dim + 1)

@@ -1,0 +1,273 @@
+"""The inspect stage: is the artifact what it says it is? Asked of the files, not of the engine that wrote them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantizers.base import LinearShapes
+from quantizers.checkpoints.safetensors_header import TensorInfo, read_headers
+from quantizers.checkpoints.sources import read_config
+from quantizers.checkpoints.tokenizer_files import tokenizer_files
+from quantizers.inspection.agreement import compare_weights
+from quantizers.inspection.dequantize import PACKED, TensorFiles
+from registry.contracts import ArtifactRecord, CheckpointRecord, InspectionCheck, InspectionRecord, StageJob
+from registry.contracts.base import Device, DType
+from registry.hashing import manifest_of
+
+if TYPE_CHECKING:
+    from registry.stage_process import StageClock
+
+MIN_CORRELATION = 0.9
+"""Sound 4-bit weights of real models give 0.99 and more, an artifact that an engine had ruined gave 0.10."""
+
+_NOMINAL_BITS = {"bnb_nf4": 4, "bnb_int8": 8}
+_MAX_OVERHEAD_BITS = 2.0
+"""Scales, zeros and tables, per weight; large only in models of a few thousand weights a layer."""
+_SIZE_TOLERANCE = 0.10
+
+_PROBE_PROMPT = "The capital of France is"
+_PROBE_TOKENS = 16
+_PROBE_TEXTS = (
+    _PROBE_PROMPT,
+    "def add(a, b):\n    return a + b\n",
+    "  two  spaces, a tab\t, Zürich, 東京, \N{GRINNING FACE}",
+    "3.14159 * 2,000 = 6,283.18",
+)
+
+
+class InspectJob(StageJob):
+    """Compare an artifact with its source."""
+
+    checkpoint_dir: Path
+    checkpoint: CheckpointRecord
+    artifact_dir: Path
+    artifact: ArtifactRecord
+    device: Device
+    dtype: DType
+    """What the artifact is reloaded in for the probe prompt."""
+    threads: int
+
+
+def inspect(job: InspectJob, clock: StageClock) -> tuple[InspectionRecord, dict[str, str]]:
+    """Answer every question; a failed check is a result here, and no exception.
+
+    Returns:
+        The record, and distribution name -> version of the libraries that the reload used.
+    """
+    with clock.part("hash"):
+        checks = [_check_digest(job)]
+    if not checks[0].passed:
+        return _record(job, checks), {}
+    with clock.part("import"):
+        import torch
+    torch.set_num_threads(job.threads)
+    headers = read_headers(job.artifact_dir)
+    checks.append(check_packed(headers, job.checkpoint, job.artifact))
+    checks.append(check_size(headers, job.checkpoint, job.artifact, read_headers(job.checkpoint_dir)))
+    correlation: dict[str, float] = {}
+    error: dict[str, float] = {}
+    if checks[1].passed:
+        with (
+            clock.part("compare"),
+            TensorFiles(job.checkpoint_dir) as source,
+            TensorFiles(job.artifact_dir) as artifact,
+        ):
+            correlation, error = compare_weights(
+                source,
+                artifact,
+                job.checkpoint,
+                job.artifact.method,
+                read_config(job.artifact_dir)["quantization_config"],
+                lambda done, total: clock.progress("compare", done, total),
+            )
+        checks.append(check_agreement(correlation, error))
+    # Imported here, or the first part that needs them would be charged for it.
+    with clock.part("import"):
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+    with clock.part("tokenizer"):
+        checks.append(check_tokenizer(job.checkpoint_dir, job.artifact_dir))
+    with clock.part("import"):
+        _import_engine_of(job)
+    with clock.part("reload"):
+        reload, answer = _reload(job)
+    checks.append(reload)
+    versions = {name: importlib.metadata.version(name) for name in ("transformers", "torch", "safetensors")}
+    return _record(job, checks, correlation, error, answer), versions
+
+
+def bits_per_weight(headers: dict[str, TensorInfo], linear_shapes: LinearShapes) -> float:
+    """Bits on disk for the Linears, biases left out, over the number of their weights."""
+    stored = sum(
+        info.size_bytes
+        for name, info in headers.items()
+        if _module_of(name, linear_shapes) is not None and not name.endswith(".bias")
+    )
+    return 8 * stored / sum(rows * columns for rows, columns in linear_shapes.values())
+
+
+def check_packed(
+    headers: dict[str, TensorInfo], checkpoint: CheckpointRecord, artifact: ArtifactRecord
+) -> InspectionCheck:
+    """Every Linear has to be stored in the method's packed dtype."""
+    name, dtype = PACKED[artifact.method]
+    plain = [
+        module
+        for module in checkpoint.linear_shapes
+        if f"{module}.{name}" not in headers or headers[f"{module}.{name}"].dtype != dtype
+    ]
+    total = sum(rows * columns for rows, columns in checkpoint.linear_shapes.values())
+    share = (
+        1 - sum(checkpoint.linear_shapes[module][0] * checkpoint.linear_shapes[module][1] for module in plain) / total
+    )
+    detail = f"{100 * share:.1f} % of the Linear weights are stored as {dtype}"
+    if plain:
+        detail += f"; not so: {', '.join(plain[:3])} ({len(plain)} in all). The engine left them out: read its log"
+    return InspectionCheck(name="packed_dtypes", passed=not plain, detail=detail)
+
+
+def check_size(
+    headers: dict[str, TensorInfo],
+    checkpoint: CheckpointRecord,
+    artifact: ArtifactRecord,
+    source_headers: dict[str, TensorInfo],
+) -> InspectionCheck:
+    """Bits per weight have to fit the method, and the rest of the model has to be as large as it was."""
+    bits = bits_per_weight(headers, checkpoint.linear_shapes)
+    nominal = _NOMINAL_BITS.get(artifact.method) or int(artifact.parameters["bits"])
+    size, source_size = _total(headers), _total(source_headers)
+    weights = sum(rows * columns for rows, columns in checkpoint.linear_shapes.values())
+    linear = sum(source_headers[f"{module}.weight"].size_bytes for module in checkpoint.linear_shapes)
+    expected = source_size - linear + weights * bits / 8
+    passed = nominal <= bits <= nominal + _MAX_OVERHEAD_BITS and abs(size / expected - 1) <= _SIZE_TOLERANCE
+    detail = (
+        f"{bits:.2f} bits per weight for a {nominal}-bit method; {size} bytes, {100 * size / source_size:.1f} % of the"
+        f" source, where {expected:.0f} were expected"
+    )
+    if not passed:
+        detail += "; compare the tensors of both folders: something is stored twice, widened or missing"
+    return InspectionCheck(name="size", passed=passed, detail=detail)
+
+
+def check_agreement(correlation: dict[str, float], error: dict[str, float]) -> InspectionCheck:
+    """Dequantized weights have to follow the source's in every module."""
+    bad = sorted((name for name, value in correlation.items() if value < MIN_CORRELATION), key=correlation.__getitem__)
+    worst = min(correlation, key=correlation.__getitem__)
+    detail = (
+        f"{len(correlation)} modules, lowest correlation {correlation[worst]:.4f} ({worst}),"
+        f" median relative error {statistics.median(error.values()):.4f}"
+    )
+    if bad:
+        named = ", ".join(f"{name} {correlation[name]:.2f}" for name in bad[:3])
+        detail += (
+            f"; below {MIN_CORRELATION}: {named} ({len(bad)} in all). The artifact does not hold the source's weights:"
+            " throw it away and quantize again, in another dtype if the engine has one"
+        )
+    return InspectionCheck(name="weight_agreement", passed=not bad, detail=detail)
+
+
+def check_tokenizer(checkpoint_dir: Path, artifact_dir: Path) -> InspectionCheck:
+    """Vocabulary, special tokens, chat template and the ids of probe texts have to be the source's."""
+    if _same_tokenizer_files(checkpoint_dir, artifact_dir):
+        # Loading both takes seconds; that the artifact's does load is seen when the model is.
+        detail = "the tokenizer's files and the chat template equal the source's byte for byte"
+        return InspectionCheck(name="tokenizer", passed=True, detail=detail)
+    from transformers import AutoTokenizer
+
+    try:
+        source, copy = (AutoTokenizer.from_pretrained(folder) for folder in (checkpoint_dir, artifact_dir))
+    except (OSError, ValueError, KeyError) as error:
+        return InspectionCheck(
+            name="tokenizer", passed=False, detail=f"the tokenizer does not load: {error}; copy the source's files"
+        )
+    facts = [_tokenizer_facts(tokenizer) for tokenizer in (source, copy)]
+    different = [what for what in facts[0] if facts[0][what] != facts[1][what]]
+    detail = (
+        f"not the source's: {', '.join(different)}; copy the source's tokenizer files into the artifact"
+        if different
+        else f"{len(source)} tokens, special tokens, chat template and probe ids equal the source's"
+    )
+    return InspectionCheck(name="tokenizer", passed=not different, detail=detail)
+
+
+def _same_tokenizer_files(checkpoint_dir: Path, artifact_dir: Path) -> bool:
+    files = [{file.name: file.read_bytes() for file in tokenizer_files(one)} for one in (checkpoint_dir, artifact_dir)]
+    return bool(files[0]) and files[0] == files[1]
+
+
+def _tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "vocabulary": tokenizer.get_vocab(),
+        "special tokens": (tokenizer.special_tokens_map, tokenizer.all_special_ids),
+        "chat template": tokenizer.chat_template,
+        "probe ids": [tokenizer(text)["input_ids"] for text in _PROBE_TEXTS],
+    }
+
+
+def _check_digest(job: InspectJob) -> InspectionCheck:
+    digest = manifest_of(job.artifact_dir).digest
+    passed = digest == job.artifact.digest
+    detail = digest if passed else f"the folder is {digest}, the record says {job.artifact.digest}; quantize again"
+    return InspectionCheck(name="digest", passed=passed, detail=detail)
+
+
+def _import_engine_of(job: InspectJob) -> None:
+    """What transformers reads the artifact through: GPTQ through optimum and gptqmodel, AWQ through gptqmodel."""
+    if job.artifact.method in ("gptq", "awq"):
+        from quantizers.engines.gptqmodel_engine import import_engine
+
+        import_engine(job.threads)
+
+
+def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
+    """Load through transformers alone, as a user of the artifact would, and answer the probe prompt greedily."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(job.artifact_dir)
+        model = AutoModelForCausalLM.from_pretrained(
+            job.artifact_dir, dtype=getattr(torch, job.dtype), device_map=job.device
+        )
+        prompt = tokenizer(_PROBE_PROMPT, return_tensors="pt").to(job.device)
+        with torch.inference_mode():
+            finite = bool(torch.isfinite(model(**prompt).logits).all())
+            output = model.generate(**prompt, max_new_tokens=_PROBE_TOKENS, min_new_tokens=1, do_sample=False)
+    except Exception as error:  # Whatever stops it, the artifact does not load, and that is the finding.
+        detail = f"transformers does not run the artifact: {type(error).__name__}: {error}"
+        return InspectionCheck(name="reload", passed=False, detail=detail), ""
+    answer = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :])
+    passed = finite and bool(answer)
+    detail = f"{_PROBE_PROMPT!r} -> {answer!r}" if finite else "the logits are not finite: quantize in another dtype"
+    return InspectionCheck(name="reload", passed=passed, detail=detail), answer
+
+
+def _record(
+    job: InspectJob,
+    checks: list[InspectionCheck],
+    correlation: dict[str, float] | None = None,
+    error: dict[str, float] | None = None,
+    answer: str = "",
+) -> InspectionRecord:
+    return InspectionRecord(
+        artifact_digest=job.artifact.digest,
+        checks=checks,
+        module_correlation=correlation or {},
+        module_relative_error=error or {},
+        probe_prompt=_PROBE_PROMPT,
+        probe_answer=answer,
+    )
+
+
+def _module_of(tensor: str, linear_shapes: LinearShapes) -> str | None:
+    """The Linear that a tensor belongs to: `a.b.weight.absmax` belongs to `a.b`."""
+    parts = tensor.split(".")
+    return next(
+        (name for end in range(len(parts) - 1, 0, -1) if (name := ".".join(parts[:end])) in linear_shapes), None
+    )
+
+
+def _total(headers: dict[str, TensorInfo]) -> int:
+    return sum(info.size_bytes for info in headers.values())

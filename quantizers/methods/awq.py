@@ -1,0 +1,98 @@
+"""AWQ (Lin et al., 2024, arXiv 2306.00978): scale the channels that matter before rounding, so that they lose less."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
+from quantizers.methods.rules import group_size_violations, packing_violations
+from registry.contracts.base import Device, DType
+
+if TYPE_CHECKING:
+    from quantizers.base import QuantizeJob
+    from registry.stage_process import StageClock
+
+
+class Config(CalibratedMethodConfig):
+    """AWQ's parameters."""
+
+    method: Literal["awq"] = "awq"
+    bits: Literal[4] = 4
+    """Bits per weight; vLLM serves AWQ in 4 bits only."""
+    group_size: Literal[32, 64, 128] = 128
+    """Weights of a row that share one scale and zero point. It must divide in_features."""
+    zero_point: bool = True
+    """A zero point a group (asymmetric); the only kind that vLLM serves for AWQ."""
+
+
+class AWQ:
+    """AWQ through GPTQModel, its searches replaced by exact and faster ones."""
+
+    config_type: ClassVar[type[MethodConfig]] = Config
+    needs_calibration: ClassVar[bool] = True
+    engine: ClassVar[str] = "gptqmodel"
+
+    def violations(
+        self,
+        config: MethodConfig,
+        linear_shapes: LinearShapes,
+        tensor_parallel: int,
+        device: Device,
+        quantize_dtype: DType,
+    ) -> list[str]:
+        """See `Quantizer.violations`; shapes as in vllm/model_executor/layers/quantization/auto_awq.py."""
+        config = cast(Config, config)
+        found = group_size_violations(linear_shapes, config.group_size, tensor_parallel)
+        found += packing_violations(linear_shapes, config.bits, tensor_parallel)
+        if not config.zero_point:
+            found.append("vLLM serves AWQ with zero points only; set zero_point to true")
+        return found
+
+    def quantize(self, job: QuantizeJob, clock: StageClock) -> QuantizeOutcome:
+        """See `Quantizer.quantize`."""
+        from quantizers.engines.gptqmodel_engine import run_engine
+
+        config = cast(Config, job.config)
+        engine_config = {
+            "method": "awq",
+            "format": "gemm",
+            "bits": config.bits,
+            "group_size": config.group_size,
+            "sym": not config.zero_point,
+        }
+        # The engine's default kernel for AWQ is compiled for CUDA; the torch kernel packs the same bytes.
+        return run_engine(job, clock, engine_config, _overrides(), backend="AWQ_TORCH")
+
+
+@contextlib.contextmanager
+def _overrides() -> Iterator[None]:
+    from quantizers.engines.awq_clip import gram_clip_search
+    from quantizers.engines.awq_scale import exact_scale_search
+
+    with gram_clip_search(), exact_scale_search(), _one_capture_pass():
+        yield
+
+
+@contextlib.contextmanager
+def _one_capture_pass() -> Iterator[None]:
+    """Capture the inputs of all of a layer's Linears in one forward pass.
+
+    The engine runs a layer once for each group of Linears (looper/stage_subset.py), which GPTQ needs, since each group
+    sees the rounded ones before it. AWQ rounds a layer once all of its groups were seen (`AWQProcessor.process`), so
+    the four passes see the same weights and the same inputs.
+    """
+    from gptqmodel.looper.awq_processor import AWQProcessor
+
+    original = AWQProcessor.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.execution_config.fwd_all_modules_in_single_pass = True
+
+    AWQProcessor.__init__ = init
+    try:
+        yield
+    finally:
+        AWQProcessor.__init__ = original

@@ -1,0 +1,79 @@
+"""GPTQ (Frantar et al., 2023, arXiv 2210.17323): round column by column, the rest of the row makes up for the error."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
+
+from pydantic import Field
+
+from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
+from quantizers.methods.rules import group_size_violations, packing_violations
+from registry.contracts.base import Device, DType
+
+if TYPE_CHECKING:
+    from quantizers.base import QuantizeJob
+    from registry.stage_process import StageClock
+
+
+class Config(CalibratedMethodConfig):
+    """GPTQ's parameters."""
+
+    method: Literal["gptq"] = "gptq"
+    bits: Literal[4, 8] = 4
+    """Bits per weight."""
+    group_size: Literal[-1, 32, 64, 128] = 128
+    """Weights of a row that share one scale; -1 is the whole row. It must divide in_features."""
+    symmetric: bool = True
+    """One scale a group and no zero point; the only kind that vLLM serves for GPTQ."""
+    desc_act: bool = False
+    """Columns in order of falling activation over group borders: a little better, slower to serve."""
+    damp_percent: float = Field(default=0.05, gt=0, lt=1)
+    """Share of the mean Hessian diagonal that is added to the diagonal (the paper's dampening, section 3.3)."""
+    mse: float = Field(default=0.0, ge=0)
+    """Exponent of the error that the search for a group's range minimizes, such as 2.4; 0 takes the whole range."""
+
+
+class GPTQ:
+    """GPTQ through GPTQModel."""
+
+    config_type: ClassVar[type[MethodConfig]] = Config
+    needs_calibration: ClassVar[bool] = True
+    engine: ClassVar[str] = "gptqmodel"
+
+    def violations(
+        self,
+        config: MethodConfig,
+        linear_shapes: LinearShapes,
+        tensor_parallel: int,
+        device: Device,
+        quantize_dtype: DType,
+    ) -> list[str]:
+        """See `Quantizer.violations`; symmetric only as in vllm/model_executor/layers/quantization/auto_gptq.py."""
+        config = cast(Config, config)
+        found = group_size_violations(linear_shapes, config.group_size, tensor_parallel)
+        found += packing_violations(linear_shapes, config.bits, tensor_parallel)
+        if not config.symmetric:
+            found.append("vLLM serves symmetric GPTQ only; set symmetric to true")
+        return found
+
+    def quantize(self, job: QuantizeJob, clock: StageClock) -> QuantizeOutcome:
+        """See `Quantizer.quantize`."""
+        from quantizers.engines.gptqmodel_engine import run_engine
+
+        config = cast(Config, job.config)
+        engine_config = {
+            "method": "gptq",
+            "bits": config.bits,
+            "group_size": config.group_size,
+            "sym": config.symmetric,
+            "desc_act": config.desc_act,
+            "act_group_aware": not config.desc_act and config.group_size > 0,
+            "damp_percent": config.damp_percent,
+            "mse": config.mse,
+        }
+        from quantizers.engines.gptq_forward import one_forward_pass
+
+        # Waiting rows keep a layer's activations alive, which a CPU has room for; on CUDA the passes are cheap anyway.
+        overrides = one_forward_pass() if job.device == "cpu" else contextlib.nullcontext()
+        return run_engine(job, clock, engine_config, overrides)

@@ -1,0 +1,204 @@
+"""Child processes that leave nothing behind, however the parent ends."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from configs.errors import StageError
+from serving_checks.processes import guard
+from serving_checks.processes.fork_server import ForkedCommand, launch
+from serving_checks.processes.process_memory import PeakMemorySampler
+
+_GUARD_FILE = str(Path(guard.__file__).resolve())
+_TICK_SECONDS = 0.2
+# The guard itself needs a moment after the grace to kill and reap.
+_GUARD_SECONDS = 10.0
+
+
+class Finished(NamedTuple):
+    """How a supervised command ended."""
+
+    exit_code: int
+    launch_seconds: float
+    """Until the command ran: next to nothing, or what a fork server's imports were still going to take."""
+    duration_seconds: float
+    """All in all."""
+    peak_memory_bytes: int | None
+
+
+class Supervised:
+    """One command under a guard (see `guard.py`): leaving the `with` block ends it with all its descendants.
+
+    Args:
+        argv: The command.
+        env: Variables set on top of this process's own.
+        log_file: Where stdout and stderr go together; its folder is made.
+        cwd: Working directory; this process's own when None.
+        grace_seconds: Between SIGTERM and SIGKILL when the command is stopped.
+        fork_server: Address of a fork server to start the command from; it is executed where that does not answer.
+        secrets: Names of this process's variables that the command needs and that are shown nowhere.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        log_file: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        grace_seconds: float = 10.0,
+        fork_server: Path | None = None,
+        secrets: Sequence[str] = (),
+    ) -> None:
+        self.argv, self.env, self.log_file, self.cwd = list(argv), dict(env or {}), log_file, cwd
+        self._grace_seconds = grace_seconds
+        self._fork_server, self._secrets = fork_server, secrets
+        self._process: subprocess.Popen[bytes] | ForkedCommand | None = None
+        self._memory: PeakMemorySampler | None = None
+
+    def start(self) -> Self:
+        """Start the command and the sampling of its memory."""
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("ab") as log:
+            self._process = self._fork(log.fileno()) or subprocess.Popen(
+                [sys.executable, "-I", "-S", _GUARD_FILE, str(self._grace_seconds), *self.argv],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.env},
+                cwd=self.cwd,
+                start_new_session=True,
+            )
+        self._memory = PeakMemorySampler(self._process.pid, inherited=self.forked)
+        return self
+
+    @property
+    def forked(self) -> bool:
+        """Whether a fork server started the command, its imports done."""
+        return isinstance(self._process, ForkedCommand)
+
+    @property
+    def pid(self) -> int:
+        """The guard's process id; the command and what it started are its descendants."""
+        return self._running.pid
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Highest PSS of the whole tree so far; None when it was too short to be sampled."""
+        return self._memory.peak_bytes if self._memory else None
+
+    @property
+    def command_line(self) -> str:
+        """A shell command that runs the same by hand."""
+        place = f"cd {shlex.quote(str(self.cwd))} && " if self.cwd else ""
+        variables = [f"{name}={value}" for name, value in self.env.items()]
+        return place + shlex.join([*(["env", *variables] if variables else []), *self.argv])
+
+    def poll(self) -> int | None:
+        """The exit code (128 + signal for a killed command), None while it runs."""
+        return self._running.poll()
+
+    def wait(self, deadline_seconds: float | None = None) -> int | None:
+        """Wait for the end: the exit code, or None when the deadline comes first."""
+        try:
+            return self._running.wait(deadline_seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def stop(self) -> None:
+        """End the command and everything it started; harmless when it has ended."""
+        if self._process is None:
+            return
+        if self._process.stdin and not self._process.stdin.closed:
+            self._process.stdin.close()
+        try:
+            exit_code = self.wait(self._grace_seconds + _GUARD_SECONDS)
+            if exit_code is None or exit_code < 0:
+                self._kill_session()
+        finally:
+            if self._memory:
+                self._memory.stop()
+
+    @property
+    def log(self) -> str:
+        """What it has printed so far."""
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The log's last lines; empty where there is none."""
+        if not self.log_file.exists():
+            return ""
+        with self.log_file.open("rb") as log:
+            log.seek(max(0, self.log_file.stat().st_size - 400 * lines))
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+
+    def __enter__(self) -> Self:
+        return self.start() if self._process is None else self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes] | ForkedCommand:
+        if self._process is None:
+            raise RuntimeError("not started")
+        return self._process
+
+    def _fork(self, log: int) -> ForkedCommand | None:
+        if self._fork_server is None:
+            return None
+        # What is executed inherits them; a fork has what the fork server was started with.
+        handed = {name: os.environ[name] for name in self._secrets if name in os.environ}
+        env = {**self.env, **handed}
+        return launch(self._fork_server, self.argv, env, self.cwd or Path.cwd(), log, self._grace_seconds)
+
+    def _kill_session(self) -> None:
+        """For a guard that hangs or was killed: everything that stayed in its process group."""
+        try:
+            os.killpg(self.pid, 9)
+        except ProcessLookupError:
+            return
+        finally:
+            self._running.wait()
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    log_file: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    deadline_seconds: float | None = None,
+    on_tick: Callable[[], None] | None = None,
+    fork_server: Path | None = None,
+) -> Finished:
+    """Run a command to its end.
+
+    Args:
+        argv: The command; see `Supervised` for `log_file`, `env`, `cwd` and `fork_server`.
+        deadline_seconds: When to give up; never when None.
+        on_tick: Called a few times a second while the command runs (to show progress).
+
+    Raises:
+        StageError: The deadline came first; the command and all it started were ended.
+    """
+    start = time.monotonic()
+    with Supervised(argv, log_file=log_file, env=env, cwd=cwd, fork_server=fork_server) as child:
+        launch_seconds = time.monotonic() - start
+        while (exit_code := child.wait(_TICK_SECONDS)) is None:
+            if on_tick:
+                on_tick()
+            if deadline_seconds is not None and time.monotonic() - start > deadline_seconds:
+                raise StageError(
+                    f"no end after {deadline_seconds:.0f} s: {child.command_line}\n{child.log_tail()}",
+                    remedy=f"raise the deadline, or look into {log_file} for what it was waiting for",
+                )
+        return Finished(exit_code, launch_seconds, time.monotonic() - start, child.peak_memory_bytes)
