@@ -19,7 +19,7 @@ _MOST_ITEMS = 100
 """Beyond this many times the items there are, more of them are not a way to decide."""
 _WHY: Mapping[Undecided, str] = {
     "too few items": "too few items",
-    "baseline guesses": "the baseline guesses, so no loss can show",
+    "nothing to keep": "the baseline has next to no score, so no loss can show",
     "no numbers": "cannot be judged",
 }
 
@@ -54,10 +54,20 @@ class Evidence(StrictModel):
     """Of `the true loss is the margin or more`, one-sided: small means that the category passes."""
     p_fail: float = 1.0
     """Of `the true loss is the margin or less`."""
+    chance: float = 0.0
+    """What guessing scores."""
     headroom: float | None = None
     """What the baseline could lose before it scores like a guess; None where guessing has no score (perplexity)."""
+    headroom_low: float | None = None
+    """95 % interval of `headroom`; beside it."""
+    headroom_high: float | None = None
     problem: str | None = None
     """Why the category cannot be judged; its other numbers mean nothing then."""
+
+    @property
+    def nothing_to_keep(self) -> bool:
+        """Whether the baseline is not surely further above guessing than the margin: it could not show such a loss."""
+        return self.headroom_low is not None and self.headroom_low <= self.margin
 
 
 class CategoryVerdict(StrictModel):
@@ -68,7 +78,7 @@ class CategoryVerdict(StrictModel):
     undecided: Undecided | None = None
     """Why it is inconclusive."""
     settled: bool = False
-    """One of its two hypotheses is refuted: it passes, fails, or has too little room above guessing to pass."""
+    """One of its two hypotheses is refuted: it passes, fails, or has nothing to keep and so cannot pass."""
 
     @model_validator(mode="after")
     def _undecided_for_a_reason(self) -> "CategoryVerdict":
@@ -125,17 +135,13 @@ def _verdict(one: Evidence, p_pass: float, p_fail: float, categories: int, polic
     if p_fail <= policy.alpha:
         reason = f"{found}; that is surely more than the {allowed} allowed ({_p(p_fail, categories)})."
         return CategoryVerdict(category=one.category, verdict="fail", reason=reason, settled=True)
-    if one.headroom is not None and one.headroom <= one.margin:
-        room = _amount(max(0.0, one.headroom), one)
-        above = "at or below" if room == _amount(0.0, one) else f"only {room} above"
-        reason = (
-            f"The baseline scores {above} guessing, so a loss of {allowed} cannot show here: {_lower_first(found)}."
-        )
+    if one.nothing_to_keep:
+        reason = f"{_next_to_nothing(one)}, so a loss of {allowed} cannot show: {_lower_first(found)}."
         return CategoryVerdict(
             category=one.category,
             verdict="inconclusive",
             reason=reason,
-            undecided="baseline guesses",
+            undecided="nothing to keep",
             settled=p_pass <= policy.alpha,
         )
     if p_pass <= policy.alpha:
@@ -179,6 +185,17 @@ def _found(one: Evidence) -> str:
         return f"Scores {how} ({interval}) over {_items(one)}"
     how = "the same" if same else f"{size} {'higher' if one.loss >= 0 else 'lower'}"
     return f"Perplexity is {how} ({interval}) over {_items(one)}"
+
+
+def _next_to_nothing(one: Evidence) -> str:
+    """`The baseline scores only 1.0 points above guessing (95 % interval -1.6 to 3.8)`"""
+    headroom, low, high = one.headroom or 0.0, one.headroom_low or 0.0, one.headroom_high or 0.0
+    interval = f"95 % interval {_number(low, one)} to {_number(high, one)}"
+    room = _amount(max(0.0, headroom), one)
+    if not one.chance:
+        return f"The baseline has next to no score here, {room} ({interval})"
+    above = "at or below" if room == _amount(0.0, one) else f"{'only ' if headroom <= one.margin else ''}{room} above"
+    return f"The baseline scores {above} guessing ({interval})"
 
 
 def _items(one: Evidence) -> str:

@@ -12,7 +12,7 @@ from evals.judging.pairing import Pair, joint_looks, paired
 from evals.samples import Sample
 from evals.statistics.paired import PairedMeans, paired_means
 from evals.statistics.resampling import paired_bootstrap
-from evals.statistics.score import Z95, difference_interval, paired_cells, ratio_interval
+from evals.statistics.score import Z95, PairedCells, difference_interval, mean_interval, paired_cells, ratio_interval
 from evals.statistics.sequential import Look, sequential_p
 from evals.statistics.significance import detectable_loss, is_binary, mcnemar_p, normal_p, paired_t_interval, paired_t_p
 from evals.suites.suite import Suite
@@ -169,36 +169,13 @@ def _share(
     to_right = sum(one.score < other.score for one, other in pairs)
     cells = paired_cells(items.baseline, items.artifact, items.weights)
     low, high = difference_interval(cells, Z95)
-    ratio, ratio_stderr = means.ratio()
-    kept = ratio_interval(cells, Z95) or (None, None)
-    above = ratio_interval(cells, Z95, chance) if chance is not None else None
+    guessing = chance or 0.0
+    score_low, score_high = mean_interval(cells.baseline, cells.counts, Z95)
     # McNemar's test counts items; it has no word for one that stands for several.
     one_by_one = binary and len(differences) == items.rows and np.ptp(items.weights) == 0
     second_moment = float(np.average(differences**2, weights=items.weights))
     detectable = detectable_loss(second_moment, cells.items, level, power, floor=binary or second_moment == 0)
     p_pass, p_fail = normal_p(cells.mean_z(-margin))
-    numbers = CategoryRetention(
-        **_shared(score, items, means, margin),
-        baseline=means.baseline,
-        artifact=means.artifact,
-        baseline_stderr=means.baseline_stderr,
-        artifact_stderr=means.artifact_stderr,
-        retention=ratio,
-        retention_stderr=ratio_stderr,
-        retention_low=kept[0],
-        retention_high=kept[1],
-        chance_corrected_retention=None if chance is None else means.above(chance),
-        chance_corrected_retention_low=above[0] if above else None,
-        chance_corrected_retention_high=above[1] if above else None,
-        difference_low=low,
-        difference_high=high,
-        flips_to_wrong=to_wrong,
-        flips_to_right=to_right,
-        p_value=mcnemar_p(to_wrong, to_right)
-        if one_by_one
-        else paired_bootstrap(differences, items.weights, SEED).p_value(),
-        detectable_difference=detectable if detectable <= 1 else None,
-    )
     evidence = Evidence(
         category=score.category,
         unit="share",
@@ -209,9 +186,47 @@ def _share(
         loss_high=-low,
         p_pass=p_pass,
         p_fail=p_fail,
-        headroom=means.baseline - (chance or 0.0),
+        chance=guessing,
+        headroom=means.baseline - guessing,
+        headroom_low=score_low - guessing,
+        headroom_high=score_high - guessing,
+    )
+    numbers = CategoryRetention(
+        **_shared(score, items, means, margin),
+        baseline=means.baseline,
+        artifact=means.artifact,
+        baseline_stderr=means.baseline_stderr,
+        artifact_stderr=means.artifact_stderr,
+        **_ratios(means, cells, chance, evidence.nothing_to_keep),
+        difference_low=low,
+        difference_high=high,
+        flips_to_wrong=to_wrong,
+        flips_to_right=to_right,
+        p_value=mcnemar_p(to_wrong, to_right)
+        if one_by_one
+        else paired_bootstrap(differences, items.weights, SEED).p_value(),
+        detectable_difference=detectable if detectable <= 1 else None,
     )
     return Judged(numbers, evidence)
+
+
+def _ratios(means: PairedMeans, cells: PairedCells, chance: float | None, nothing_to_keep: bool) -> dict[str, Any]:
+    """What was kept, plain and above chance; no ratio is made of a baseline that has nothing to keep."""
+    if nothing_to_keep:
+        none = dict.fromkeys(("retention", "retention_stderr", "chance_corrected_retention"))
+        return none | {"nothing_to_keep": True}
+    ratio, ratio_stderr = means.ratio()
+    low, high = ratio_interval(cells, Z95) or (None, None)
+    above = ratio_interval(cells, Z95, chance) if chance is not None else None
+    return {
+        "retention": ratio,
+        "retention_stderr": ratio_stderr,
+        "retention_low": low,
+        "retention_high": high,
+        "chance_corrected_retention": None if chance is None else means.above(chance),
+        "chance_corrected_retention_low": above[0] if above else None,
+        "chance_corrected_retention_high": above[1] if above else None,
+    }
 
 
 def _perplexity(

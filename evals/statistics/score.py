@@ -111,6 +111,23 @@ def difference_interval(cells: PairedCells, z: float) -> tuple[float, float]:
     )
 
 
+def mean_interval(values: Floats, counts: Floats, z: float) -> tuple[float, float]:
+    """Interval of the mean of one model's scores in 0..1 whose ends have the score statistics +z and -z.
+
+    For 0/1 scores this is Wilson's (1927), Journal of the American Statistical Association 22:209.
+
+    Args:
+        values: Scores, 0 and 1 among them [cells].
+        counts: Items of each, 0 included [cells].
+    """
+    observed = float(counts @ values) / float(counts.sum())
+
+    def statistic(mean: float) -> float:
+        return float(score_z(values, counts, mean))
+
+    return _crossing(statistic, z, observed, 0.0), _crossing(statistic, -z, observed, 1.0)
+
+
 def ratio_interval(cells: PairedCells, z: float, chance: float = 0.0) -> tuple[float, float] | None:
     """Interval of (artifact - chance) / (baseline - chance) of the means; None where the data do not bound it."""
     above = float(cells.counts @ cells.baseline) / cells.items - chance

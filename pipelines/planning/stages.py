@@ -47,7 +47,7 @@ STAGE_LIBRARIES: dict[str, tuple[str, ...]] = {
 """Beside the engine that quantizes or serves."""
 
 
-STATISTICS_VERSION = 2
+STATISTICS_VERSION = 3
 """Of our statistics: goes up when the same samples would give another verdict."""
 STATISTICS_LIBRARIES = ("scipy", "numpy")
 

@@ -2,7 +2,7 @@
 
 import math
 
-from pipelines.report.table import AT_GUESSING, UNKNOWN, VERDICT_TONES, Tone
+from pipelines.report.table import NOTHING_TO_KEEP, UNKNOWN, VERDICT_TONES, Tone
 from registry.contracts import CategoryRetention, RetentionRecord, StratumDrop
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
@@ -26,7 +26,7 @@ class Judged(Record):
     """The largest acceptable loss, positive."""
     verdict: Verdict
     outcome: str
-    """The verdict, or `at guessing` where it is inconclusive for that reason."""
+    """The verdict, or `nothing to keep` where it is inconclusive for that reason."""
     reason: str
     tone: Tone
 
@@ -87,7 +87,7 @@ def _judged(kept: CategoryRetention) -> Judged:
         high=high,
         margin=None if kept.margin is None else 100 * kept.margin,
         verdict=kept.verdict,
-        outcome=AT_GUESSING if kept.baseline_guesses else kept.verdict,
+        outcome=NOTHING_TO_KEEP if kept.undecided == "nothing to keep" else kept.verdict,
         reason=kept.verdict_reason,
         tone=VERDICT_TONES[kept.verdict],
     )

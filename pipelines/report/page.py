@@ -31,7 +31,7 @@ from pipelines.report.plot import quality_speed_plot
 from pipelines.report.summary import failed, names, reused_text, sentences, timed_stages
 from pipelines.report.svg import series
 from pipelines.report.table import (
-    AT_GUESSING,
+    NOTHING_TO_KEEP,
     OUTCOME_TONES,
     UNKNOWN,
     VERDICT_TONES,
@@ -89,7 +89,7 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
             results={outcome.name: outcome.result for outcome in record.outcomes},
             lowest_correlations=_lowest_correlations,
             versions=_versions,
-            at_guessing=AT_GUESSING,
+            nothing_to_keep=NOTHING_TO_KEEP,
             unknown=UNKNOWN,
             tone_of=tone_of,
             with_stderr=with_stderr,

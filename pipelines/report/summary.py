@@ -36,9 +36,9 @@ class TimedStage(Record):
 
 
 def lowest_category(row: Row) -> CategoryRetention | None:
-    """The category of which the row kept the smallest share, among those where a retention says something."""
+    """The category of which the row kept the smallest share, among those where there was something to keep."""
     categories = row.retention.categories if row.retention else []
-    known = [kept for kept in categories if kept.retention is not None and not kept.baseline_guesses]
+    known = [kept for kept in categories if kept.retention is not None]
     return min(known, key=lambda kept: kept.retention or 0.0, default=None)
 
 

@@ -20,8 +20,8 @@ CLEAR_STDERRS = 3.0
 VERDICT_TONES: dict[Verdict, Tone] = {"pass": "good", "fail": "bad", "inconclusive": "warn"}
 OUTCOME_TONES: dict[str, Tone] = {"pass": "good", "fail": "bad", "not_run": "plain"}
 UNKNOWN = "–"
-AT_GUESSING = "at guessing"
-"""Stands where a category's retention says nothing: the baseline guesses."""
+NOTHING_TO_KEEP = "nothing to keep"
+"""Stands in place of a category's retention where the baseline has next to no score, or no more than guessing gives."""
 DTYPE_MARK = "†"
 
 _BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
@@ -114,8 +114,8 @@ def _categories(suite: Suite) -> list[_ColumnAndCells]:
         else:
             unit = "" if category.chance is None else f"chance {100 * category.chance:.3g} %"
         hint = (
-            f"{category.description} Below, the share of the baseline that is kept, or `{AT_GUESSING}` where the"
-            " baseline scores no better than guessing and no loss could show."
+            f"{category.description} Below, the share of the baseline that is kept, or `{NOTHING_TO_KEEP}` where the"
+            " baseline has next to no score, or no more than guessing gives, and no loss could show."
         )
         column = Column(title=category.name, unit=unit, hint=hint, group="quality")
         columns.append((column, functools.partial(_category_cell, category=category.name)))
@@ -125,7 +125,8 @@ def _categories(suite: Suite) -> list[_ColumnAndCells]:
 def _verdict() -> _ColumnAndCells:
     hint = (
         "pass: every category surely lost less than its margin. fail: one surely lost more, or the artifact did not "
-        "pass its inspection or could not be served. inconclusive: more items are needed, or the baseline guesses."
+        "pass its inspection or could not be served. inconclusive: more items are needed, or the baseline has nothing "
+        "to keep."
     )
 
     def cell(row: Row) -> Cell:
@@ -162,8 +163,8 @@ def _category_cell(row: Row, category: str) -> Cell:
 
 
 def _kept_text(kept: CategoryRetention) -> str | None:
-    if kept.baseline_guesses:
-        return AT_GUESSING
+    if kept.nothing_to_keep:
+        return NOTHING_TO_KEEP
     return None if kept.retention is None else f"kept {with_stderr(kept.retention, kept.retention_stderr)}"
 
 
@@ -176,7 +177,7 @@ def _tooltip(score: CategoryScore, kept: CategoryRetention | None) -> str:
     facts = [f"{score.items} items, metric {score.metric}"]
     if kept:
         facts.append(f"{kept.verdict}: {kept.verdict_reason}")
-    if kept and kept.chance_corrected_retention is not None and kept.chance and not kept.baseline_guesses:
+    if kept and kept.chance_corrected_retention is not None and kept.chance:
         facts.append(f"above chance it keeps {kept.chance_corrected_retention:.2f}")
     if kept and kept.flips_to_wrong is not None:
         facts.append(f"{kept.flips_to_wrong} items turned wrong, {kept.flips_to_right} turned right")

@@ -130,7 +130,7 @@ def _record_measurement(child: RunWriter, measurement: MeasurementRecord, row: R
         metrics[f"{score.category}.{score.metric}"] = score.value
         metrics[f"{score.category}.{score.metric}_stderr"] = score.stderr
     for kept in row.retention.categories if row.retention else []:
-        if not kept.baseline_guesses:
+        if kept.retention is not None:
             metrics[f"{kept.category}.retention"] = kept.retention
             metrics[f"{kept.category}.retention_stderr"] = kept.retention_stderr
     child.metrics(metrics)

@@ -9,9 +9,9 @@ from registry.contracts.base import Record
 from registry.contracts.evaluation import CategoryLook
 
 Verdict = Literal["pass", "fail", "inconclusive"]
-Undecided = Literal["too few items", "baseline guesses", "no numbers"]
-"""Why a category is inconclusive: more items would decide it, the baseline scores too near guessing for a loss to show,
-or the items give no honest number."""
+Undecided = Literal["too few items", "nothing to keep", "no numbers"]
+"""Why a category is inconclusive: more items would decide it, the baseline has too little score for a loss to show, or
+the items give no honest number."""
 
 
 class CategoryRetention(Record):
@@ -28,15 +28,20 @@ class CategoryRetention(Record):
     retention: float | None
     """artifact / baseline; baseline / artifact for perplexity, so that 1 is `nothing lost` and less is loss.
 
-    None for a baseline of 0; it says nothing where `undecided` is `baseline guesses`.
+    None where there is nothing to keep.
     """
     retention_stderr: float | None
     """By the delta method on the pairs; None where it is not defined."""
+    nothing_to_keep: bool = False
+    """The baseline is not surely further above guessing (above 0 where guessing scores nothing) than the margin.
+
+    A ratio to such a score is noise, so no retention is told; a loss that is sure all the same is a fail.
+    """
     retention_low: float | None = None
     """95 % interval of `retention`; None where the data do not bound it."""
     retention_high: float | None = None
     chance_corrected_retention: float | None
-    """(artifact - chance) / (baseline - chance); None without chance or where the baseline is at chance."""
+    """(artifact - chance) / (baseline - chance); None without chance or where there is nothing to keep."""
     chance_corrected_retention_low: float | None = None
     chance_corrected_retention_high: float | None = None
     difference: float | None
@@ -66,11 +71,6 @@ class CategoryRetention(Record):
     """One sentence with the numbers."""
     items_to_decide: int | None = None
     """Items in all that would decide an inconclusive verdict with 80 % power if the loss stays as observed."""
-
-    @property
-    def baseline_guesses(self) -> bool:
-        """No loss can show, so what was kept is no news; a loss that is sure all the same is a fail."""
-        return self.undecided == "baseline guesses"
 
 
 class RetentionRecord(Record):

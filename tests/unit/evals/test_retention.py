@@ -150,12 +150,40 @@ def test_a_baseline_that_scores_nothing_has_nothing_to_lose() -> None:
     found = judged(one, other)
     (kept,) = found.categories
     assert (kept.retention, kept.retention_stderr, kept.retention_low, kept.retention_high) == (None,) * 4
-    assert (kept.chance_corrected_retention, kept.undecided, kept.baseline_guesses) == (None, "baseline guesses", True)
-    assert found.verdict_reason.endswith("the baseline guesses, so no loss can show)")
+    assert (kept.chance_corrected_retention, kept.undecided, kept.nothing_to_keep) == (None, "nothing to keep", True)
+    assert found.verdict_reason.endswith("the baseline has next to no score, so no loss can show)")
+
+
+@pytest.mark.parametrize(("right", "chance"), [(1, 0.0), (2, None), (11, 0.25)])
+def test_a_ruined_baseline_has_nothing_to_keep_whatever_guessing_scores(right: int, chance: float | None) -> None:
+    """One right answer of 33 became two: no share of 2.00 was kept."""
+    category = SHARE.model_copy(update={"chance": chance})
+    one = [sample(i, float(i < right), category) for i in range(33)]
+    other = [sample(i, float(i < 2 * right), category) for i in range(33)]
+    found = judged(one, other, category)
+    (kept,) = found.categories
+    ratios = [value for name, value in kept.model_dump().items() if "retention" in name]
+    assert (ratios, kept.nothing_to_keep, kept.verdict) == ([None] * 7, True, "inconclusive")
+    assert kept.difference == pytest.approx(right / 33)
+    says = "points above guessing" if chance else "has next to no score here"
+    assert says in kept.verdict_reason
+
+
+def test_a_small_score_that_is_sure_can_be_kept() -> None:
+    one = [sample(i, float(i < 120), SHARE.model_copy(update={"chance": 0.0})) for i in range(2000)]
+    kept = judged(one, one, SHARE.model_copy(update={"chance": 0.0})).categories[0]
+    assert (kept.retention, kept.nothing_to_keep, kept.verdict) == (1.0, False, "pass")
+
+
+def test_a_sure_loss_of_next_to_nothing_fails_without_a_retention() -> None:
+    one, other = [sample(i, float(i < 260)) for i in range(1000)], [sample(i, float(i < 60)) for i in range(1000)]
+    kept = judged(one, other).categories[0]
+    assert (kept.verdict, kept.retention, kept.nothing_to_keep) == ("fail", None, True)
 
 
 def test_a_single_item_has_no_standard_error() -> None:
-    kept = kept_of([sample(0, 1.0)], [sample(0, 0.0)])
+    category = SHARE.model_copy(update={"chance": 0.0})
+    kept = kept_of([sample(0, 1.0, category)], [sample(0, 0.0, category)], category)
     assert (kept.retention, kept.retention_stderr, kept.difference_stderr) == (0.0, None, None)
 
 
@@ -288,9 +316,13 @@ def test_equal_scores_have_an_interval_of_some_width() -> None:
 
 
 def test_one_item() -> None:
-    kept = judged([sample(0, 1.0)], [sample(0, 0.0)]).categories[0]
+    category = SHARE.model_copy(update={"chance": 0.0})
+    kept = judged([sample(0, 1.0, category)], [sample(0, 0.0, category)], category).categories[0]
     assert (kept.verdict, kept.difference_stderr, kept.detectable_difference) == ("inconclusive", None, None)
     assert "1 item cannot tell" in kept.verdict_reason
+    # With four choices, one right answer is as good as none.
+    kept = judged([sample(0, 1.0)], [sample(0, 0.0)]).categories[0]
+    assert kept.verdict_reason.startswith("The baseline scores 75.0 points above guessing (95 % interval -4.3 to 75.0)")
 
 
 @pytest.mark.parametrize(
@@ -302,11 +334,10 @@ def test_a_baseline_near_chance_cannot_pass(right: int, says: str) -> None:
     assert kept.verdict == "inconclusive"
     assert says in kept.verdict_reason
     assert kept.verdict_reason.endswith(
-        "cannot show here: scores the same (95 % interval of the loss -0.4 to 0.4) over 1,000 items."
+        "cannot show: scores the same (95 % interval of the loss -0.4 to 0.4) over 1,000 items."
     )
-    assert kept.baseline_guesses
-    if right <= 250:
-        assert (kept.chance_corrected_retention, kept.chance_corrected_retention_low) == (None, None)
+    assert kept.nothing_to_keep
+    assert (kept.retention, kept.chance_corrected_retention, kept.chance_corrected_retention_low) == (None,) * 3
 
 
 def test_graded_scores_are_bootstrapped() -> None:

@@ -4,12 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from evals.statistics.score import (
     Z95,
     PairedCells,
     difference_interval,
     difference_stderr,
+    mean_interval,
     paired_cells,
     ratio_interval,
     score_z,
@@ -54,6 +56,13 @@ def test_differences_are_tangos(counts: tuple[int, int, int, int], difference: f
 @pytest.mark.parametrize("ratio", [0.5, 0.9, 0.99, 1.02, 1.4])
 def test_ratios_are_nam_and_blackwelders(counts: tuple[int, int, int, int], ratio: float) -> None:
     assert table(*counts).ratio_z(ratio) == pytest.approx(nam_blackwelder_z(counts, ratio), rel=1e-5)
+
+
+@pytest.mark.parametrize(("right", "items"), [(0, 12), (1, 33), (6, 8), (260, 1000), (40, 40)])
+def test_means_are_wilsons(right: int, items: int) -> None:
+    expected = binomtest(right, items).proportion_ci(method="wilson")
+    found = mean_interval(np.array([0.0, 1.0]), np.array([items - right, right], dtype=float), Z95)
+    assert found == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_the_constrained_maximum_is_the_likelihoods() -> None:

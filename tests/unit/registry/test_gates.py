@@ -92,18 +92,37 @@ def test_a_category_that_cannot_be_judged_loosens_nothing() -> None:
     assert found[1].reason == "Cannot be judged: it has no items."
 
 
+def headroom(value: float, reach: float = 0.02) -> dict[str, float]:
+    """What the baseline has above guessing, with an interval around it."""
+    return {"headroom": value, "headroom_low": value - reach, "headroom_high": value + reach}
+
+
 @pytest.mark.parametrize(
-    ("headroom", "says"),
-    [(0.0, "at or below"), (-0.1, "at or below"), (0.0004, "at or below"), (0.015, "only 1.5 points above")],
+    ("value", "reach", "says"),
+    [
+        (0.0, 0.02, "at or below guessing (95 % interval -2.0 to 2.0)"),
+        (-0.1, 0.02, "at or below guessing"),
+        (0.0004, 0.02, "at or below guessing"),
+        (0.015, 0.02, "only 1.5 points above guessing (95 % interval -0.5 to 3.5)"),
+        (0.12, 0.11, "scores 12.0 points above guessing (95 % interval 1.0 to 23.0)"),
+    ],
 )
-def test_nothing_to_lose_is_no_pass(headroom: float, says: str) -> None:
-    (found,) = judge([evidence(headroom=headroom)], POLICY)
-    assert (found.verdict, found.undecided, found.items_to_decide) == ("inconclusive", "baseline guesses", None)
+def test_nothing_to_keep_is_no_pass(value: float, reach: float, says: str) -> None:
+    (found,) = judge([evidence(chance=0.25, **headroom(value, reach))], POLICY)
+    assert (found.verdict, found.undecided, found.items_to_decide) == ("inconclusive", "nothing to keep", None)
     assert says in found.reason
 
 
+def test_next_to_no_score_is_nothing_to_keep_where_guessing_scores_nothing() -> None:
+    (found,) = judge([evidence(**headroom(0.03, 0.025))], POLICY)
+    assert (found.verdict, found.undecided) == ("inconclusive", "nothing to keep")
+    assert found.reason.startswith(
+        "The baseline has next to no score here, 3.0 points (95 % interval 0.5 to 5.5), so a loss of 2.0 points cannot"
+    )
+
+
 def test_nothing_to_lose_can_fail_still() -> None:
-    (found,) = judge([evidence(headroom=0.0, p_pass=1.0, p_fail=0.001)], POLICY)
+    (found,) = judge([evidence(**headroom(0.0), p_pass=1.0, p_fail=0.001)], POLICY)
     assert (found.verdict, found.undecided) == ("fail", None)
 
 
@@ -112,8 +131,8 @@ def test_nothing_to_lose_can_fail_still() -> None:
     ("unit", "same"), [("share", "Scores the same (95 %"), ("perplexity", "Perplexity is the same")]
 )
 def test_a_difference_that_would_be_written_as_zero_is_none(loss: float, unit: str, same: str) -> None:
-    for headroom in (0.5, 0.0):
-        (found,) = judge([evidence(unit=unit, loss=loss, loss_low=-0.0001, headroom=headroom)], POLICY)
+    for room in (0.5, 0.0):
+        (found,) = judge([evidence(unit=unit, loss=loss, loss_low=-0.0001, **headroom(room))], POLICY)
         assert same.lower() in found.reason.lower()
         assert "interval of the loss 0.0" in found.reason
 
@@ -140,16 +159,16 @@ def test_the_worst_category_is_the_artifacts_verdict() -> None:
 
 def test_an_undecided_artifact_says_which_categories_more_items_would_help() -> None:
     few, more = (evidence(name, p_pass=0.4, p_fail=0.6) for name in ("reasoning", "grammar"))
-    guessing, broken = evidence("arithmetic", headroom=0.0), evidence("language", problem="it has no items")
+    guessing, broken = evidence("arithmetic", **headroom(0.0)), evidence("language", problem="it has no items")
     found = judge([few, guessing, broken, evidence("good", p_pass=1e-6), more], POLICY)
     assert overall(found) == (
         "inconclusive",
         "undecided in reasoning, grammar (2 of 5 categories: too few items); "
-        "in arithmetic (1: the baseline guesses, so no loss can show); in language (1: cannot be judged)",
+        "in arithmetic (1: the baseline has next to no score, so no loss can show); in language (1: cannot be judged)",
     )
     assert overall(judge([guessing], POLICY)) == (
         "inconclusive",
-        "undecided in arithmetic (1 of 1 categories: the baseline guesses, so no loss can show)",
+        "undecided in arithmetic (1 of 1 categories: the baseline has next to no score, so no loss can show)",
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the baseline itself guesses, no page, plot, sentence or metric shows a retention."""
+"""Where the baseline has nothing to keep, no page, plot, sentence or metric shows a retention."""
 
 import re
 from pathlib import Path
@@ -11,28 +11,30 @@ from pipelines.records.rows import Row
 from pipelines.report.forest import forest_plot
 from pipelines.report.plot import points_of
 from pipelines.report.summary import lowest_category, sentences
-from pipelines.report.table import AT_GUESSING, UNKNOWN
+from pipelines.report.table import NOTHING_TO_KEEP, UNKNOWN
 from pipelines.stage_programs.record import _record_measurement
+from registry.contracts import CategoryRetention
 from tests.unit.pipelines.report_records import SUITE, report_record, report_rows
 from tests.unit.pipelines.test_report import cells_by_title, page_of, printed
 
 
-def with_a_guessing_baseline(rows: list[Row], category: str) -> list[Row]:
-    """As if the baseline of the second row had guessed, and the artifact kept less of that than of anything else."""
+def with_nothing_to_keep(rows: list[Row], category: str) -> list[Row]:
+    """As if the baseline of the second row had guessed."""
     retention = rows[1].retention
     assert retention is not None
-    judged_so = {"verdict": "inconclusive", "undecided": "baseline guesses", "verdict_reason": "No loss can show."}
+    judged_so = {"verdict": "inconclusive", "undecided": "nothing to keep", "verdict_reason": "No loss can show."}
+    ratios = {name: None for name in CategoryRetention.model_fields if "retention" in name}
     categories = [
-        kept.model_copy(update=judged_so | {"retention": 0.0771}) if kept.category == category else kept
+        kept.model_copy(update=judged_so | ratios | {"nothing_to_keep": True}) if kept.category == category else kept
         for kept in retention.categories
     ]
     return [rows[0], rows[1].model_copy(update={"retention": retention.model_copy(update={"categories": categories})})]
 
 
-def test_a_baseline_that_guesses_shows_no_retention(tmp_path: Path) -> None:
-    rows = with_a_guessing_baseline(report_rows(), "grammar")
+def test_a_baseline_with_nothing_to_keep_shows_no_retention(tmp_path: Path) -> None:
+    rows = with_nothing_to_keep(report_rows(), "grammar")
     cell = cells_by_title(rows, "int8")["grammar chance 50 %"]
-    assert (cell.second, cell.tone) == (AT_GUESSING, "plain")
+    assert (cell.second, cell.tone) == (NOTHING_TO_KEEP, "plain")
     assert "above chance" not in (cell.tooltip or "")
     assert "above chance" in (cells_by_title(report_rows(), "int8")["grammar chance 50 %"].tooltip or "")
     (told,) = sentences(rows)
@@ -40,18 +42,19 @@ def test_a_baseline_that_guesses_shows_no_retention(tmp_path: Path) -> None:
     assert "lowest category arithmetic, keeps 0.97" in told.text
     assert [point.category for point in points_of(rows)] == ["", "arithmetic"]
     plot = str(forest_plot(rows))
-    assert (plot.count(f">{AT_GUESSING}<"), plot.count(">inconclusive<")) == (1, 0)
+    assert (plot.count(f">{NOTHING_TO_KEEP}<"), plot.count(">inconclusive<")) == (1, 0)
     record = report_record(tmp_path, rows=rows)
     page = page_of(record)
-    assert f">{AT_GUESSING}</td><td>{UNKNOWN}</td>" in page
+    assert f">{NOTHING_TO_KEEP}</td><td>{UNKNOWN}</td>" in page
     for text in (page, printed(record, 160)):
-        assert not re.search(r"kept 0\.08|keeps 0\.08|0\.077", text)
+        assert "kept 0.9" in text
+        assert not re.search(r"(kept|keeps) None", text)
 
 
-def test_mlflow_gets_no_retention_of_a_baseline_that_guesses() -> None:
+def test_mlflow_gets_no_retention_where_there_is_nothing_to_keep() -> None:
     logged: dict[str, float | None] = {}
     child: Any = SimpleNamespace(dataset=lambda *_: None, params=lambda _: None, metrics=logged.update)
-    row = with_a_guessing_baseline(report_rows(), "grammar")[1]
+    row = with_nothing_to_keep(report_rows(), "grammar")[1]
     assert row.measurement is not None
     _record_measurement(child, row.measurement, row)
     assert logged["arithmetic.retention"] == pytest.approx(0.97)
@@ -59,10 +62,10 @@ def test_mlflow_gets_no_retention_of_a_baseline_that_guesses() -> None:
     assert "grammar.acc" in logged
 
 
-def test_where_every_baseline_guesses_no_category_is_the_lowest() -> None:
+def test_where_nothing_is_to_be_kept_no_category_is_the_lowest() -> None:
     rows = report_rows()
     for category in SUITE.categories:
-        rows = with_a_guessing_baseline(rows, category.name)
+        rows = with_nothing_to_keep(rows, category.name)
     assert lowest_category(rows[1]) is None
     assert "keeps" not in sentences(rows)[0].text
     assert [point.name for point in points_of(rows)] == ["baseline"]
