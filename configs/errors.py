@@ -2,6 +2,7 @@
 
 QuantbenchError            anything we can explain; the command line prints it without a traceback
 ├── RequestError           the request is wrong (config, arguments, input files)        exit code 2
+│   ├── UnreadableError    ... and a file that others wrote does not hold what it should
 │   └── ConfigError        ... and the place is a line of a config file
 └── StageError             the request was fine, the work failed                        exit code 3
 """
@@ -38,6 +39,21 @@ class StageError(QuantbenchError):
     """A stage was started and failed; what it had written was removed."""
 
     exit_code = 3
+
+
+class UnreadableError(RequestError):
+    """A file that others wrote cannot be read as what it should be; `what` begins with the place.
+
+    Args:
+        fact: What is wrong, without the place.
+        remedy: What to do about it.
+        file: The file.
+        line: 1-based; None where it is not known or the fact is about the whole file.
+    """
+
+    def __init__(self, fact: str, *, remedy: str, file: Path, line: int | None = None) -> None:
+        super().__init__(f"{file}: {fact}" if line is None else f"{file}:{line}: {fact}", remedy=remedy)
+        self.fact, self.file, self.line = fact, file, line
 
 
 class ConfigError(RequestError):

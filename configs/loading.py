@@ -1,6 +1,7 @@
 """YAML to typed config: includes, `--set` overrides, duplicate keys refused, every error at its file and line."""
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
@@ -9,11 +10,18 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, UnreadableError
+from configs.reading.text import MalformedError, read_text
+from configs.reading.yaml_text import YAML_BYTES, compose, mapping_pairs, scalar
 
 Model = TypeVar("Model", bound=BaseModel)
 KeyPath = tuple[str | int, ...]
 Lines = dict[KeyPath, tuple[Path, int]]
+
+_MOST_FILES = 50
+"""Read for one config: two includes a file, a few files deep, are a million."""
+_LONGEST_VALUE = 200
+"""Characters of a wrong value that are shown."""
 
 
 def load_yaml_model(path: Path, model_type: type[Model], overrides: Sequence[str] = ()) -> Model:
@@ -28,7 +36,7 @@ def load_yaml_model(path: Path, model_type: type[Model], overrides: Sequence[str
     Raises:
         ConfigError: With file, line, the offending text and the remedy.
     """
-    data, lines = _read(path, including=())
+    data, lines = _Reading().read(path)
     for override in overrides:
         _apply_override(data, lines, override)
     try:
@@ -37,64 +45,82 @@ def load_yaml_model(path: Path, model_type: type[Model], overrides: Sequence[str
         raise _explained(error, path, lines, model_type) from None
 
 
-def _read(path: Path, including: tuple[Path, ...]) -> tuple[dict[str, Any], Lines]:
-    if path in including:
-        raise ConfigError(f"{path.name} includes itself", remedy="take the include out", file=path)
+class _Reading:
+    """One config with all that it includes."""
+
+    def __init__(self) -> None:
+        self._files = 0
+
+    def read(self, path: Path, including: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Lines]:
+        """The mapping in a file, what it includes merged below it, and where each value stands."""
+        if any(_same(path, other) for other in including):
+            raise ConfigError(f"{path.name} includes itself", remedy="take the include out", file=including[-1])
+        self._files += 1
+        if self._files > _MOST_FILES:
+            raise ConfigError(f"more than {_MOST_FILES} files are included", remedy="include fewer", file=including[0])
+        text = _text_of(path, including)
+        try:
+            root = compose(text)
+            lines: Lines = {}
+            data = _construct(root, (), path, lines) if root is not None else None
+        except MalformedError as error:
+            raise _config_error(error, path, text) from None
+        if not isinstance(data, dict):
+            raise ConfigError("the top level must be a mapping", remedy="write `key: value` lines", file=path)
+        merged: dict[str, Any] = {}
+        merged_lines: Lines = {}
+        for name in _includes(data.pop("include", []), path, lines):
+            other, other_lines = self.read(Path(os.path.abspath(path.parent / name)), (*including, path))  # noqa: PTH100
+            merged = _merge(merged, other)
+            merged_lines |= other_lines
+        return _merge(merged, data), merged_lines | lines
+
+
+def _text_of(path: Path, including: tuple[Path, ...]) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        return read_text(path, YAML_BYTES)
+    except UnreadableError as error:
+        if error.line is not None:
+            raise ConfigError(error.fact, remedy=error.remedy, file=path, line=error.line) from None
+        missing = isinstance(error.__cause__, OSError)
         raise ConfigError(
-            f"cannot read {path}: {reason}",
-            remedy="name an existing YAML file",
+            f"cannot read {path}: {error.fact.removeprefix('cannot be read: ')}",
+            remedy="name an existing YAML file" if missing else error.remedy,
             file=including[-1] if including else None,
         ) from None
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines: Lines = {}
-        data = _construct(root, (), path, lines) if root is not None else None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else None
-        raise ConfigError(
-            f"not YAML: {error.problem}",
-            remedy="mend the text at this place",
-            file=path,
-            line=line,
-            snippet=_snippet(path, line),
-        ) from None
-    if not isinstance(data, dict):
-        raise ConfigError("the top level must be a mapping", remedy="write `key: value` lines", file=path)
-    includes = data.pop("include", [])
-    merged: dict[str, Any] = {}
-    merged_lines: Lines = {}
-    for name in [includes] if isinstance(includes, str) else includes:
-        other, other_lines = _read((path.parent / name).resolve(), (*including, path))
-        merged = _merge(merged, other)
-        merged_lines |= other_lines
-    return _merge(merged, data), merged_lines | lines
+
+
+def _includes(named: Any, path: Path, lines: Lines) -> list[str]:
+    names = [named] if isinstance(named, str) else named
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        file, line = lines[("include",)]
+        raise ConfigError("`include` names no file", remedy="write a file's name or a list", file=file, line=line)
+    return names
+
+
+def _same(path: Path, other: Path) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _construct(node: yaml.Node, place: KeyPath, path: Path, lines: Lines) -> Any:
     lines[place] = (path, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
+        for key, line, value_node in mapping_pairs(node):
             if key in mapping:
-                line = key_node.start_mark.line + 1
-                raise ConfigError(
-                    f"`{key}` stands twice",
-                    remedy="keep one of them",
-                    file=path,
-                    line=line,
-                    snippet=_snippet(path, line),
-                )
+                raise MalformedError(f"`{key}` stands twice", line=line, remedy="keep one of them")
             mapping[key] = _construct(value_node, (*place, key), path, lines)
-            lines[*place, key] = (path, key_node.start_mark.line + 1)
+            lines[*place, key] = (path, line)
         return mapping
     if isinstance(node, yaml.SequenceNode):
         return [_construct(item, (*place, index), path, lines) for index, item in enumerate(node.value)]
-    return yaml.safe_load(yaml.serialize(node))
+    assert isinstance(node, yaml.ScalarNode)  # noqa: S101 - there are three kinds
+    return scalar(node)
+
+
+def _config_error(error: MalformedError, path: Path, text: str) -> ConfigError:
+    snippet = None if error.line is None else _line(text, error.line)
+    return ConfigError(error.fact, remedy=error.remedy, file=path, line=error.line, snippet=snippet)
 
 
 def _merge(base: Any, over: Any) -> Any:
@@ -107,18 +133,25 @@ def _apply_override(data: dict[str, Any], lines: Lines, override: str) -> None:
     remedy = "write --set dotted.key=value, such as --set calibration.samples=32"
     key, separator, value = override.partition("=")
     if not separator:
-        raise ConfigError(f"--set {override}: no `=`", remedy=remedy)
-    *parents, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+        raise ConfigError(f"--set {_cut(override)}: no `=`", remedy=remedy)
     target: Any = data
     try:
+        *parents, last = [int(part) if part.isdecimal() else part for part in key.split(".")]
         for part in parents:
             target = target.setdefault(part, {}) if isinstance(target, dict) else target[part]
-        target[last] = yaml.safe_load(value)
-    except (KeyError, IndexError, TypeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--set {override}: {error}", remedy=remedy) from None
+        target[last] = _value_of(value)
+    except MalformedError as error:
+        raise ConfigError(f"--set {_cut(override)}: {error.fact}", remedy=error.remedy) from None
+    except (LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"--set {_cut(override)}: {error}", remedy=remedy) from None
     place = (*parents, last)
     for known in [known for known in lines if known[: len(place)] == place]:
         del lines[known]
+
+
+def _value_of(text: str) -> Any:
+    root = compose(text)
+    return None if root is None else _construct(root, (), Path(), {})
 
 
 def _explained(error: ValidationError, path: Path, lines: Lines, model_type: type[BaseModel]) -> ConfigError:
@@ -139,7 +172,10 @@ def _explained(error: ValidationError, path: Path, lines: Lines, model_type: typ
         what, remedy = f"`{dotted}` is missing", f"add `{place[-1]}:` here"
     else:
         message = first["msg"].removeprefix("Value error, ")
-        what, remedy = f"`{dotted}`: {message[0].lower()}{message[1:]}", f"the value is {first['input']!r}; mend it"
+        what, remedy = (
+            f"`{dotted}`: {message[0].lower()}{message[1:]}",
+            f"the value is {_cut(repr(first['input']))}; mend it",
+        )
     return ConfigError(what, remedy=remedy, file=file, line=line, snippet=_snippet(file, line))
 
 
@@ -175,8 +211,14 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _snippet(file: Path, line: int | None) -> str | None:
-    if line is None:
-        return None
-    texts = file.read_text(encoding="utf-8").splitlines()
+    return None if line is None else _line(read_text(file, YAML_BYTES), line)
+
+
+def _line(text: str, line: int) -> str | None:
+    lines = text.split("\n")
     # The parser may complain about the end of the file, a line after the last.
-    return texts[line - 1].rstrip() if line <= len(texts) else None
+    return _cut(lines[line - 1].rstrip()) if line <= len(lines) else None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "..."
