@@ -1,8 +1,12 @@
 # Two commands matter: `make demo` and `make test`. Each sets up .venv by itself the first time.
-# QB_PYTHON names a Python 3.11; QB_DEVICE=cpu|cuda overrides what the set-up finds.
+# Any Python of 3.9 or later starts the set-up, which finds or fetches the 3.11 that the locks are for. QB_PYTHON names
+# one; QB_DEVICE=cpu|cuda overrides what the set-up finds.
 
-PYTHON = $(shell for python in $(or $(QB_PYTHON),python3.11 python3); do \
-	"$$python" -c 'import dataclasses, venv' 2>/dev/null && echo "$$python" && break; done)
+PYTHON = $(shell for python in $(or $(QB_PYTHON),python3.11 python3 python3.14 python3.13 python3.12 python3.10 python3.9); do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null && echo "$$python" && break; done)
+NO_PYTHON = { echo "error: $(if $(QB_PYTHON),QB_PYTHON=$(QB_PYTHON) is no,there is no) Python of 3.9 or later;\
+ install one or name one: make QB_PYTHON=/path/to/python3" >&2; exit 2; }
+SET_UP = $(if $(PYTHON),$(PYTHON) tools/environment.py,$(NO_PYTHON);)
 BIN := .venv/bin
 # Containers often forbid Python to keep its bytecode; compiling it anew takes half of every long import.
 export PYTHONDONTWRITEBYTECODE :=
@@ -15,10 +19,10 @@ FAST_TESTS := $(wildcard tests/unit tests/contracts tests/architecture)
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@($(SET_UP) about) || true
 
 setup: ## Install everything into .venv (does nothing when it is up to date)
-	@$(if $(PYTHON),$(PYTHON) tools/environment.py install --quiet,\
-	echo "error: no Python 3.11 found; install it or name one: make QB_PYTHON=/path/to/python3.11" >&2; exit 2)
+	@$(SET_UP) install --quiet
 
 demo: setup ## Quantize and measure SmolLM2-135M in five ways on this machine
 	$(BIN)/quantbench run configs/recipes/demo.yaml
@@ -44,11 +48,11 @@ nltk-data: setup ## Fetch what the IFEval task is scored with (12 MB from the pa
 	@$(BIN)/python -P tools/nltk_data.py
 
 lock: ## Write requirements/*.lock anew from pyproject.toml (ARGS=--upgrade takes newer versions)
-	$(PYTHON) tools/environment.py lock $(ARGS)
+	@$(SET_UP) lock $(ARGS)
 
 clean: ## Delete caches and build outputs; .venv and workspace stay
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +
 
-distclean: clean ## Delete .venv as well; workspace stays
-	rm -rf .venv
+distclean: clean ## Delete .venv and .uv as well; workspace stays
+	rm -rf .venv .uv

@@ -1,10 +1,14 @@
-"""Make and lock Quantbench's environment with nothing but Python 3.11: `install` fills .venv, `lock` writes the locks.
+"""Make and lock Quantbench's environment, started by any Python of 3.9 or later.
+
+`install` fills .venv, `lock` writes the locks, `about` says which Python is which. The locks are for Python 3.11: the
+Python that runs this is taken where it is one, else uv finds one or fetches it. uv is the one on PATH, or a pinned one
+that pip puts into .uv.
 
 `install` is safe to kill and to repeat: it does nothing when .venv is what lock and pyproject.toml ask for, and starts
-.venv afresh when an earlier installation was cut short. Settings: QB_DEVICE=auto|cpu|cuda.
+.venv afresh when an earlier installation was cut short. Settings: QB_DEVICE=auto|cpu|cuda, pip's and uv's own.
 """
 
-from __future__ import annotations  # so that an older Python gets as far as the message that names the right one
+from __future__ import annotations  # Python 3.9 cannot evaluate `str | None`
 
 import fcntl
 import hashlib
@@ -22,8 +26,19 @@ VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "quantbench.stamp"
 UNFINISHED = VENV / "quantbench.unfinished"
+CHOSEN = VENV / "quantbench.python"
+"""Why .venv has the Python that it has, in a line, for `about` and `quantbench doctor`."""
 UV = "uv==0.13.8"
-PYTHON_VERSION = (3, 11)
+UV_FOLDER = ROOT / ".uv"
+OLDEST_UV = (0, 9)
+PYTHON = (3, 11)
+"""Of .venv: what the locks are for."""
+OLDEST_STARTER = (3, 9)
+NEEDED_MODULES = ("bz2", "ctypes", "lzma", "sqlite3", "ssl", "zlib")
+"""Of the standard library, used by the engines; a Python that was compiled without their C libraries lacks them."""
+PIP_FOR_UV = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY"}
+"""pip's settings that hold for uv too -> uv's variable."""
+NETWORK = "Is the network there? The same command goes on."
 NEEDED_BYTES = {"cpu": 6 * 10**9, "cuda": 20 * 10**9}
 COMFORTABLE_MEMORY_BYTES = 8 * 10**9
 OVERRIDES = {"cpu": ["overrides.txt", "overrides-cpu.txt"], "cuda": ["overrides.txt"]}
@@ -34,8 +49,12 @@ class SetupError(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    """Run `install` (with `--quiet`: silent when nothing is to do) or `lock` (further arguments go to uv)."""
+    """Run `install` (with `--quiet`: silent when nothing is to do), `lock` (further arguments go to uv) or `about`."""
     try:
+        check_starter()
+        if arguments == ["about"]:
+            about()
+            return 0
         check_platform()
         # Two calls at once take turns; the lock ends with the process, however it ends.
         with (ROOT / "pyproject.toml").open() as turn:
@@ -45,7 +64,7 @@ def main(arguments: list[str]) -> int:
             elif arguments[:1] == ["lock"]:
                 lock(arguments[1:])
             else:
-                raise SetupError("usage: python3.11 tools/environment.py install [--quiet] | lock [uv arguments]")
+                raise SetupError("usage: python3 tools/environment.py install [--quiet] | lock [uv arguments] | about")
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -67,15 +86,19 @@ def install(quiet: bool) -> None:
     start = time.monotonic()
     say(f"setting up for {device.upper()}: {why}; QB_DEVICE=cpu or QB_DEVICE=cuda chooses otherwise")
     check_resources(device)
-    make_venv()
+    uv = bring_uv()
+    make_venv(uv, uv_environment(device))
     environment = uv_environment(device)
     UNFINISHED.touch()
     STAMP.unlink(missing_ok=True)
     count = sum(1 for line in lock_file.read_text().splitlines() if re.match(r"[a-z0-9]", line))
     say(f"installing {count} packages of requirements/{lock_file.name} (seconds when cached, minutes when not)")
-    run_uv(["pip", "sync", str(lock_file), *torch_backend(device, lock_file, environment)], environment)
+    into = ["--python", str(VENV_PYTHON)]
+    run(
+        [uv, "pip", "sync", *into, str(lock_file), *torch_backend(device, lock_file, environment)], environment, NETWORK
+    )
     say("installing quantbench itself")
-    run_uv(["pip", "install", "--no-deps", "--editable", str(ROOT)], environment)
+    run([uv, "pip", "install", *into, "--no-deps", "--editable", str(ROOT)], environment, NETWORK)
     STAMP.write_text(wanted)
     UNFINISHED.unlink()
     say(f"environment is ready after {time.monotonic() - start:.0f} s")
@@ -84,28 +107,46 @@ def install(quiet: bool) -> None:
 def lock(arguments: list[str]) -> None:
     """Write both locks from pyproject.toml. Pins of the present locks are kept where they still fit.
 
-    The locks carry no hashes: torch's CPU wheel comes from PyTorch's own index or from a folder of the machine's,
-    and the two need not be the same file.
+    Always by the pinned uv, so that the files do not depend on who writes them. The locks carry no hashes: torch's CPU
+    wheel comes from PyTorch's own index or from a folder of the machine's, and the two need not be the same file.
     """
-    make_venv()
+    uv = bring_uv(pinned=True)
+    make_venv(uv, uv_environment("cpu"))
     for device, overrides in OVERRIDES.items():
         environment = uv_environment(device)
         lock_file = ROOT / "requirements" / f"{device}.lock"
         command = ["pip", "compile", "pyproject.toml", "--extra", device, "--extra", "dev", "--quiet"]
         command += [part for name in overrides for part in ("--override", f"requirements/{name}")]
-        command += ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--no-emit-index-url"]
+        command += ["--python", str(VENV_PYTHON), "--python-version", version_text(PYTHON)]
+        command += ["--python-platform", "x86_64-manylinux_2_28", "--no-emit-index-url"]
         command += ["--custom-compile-command", "make lock", "--output-file", f"requirements/{lock_file.name}"]
-        run_uv([*command, *torch_backend(device, lock_file, environment), *arguments], environment)
+        run([uv, *command, *torch_backend(device, lock_file, environment), *arguments], environment, NETWORK)
         say(f"requirements/{lock_file.name} is written")
+
+
+def about() -> None:
+    """Say which Python starts the set-up, and which one .venv has and why."""
+    print(f"Python {platform.python_version()} ({sys.executable}) starts the set-up; QB_PYTHON names another")
+    found = output_of([str(VENV_PYTHON), "-c", "import platform; print(platform.python_version())"])
+    if found:
+        why = CHOSEN.read_text().strip() if CHOSEN.is_file() else "of an earlier set-up"
+        print(f"Python {found} ({VENV_PYTHON.resolve()}) is that of .venv: {why}")
+    else:
+        print(f".venv is not made yet; it gets a Python {version_text(PYTHON)} of this machine, or uv fetches one")
+
+
+def check_starter() -> None:
+    """Refuse to go on with a Python that this script was not written for."""
+    if sys.version_info[:2] < OLDEST_STARTER:
+        raise SetupError(
+            f"the set-up is started by Python {version_text(OLDEST_STARTER)} or later;"
+            f" {sys.executable} is {platform.python_version()}.\n"
+            "  Name another: make QB_PYTHON=/path/to/python3"
+        )
 
 
 def check_platform() -> None:
     """Refuse what the engines have no wheels for."""
-    if sys.version_info[:2] != PYTHON_VERSION:
-        raise SetupError(
-            f"Quantbench needs Python 3.11; {sys.executable} is {platform.python_version()}.\n"
-            "  Install it (Debian, Ubuntu: python3.11 and python3.11-venv) or name one: QB_PYTHON=/path/to/python3.11"
-        )
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         raise SetupError(
             f"the serving engine has wheels for Linux on x86_64; this is {sys.platform} on {platform.machine()}.\n"
@@ -153,24 +194,97 @@ def check_resources(device: str) -> None:
         say(f"warning: {memory / 1e9:.1f} GB of memory; the demo wants 8 GB and may fail with less")
 
 
-def make_venv() -> None:
-    """Make .venv with uv in it where it is not whole."""
-    if UNFINISHED.exists() or not runs([str(VENV_PYTHON), "-c", "import sys; assert sys.version_info[:2] == (3, 11)"]):
-        say(f"making .venv with Python {platform.python_version()} ({sys.executable})")
-        run([sys.executable, "-m", "venv", "--clear", str(VENV)], remedy="Debian and Ubuntu: install python3.11-venv.")
-    if not runs([str(VENV / "bin" / "uv"), "--version"], expect=UV.split("==")[1]):
-        if not runs([str(VENV_PYTHON), "-m", "pip", "--version"]):
-            run([str(VENV_PYTHON), "-m", "ensurepip"], remedy="Debian and Ubuntu: install python3.11-venv.")
-        say(f"installing {UV}")
-        run([str(VENV_PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV])
+def bring_uv(pinned: bool = False) -> str:
+    """The path of uv: of .uv, where an earlier set-up put it, else on PATH and new enough, else pinned and fetched now.
+
+    Args:
+        pinned: Only this project's version will do.
+    """
+    own, version = str(UV_FOLDER / "bin" / "uv"), UV.split("==")[1]
+    if output_of([own, "--version"]).startswith(f"uv {version}"):
+        return own
+    on_path = shutil.which("uv")
+    if on_path and not pinned:
+        found = output_of([on_path, "--version"])
+        numbers = re.match(r"uv (\d+)\.(\d+)\.", found)
+        if numbers and (int(numbers.group(1)), int(numbers.group(2))) >= OLDEST_UV:
+            return on_path
+        say(f"{on_path} is {found or 'not running'}; {version_text(OLDEST_UV)} or later is needed")
+    if UV_FOLDER.exists():
+        shutil.rmtree(UV_FOLDER)
+    # What a user may have set for every pip would forbid this one.
+    environment = {**os.environ, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_ROOT_USER_ACTION": "ignore"}
+    command = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV]
+    if output_of([sys.executable, "-m", "pip", "--version"]):
+        command = [sys.executable, *command, "--target", str(UV_FOLDER)]
+    elif output_of([sys.executable, "-c", "import ensurepip, venv; print(ensurepip.version())"]):
+        run([sys.executable, "-m", "venv", str(UV_FOLDER)])
+        command = [str(UV_FOLDER / "bin" / "python"), *command]
+    else:
+        raise SetupError(
+            f"{sys.executable} has neither pip nor venv, and there is no uv to do without them.\n"
+            "  Install one of the three (Debian, Ubuntu: apt install python3-venv), or name another Python:"
+            " make QB_PYTHON=/path/to/python3"
+        )
+    say(f"installing {UV} into .uv")
+    run(command, environment, NETWORK)
+    return own
+
+
+def make_venv(uv: str, environment: dict[str, str]) -> None:
+    """Make .venv where it is not whole."""
+    ours = f"import sys; print(sys.version_info[:2] == {PYTHON})"
+    if not UNFINISHED.exists() and output_of([str(VENV_PYTHON), "-c", ours]) == "True":
+        return
+    python, why = choose_python(uv) or fetch_python(uv, environment)
+    say(f"making .venv with {python}: {why}")
+    run([uv, "venv", "--quiet", "--clear", "--seed", "--python", python, str(VENV)], environment, NETWORK)
+    CHOSEN.write_text(f"{why}\n")
+
+
+def choose_python(uv: str) -> tuple[str, str] | None:
+    """A Python 3.11 with all that the engines import, and why it: the one that runs this, or one that uv finds."""
+    candidates = {}
+    if sys.version_info[:2] == PYTHON and sys.implementation.name == "cpython":
+        candidates[sys.executable] = "the set-up was started with it"
+    # Not one of a virtual environment, such as the .venv that is about to be replaced.
+    found = output_of([uv, "python", "find", "--system", "--no-python-downloads", f"cpython@{version_text(PYTHON)}"])
+    if found:
+        candidates.setdefault(found, f"uv found it; the set-up was started with Python {platform.python_version()}")
+    program = "\n".join(f"try: import {name}\nexcept ImportError: print('{name}')" for name in NEEDED_MODULES)
+    for python, why in candidates.items():
+        lacking = output_of([python, "-c", f"{program}\nprint('.')"]).split()
+        if lacking == ["."]:
+            return python, why
+        say(f"not {python}: it was compiled without {', '.join(lacking[:-1]) or 'what makes it run'}")
+    return None
+
+
+def fetch_python(uv: str, environment: dict[str, str]) -> tuple[str, str]:
+    """Let uv fetch a Python 3.11 into its own folder; the path, and why it."""
+    version = version_text(PYTHON)
+    say(f"no Python {version} is here: uv fetches one (30 MB; it gives up on a silent network within two minutes)")
+    managed = {name: value for name, value in environment.items() if name != "UV_PYTHON_PREFERENCE"}
+    fetched = subprocess.run([uv, "python", "install", "--no-bin", version], cwd=ROOT, env=managed, check=False)
+    python = output_of([uv, "python", "find", "--managed-python", "--no-python-downloads", version], managed)
+    if fetched.returncode or not python:
+        raise SetupError(
+            f"there is no Python {version}, and uv could not fetch one (its own message is above).\n"
+            f"  Install Python {version} or name one: make QB_PYTHON=/path/to/python{version};"
+            " UV_PYTHON_INSTALL_MIRROR names a mirror."
+        )
+    return python, f"uv fetched it; the set-up was started with Python {platform.python_version()}"
 
 
 def uv_environment(device: str) -> dict[str, str]:
     """The variables that uv is run with: pip's settings hold for uv too, so a machine with a mirror is set up once."""
     settings = pip_settings()
-    environment = {**os.environ, "VIRTUAL_ENV": str(VENV)}
-    if "index-url" in settings:
-        environment.setdefault("UV_DEFAULT_INDEX", settings["index-url"])
+    environment = dict(os.environ)
+    for name in ("UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_PROJECT_ENVIRONMENT"):
+        environment.pop(name, None)  # They would send the packages elsewhere.
+    for setting, variable in PIP_FOR_UV.items():
+        if setting in settings:
+            environment.setdefault(variable, settings[setting])
     if device == "cpu" and "find-links" in settings:
         environment.setdefault("UV_FIND_LINKS", settings["find-links"])
     if device == "cuda":
@@ -181,12 +295,12 @@ def uv_environment(device: str) -> dict[str, str]:
 
 def pip_settings() -> dict[str, str]:
     """pip's own settings (files and PIP_ variables) by name; the environment's come last and win."""
-    command = [str(VENV_PYTHON), "-m", "pip", "config", "list"]
-    if not runs(command):
-        return {}
-    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    # Lines such as: global.find-links='/srv/wheels'
-    return dict(re.findall(r"^(?:global|install|:env:)\.([a-z-]+)='(.*)'$", listing, flags=re.MULTILINE))
+    for python in (sys.executable, UV_FOLDER / "bin" / "python", VENV_PYTHON):
+        listing = output_of([str(python), "-m", "pip", "config", "list"])
+        if listing:
+            # Lines such as: global.find-links='/srv/wheels'
+            return dict(re.findall(r"^(?:global|install|:env:)\.([a-z-]+)='(.*)'$", listing, flags=re.MULTILINE))
+    return {}
 
 
 def torch_backend(device: str, lock_file: Path, environment: dict[str, str]) -> list[str]:
@@ -203,11 +317,6 @@ def torch_backend(device: str, lock_file: Path, environment: dict[str, str]) -> 
     return ["--torch-backend", "cpu"]
 
 
-def run_uv(arguments: list[str], environment: dict[str, str]) -> None:
-    """Run .venv's uv; its progress goes to the terminal."""
-    run([str(VENV / "bin" / "uv"), *arguments], environment, remedy="Is the network there? The same command goes on.")
-
-
 def run(command: list[str], environment: dict[str, str] | None = None, remedy: str = "") -> None:
     """Run a command in the repository's root; its failure is a SetupError."""
     code = subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False).returncode
@@ -215,13 +324,20 @@ def run(command: list[str], environment: dict[str, str] | None = None, remedy: s
         raise SetupError(f"`{' '.join(command)}` ended with {code} (its own message is above). {remedy}".rstrip())
 
 
-def runs(command: list[str], expect: str = "") -> bool:
-    """Whether the command works and prints `expect`."""
+def output_of(command: list[str], environment: dict[str, str] | None = None) -> str:
+    """What the command prints, stripped; empty where it cannot be run or fails."""
     try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
     except OSError:
-        return False
-    return result.returncode == 0 and expect in result.stdout
+        return ""
+    return result.stdout.strip() if result.returncode == 0 else ""
+
+
+def version_text(version: tuple[int, ...]) -> str:
+    """(3, 11) -> 3.11"""
+    return ".".join(map(str, version))
 
 
 def say(text: str) -> None:

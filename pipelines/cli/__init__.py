@@ -2,7 +2,9 @@
 
 import argparse
 import importlib
+import importlib.metadata
 import logging
+import platform
 import signal
 import sys
 import traceback
@@ -58,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="quantbench", description="Quantize a language model and measure what it lost."
     )
+    version = f"%(prog)s {importlib.metadata.version('quantbench')} (Python {platform.python_version()})"
+    parser.add_argument("--version", action="version", version=version)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--workspace", default="workspace", metavar="DIR", help="where results are kept (default: ./workspace)"

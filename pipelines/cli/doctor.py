@@ -4,6 +4,7 @@ import argparse
 import json
 import platform
 import shutil
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +20,8 @@ from serving_checks.engines.table import ENGINES, engine_type
 
 HELP = "say what this machine is, which engines it has and what each method can do here"
 
+PYTHON_NOTE = "quantbench.python"
+"""Of the environment's folder; `tools/environment.py` writes it."""
 _ENGINES = (
     "torch",
     "transformers",
@@ -47,19 +50,10 @@ def execute(args: argparse.Namespace) -> int:
         if folder.exists()
     )
     disk = shutil.disk_usage(existing)
-    methods = {}
-    for method in METHODS:
-        engine = load_method(method).engine
-        refusals = [serving_violations(method, machine.device, 2, engine=one.name) for one in serving]
-        methods[method] = {
-            "quantize": f"{engine} {versions[engine]}, {machine.quantize_dtype(method)}"
-            if engine in versions
-            else f"no: install {engine}",
-            "serve": "; ".join(_serves(one, method, machine, versions) for one in serving),
-            "tensor_parallel": "yes" if [] in refusals else f"no: {'; '.join(lines[0] for lines in refusals)}",
-        }
+    methods = {method: _able(method, machine, serving, versions) for method in METHODS}
     report = {
         "python": platform.python_version(),
+        "python_chosen": _python_chosen(),
         "machine": machine.model_dump(mode="json"),
         "disk_free_bytes": disk.free,
         "engines": {name: versions.get(name) for name in names},
@@ -70,7 +64,9 @@ def execute(args: argparse.Namespace) -> int:
         return 0
     console = Console()
     facts = Table(show_header=False, box=None)
-    facts.add_row("Python", platform.python_version())
+    chosen = _python_chosen()
+    where = f"{platform.python_version()}, {Path(sys.executable).resolve()}"
+    facts.add_row("Python", f"{where}: {chosen}" if chosen else where)
     facts.add_row("device", f"{machine.device}: {machine.device_name}, {machine.threads} threads")
     facts.add_row("CPU features", ", ".join(machine.cpu_flags) or "none that matter")
     facts.add_row(
@@ -95,6 +91,27 @@ def execute(args: argparse.Namespace) -> int:
         table.add_row(method, able["quantize"], able["serve"], able["tensor_parallel"])
     console.print(table)
     return 0
+
+
+def _able(
+    method: Method, machine: MachineRecord, serving: list[type[Engine]], versions: dict[str, str]
+) -> dict[str, str]:
+    """What can be done with a method here."""
+    engine = load_method(method).engine
+    refusals = [serving_violations(method, machine.device, 2, engine=one.name) for one in serving]
+    return {
+        "quantize": f"{engine} {versions[engine]}, {machine.quantize_dtype(method)}"
+        if engine in versions
+        else f"no: install {engine}",
+        "serve": "; ".join(_serves(one, method, machine, versions) for one in serving),
+        "tensor_parallel": "yes" if [] in refusals else f"no: {'; '.join(lines[0] for lines in refusals)}",
+    }
+
+
+def _python_chosen() -> str | None:
+    """Why the environment has this Python, as the set-up wrote it there; None in an environment of another make."""
+    note = Path(sys.prefix) / PYTHON_NOTE
+    return note.read_text(encoding="utf-8").strip() if note.is_file() else None
 
 
 def _serves(engine: type[Engine], method: Method, machine: MachineRecord, versions: dict[str, str]) -> str:

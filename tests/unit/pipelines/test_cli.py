@@ -1,6 +1,8 @@
 """What a user sees: one clear message, a remedy, the agreed exit code, and a traceback only when asked for."""
 
+import importlib.metadata
 import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,25 @@ def test_what_is_not_explained_says_how_to_see_more(
     assert "--debug" in text
     with pytest.raises(ZeroDivisionError):
         main(["run", str(recipe), "--debug"])
+
+
+def test_the_version_is_the_distribution_s(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    expected = f"quantbench {importlib.metadata.version('quantbench')} (Python {platform.python_version()})\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_doctor_says_which_python_and_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor.sys, "prefix", str(tmp_path))
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["python_chosen"] is None
+    (tmp_path / doctor.PYTHON_NOTE).write_text("uv found it\n")
+    assert main(["doctor"]) == 0
+    assert "uv found it" in " ".join(capsys.readouterr().out.split())
 
 
 def test_doctor_knows_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
