@@ -8,6 +8,11 @@ QuantbenchError            anything we can explain; the command line prints it w
 """
 
 from pathlib import Path
+from typing import Literal
+
+Blame = Literal["source", "recipe", "engine", "machine", "quantbench"]
+"""Where a fault lies: in the model that came in, in what was asked for, in a library that works for us, in the machine
+(disk, memory, rights, whoever ended a process), or in our own code."""
 
 
 class QuantbenchError(Exception):
@@ -16,14 +21,18 @@ class QuantbenchError(Exception):
     Args:
         what: One sentence naming the fact and the place.
         remedy: What the user can do next; always present, since an error without one is only a complaint.
+        blame: Where the fault lies, where there is evidence for it; that of the class when left out.
     """
 
     exit_code = 3
+    blame: Blame | None = None
 
-    def __init__(self, what: str, *, remedy: str) -> None:
+    def __init__(self, what: str, *, remedy: str, blame: Blame | None = None) -> None:
         super().__init__(what)
         self.what = what
         self.remedy = remedy
+        if blame is not None:
+            self.blame = blame
 
     def __str__(self) -> str:
         return f"{self.what}\n  remedy: {self.remedy}"
@@ -33,6 +42,7 @@ class RequestError(QuantbenchError):
     """The request cannot be carried out as it is written; nothing was started."""
 
     exit_code = 2
+    blame = "recipe"
 
 
 class StageError(QuantbenchError):

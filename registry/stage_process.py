@@ -5,14 +5,15 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from configs.errors import QuantbenchError, RequestError
+from configs.errors import RequestError, StageError
 from registry.contracts.job import StageJob
 from registry.contracts.stage import Failure, StageResult
+from registry.explain import explanation_of
 from registry.files import write_text_atomically
 
 
@@ -21,6 +22,8 @@ class StageClock:
 
     def __init__(self, progress_file: Path) -> None:
         self.timings_seconds: dict[str, float] = {}
+        self.doing = "start"
+        """The part that is being done, or was done last."""
         self._progress_file = progress_file
 
     @contextmanager
@@ -35,9 +38,12 @@ class StageClock:
 
     def progress(self, part: str, done: int | None = None, total: int | None = None) -> None:
         """Say what is being done now; `done` of `total` where that is known."""
+        self.doing = part
         temporary = self._progress_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"part": part, "done": done, "total": total}))
-        temporary.replace(self._progress_file)
+        # No work of hours is given up for want of room for this note; what needs the room will say so.
+        with suppress(OSError):
+            temporary.write_text(json.dumps({"part": part, "done": done, "total": total}))
+            temporary.replace(self._progress_file)
 
 
 StageWork = Callable[[StageJob, StageClock], StageResult]
@@ -65,18 +71,15 @@ def main(table: dict[str, tuple[type[StageJob], StageWork]]) -> int:
     clock = StageClock(progress_file_of(job.result_file))
     try:
         result = work(job, clock)
-    except QuantbenchError as error:
+    except Exception as error:
         traceback.print_exc()
-        failure = Failure(what=error.what, remedy=error.remedy, exit_code=error.exit_code)
-        result = StageResult(stage=job.stage, failure=failure, timings_seconds=clock.timings_seconds)
-    except OSError as error:
-        # A full disk reaches us as ENOSPC from any library; the number says more than the library's words.
-        traceback.print_exc()
-        failure = Failure(
-            what=f"{type(error).__name__}: {error}",
-            remedy="free disk space or mend the path, then run the same command",
-        )
-        result = StageResult(stage=job.stage, failure=failure, timings_seconds=clock.timings_seconds)
+        told = explanation_of(error, clock.doing.replace("_", " "), job.output_dir or job.result_file.parent)
+        result = StageResult(stage=job.stage, failure=Failure.of(told))
     result = result.model_copy(update={"timings_seconds": clock.timings_seconds})
-    write_text_atomically(job.result_file, result.model_dump_json(indent=2))
+    try:
+        write_text_atomically(job.result_file, result.model_dump_json(indent=2))
+    except OSError:
+        # In the log, from which the runner reads it.
+        traceback.print_exc()
+        return StageError.exit_code
     return 0 if result.failure is None else result.failure.exit_code

@@ -12,11 +12,16 @@ from configs.errors import RequestError, StageError
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import LOOPBACK, AttachedEngine, Engine, EngineFacts, LaunchedEngine, ServerRequest
 from serving_checks.engines.table import engine_of
+from serving_checks.processes.endings import Death, Ending, death_of
 from serving_checks.processes.guard import descendants_of, remove_shared_memory, shared_memory_of
+from serving_checks.processes.pulse import UNBOUNDED, Patience, Pulse, Stuck
 from serving_checks.processes.supervisor import Supervised
+from serving_checks.processes.watch import Watch
 from serving_checks.transport.http_json import get_text
 
 _POLL_SECONDS = 0.3
+_END_SECONDS = 5.0
+"""Longest time from a server's death, which those who ask it may notice first, to the end of all it has left."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class RunningServer:
     """From launching it to its first healthy answer; without the imports where it was forked."""
     child: Supervised | None = None
     """Its process."""
+    watch: Watch | None = None
+    """Who looks after it."""
 
     @property
     def pid(self) -> int | None:
@@ -41,6 +48,11 @@ class RunningServer:
     def forked(self) -> bool:
         """Whether it came from a fork server."""
         return self.child is not None and self.child.forked
+
+    @property
+    def suspended_seconds(self) -> float:
+        """How long one of its processes was stopped from outside so far; what was measured then is too slow."""
+        return self.watch.suspended_seconds if self.watch else 0.0
 
     @property
     def command_line(self) -> str | None:
@@ -103,41 +115,79 @@ def check_servable(engine: Engine, request: ServerRequest) -> None:
         )
 
 
-def _await_health(engine: LaunchedEngine, child: Supervised, base_url: str, shared_memory: set[str]) -> float:
+def _await_health(
+    engine: LaunchedEngine, child: Supervised, base_url: str, patience: Patience, shared_memory: set[str]
+) -> float:
     """Wait for the engine's health path; the seconds since the call.
 
     Args:
         shared_memory: Gets the files that the server's processes share: of an engine that dies by itself, one of its
             ranks first, they can only be seen before.
     """
-    deadline_seconds = engine.config.start_deadline_seconds
+    pulse = Pulse(child.pid, patience._replace(deadline_seconds=engine.config.start_deadline_seconds))
     start = time.monotonic()
     while True:
         shared_memory |= shared_memory_of(descendants_of(child.pid))
         exit_code = child.wait(_POLL_SECONDS)
         if exit_code is not None:
-            death = engine.death_of(child.log, exit_code)
-            raise StageError(
-                f"the server died at start with exit code {exit_code}: {death.reason}\n"
-                f"  command: {child.command_line}\n  last lines of {child.log_file}:\n{child.log_tail()}",
-                remedy=death.remedy,
-            )
-        try:
-            get_text(base_url + engine.health_path, timeout_seconds=2.0)
+            death = _death_of(engine, child, child.ending(exit_code))
+            what = f"the server died at start with exit code {exit_code}: {death.reason}"
+            raise StageError(f"{what}\n{_shown(child)}", remedy=death.remedy, blame=death.blame)
+        if _healthy(engine, base_url):
             return time.monotonic() - start
-        except OSError:
-            pass
-        if time.monotonic() - start > deadline_seconds:
+        stuck = pulse.look()
+        if stuck:
             raise StageError(
-                f"the server was not healthy after {deadline_seconds:.0f} s and was stopped\n"
-                f"  command: {child.command_line}\n  last lines of {child.log_file}:\n{child.log_tail()}",
-                remedy="raise `start_deadline_seconds` if the machine is slow, or run the command by hand and watch it",
+                f"the server was not healthy and was stopped: {stuck.what}\n{_shown(child)}",
+                remedy=f"{stuck.remedy}; raise `start_deadline_seconds` if the machine is slow",
+                blame=stuck.blame,
             )
+
+
+def _healthy(engine: LaunchedEngine, base_url: str) -> bool:
+    try:
+        get_text(base_url + engine.health_path, timeout_seconds=2.0)
+    except OSError:
+        return False
+    return True
+
+
+def _death_of(engine: LaunchedEngine, child: Supervised, ending: Ending) -> Death:
+    """A signal and the kernel's counters say more than the log, and the log more than an exit code."""
+    if ending.signal or ending.oom_kills:
+        return death_of(ending)
+    return engine.death_of(child.log) or death_of(ending)
+
+
+def _shown(child: Supervised) -> str:
+    return f"  command: {child.command_line}\n  last lines of {child.log_file}:\n{child.log_tail()}"
+
+
+@contextmanager
+def _blaming_the_server(engine: LaunchedEngine, base_url: str, child: Supervised, watch: Watch) -> Iterator[None]:
+    """What fails because the server is gone is told as the server's end, with what its process shows of the reason."""
+    try:
+        yield
+    except Exception as error:
+        over = watch.over(0) or (None if _healthy(engine, base_url) else watch.over(_END_SECONDS))
+        if over is None:
+            raise
+        noticed = f"  it was noticed as: {str(error).splitlines()[0]}\n{_shown(child)}"
+        if isinstance(over, Stuck):
+            what = f"the server was ended: {over.what}\n{noticed}"
+            raise StageError(what, remedy=over.remedy, blame=over.blame) from error
+        death = _death_of(engine, child, over)
+        what = f"the server died amid its work, it {over.how}: {death.reason}\n{noticed}"
+        raise StageError(what, remedy=death.remedy, blame=death.blame) from error
 
 
 @contextmanager
 def serve(
-    request: ServerRequest, log_file: Path, engine: Engine | None = None, fork_server: Path | None = None
+    request: ServerRequest,
+    log_file: Path,
+    engine: Engine | None = None,
+    fork_server: Path | None = None,
+    patience: Patience = UNBOUNDED,
 ) -> Iterator[RunningServer]:
     """Serve a model for the length of the block: on loopback, or where the engine's server runs already.
 
@@ -145,16 +195,18 @@ def serve(
         log_file: Gets the output of a server that is started here.
         engine: What serves; the one that the request's config is for when None.
         fork_server: Address of what `Engine.fork_server` started, if there is one; the server is then ready in seconds.
+        patience: With a server that was started here; the config has its start's deadline.
 
     Raises:
         RequestError: The port is taken, the model cannot be served like this, or a server that should run already does
             not; nothing was started.
-        StageError: The server died at start or was not healthy in time; it and all its children are gone.
+        StageError: The server died at start or was not healthy in time, or died or was suspended in the block and so
+            made it fail; it and all its children are gone.
     """
     engine = engine or engine_of(request.config)
     check_servable(engine, request)
     if isinstance(engine, LaunchedEngine):
-        with _launched(engine, request, log_file, fork_server) as server:
+        with _launched(engine, request, log_file, fork_server, patience) as server:
             yield server
     elif isinstance(engine, AttachedEngine):
         yield RunningServer(engine, engine.attach(request))
@@ -162,7 +214,7 @@ def serve(
 
 @contextmanager
 def _launched(
-    engine: LaunchedEngine, request: ServerRequest, log_file: Path, fork_server: Path | None
+    engine: LaunchedEngine, request: ServerRequest, log_file: Path, fork_server: Path | None, patience: Patience
 ) -> Iterator[RunningServer]:
     port = free_port(engine.config.port)
     command = engine.command(request, port)
@@ -182,6 +234,7 @@ def _launched(
     ):
         shared_memory: set[str] = set()
         stack.callback(lambda: remove_shared_memory(shared_memory | engine.shared_memory_of(child.log)))
-        start_seconds = _await_health(engine, child, endpoint.base_url, shared_memory)
+        start_seconds = _await_health(engine, child, endpoint.base_url, patience, shared_memory)
         endpoint = endpoint.model_copy(update={"prefix_block_tokens": engine.prefix_block_tokens(endpoint)})
-        yield RunningServer(engine, endpoint, command.argv, start_seconds, child)
+        with Watch(child, patience) as watch, _blaming_the_server(engine, endpoint.base_url, child, watch):
+            yield RunningServer(engine, endpoint, command.argv, start_seconds, child, watch)

@@ -20,7 +20,7 @@ OnProgress = Callable[[int, int], None]
 
 _ATTEMPTS = 2
 _PAUSE_SECONDS = 1.0
-_SILENCE_SECONDS = 300.0
+SILENCE_SECONDS = 300.0
 """Without a single answer for so long, the server hangs. A request by itself may wait longer: many long ones queue."""
 
 
@@ -57,10 +57,18 @@ class Client:
         endpoint: A server whose completions take `logprob_token_ids`.
         num_concurrent: Requests kept open at once; more than the server works on at once only wait there.
         cache: Where answers are looked up and kept.
+        silence_seconds: When to give up on a server that answers nothing at all.
     """
 
-    def __init__(self, endpoint: Endpoint, num_concurrent: int, cache: RequestCache | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        num_concurrent: int,
+        cache: RequestCache | None = None,
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> None:
         self.counts = Counts()
+        self._silence_seconds = silence_seconds
         self._endpoint, self._num_concurrent, self._cache = endpoint, num_concurrent, cache
 
     def ask(self, questions: Sequence[Question], on_progress: OnProgress) -> dict[Question, Answer]:
@@ -91,7 +99,7 @@ class Client:
         return asyncio.run(self._complete(bodies))
 
     async def _complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        async with self._session(silence_seconds=_SILENCE_SECONDS) as session:
+        async with self._session(self._silence_seconds) as session:
             return await asyncio.gather(*(self._send(session, body) for body in bodies))
 
     def _session(self, silence_seconds: float | None = None) -> aiohttp.ClientSession:
@@ -146,10 +154,12 @@ class Client:
         sent_then, answered_then = -1, -1
         while (self.counts.requests, len(answers)) != (sent_then, answered_then):
             sent_then, answered_then = self.counts.requests, len(answers)
-            await asyncio.sleep(_SILENCE_SECONDS)
+            await asyncio.sleep(self._silence_seconds)
         raise StageError(
-            f"{self._endpoint.base_url} has answered nothing for {_SILENCE_SECONDS:.0f} s",
-            remedy="see the end of the server's log beside this stage's; the same command goes on where this stopped",
+            f"{self._endpoint.base_url} has answered nothing for {self._silence_seconds:.0f} s",
+            remedy="see the end of the server's log for what it hangs at; where it is only slow, raise `answer_minutes`"
+            " under `deadlines`: the same command goes on where this stopped",
+            blame="engine",
         )
 
     def _take(
@@ -192,7 +202,11 @@ class Client:
             await asyncio.sleep(_PAUSE_SECONDS)
         raise StageError(
             f"the server stopped answering: {failure}",
-            remedy="see the end of the server's log beside this stage's; the same command goes on where this stopped",
+            remedy="see the end of the server's log beside this stage's for why; the same command goes on where this"
+            " stopped"
+            if again
+            else "see the server's log for what it refuses: it would refuse the same request again",
+            blame="engine",
         )
 
 
@@ -212,6 +226,7 @@ def _parts(request: Scoring, choice: dict[str, Any]) -> list[tuple[Score, LogLik
         raise StageError(
             f"the server's answer lacks the log-probabilities that were asked for: {type(error).__name__} {error}",
             remedy="serve the model with vLLM 0.32 or later, whose completions take `logprob_token_ids`",
+            blame="engine",
         ) from error
     for _, (value, _) in parts:
         if not math.isfinite(value):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import StageError
-from evals.asking.client import Client
+from evals.asking.client import SILENCE_SECONDS, Client
 from evals.asking.questions import Questioned, Questioner, import_libraries
 from evals.asking.request_cache import RequestCache
 from evals.asking.request_plan import Answer, Question
@@ -56,6 +56,7 @@ class Prepared:
         cache_file: Path | None = None,
         cache_facts: Mapping[str, str] | None = None,
         adaptive: Adaptive | None = None,
+        silence_seconds: float = SILENCE_SECONDS,
     ) -> EvaluationRecord:
         """Score the model behind `endpoint`; per-item results go to `output_dir/samples.parquet`.
 
@@ -67,6 +68,7 @@ class Prepared:
                 engine; it refuses to serve others.
             cache_facts: What an answer depends on besides model, context length and question: engine, version, dtype.
             adaptive: Asks look by look until every category is decided; all items of the suite when left out.
+            silence_seconds: When to give up on a server that answers nothing.
 
         Raises:
             StageError: The server stopped answering, or answered with what is no number; a task lacks documents, or the
@@ -77,7 +79,7 @@ class Prepared:
             if cache_file is not None:
                 facts = {"model_digest": model_digest, "max_model_len": str(endpoint.max_model_len)}
                 cache = stack.enter_context(RequestCache(cache_file, facts | dict(cache_facts or {})))
-            asker = Asker(self, endpoint, Client(endpoint, num_concurrent, cache), on_progress)
+            asker = Asker(self, endpoint, Client(endpoint, num_concurrent, cache, silence_seconds), on_progress)
             if adaptive is None:
                 asked = Asked(asker.ask(asker.items), [])
             else:

@@ -9,10 +9,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from configs.errors import QuantbenchError
 from registry.contracts.comparison import Verdict
+from registry.explain import explanation_of
 
 COMMANDS = ("run", "plan", "tune", "bench", "doctor", "artifacts", "compare")
 """Each is a module here with `HELP`, `add_arguments(parser)` and `execute(args) -> exit code`."""
@@ -34,17 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A scheduler's SIGTERM takes the same way out as Ctrl-C: stages ended, half-made files removed.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return int(_module(args.command).execute(args))
+        exit_code = int(_module(args.command).execute(args))
+        sys.stdout.flush()  # here, where a full disk below it is explained
+        return exit_code
     except QuantbenchError as error:
-        if args.debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed(error, args)
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again, complete stages are not repeated", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        return _failed(explanation_of(error, args.command, Path(args.workspace)), args)
     except Exception as error:
         if args.debug:
             raise
@@ -54,6 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return QuantbenchError.exit_code
+
+
+def _failed(error: QuantbenchError, args: argparse.Namespace) -> int:
+    """Tell what went wrong; the exit code."""
+    if args.debug:
+        traceback.print_exc()
+    with suppress(OSError):  # where stderr is a file on a full disk, the exit code says it alone
+        print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -91,7 +91,7 @@ def execute_bench(bench: OpenBench, workspace: Workspace, on_progress: Callable[
             write_text_atomically(directory / RECORD_FILE, record.model_dump_json(indent=2))
             page = write_bench_page(config, machine, record, directory)
         except BaseException as error:
-            _sweep(directory, keep_logs=isinstance(error, StageError))
+            _sweep(directory, keep_logs=isinstance(error, StageError | OSError))
             raise
     return BenchResult(config.name, record, directory, page)
 
@@ -115,12 +115,16 @@ def _measured(bench: OpenBench, directory: Path, on_progress: Callable[[str], No
             dtype=bench.dtype,
             threads=machine.serving_threads,
             server_log_file=directory / SERVER_LOG_FILE,
+            deadlines=config.deadlines,
             fork_server=fork_servers.for_model_servers(stage, config.serving),
         )
-        result = run_job(job, STAGE_MODULE, stage.name, log_file, env=OFFLINE, on_progress=on_progress)
+        patience = config.deadlines.of_stage(stage.kind)
+        result = run_job(
+            job, STAGE_MODULE, stage.name, log_file, env=OFFLINE, patience=patience, on_progress=on_progress
+        )
     if result.failure:
         kind = RequestError if result.failure.exit_code == RequestError.exit_code else StageError
-        raise kind(result.failure.what, remedy=result.failure.remedy)
+        raise kind(result.failure.what, remedy=result.failure.remedy, blame=result.failure.blame)
     shutil.rmtree(scratch)
     log_file.unlink()
     return ServingRecord.model_validate(result.record)

@@ -116,6 +116,7 @@ def _served(context: JobContext, model: StageResult, model_dir: Path, log_file: 
         "threads": context.machine.serving_threads,
         "device_name": context.machine.device_name,
         "server_log_file": log_file.with_suffix(".server.log"),
+        "deadlines": context.config.deadlines,
     }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from configs.errors import StageError
 from pipelines.execution.workspace import Workspace
 from pipelines.recipe.run_config import TrackingConfig
 from pipelines.records.run_record import RunRecord
@@ -13,6 +14,8 @@ from registry.contracts import StageResult
 from registry.files import write_text_atomically
 from registry.hashing import digest_of
 from registry.stage_cache import StageKey
+from serving_checks.processes.endings import death_of
+from serving_checks.processes.pulse import Patience
 from serving_checks.processes.supervisor import Supervised
 
 _RECORD_VERSION = 2
@@ -28,10 +31,11 @@ class Recorder:
         tracking: Where to record.
         workspace: Remembers what was recorded.
         run_dir: `runs/<id>/`.
+        patience: With the process, once the run is handed to it.
     """
 
-    def __init__(self, tracking: TrackingConfig, workspace: Workspace, run_dir: Path) -> None:
-        self._workspace = workspace
+    def __init__(self, tracking: TrackingConfig, workspace: Workspace, run_dir: Path, patience: Patience) -> None:
+        self._workspace, self._patience = workspace, patience
         self._uri = tracking.uri or workspace.default_tracking_uri
         stages = run_dir / "stages"
         self._job = RecordJob(
@@ -80,11 +84,15 @@ class Recorder:
         finished = FinishedRun(run=record, start_seconds=start_seconds)
         write_text_atomically(self._job.finished_run_file, finished.model_dump_json(indent=2))
         assert self._child is not None  # noqa: S101 - `start` has made it
-        self._child.wait()
+        try:
+            exit_code = self._child.attend(self._patience)
+        except StageError as error:
+            return f"not recorded in MLflow: {error.what.splitlines()[0]}; {error.remedy}"
         try:
             result = StageResult.model_validate_json(self._job.result_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return f"not recorded in MLflow: the recorder ended without a result, see {self._log_file}"
+            death = death_of(self._child.ending(exit_code))
+            return f"not recorded in MLflow: {death.reason}; {death.remedy}, see {self._log_file}"
         if result.failure is not None:
             return f"not recorded in MLflow: {result.failure.what}; {result.failure.remedy}"
         self._workspace.cache.put(key, "record", result)

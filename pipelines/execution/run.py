@@ -40,7 +40,7 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
     check_device(machine)
     run_dir = workspace.new_run_dir(config.name)
     write_text_atomically(run_dir / "config.json", config.model_dump_json(indent=2))
-    with Recorder(config.tracking, workspace, run_dir) as recorder:
+    with Recorder(config.tracking, workspace, run_dir, config.deadlines.of_stage("record")) as recorder:
 
         def before_work() -> None:
             recorder.start()

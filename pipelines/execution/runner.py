@@ -17,6 +17,7 @@ from pipelines.records.events import EventLog, How, StageOutcome
 from pipelines.stage_programs.measure import MeasureJob
 from pipelines.stage_programs.serving_stage import ServeJob
 from registry.contracts import Failure, InspectionRecord, StageResult
+from registry.explain import explanation_of
 
 OnProgress = Callable[[Stage, str], None]
 
@@ -62,8 +63,8 @@ class Runner:
         else:
             try:
                 result, how = self._reuse_or_execute(stage)
-            except QuantbenchError as error:
-                failure = Failure(what=error.what, remedy=error.remedy, exit_code=error.exit_code)
+            except (QuantbenchError, OSError) as error:
+                failure = Failure.of(explanation_of(error, stage.name, self._workspace.root))
                 result, how = StageResult(stage=stage.kind, failure=failure), "failed"
         if stage.kind == "inspect" and result.failure is None:
             result, how = _judged(result, how)
@@ -74,7 +75,7 @@ class Runner:
 
     def reject(self, outcome: StageOutcome, error: QuantbenchError) -> StageOutcome:
         """Turn a finished stage into a failed one: its result was found not to be usable."""
-        failure = Failure(what=error.what, remedy=error.remedy, exit_code=error.exit_code)
+        failure = Failure.of(error)
         result = outcome.result.model_copy(update={"failure": failure})
         self.results[outcome.name] = result
         rejected = outcome.model_copy(update={"how": "failed", "result": result})
@@ -122,6 +123,7 @@ class Runner:
                 stage.name,
                 log_file,
                 env={} if fetches(stage) else OFFLINE,
+                patience=self._context.config.deadlines.of_stage(stage.kind),
                 on_progress=lambda text: self._on_progress(stage, text),
                 interpreter=stage.interpreter,
                 fork_server=self._fork_servers.for_stage(stage) if self._fork_servers else None,
@@ -131,14 +133,10 @@ class Runner:
                 if stored.digest != result.object.digest:
                     raise StageError(
                         f"{stage.name}: the files changed after the stage had hashed them",
-                        remedy="check the disk (dmesg), then run the same command again",
+                        remedy="check the disk (`dmesg`) and memory, then run the same command again",
+                        blame="machine",
                     )
             return result
-        except OSError as error:
-            raise StageError(
-                f"{stage.name}: {error.strerror or error} ({error.filename or staging})",
-                remedy="free disk space or mend the path, then run the same command again; finished stages are kept",
-            ) from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -152,6 +150,7 @@ def _judged(result: StageResult, how: How) -> tuple[StageResult, How]:
         what="the artifact did not pass its inspection: "
         + "; ".join(f"{check.name}: {check.detail}" for check in failed),
         remedy="the artifact is not served; change the method's parameters or its dtype and run again",
+        blame="engine",
     )
     return result.model_copy(update={"failure": failure}), "failed"
 

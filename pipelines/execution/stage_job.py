@@ -1,6 +1,7 @@
 """One stage's process, from its job to its result."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from registry.contracts import StageJob, StageResult
 from registry.files import write_text_atomically
 from registry.stage_process import progress_file_of
 from serving_checks.processes import supervisor
+from serving_checks.processes.endings import death_of
+from serving_checks.processes.pulse import Patience
 
 _ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 
@@ -24,6 +27,7 @@ def run_job(
     log_file: Path,
     *,
     env: Mapping[str, str],
+    patience: Patience,
     on_progress: Callable[[str], None],
     interpreter: Path | None = None,
     fork_server: Path | None = None,
@@ -34,12 +38,13 @@ def run_job(
         name: What the stage is called in errors.
         log_file: Gets its output.
         env: Variables on top of this process's.
+        patience: When to give up.
         on_progress: Called a few times a second with what the stage is doing.
         interpreter: The Python that runs it; this process's own when None.
         fork_server: Address of a fork server to start it from.
 
     Raises:
-        StageError: The process ended without a result.
+        StageError: The process ended without a result, or did not get on and was ended.
     """
     result_file = job.result_file
     job_file = result_file.with_name(result_file.name.removesuffix(".result.json") + ".job.json")
@@ -49,26 +54,28 @@ def run_job(
         argv,
         log_file=log_file,
         env={**_ENVIRONMENT, **env},
-        on_tick=lambda: on_progress(_progress_text(result_file)),
+        patience=patience,
+        progress_file=progress_file_of(result_file),
+        on_tick=lambda suspended: on_progress(_progress_text(result_file) + (", suspended" if suspended else "")),
         fork_server=fork_server,
     )
     try:
         result = StageResult.model_validate_json(result_file.read_text(encoding="utf-8"))
     except (OSError, ValidationError):
-        raise _died(name, finished, log_file, argv) from None
+        raise _died(name, finished, _progress_text(result_file), log_file, argv) from None
     timings = result.timings_seconds
     timings = timings | {"import": timings.get("import", 0.0) + finished.launch_seconds}
-    return result.model_copy(update={"peak_memory_bytes": finished.peak_memory_bytes, "timings_seconds": timings})
+    peak = finished.ending.peak_memory_bytes
+    return result.model_copy(update={"peak_memory_bytes": peak, "timings_seconds": timings})
 
 
-def _died(name: str, finished: supervisor.Finished, log_file: Path, argv: list[str]) -> StageError:
-    code = finished.exit_code
-    how = f"was killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
-    hint = "the kernel kills a process that runs out of memory; see dmesg. " if code == 137 else ""
+def _died(name: str, finished: supervisor.Finished, doing: str, log_file: Path, argv: list[str]) -> StageError:
+    death = death_of(finished.ending)
     return StageError(
-        f"{name} {how} after {finished.duration_seconds:.0f} s without a result; the end of {log_file}:\n"
-        + _tail(log_file),
-        remedy=f"{hint}run the same command again; to repeat this stage alone: {' '.join(argv)}",
+        f"{name} {finished.ending.how} after {finished.duration_seconds:.0f} s without a result, at {doing}:"
+        f" {death.reason}; the end of {log_file}:\n" + _indented(finished.ending.log_tail),
+        remedy=f"{death.remedy}; to watch this stage alone: {shlex.join(argv)}",
+        blame=death.blame,
     )
 
 
@@ -81,8 +88,5 @@ def _progress_text(result_file: Path) -> str:
     return f"{part} {said['done']}/{said['total']}" if said.get("total") else part
 
 
-def _tail(log_file: Path, lines: int = 15) -> str:
-    try:
-        return "\n".join("    " + line for line in log_file.read_text(errors="replace").splitlines()[-lines:])
-    except OSError:
-        return "    (no log)"
+def _indented(log_tail: str) -> str:
+    return "\n".join("    " + line for line in log_tail.splitlines()) or "    (nothing)"

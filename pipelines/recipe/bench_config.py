@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from configs.base import StrictModel
+from pipelines.recipe.deadlines import Deadlines
 from pipelines.recipe.run_config import EntryName
 from registry.contracts.base import DType, Method
 from serving_checks.checks.config import ChecksConfig
@@ -28,6 +29,8 @@ class BenchConfig(StrictModel):
     """`engine` chooses what serves; each engine has keys of its own."""
     load: LoadConfig = LoadConfig()
     checks: ChecksConfig = ChecksConfig()
+    deadlines: Deadlines = Deadlines()
+    """When to give up; those of a measurement and of its server are read."""
     profile: bool = False
     """Keep a profiler trace of a few engine steps, taken after everything that is measured."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from configs.base import StrictModel
 from evals.statistics.sequential import LookPlan
 from evals.suites.local_data import DataConfig
+from pipelines.recipe.deadlines import Deadlines
 from pipelines.recipe.tune_config import TuneConfig
 from quantizers.base import METHODS, MethodConfig, load_method
 from quantizers.calibration.config import CalibrationConfig
@@ -81,6 +82,8 @@ class RunConfig(StrictModel):
     dtype: DTypeConfig = DTypeConfig()
     environments: dict[str, Path] = {}
     """Stage or method name -> Python interpreter, for engines that need an environment of their own."""
+    deadlines: Deadlines = Deadlines()
+    """When to give up on what does not get on; no part of any key."""
     tracking: TrackingConfig = TrackingConfig()
     profile: bool = False
     """Keep a profiler trace of a few engine steps of each measured model, taken after everything that is measured."""

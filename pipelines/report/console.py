@@ -21,7 +21,7 @@ from pipelines.records.events import StageOutcome
 from pipelines.records.rows import Row
 from pipelines.records.run_record import RunRecord
 from pipelines.report.judged import judged
-from pipelines.report.summary import failed, names, reused_text, sentences, timed_stages
+from pipelines.report.summary import blame_text, failed, names, reused_text, sentences, timed_stages
 from pipelines.report.table import VERDICT_TONES, Cell, Column, ReportTable, Tone, build_table, printable
 from registry.contracts import CharacterizationRecord, RetentionRecord
 
@@ -79,7 +79,9 @@ class RunConsole:
         styles = {"failed": "red", "skipped": "yellow", "reused": "dim"}
         self._say(f"{outcome.name} {how}", styles.get(outcome.how, ""))
         if outcome.result.failure:
-            self._say(f"  {outcome.result.failure.what}\n  remedy: {outcome.result.failure.remedy}", "red")
+            failure = outcome.result.failure
+            blame = f"\n  blame: {blame_text(failure)}" if failure.blame else ""
+            self._say(f"  {failure.what}{blame}\n  remedy: {failure.remedy}", "red")
         kind, _, subject = outcome.name.partition(":")
         if self._live is None and kind == "measure":
             table = build_table(rows, self._run.context.suite)
@@ -231,6 +233,8 @@ def _print_failures(console: Console, record: RunRecord) -> None:
     for name, failure in failed(record):
         console.print(_text(f"\nFAILED {name}", "bold red"))
         console.print(Padding(_text(failure.what), (0, 0, 0, 2)))
+        if failure.blame:
+            console.print(Padding(_text(f"blame: {blame_text(failure)}"), (0, 0, 0, 2)))
         console.print(Padding(_text(f"remedy: {failure.remedy}", "bold"), (0, 0, 0, 2)))
     skipped = names(record.outcomes, "skipped")
     if skipped:

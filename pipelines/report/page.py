@@ -28,7 +28,7 @@ from pipelines.report.load import (
 )
 from pipelines.report.memory_split import MEMORY_COLUMNS, budgets_differ, memory_lines, room_gained
 from pipelines.report.plot import quality_speed_plot
-from pipelines.report.summary import failed, names, reused_text, sentences, timed_stages
+from pipelines.report.summary import blame_text, failed, names, reused_text, sentences, timed_stages
 from pipelines.report.svg import series
 from pipelines.report.table import (
     NOTHING_TO_KEEP,
@@ -80,6 +80,7 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
             verdict_tones=VERDICT_TONES,
             sentences=sentences(record.rows),
             failures=failed(record),
+            blame_text=blame_text,
             skipped=names(record.outcomes, "skipped"),
             reused=reused_text(record.outcomes),
             calibration=_calibration(record),

@@ -109,6 +109,13 @@ def failed(record: RunRecord) -> list[tuple[str, Failure]]:
     return [(one.name, one.result.failure) for one in record.outcomes if one.how == "failed" and one.result.failure]
 
 
+def blame_text(failure: Failure) -> str:
+    """Where the fault lies, in a word or two; empty where nothing shows it."""
+    if failure.blame is None:
+        return ""
+    return "Quantbench itself" if failure.blame == "quantbench" else f"the {failure.blame}"
+
+
 def names(outcomes: list[StageOutcome], how: str) -> list[str]:
     """Stages that ended in this way."""
     return [outcome.name for outcome in outcomes if outcome.how == how]

@@ -51,6 +51,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
                     num_concurrent=job.num_concurrent,
                     on_progress=lambda done, total: clock.progress("evaluate", done, total),
                     adaptive=job.adaptive,
+                    silence_seconds=60 * job.deadlines.answer_minutes,
                     **_answers(job),
                 )
             )

@@ -16,7 +16,9 @@ from tempfile import TemporaryDirectory
 
 from configs.errors import StageError
 from pipelines.planning.stages import STAGE_LIBRARIES, installed_versions
+from pipelines.recipe.deadlines import Deadlines
 from pipelines.stage_programs.proofs import prove_scheduling, prove_sharding
+from pipelines.stage_programs.suspension import doubted_checks, doubted_points
 from registry.contracts import CheckRecord, LoadPoint, MemoryRecord, ObjectRef, ServingRecord, StageJob, StageResult
 from registry.contracts.base import Device, DType, Record
 from registry.hashing import manifest_of
@@ -48,6 +50,7 @@ class ServeJob(StageJob):
     dtype: DType
     threads: int
     server_log_file: Path
+    deadlines: Deadlines = Deadlines()
     fork_server: Path | None = None
     """Address of a fork server of the engine; servers start in the plain way without."""
     checks: ChecksConfig | None = None
@@ -73,7 +76,8 @@ def serve_and_measure(
     """
     with TemporaryDirectory() as scratch, ThreadPoolExecutor(max_workers=1) as pool, ExitStack() as serving:
         preparing = pool.submit(prepare) if prepare else None
-        load_client = LoadClient(job.load, job.serving, job.model_dir, Path(scratch), job.fork_server)
+        patience = job.deadlines.of_server
+        load_client = LoadClient(job.load, job.serving, job.model_dir, Path(scratch), job.fork_server, patience)
         if preparing is None:
             serving.enter_context(load_client)
         trace_dir = Path(scratch) / "traces" if job.profile else None
@@ -91,12 +95,7 @@ def serve_and_measure(
                 evaluate(server)
         with clock.part("load_test"):
             load_before = load_average()
-            load = load_client.run(
-                server.endpoint,
-                output_dir,
-                job.server_log_file,
-                on_progress=lambda done, most: clock.progress("load_test", done, most),
-            )
+            load = _loaded(job, clock, server, load_client, output_dir)
             memory = memory_record(server, job.model_dir, job.device)
         served = _record(job, server, answer, load_before, load, memory)
         ranks = job.checks.sharded_over(job.serving.tensor_parallel_size) if job.checks else None
@@ -104,7 +103,7 @@ def serve_and_measure(
         first: ShardFacts | CheckRecord | None = None
         if job.checks:
             with clock.part("checks"):
-                checks = prove_scheduling(server, job.checks)
+                checks = _scheduling(server, job.checks)
                 first = _shard_facts(server) if ranks else None
         if trace_dir:
             with clock.part("profile"):
@@ -115,6 +114,26 @@ def serve_and_measure(
             with clock.part("sharding"):
                 checks.append(_sharding(job, first, ranks))
     return served.model_copy(update={"checks": checks})
+
+
+def _loaded(
+    job: ServeJob, clock: StageClock, server: RunningServer, load_client: LoadClient, output_dir: Path
+) -> LoadResult:
+    held_before = server.suspended_seconds
+    load = load_client.run(
+        server.endpoint,
+        output_dir,
+        job.server_log_file,
+        on_progress=lambda done, most: clock.progress("load_test", done, most),
+    )
+    held = load.suspended_seconds + server.suspended_seconds - held_before
+    return load._replace(points=doubted_points(load.points, held))
+
+
+def _scheduling(server: RunningServer, config: ChecksConfig) -> list[CheckRecord]:
+    held_before = server.suspended_seconds
+    checks = prove_scheduling(server, config)
+    return doubted_checks(checks, server.suspended_seconds - held_before)
 
 
 def check_bytes(job: ServeJob) -> None:
@@ -140,7 +159,7 @@ def stored_result(job: ServeJob, output_dir: Path, record: Record) -> StageResul
 
 def _serve(job: ServeJob, trace_dir: Path | None) -> AbstractContextManager[RunningServer]:
     request = ServerRequest(job.serving, job.model_dir, job.dtype, job.device, job.threads, trace_dir)
-    return serve(request, job.server_log_file, fork_server=job.fork_server)
+    return serve(request, job.server_log_file, fork_server=job.fork_server, patience=job.deadlines.of_server)
 
 
 def _shard_facts(server: RunningServer) -> ShardFacts | CheckRecord:
@@ -161,7 +180,7 @@ def _sharding(job: ServeJob, first: ShardFacts | CheckRecord, ranks: int) -> Che
         first,
         ServerRequest(serving, job.model_dir, job.dtype, job.device, job.threads),
         job.checks.sharding,
-        lambda request: serve(request, log_file, fork_server=job.fork_server),
+        lambda request: serve(request, log_file, fork_server=job.fork_server, patience=job.deadlines.of_server),
     )
 
 

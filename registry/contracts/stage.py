@@ -1,7 +1,8 @@
 """What a stage process hands back, whatever the stage does."""
 
-from typing import Any
+from typing import Any, Self
 
+from configs.errors import Blame, QuantbenchError
 from registry.contracts.base import Record
 
 
@@ -19,6 +20,13 @@ class Failure(Record):
     what: str
     remedy: str
     exit_code: int = 3
+    blame: Blame | None = None
+    """Where the fault lies; None where nothing shows it."""
+
+    @classmethod
+    def of(cls, error: QuantbenchError) -> Self:
+        """What `error` says."""
+        return cls(what=error.what, remedy=error.remedy, exit_code=error.exit_code, blame=error.blame)
 
 
 class StageResult(Record):

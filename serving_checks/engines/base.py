@@ -17,6 +17,7 @@ from configs.base import StrictModel
 from registry.contracts.base import Device, DType, Method
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.rank_facts import RankFacts
+from serving_checks.processes.endings import Death
 
 LOOPBACK = "127.0.0.1"
 
@@ -67,13 +68,6 @@ class ServerCommand(NamedTuple):
 
     argv: list[str]
     env: dict[str, str]
-
-
-class Death(NamedTuple):
-    """Why a server died, as far as its log tells."""
-
-    reason: str
-    remedy: str
 
 
 class EngineFacts(NamedTuple):
@@ -254,8 +248,8 @@ class LaunchedEngine(Engine):
         return set()
 
     @abstractmethod
-    def death_of(self, log: str, exit_code: int) -> Death:
-        """The likely reason why a server ended with `exit_code`."""
+    def death_of(self, log: str) -> Death | None:
+        """Why a server ended, as far as its log names an error; None where it names none."""
 
 
 class AttachedEngine(Engine):

@@ -19,13 +19,13 @@ from registry.contracts.base import DType
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import (
     LOOPBACK,
-    Death,
     EngineFacts,
     LaunchedConfig,
     LaunchedEngine,
     ServerCommand,
     ServerRequest,
 )
+from serving_checks.processes.endings import Death
 
 _BLOCK_TOKENS = 256
 """Of one block of the paged cache: `ContinuousBatchingConfig.page_size` (generation/configuration_utils.py)."""
@@ -120,15 +120,15 @@ class TransformersEngine(LaunchedEngine):
         found = [match["text"].strip() for line in log.splitlines() if (match := _WARNING.match(line))]
         return EngineFacts(warnings=[line for line in dict.fromkeys(found) if _OF_EVERY_START not in line])
 
-    def death_of(self, log: str, exit_code: int) -> Death:
-        """See `Engine.death_of`."""
+    def death_of(self, log: str) -> Death | None:
+        """See `LaunchedEngine.death_of`."""
         found = [*_EXCEPTION.finditer(log)]
         if not found:
-            return Death("its log names no error", "run the command by hand and read what it prints")
+            return None
         reason = f"{found[-1]['error']}: {found[-1]['text'].strip()}"
         if "emory" in reason:
-            return Death(reason, "lower `kv_cache_gib` or `max_num_batched_tokens`, or free memory")
-        return Death(reason, "read the log, mend what it names, and run the command by hand to try")
+            return Death(reason, "lower `kv_cache_gib` or `max_num_batched_tokens`, or free memory", "machine")
+        return Death(reason, "read the log, mend what it names, and run the command by hand to try", "engine")
 
     def _blocks(self, request: ServerRequest) -> int:
         """Blocks of the cache that the budget pays for: keys and values of all layers, 256 tokens each."""

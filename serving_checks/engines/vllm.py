@@ -14,7 +14,6 @@ from registry.contracts.serving import Endpoint
 from serving_checks.engines import vllm_log
 from serving_checks.engines.base import (
     LOOPBACK,
-    Death,
     EngineFacts,
     LaunchedConfig,
     LaunchedEngine,
@@ -23,6 +22,7 @@ from serving_checks.engines.base import (
     ServerRequest,
 )
 from serving_checks.engines.rank_facts import RankFacts, kernel_name, unequal_kernels
+from serving_checks.processes.endings import Death
 from serving_checks.transport.http_json import post, post_json
 from serving_checks.transport.metrics import read_metrics
 
@@ -237,9 +237,9 @@ class VllmEngine(LaunchedEngine):
         """See `LaunchedEngine.shared_memory_of`: the CPU ranks' (vllm/distributed/.../cpu_communicator.py)."""
         return vllm_log.shared_memory_of(log)
 
-    def death_of(self, log: str, exit_code: int) -> Death:
-        """See `Engine.death_of`."""
-        return vllm_log.death_of(log, exit_code)
+    def death_of(self, log: str) -> Death | None:
+        """See `LaunchedEngine.death_of`."""
+        return vllm_log.death_of(log)
 
 
 def _profiler_config(trace_dir: Path) -> dict[str, str | bool]:

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from serving_checks.engines.base import Death
+from configs.errors import Blame
+from serving_checks.processes.endings import Death
 
 # "(EngineCore pid=12) WARNING 11-21 04:32:42 [cpu.py:224] text"
 _LINE = re.compile(r"^(?:\([^)]*\) )?(?P<level>INFO|WARNING|ERROR) \S+ \S+ \[[^\]]*\] (?P<text>.*)$")
@@ -37,18 +38,20 @@ _EXPECTED = (
 )
 
 
-_REMEDIES = (
+_REMEDIES: tuple[tuple[str, str, Blame], ...] = (
     (r"out of memory|requested memory for kv|desired CPU memory|No available memory for the cache|MemoryError"
      r"|KV cache is needed",
-     "lower `kv_cache_gib` or `max_model_len`, or free memory"),
-    (r"[Aa]ddress already in use", "leave `port` out, or choose another"),
+     "lower `kv_cache_gib` or `max_model_len`, or free memory", "machine"),
+    (r"[Aa]ddress already in use", "leave `port` out, or choose another", "machine"),
     (r"max_num_batched_tokens",
-     "raise `max_num_batched_tokens`, or lower `max_num_seqs` or, without chunked prefill, `max_model_len`"),
-    (r"max_model_len|maximum (model|sequence) length", "lower `max_model_len` to what the model was made for"),
-    (r"divisible by tensor parallel|divisible by \w*tp_size", "let `tensor_parallel_size` divide the model's heads"),
-    (r"dtype|bfloat16|float16|float32", "choose a dtype that the quantization method's kernels take"),
-    (r"No module named", "set the environment up again: a package of the engine is missing"),
-    (r"safetensors|No such file|config\.json", "the model directory is not whole: make the artifact again"),
+     "raise `max_num_batched_tokens`, or lower `max_num_seqs` or, without chunked prefill, `max_model_len`", "recipe"),
+    (r"max_model_len|maximum (model|sequence) length", "lower `max_model_len` to what the model was made for",
+     "recipe"),
+    (r"divisible by tensor parallel|divisible by \w*tp_size", "let `tensor_parallel_size` divide the model's heads",
+     "recipe"),
+    (r"dtype|bfloat16|float16|float32", "choose a dtype that the quantization method's kernels take", "recipe"),
+    (r"No module named", "set the environment up again: a package of the engine is missing", "machine"),
+    (r"safetensors|No such file|config\.json", "the model directory is not whole: make the artifact again", "machine"),
 )  # fmt: skip
 
 
@@ -83,16 +86,14 @@ def shared_memory_of(log: str) -> set[str]:
     return {str(file) for name in names for file in _SHARED_MEMORY.glob(f"{name}*")}
 
 
-def death_of(log: str, exit_code: int) -> Death:
-    """The likely reason why a server ended with `exit_code`."""
+def death_of(log: str) -> Death | None:
+    """Why a server ended, by the last error that its log names; None where it names none."""
     errors = [match for match in _EXCEPTION.finditer(log) if not match["text"].startswith(_FOLLOW_UPS)]
     if not errors:
-        if exit_code in (137, -9):
-            return Death("it was killed (SIGKILL), most often by the kernel for want of memory", _REMEDIES[0][1])
-        return Death("its log names no error", "run the command by hand and read what it prints")
+        return None
     refused = _REFUSED.findall(log) if errors[-1]["error"] == "ValidationError" else []
     reason = refused[-1] if refused else f"{errors[-1]['error']}: {errors[-1]['text'].strip()}"
-    for pattern, remedy in _REMEDIES:
+    for pattern, remedy, blame in _REMEDIES:
         if re.search(pattern, reason):
-            return Death(reason, remedy)
-    return Death(reason, "read the log, mend what it names, and run the command by hand to try")
+            return Death(reason, remedy, blame)
+    return Death(reason, "read the log, mend what it names, and run the command by hand to try", "engine")

@@ -9,7 +9,6 @@ import os
 import resource
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -24,12 +23,13 @@ from serving_checks.load.config import LoadConfig
 from serving_checks.load.job import LoadJob, LoadOutcome, LoadProgress, LoadStart
 from serving_checks.load.prompts import read_text
 from serving_checks.load.requests import LOAD_REQUESTS_FILE
+from serving_checks.processes.endings import death_of
+from serving_checks.processes.pulse import UNBOUNDED, Patience
 from serving_checks.processes.supervisor import Supervised
 
 _OTHER_FILES = 128
 """Open files of generator and server besides the requests' connections: libraries, logs, event loops."""
 _SERVER_LOG_LINES = 15
-_TICK_SECONDS = 0.5
 _DIRECTLY = {"NO_PROXY": "*", "no_proxy": "*", "NETRC": os.devnull}
 """vLLM's generator looks for proxies and passwords in the environment; a server under test is behind none."""
 
@@ -42,6 +42,8 @@ class LoadResult(NamedTuple):
     rate_search: RateSearch | None
     requests_file: Path
     """Parquet in the output directory, a row a request (`requests.py`)."""
+    suspended_seconds: float = 0.0
+    """How long the generator was stopped from outside meanwhile; what it measured then is not to be believed."""
 
 
 class LoadClient:
@@ -53,6 +55,7 @@ class LoadClient:
         tokenizer_dir: The served model's directory.
         work_dir: An empty directory for the job, its outcome and its log.
         fork_server: Address of a process with the generator's imports done, if there is one.
+        patience: With the generator's process; the config has the deadline of its tests.
 
     Raises:
         RequestError: Too few files may be open for the connections, or the text of the prompts cannot be read.
@@ -65,9 +68,11 @@ class LoadClient:
         tokenizer_dir: Path,
         work_dir: Path,
         fork_server: Path | None = None,
+        patience: Patience = UNBOUNDED,
     ) -> None:
         check_open_files(config)
         read_text(config.prompts.file)
+        self._patience = patience._replace(deadline_seconds=config.deadline_seconds)
         self._job = LoadJob(
             config=config,
             tokenizer_dir=tokenizer_dir,
@@ -121,13 +126,17 @@ class LoadClient:
         requests_file = output_dir / LOAD_REQUESTS_FILE
         start = LoadStart(endpoint=endpoint, requests_file=requests_file)
         write_text_atomically(self._job.start_file, start.model_dump_json())
-        exit_code = self._wait(config.deadline_seconds, on_progress)
+        try:
+            exit_code = self._child.attend(self._patience, on_tick=lambda _: self._tell(on_progress))
+        except StageError as error:
+            remedy = f"{error.remedy}; lower `requests` or raise the load's `deadline_seconds` if it was only slow"
+            what = f"the load test was ended: {error.what}\n{self._kept(requests_file, server_log)}"
+            raise StageError(what, remedy=remedy, blame=error.blame) from None
         if exit_code != 0:
-            how = "was not done in time" if exit_code is None else f"failed with exit code {exit_code}"
-            raise StageError(
-                f"the load test {how}: {self._child.command_line}\n{self._kept(requests_file, server_log)}",
-                remedy="read the logs' ends; lower `requests` or raise `deadline_seconds` if it was only slow",
-            )
+            ending = self._child.ending(exit_code)
+            death, told = death_of(ending), self._kept(requests_file, server_log)
+            what = f"the load generator {ending.how}: {death.reason}: {self._child.command_line}\n{told}"
+            raise StageError(what, remedy=death.remedy, blame=death.blame)
         outcome = LoadOutcome.model_validate_json(self._job.outcome_file.read_text())
         if outcome.failure and outcome.failure.bad_request:
             raise RequestError(outcome.failure.what, remedy=outcome.failure.remedy)
@@ -135,18 +144,12 @@ class LoadClient:
             raise StageError(
                 f"{outcome.failure.what}\n{self._kept(requests_file, server_log)}", remedy=outcome.failure.remedy
             )
-        return LoadResult(outcome.points, outcome.rate_search, requests_file)
+        return LoadResult(outcome.points, outcome.rate_search, requests_file, self._child.suspended_seconds)
 
-    def _wait(self, deadline_seconds: float, on_progress: Callable[[int, int], None] | None) -> int | None:
-        deadline = time.monotonic() + deadline_seconds
-        while (left := deadline - time.monotonic()) > 0:
-            exit_code = self._child.wait(min(left, _TICK_SECONDS))
-            if exit_code is not None:
-                return exit_code
-            if on_progress and self._job.progress_file.exists():
-                told = LoadProgress.model_validate_json(self._job.progress_file.read_text())
-                on_progress(told.done, told.most)
-        return None
+    def _tell(self, on_progress: Callable[[int, int], None] | None) -> None:
+        if on_progress and self._job.progress_file.exists():
+            told = LoadProgress.model_validate_json(self._job.progress_file.read_text())
+            on_progress(told.done, told.most)
 
     def _kept(self, requests_file: Path, server_log: Path | None) -> str:
         """What there is to read about a failure: a failed stage's output directory goes, its logs stay."""

@@ -19,12 +19,16 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterable
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LIFELINE = 0
 _SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - where Linux keeps it (shm_overview(7))
 _COMMAND_NOT_STARTED = 127
+_LEFT_SECONDS = 1.0
+"""For what a command leaves behind when it ends by itself. A listening socket may be among it, and whoever connects
+there waits for an answer that nobody gives."""
 
 
 def descendants_of(root: int) -> list[int]:
@@ -43,6 +47,20 @@ def descendants_of(root: int) -> list[int]:
     found = children.get(root, [])[:]
     for pid in found:
         found.extend(children.get(pid, []))
+    return found
+
+
+def alive(pids: Iterable[int]) -> list[int]:
+    """Those that still run; a process that waits to be reaped (state Z) does not."""
+    found = []
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
+                state = file.read().rpartition(b")")[2].split()[0]
+        except OSError:
+            continue
+        if state not in (b"Z", b"X"):
+            found.append(pid)
     return found
 
 
@@ -141,7 +159,7 @@ def supervise(command_pid: int, grace_seconds: float) -> int:
         ready, _, _ = select.select([_LIFELINE, waker], [], [])
         if _LIFELINE in ready or stop_signals.intersection(os.read(waker, 4096)):
             break
-    _end_all(children, grace_seconds)
+    _end_all(children, grace_seconds if children.command_status is None else min(grace_seconds, _LEFT_SECONDS))
     status = children.command_status
     if status is None:
         return _COMMAND_NOT_STARTED
@@ -154,7 +172,8 @@ def main(grace_seconds: float, command: list[str]) -> int:
     if command_pid:
         return supervise(command_pid, grace_seconds)
     try:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it; a program expects the system's default
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)  # Python ignores both; a program expects the system's default
         os.execvp(command[0], command)  # noqa: S606 - running the caller's command is the purpose
     except OSError as error:
         os.write(2, f"cannot start {command[0]}: {error}\n".encode())

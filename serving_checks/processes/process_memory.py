@@ -34,6 +34,13 @@ def _fields(file: str) -> dict[str, int]:
     return {name.rstrip(":"): int(number) for name, number, _ in lines}
 
 
+def began(pid: int) -> int:
+    """When a process began, in ticks since the machine's start; with its id it names one process for good."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    return 0
+
+
 def rss_pages(pid: int) -> int:
     """Resident pages of one process, shared ones included; a hundred times cheaper to read than PSS."""
     with suppress(OSError):
@@ -58,6 +65,8 @@ class PeakMemorySampler:
     def __init__(self, root: int, *, inherited: bool = False, interval_seconds: float = 0.5) -> None:
         self._root, self._inherited, self._interval_seconds = root, inherited, interval_seconds
         self._highest_pages = 0
+        self.seen: list[tuple[int, int]] = []
+        """The processes of the last sample: id, and when it began."""
         self._peak_bytes = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="memory-sampler", daemon=True)
@@ -80,6 +89,7 @@ class PeakMemorySampler:
     def sample(self) -> None:
         """Look once."""
         pids = descendants_of(self._root)
+        self.seen = [(pid, began(pid)) for pid in pids] or self.seen
         pages = sum(map(rss_pages, pids))
         if pages > self._highest_pages * self.growth:
             self._highest_pages = pages

@@ -2,18 +2,22 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from configs.errors import StageError
 from serving_checks.processes import guard
+from serving_checks.processes.endings import Ending, oom_kills
 from serving_checks.processes.fork_server import ForkedCommand, launch
-from serving_checks.processes.process_memory import PeakMemorySampler
+from serving_checks.processes.process_memory import PeakMemorySampler, began
+from serving_checks.processes.pulse import UNBOUNDED, Patience, Pulse
 
 _GUARD_FILE = str(Path(guard.__file__).resolve())
 _TICK_SECONDS = 0.2
@@ -24,12 +28,11 @@ _GUARD_SECONDS = 10.0
 class Finished(NamedTuple):
     """How a supervised command ended."""
 
-    exit_code: int
+    ending: Ending
     launch_seconds: float
     """Until the command ran: next to nothing, or what a fork server's imports were still going to take."""
     duration_seconds: float
     """All in all."""
-    peak_memory_bytes: int | None
 
 
 class Supervised:
@@ -61,10 +64,14 @@ class Supervised:
         self._fork_server, self._secrets = fork_server, secrets
         self._process: subprocess.Popen[bytes] | ForkedCommand | None = None
         self._memory: PeakMemorySampler | None = None
+        self._oom_kills = 0
+        self.suspended_seconds = 0.0
+        """How long one of its processes was stopped from outside while `attend` looked."""
 
     def start(self) -> Self:
         """Start the command and the sampling of its memory."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        self._oom_kills = oom_kills()
         with self.log_file.open("ab") as log:
             self._process = self._fork(log.fileno()) or subprocess.Popen(
                 [sys.executable, "-I", "-S", _GUARD_FILE, str(self._grace_seconds), *self.argv],
@@ -110,6 +117,37 @@ class Supervised:
             return self._running.wait(deadline_seconds)
         except subprocess.TimeoutExpired:
             return None
+
+    def attend(
+        self,
+        patience: Patience,
+        progress_file: Path | None = None,
+        on_tick: Callable[[bool], None] | None = None,
+    ) -> int:
+        """Wait for the end, as long as there is hope for it; the exit code. See `run` for the arguments.
+
+        Raises:
+            StageError: The patience ended first; the command still has to be stopped.
+        """
+        files = [self.log_file, *([progress_file] if progress_file else [])]
+        pulse = Pulse(self.pid, patience, lambda: [_changed(file) for file in files])
+        while (exit_code := self.wait(_TICK_SECONDS)) is None:
+            stuck, self.suspended_seconds = pulse.look(), pulse.suspended_seconds
+            if stuck:
+                what = f"{stuck.what}: {self.command_line}\n{self.log_tail()}"
+                raise StageError(what, remedy=f"{stuck.remedy} ({self.log_file})", blame=stuck.blame)
+            if on_tick:
+                on_tick(pulse.suspended_now)
+        return exit_code
+
+    def ending(self, exit_code: int) -> Ending:
+        """What is known of how it ended.
+
+        Args:
+            exit_code: As `poll` or `wait` told it.
+        """
+        killed = oom_kills() - self._oom_kills
+        return Ending(exit_code, self.log_tail(), self.log_file.parent, self.peak_memory_bytes, killed)
 
     def stop(self) -> None:
         """End the command and everything it started; harmless when it has ended."""
@@ -161,13 +199,20 @@ class Supervised:
         return launch(self._fork_server, self.argv, env, self.cwd or Path.cwd(), log, self._grace_seconds)
 
     def _kill_session(self) -> None:
-        """For a guard that hangs or was killed: everything that stayed in its process group."""
-        try:
-            os.killpg(self.pid, 9)
-        except ProcessLookupError:
-            return
-        finally:
-            self._running.wait()
+        """For a guard that hangs or was killed: its process group, and all that was last seen below it."""
+        seen = {pid for pid, when in (self._memory.seen if self._memory else []) if began(pid) == when}
+        left = seen | {below for pid in (*seen, self.pid) for below in guard.descendants_of(pid)}
+        shared_memory = guard.shared_memory_of([*left])
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._running.wait()
+        deadline = time.monotonic() + _GUARD_SECONDS
+        while guard.alive(left) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        guard.remove_shared_memory(shared_memory)
 
 
 def run(
@@ -176,29 +221,31 @@ def run(
     log_file: Path,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    deadline_seconds: float | None = None,
-    on_tick: Callable[[], None] | None = None,
+    patience: Patience = UNBOUNDED,
+    progress_file: Path | None = None,
+    on_tick: Callable[[bool], None] | None = None,
     fork_server: Path | None = None,
 ) -> Finished:
     """Run a command to its end.
 
     Args:
         argv: The command; see `Supervised` for `log_file`, `env`, `cwd` and `fork_server`.
-        deadline_seconds: When to give up; never when None.
-        on_tick: Called a few times a second while the command runs (to show progress).
+        patience: When to give up.
+        progress_file: Whose change is a sign of life, as the log's is.
+        on_tick: Called a few times a second while the command runs, with whether it is suspended (to show progress).
 
     Raises:
-        StageError: The deadline came first; the command and all it started were ended.
+        StageError: The patience ended first; the command and all it started were ended.
     """
     start = time.monotonic()
     with Supervised(argv, log_file=log_file, env=env, cwd=cwd, fork_server=fork_server) as child:
         launch_seconds = time.monotonic() - start
-        while (exit_code := child.wait(_TICK_SECONDS)) is None:
-            if on_tick:
-                on_tick()
-            if deadline_seconds is not None and time.monotonic() - start > deadline_seconds:
-                raise StageError(
-                    f"no end after {deadline_seconds:.0f} s: {child.command_line}\n{child.log_tail()}",
-                    remedy=f"raise the deadline, or look into {log_file} for what it was waiting for",
-                )
-        return Finished(exit_code, launch_seconds, time.monotonic() - start, child.peak_memory_bytes)
+        exit_code = child.attend(patience, progress_file, on_tick)
+        return Finished(child.ending(exit_code), launch_seconds, time.monotonic() - start)
+
+
+def _changed(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -205,10 +205,9 @@ def test_not_a_number_is_no_answer(tmp_path: Path) -> None:
         assert cache.get([scores(1)[0].key]) == {}
 
 
-def test_a_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evals.asking.client._SILENCE_SECONDS", 0.2)
-    with pytest.raises(StageError, match="has answered nothing"):
-        ask(FormulaModel(delay_seconds=1.5), scores(2))
+def test_a_server_that_hangs_is_given_up() -> None:
+    with pytest.raises(StageError, match="has answered nothing"), client_of(FormulaModel(delay_seconds=1.5)) as client:
+        Client(client._endpoint, 4, silence_seconds=0.2).ask(scores(2), lambda done, total: None)
 
 
 class OtherEngine(FormulaModel):

@@ -67,7 +67,7 @@ def test_a_fork_is_the_program_that_was_asked_for(tmp_path, module, server):
         cwd=tmp_path / "place",
         fork_server=tmp_path / "socket",
     )
-    assert finished.exit_code == 7
+    assert finished.ending.exit_code == 7
     place = tmp_path / "place"
     assert (tmp_path / "log").read_text() == f"__main__ ['tell'] True {place} {place} True\n"
 
@@ -86,19 +86,19 @@ def test_a_secret_reaches_a_fork_and_is_shown_nowhere(tmp_path, module, server, 
 
 def test_a_traceback_goes_to_the_log_of_the_command(tmp_path, module, server):
     finished = run(command(module, "raise"), log_file=tmp_path / "log", fork_server=tmp_path / "socket")
-    assert finished.exit_code == 1
+    assert finished.ending.exit_code == 1
     assert "RuntimeError: it broke" in (tmp_path / "log").read_text()
 
 
 def test_words_at_the_end_go_to_the_log(tmp_path, module, server):
     finished = run(command(module, "words"), log_file=tmp_path / "log", fork_server=tmp_path / "socket")
-    assert finished.exit_code == 1
+    assert finished.ending.exit_code == 1
     assert (tmp_path / "log").read_text() == "told why\n"
 
 
 def test_a_fork_ends_as_a_program_does(tmp_path, module, server):
     finished = run(command(module, "end"), log_file=tmp_path / "log", fork_server=tmp_path / "socket")
-    assert finished.exit_code == 0
+    assert finished.ending.exit_code == 0
     assert (tmp_path / "log").read_text() == "thread\natexit\n"
 
 
@@ -109,7 +109,9 @@ def test_leaving_the_block_ends_all_that_the_fork_started(tmp_path, module, serv
         sleeper = pid_in(tmp_path / "pid")
         assert sleeper in descendants_of(child.pid)
     assert gone(sleeper)
-    assert run(command(module, "raise"), log_file=tmp_path / "log", fork_server=tmp_path / "socket").exit_code == 1
+    assert (
+        run(command(module, "raise"), log_file=tmp_path / "log", fork_server=tmp_path / "socket").ending.exit_code == 1
+    )
 
 
 def test_two_forks_at_once_do_not_touch_each_other(tmp_path, module, server):
@@ -180,7 +182,7 @@ def test_a_failed_import_means_plain_starts(tmp_path, module):
         while not (tmp_path / "socket").exists():
             time.sleep(0.02)
         finished = run(command(module, "tell"), log_file=tmp_path / "log", fork_server=tmp_path / "socket")
-        assert finished.exit_code == 7
+        assert finished.ending.exit_code == 7
         assert server.wait(20) == 1
         assert "no_such_module" in server.log_tail()
 

@@ -14,6 +14,8 @@ from serving_checks.engines.table import AnyServingConfig, default_config
 from serving_checks.load import LoadClient, LoadConfig, LoadResult, client
 from serving_checks.load.config import Concurrent, Prompts
 from serving_checks.load.job import LoadFailure, LoadJob, LoadOutcome, LoadProgress, LoadStart
+from serving_checks.processes.endings import Ending
+from serving_checks.processes.pulse import Patience
 from tests.records import load_point
 
 ENDPOINT = Endpoint(base_url="http://127.0.0.1:1", served_model_name="model", model_path="/nowhere", max_model_len=128)
@@ -32,25 +34,29 @@ class StandIn:
     """Of `Supervised`: ends with `exit_code` and leaves an outcome."""
 
     command_line = "python -m serving_checks.load.generator"
+    suspended_seconds = 0.0
 
     def __init__(self, exit_code: int | None, outcome: LoadOutcome, folder: Path) -> None:
         self.exit_code, self.outcome, self.folder = exit_code, outcome, folder
-        self.ended, self.asked = False, 0
+        self.ended = False
 
     def start(self) -> None: ...
 
     def stop(self) -> None:
         self.ended = True
 
-    def wait(self, deadline_seconds: float) -> int | None:
-        assert 0 < deadline_seconds <= 0.2
+    def attend(self, patience: Patience, on_tick: Callable[[bool], None]) -> int:
+        assert patience == Patience(deadline_seconds=0.2)
         job = LoadJob.model_validate_json((self.folder / "load_job.json").read_text())
-        self.asked += 1
-        if self.asked == 1:
-            job.progress_file.write_text(LoadProgress(done=1, most=2).model_dump_json())
-            return None
+        job.progress_file.write_text(LoadProgress(done=1, most=2).model_dump_json())
+        on_tick(False)
+        if self.exit_code is None:
+            raise StageError("no end after 0 s", remedy="see the log")
         job.outcome_file.write_text(self.outcome.model_dump_json())
         return self.exit_code
+
+    def ending(self, exit_code: int) -> Ending:
+        return Ending(exit_code, self.log_tail(), self.folder)
 
     def log_tail(self) -> str:
         return "the log's end"
@@ -75,7 +81,7 @@ def result_of(
 
 def test_points_and_the_place_of_the_requests_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = result_of(tmp_path, monkeypatch)
-    assert result == (SOUND.points, None, tmp_path / "out" / "load_requests.parquet")
+    assert result == (SOUND.points, None, tmp_path / "out" / "load_requests.parquet", 0.0)
     start = LoadStart.model_validate_json((tmp_path / "load_start.json").read_text())
     assert start == LoadStart(endpoint=ENDPOINT, requests_file=result.requests_file)
 
@@ -112,14 +118,17 @@ def test_a_request_that_no_server_could_meet_is_called_that(tmp_path: Path, monk
         result_of(tmp_path, monkeypatch, LoadOutcome(points=[], failure=failure))
 
 
-@pytest.mark.parametrize(("exit_code", "said"), [(None, "was not done in time"), (137, "failed with exit code 137")])
+@pytest.mark.parametrize(
+    ("exit_code", "said", "remedy"),
+    [(None, "no end after", "deadline_seconds"), (137, "SIGKILL", "who ends processes"), (1, "exit code 1", "again")],
+)
 def test_a_generator_that_ends_badly_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int | None, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int | None, said: str, remedy: str
 ) -> None:
     with pytest.raises(StageError, match=said) as caught:
         result_of(tmp_path, monkeypatch, exit_code=exit_code)
     assert "the log's end" in caught.value.what
-    assert "deadline_seconds" in caught.value.remedy
+    assert remedy in caught.value.remedy
 
 
 def test_the_generator_gets_the_key_by_its_variable_s_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

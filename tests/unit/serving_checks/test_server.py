@@ -75,7 +75,7 @@ def test_death_at_start_tells_why_and_how_to_repeat_it(tmp_path):
 
 def test_server_that_hangs_is_stopped_at_the_deadline(tmp_path):
     with (
-        pytest.raises(StageError, match="not healthy after 1 s"),
+        pytest.raises(StageError, match="not healthy and was stopped: no end after 1 s"),
         serve_fake("hang", request(tmp_path, start_deadline_seconds=1.0), tmp_path / "log"),
     ):
         pass

@@ -10,6 +10,7 @@ import pytest
 
 from configs.errors import StageError
 from serving_checks.processes.guard import descendants_of
+from serving_checks.processes.pulse import Patience
 from serving_checks.processes.supervisor import Supervised, run
 
 # A child that leaves the session and ignores SIGTERM, the hardest to get rid of; it writes its process id.
@@ -43,16 +44,16 @@ def gone(pid: int) -> bool:
 def test_exit_code_and_output(tmp_path):
     code = "print('said'); raise SystemExit(7)"
     finished = run([sys.executable, "-c", code], log_file=tmp_path / "new" / "log")
-    assert finished.exit_code == 7
+    assert finished.ending.exit_code == 7
     assert (tmp_path / "new" / "log").read_text() == "said\n"
 
 
 def test_killed_command_gives_128_and_the_signal(tmp_path):
-    assert run(["sh", "-c", "kill -9 $$"], log_file=tmp_path / "log").exit_code == 137
+    assert run(["sh", "-c", "kill -9 $$"], log_file=tmp_path / "log").ending.exit_code == 137
 
 
 def test_missing_program_is_named_in_the_log(tmp_path):
-    assert run(["/no/such/program"], log_file=tmp_path / "log").exit_code == 127
+    assert run(["/no/such/program"], log_file=tmp_path / "log").ending.exit_code == 127
     assert "/no/such/program" in (tmp_path / "log").read_text()
 
 
@@ -116,8 +117,8 @@ def test_deadline_is_an_error_with_command_and_log(tmp_path):
         run(
             ["sh", "-c", "echo waiting for nothing; sleep 600"],
             log_file=tmp_path / "log",
-            deadline_seconds=0.5,
-            on_tick=lambda: ticks.append(1),
+            patience=Patience(deadline_seconds=0.5),
+            on_tick=ticks.append,
         )
     assert "waiting for nothing" in caught.value.what
     assert "sleep 600" in caught.value.what
@@ -129,8 +130,8 @@ def test_memory_of_the_whole_tree_is_sampled(tmp_path):
     hold = "import time; held = bytearray(150 << 20); time.sleep(2)"
     outer = f"import subprocess,sys; subprocess.run([sys.executable,'-c','{hold}'])"
     finished = run([sys.executable, "-c", outer], log_file=tmp_path / "log")
-    assert finished.peak_memory_bytes is not None
-    assert 150 << 20 < finished.peak_memory_bytes < 400 << 20
+    assert finished.ending.peak_memory_bytes is not None
+    assert 150 << 20 < finished.ending.peak_memory_bytes < 400 << 20
 
 
 SHARER = """
