@@ -13,6 +13,7 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
+        allow_inf_nan=False,
         use_attribute_docstrings=True,
         # "model_" is pydantic's own prefix; our users' word for a checkpoint starts with it too.
         protected_namespaces=(),

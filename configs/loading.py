@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -37,12 +37,11 @@ def load_yaml_model(path: Path, model_type: type[Model], overrides: Sequence[str
         ConfigError: With file, line, the offending text and the remedy.
     """
     data, lines = _Reading().read(path)
-    for override in overrides:
-        _apply_override(data, lines, override)
+    places = {_apply_override(data, override): override for override in overrides}
     try:
         return model_type.model_validate(data)
     except ValidationError as error:
-        raise _explained(error, path, lines, model_type) from None
+        raise _explained(error, path, data, lines, places, model_type) from None
 
 
 class _Reading:
@@ -129,7 +128,8 @@ def _merge(base: Any, over: Any) -> Any:
     return over
 
 
-def _apply_override(data: dict[str, Any], lines: Lines, override: str) -> None:
+def _apply_override(data: dict[str, Any], override: str) -> KeyPath:
+    """Change one value of `data`; the place that was changed."""
     remedy = "write --set dotted.key=value, such as --set calibration.samples=32"
     key, separator, value = override.partition("=")
     if not separator:
@@ -144,9 +144,7 @@ def _apply_override(data: dict[str, Any], lines: Lines, override: str) -> None:
         raise ConfigError(f"--set {_cut(override)}: {error.fact}", remedy=error.remedy) from None
     except (LookupError, TypeError, ValueError) as error:
         raise ConfigError(f"--set {_cut(override)}: {error}", remedy=remedy) from None
-    place = (*parents, last)
-    for known in [known for known in lines if known[: len(place)] == place]:
-        del lines[known]
+    return (*parents, last)
 
 
 def _value_of(text: str) -> Any:
@@ -154,14 +152,18 @@ def _value_of(text: str) -> Any:
     return None if root is None else _construct(root, (), Path(), {})
 
 
-def _explained(error: ValidationError, path: Path, lines: Lines, model_type: type[BaseModel]) -> ConfigError:
+def _explained(
+    error: ValidationError,
+    path: Path,
+    data: dict[str, Any],
+    lines: Lines,
+    overrides: Mapping[KeyPath, str],
+    model_type: type[BaseModel],
+) -> ConfigError:
     """The first validation error as a ConfigError; pydantic's order is the order of the fields."""
     first = error.errors(include_url=False)[0]
     place = tuple(first["loc"])
-    known = _longest_known(place, lines)
-    file, line = lines[known] if known else (path, None)
-    # Discriminated unions put the tag into the location, though the text has no such key: only the last may be new.
-    shown = known if not place or known[-1:] == place[-1:] else (*known, place[-1])
+    shown = _place_in(data, place)
     dotted = ".".join(str(part) for part in shown)
     if first["type"] == "extra_forbidden":
         allowed = _sibling_fields(model_type, place)
@@ -172,20 +174,27 @@ def _explained(error: ValidationError, path: Path, lines: Lines, model_type: typ
         what, remedy = f"`{dotted}` is missing", f"add `{place[-1]}:` here"
     else:
         message = first["msg"].removeprefix("Value error, ")
-        what, remedy = (
-            f"`{dotted}`: {message[0].lower()}{message[1:]}",
-            f"the value is {_cut(repr(first['input']))}; mend it",
-        )
+        what = f"`{dotted}`: {message[0].lower()}{message[1:]}"
+        remedy = f"the value is {_cut(repr(first['input']))}; mend it"
+    override = next((text for changed, text in overrides.items() if shown[: len(changed)] == changed), None)
+    if override is not None:
+        return ConfigError(f"--set {_cut(override)}: {what}", remedy=remedy)
+    known = next((known for size in range(len(shown), -1, -1) if (known := shown[:size]) in lines), None)
+    file, line = lines[known] if known else (path, None)
     return ConfigError(what, remedy=remedy, file=file, line=line, snippet=_snippet(file, line))
 
 
-def _longest_known(place: KeyPath, lines: Lines) -> KeyPath:
-    """The deepest place of the text that `place` points at or into, skipping union tags."""
-    reached: KeyPath = ()
+def _place_in(data: Any, place: KeyPath) -> KeyPath:
+    """`place` without the tags that discriminated unions put into it, though the text has no such key."""
+    shown: KeyPath = ()
     for part in place:
-        if (*reached, part) in lines:
-            reached = (*reached, part)
-    return reached
+        try:
+            data = data[part]
+        except (LookupError, TypeError):
+            continue
+        shown = (*shown, part)
+    # What is missing, or unknown to its model, is the last.
+    return shown if not place or shown[-1:] == place[-1:] else (*shown, place[-1])
 
 
 def _sibling_fields(model_type: type[BaseModel], place: KeyPath) -> list[str]:

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from configs.base import StrictModel
 from configs.errors import RequestError
+from configs.quantities import Count
 from registry.contracts import CheckpointRecord, FilesJob, QuantizedModule
 from registry.contracts.base import Device, DType, Method
 
@@ -45,7 +46,7 @@ class MethodConfig(StrictModel):
 class CalibratedMethodConfig(MethodConfig):
     """A method that looks at calibration rows."""
 
-    calibration_rows: int | None = Field(default=None, ge=1)
+    calibration_rows: Count | None = Field(default=None, ge=1)
     """Rows of the calibration set to use, the first ones; all when null. AWQ's time grows with each of them."""
 
 

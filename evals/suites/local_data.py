@@ -14,6 +14,7 @@ import configs
 from configs.base import StrictModel
 from configs.errors import RequestError
 from configs.loading import load_yaml_model
+from configs.quantities import Label, LocalPath
 from evals.suites.leaf_tasks import LeafTask, near
 
 MAPS_DIR = Path(configs.__file__).resolve().parent / "data"
@@ -23,7 +24,7 @@ _SPLIT_KEYS = ("training_split", "validation_split", "test_split", "fewshot_spli
 class DataConfig(StrictModel):
     """Where benchmark rows lie on this machine."""
 
-    root: Path
+    root: LocalPath
     """Folder that the map's file names start from; its `nltk_data` is searched too (IFEval's scorer needs some)."""
     map: str = "local_jsonl"
     """A map of `configs/data`, or the path of a map file."""
@@ -43,13 +44,13 @@ class DataConfig(StrictModel):
 class MappedDataset(StrictModel):
     """The local files of one data set of the hub."""
 
-    dataset: str
+    dataset: Label
     """The `dataset_path` of lm-eval's tasks, or their file's address where they read one; may hold `*`."""
     name: str = "*"
     """Their `dataset_name`; may hold `*`. A task without one has the empty name."""
-    splits: dict[str, str] = Field(min_length=1)
+    splits: dict[Label, Label] = Field(min_length=1)
     """Split -> file of JSON lines below the root; `{name}` stands for the task's `dataset_name`."""
-    columns: list[str] = Field(min_length=1)
+    columns: list[Label] = Field(min_length=1)
     """What each row must have, null or not."""
 
 

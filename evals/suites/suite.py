@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from configs.base import StrictModel
+from configs.quantities import Count, Label, Ratio, Seed, Share
 
 
 class Category(StrictModel):
     """Tasks that test one skill by one metric; their items are pooled."""
 
-    name: str
+    name: Annotated[Label, Field(pattern=r"^\w[\w .-]*$")]
+    """Numbers are recorded under it."""
     description: str
-    tasks: list[str] = Field(min_length=1)
+    tasks: list[Label] = Field(min_length=1)
     """Names of lm-eval's tasks, groups or tags, or of tasks below `evals/tasks`."""
-    metric: str
+    metric: Label
     """lm-eval's name of the metric, such as `acc` or `word_perplexity`."""
-    filter: str = "none"
+    filter: Label = "none"
     """lm-eval's name of what is cut out of a generated answer before it is judged, such as `strict-match`."""
     unit: Literal["share", "perplexity"] = "share"
     higher_is_better: bool = True
-    chance: float | None = None
+    chance: Share | None = None
     """What guessing scores; null where guessing has no score."""
-    num_fewshot: int | None = Field(default=None, ge=0)
+    num_fewshot: Count | None = Field(default=None, le=1000)
     """Examples in the prompt; each task's own number when null."""
     chat_template: bool = False
     """Ask through the model's chat template, examples as turns of their own: lm-eval's `--apply_chat_template`."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: Count | None = Field(default=None, ge=1)
     """Items of each task, a sample by `seed`; all when null."""
-    margin: float = Field(default=0.02, gt=0)
+    margin: Ratio = Field(default=0.02, gt=0)
     """The largest loss that is accepted: a share (0.02 is two points), for perplexity a ratio (0.02 is 2 % more)."""
     parallel: bool = False
     """The tasks ask the same questions in the same order, as translations do: items at one place count as one."""
-    weight: float = Field(default=1.0, gt=0)
+    weight: Ratio = Field(default=1.0, gt=0)
     """Of the category in an average over categories."""
 
     @model_validator(mode="after")
@@ -49,13 +51,13 @@ class Category(StrictModel):
 class Suite(StrictModel):
     """What models are scored on."""
 
-    name: str
-    version: str
+    name: Label
+    version: Label
     """Goes up when an item, a prompt or a metric changes: scores of two versions do not compare."""
     description: str
-    seed: int = 1234
+    seed: Seed = 1234
     """Picks the items where a category has a limit, and the examples in prompts."""
-    alpha: float = Field(default=0.05, gt=0, lt=1)
+    alpha: Share = Field(default=0.05, gt=0, lt=1)
     """Chance, over all categories together, that a verdict of "no worse than the margin" is wrong."""
     categories: list[Category] = Field(min_length=1)
 

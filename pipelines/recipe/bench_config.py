@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from configs.base import StrictModel
+from configs.quantities import LocalPath, Name
 from pipelines.recipe.deadlines import Deadlines
-from pipelines.recipe.run_config import EntryName
 from registry.contracts.base import DType, Method
 from serving_checks.checks.config import ChecksConfig
 from serving_checks.engines.table import AnyServingConfig, default_config
@@ -20,9 +20,9 @@ class BenchConfig(StrictModel):
 
     version: Literal[1]
     """Of this file's format."""
-    name: EntryName
+    name: Name
     description: str = ""
-    model: Path
+    model: LocalPath
     """The folder that is served. Of a server that runs already, one with its model's tokenizer, by which prompts are
     cut."""
     serving: AnyServingConfig = Field(default_factory=default_config)

@@ -5,9 +5,10 @@ from typing import Annotated
 from pydantic import Field
 
 from configs.base import StrictModel
+from configs.quantities import Minutes, Seconds
 from serving_checks.processes.pulse import Patience
 
-_Long = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Long = Annotated[Minutes, Field(gt=0)]
 
 
 class Deadlines(StrictModel):
@@ -32,7 +33,7 @@ class Deadlines(StrictModel):
     """Without progress, a line in the log, or computation."""
     answer_minutes: _Long = 5
     """Without a single answer to an evaluation's questions."""
-    suspended_seconds: _Long = 60
+    suspended_seconds: Annotated[Seconds, Field(gt=0)] = 60
     """While a process of a stage or a server is stopped from outside (SIGSTOP)."""
 
     def of_stage(self, kind: str) -> Patience:

@@ -1,11 +1,11 @@
 """One YAML file says what is wanted; each part's config belongs to the package that does the work."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 
 from pydantic import Field, model_validator
 
 from configs.base import StrictModel
+from configs.quantities import Count, Label, LocalPath, Name
 from evals.statistics.sequential import LookPlan
 from evals.suites.local_data import DataConfig
 from pipelines.recipe.deadlines import Deadlines
@@ -14,6 +14,7 @@ from quantizers.base import METHODS, MethodConfig, load_method
 from quantizers.calibration.config import CalibrationConfig
 from quantizers.checkpoints.sources import SourceConfig
 from registry.contracts.base import DType
+from registry.mlflow_names import ExperimentName, RegisteredModelName, TrackingUri
 from serving_checks.checks.config import ChecksConfig
 from serving_checks.engines.table import AnyServingConfig, default_config
 from serving_checks.load import LoadConfig
@@ -27,15 +28,13 @@ else:
         Field(discriminator="method"),
     ]
 
-EntryName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-
 
 class EvaluationConfig(StrictModel):
-    suite: str
+    suite: Label
     """A suite of `configs/suites`, or the path of a suite file."""
     data: DataConfig | None = None
     """Local rows for lm-eval's own tasks; without it they ask the hub. The embedded tasks need none."""
-    num_concurrent: int = Field(default=32, ge=1)
+    num_concurrent: Count = Field(default=32, ge=1)
     """Requests kept open at once; the server's `max_num_seqs` is what it works on at once."""
     adaptive: bool = False
     """Ask artifacts a share of the items at a time, and no more in a category that passes or fails. The baseline is
@@ -52,10 +51,10 @@ class DTypeConfig(StrictModel):
 
 
 class TrackingConfig(StrictModel):
-    uri: str | None = None
+    uri: TrackingUri | None = None
     """An MLflow tracking address; `sqlite:///<workspace>/mlflow.db` when null."""
-    experiment: str = "quantbench"
-    registered_model: str | None = None
+    experiment: ExperimentName = "quantbench"
+    registered_model: RegisteredModelName | None = None
     """Name of the registered model that gets a version an artifact; the recipe's `name` when null."""
 
 
@@ -64,11 +63,11 @@ class RunConfig(StrictModel):
 
     version: Literal[1]
     """Of this file's format."""
-    name: EntryName
+    name: Name
     description: str = ""
     source: SourceConfig
     calibration: CalibrationConfig
-    methods: dict[EntryName, AnyMethodConfig] = Field(min_length=1)
+    methods: dict[Name, AnyMethodConfig] = Field(min_length=1)
     """Artifacts to make, in this order: name -> method and its parameters."""
     evaluation: EvaluationConfig
     serving: AnyServingConfig = Field(default_factory=default_config)
@@ -80,7 +79,7 @@ class RunConfig(StrictModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where a GPU answers, else the CPU."""
     dtype: DTypeConfig = DTypeConfig()
-    environments: dict[str, Path] = {}
+    environments: dict[Label, LocalPath] = {}
     """Stage or method name -> Python interpreter, for engines that need an environment of their own."""
     deadlines: Deadlines = Deadlines()
     """When to give up on what does not get on; no part of any key."""

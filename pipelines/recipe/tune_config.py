@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, create_model, model_validator
 
 from configs.base import StrictModel
 from configs.errors import RequestError
+from configs.quantities import Count, Label, Share
 from registry.contracts.serving import SLO, LoadPoint, ServingRecord
 from serving_checks.engines.table import default_config
 from serving_checks.load import LoadConfig
@@ -41,7 +42,7 @@ class AtConcurrency(StrictModel):
     """Goodput in a closed loop: completed requests per second that kept the SLO."""
 
     kind: Literal["concurrency"]
-    concurrency: int = Field(ge=1)
+    concurrency: Count = Field(ge=1)
     """Requests that are kept in flight."""
 
 
@@ -54,7 +55,7 @@ class AtRate(StrictModel):
 class TuneConfig(StrictModel):
     """A search over serving parameters for one model. What `grid` does not name stays as it is under `serving`."""
 
-    model: str = "baseline"
+    model: Label = "baseline"
     """`baseline`, or an entry of `methods`."""
     objective: Annotated[AtConcurrency | AtRate, Field(discriminator="kind")]
     """What the best parameters have most of."""
@@ -62,7 +63,7 @@ class TuneConfig(StrictModel):
     """What a request has to keep to count as good; that of `load` when null."""
     grid: Grid
     """Serving parameter -> values to try; null is the engine's default. Every combination is measured."""
-    tie_share: float = Field(default=0.03, ge=0, lt=1)
+    tie_share: Share = Field(default=0.03, lt=1)
     """Cells that come this close to the best, as a share of it, count as equal to it: repeated runs differ as much."""
 
     @model_validator(mode="after")

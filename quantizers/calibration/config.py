@@ -7,16 +7,17 @@ from pydantic import Field
 
 from configs.base import StrictModel
 from configs.errors import RequestError
+from configs.quantities import Count, Label, LocalPath, Seed, Tokens
 from registry.contracts import CheckpointRecord, FilesJob
 from registry.contracts.base import Device, DType
 
 
 class _Calibration(StrictModel):
-    samples: int = Field(default=128, ge=1)
+    samples: Count = Field(default=128, ge=1)
     """Rows."""
-    tokens: int = Field(default=512, ge=16)
+    tokens: Tokens = Field(default=512, ge=16)
     """Tokens in each row."""
-    seed: int = 0
+    seed: Seed = 0
     chat_template: bool = False
     """Through the model's chat template: what an instruct model is going to see."""
 
@@ -31,18 +32,18 @@ class FileCalibration(_Calibration):
     """A local file: .jsonl with `text` or `messages` in each line, or .txt with documents between empty lines."""
 
     source: Literal["file"]
-    path: Path
+    path: LocalPath
 
 
 class HubCalibration(_Calibration):
     """A Hugging Face data set at a fixed revision, streamed."""
 
     source: Literal["hub"]
-    id: str
-    config: str | None = None
-    split: str = "train"
-    revision: str = Field(min_length=1)
-    text_column: str = "text"
+    id: Label
+    config: Label | None = None
+    split: Label = "train"
+    revision: Label
+    text_column: Label = "text"
 
 
 CalibrationConfig = Annotated[SelfCalibration | FileCalibration | HubCalibration, Field(discriminator="source")]

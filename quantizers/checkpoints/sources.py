@@ -11,6 +11,7 @@ from pydantic import Field
 
 from configs.base import StrictModel
 from configs.errors import RequestError
+from configs.quantities import Label, LocalPath
 from quantizers.checkpoints import gguf_header
 from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX, read_headers, weight_files
 
@@ -40,22 +41,22 @@ class FolderSource(_Source):
     """A folder with safetensors, config.json and tokenizer."""
 
     kind: Literal["folder"]
-    path: Path
+    path: LocalPath
 
 
 class GgufSource(_Source):
     """A GGUF file; its weights are dequantized."""
 
     kind: Literal["gguf"]
-    path: Path
+    path: LocalPath
 
 
 class PackageGgufSource(_Source):
     """A GGUF file that an installed Python distribution carries; the distribution's code is never run."""
 
     kind: Literal["package_gguf"]
-    package: str
-    file: str = "*.gguf"
+    package: Label
+    file: Label = "*.gguf"
     """Glob over the distribution's files; it has to match exactly one."""
 
 
@@ -63,8 +64,8 @@ class HubSource(_Source):
     """A Hugging Face model at a fixed revision."""
 
     kind: Literal["hub"]
-    id: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str = Field(min_length=1)
+    id: Annotated[Label, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revision: Label
     """Commit or tag. A commit is better: a tag can move."""
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
-from pydantic import Field
-
+from configs.quantities import Ratio
 from quantizers.base import LinearShapes, MethodConfig, QuantizeOutcome
 from quantizers.engines.bitsandbytes_engine import run_bitsandbytes
 from registry.contracts.base import Device, DType
@@ -19,7 +18,7 @@ class Config(MethodConfig):
     """LLM.int8()'s parameters."""
 
     method: Literal["bnb_int8"] = "bnb_int8"
-    threshold: float = Field(default=6.0, ge=0)
+    threshold: Ratio = 6.0
     """Features with an activation beyond this are multiplied in 16 bits (paper, section 3.2); read when serving."""
 
 

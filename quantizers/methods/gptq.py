@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic import Field
 
+from configs.quantities import Ratio, Share
 from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
 from quantizers.methods.rules import group_size_violations, packing_violations
 from registry.contracts.base import Device, DType
@@ -28,9 +29,9 @@ class Config(CalibratedMethodConfig):
     """One scale a group and no zero point; the only kind that vLLM serves for GPTQ."""
     desc_act: bool = False
     """Columns in order of falling activation over group borders: a little better, slower to serve."""
-    damp_percent: float = Field(default=0.05, gt=0, lt=1)
+    damp_percent: Share = Field(default=0.05, gt=0, lt=1)
     """Share of the mean Hessian diagonal that is added to the diagonal (the paper's dampening, section 3.3)."""
-    mse: float = Field(default=0.0, ge=0)
+    mse: Ratio = Field(default=0.0, le=100)
     """Exponent of the error that the search for a group's range minimizes, such as 2.4; 0 takes the whole range."""
 
 

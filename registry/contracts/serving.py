@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from configs.quantities import Seconds
 from registry.contracts.base import Device, DType, Record
 
 
@@ -33,11 +34,11 @@ class Percentiles(Record):
 class SLO(Record):
     """What a request has to keep to count as good; None where nothing is asked."""
 
-    ttft_seconds: float | None = None
+    ttft_seconds: Seconds | None = None
     """Arrival at the client to the first token."""
-    tpot_seconds: float | None = None
+    tpot_seconds: Seconds | None = None
     """Mean time between a request's tokens after its first."""
-    e2e_seconds: float | None = None
+    e2e_seconds: Seconds | None = None
 
 
 class LoadPoint(Record):

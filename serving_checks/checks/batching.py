@@ -21,6 +21,7 @@ from pydantic import Field
 
 from configs.base import StrictModel
 from configs.errors import RequestError
+from configs.quantities import Count, Ratio, Seconds, Tokens
 from registry.contracts.serving import CheckRecord, Endpoint
 from serving_checks.readings.gauges import GaugeNames, GaugeSample, GaugeSampler
 from serving_checks.transport.streaming import StreamedAnswer, StreamingClient, not_done, run_check
@@ -32,19 +33,19 @@ _PROMPT_TOKENS = 64
 class BatchingConfig(StrictModel):
     """The load of the batching check, and what it has to show."""
 
-    answer_tokens: int = Field(default=16, ge=4)
+    answer_tokens: Tokens = Field(default=16, ge=4)
     """Of a middling answer; late ones have half as many, long ones twice what the others take before them."""
-    late_requests: int = Field(default=4, ge=1)
+    late_requests: Count = Field(default=4, ge=1)
     """Short requests that come when all places are taken."""
-    concurrency: int = Field(default=16, ge=2)
+    concurrency: Count = Field(default=16, ge=2)
     """Requests at once whose throughput is compared with that of one at a time."""
-    requests_alone: int = Field(default=2, ge=1)
+    requests_alone: Count = Field(default=2, ge=1)
     """Requests one after the other."""
-    min_speedup: float = Field(default=1.5, gt=1)
+    min_speedup: Ratio = Field(default=1.5, gt=1)
     """Least throughput at `concurrency` over throughput at 1."""
-    sample_seconds: float = Field(default=0.05, gt=0)
+    sample_seconds: Seconds = Field(default=0.05, gt=0)
     """Between two looks at the server's gauges."""
-    deadline_seconds: float = Field(default=600.0, gt=0)
+    deadline_seconds: Seconds = Field(default=600.0, gt=0)
     """For the whole check."""
 
     def check_fits(self, max_model_len: int, max_num_seqs: int | None) -> None:
@@ -69,7 +70,7 @@ class Crowd(NamedTuple):
     long_tokens: int
     middling_requests: int
     middling_tokens: int
-    late_requests: int
+    late_requests: Count
     late_tokens: int
 
     @classmethod

@@ -24,6 +24,7 @@ from pydantic import Field, FiniteFloat
 
 from configs.base import StrictModel
 from configs.errors import StageError
+from configs.quantities import Ranks, Ratio, Share
 from registry.contracts.base import DType, Record
 from registry.contracts.serving import CheckRecord
 from serving_checks.engines.rank_facts import RankFacts
@@ -49,13 +50,13 @@ in bfloat16), below what a wrong shard does."""
 class ShardingConfig(StrictModel):
     """What is asked of the sharding check."""
 
-    tensor_parallel_size: int | None = Field(default=None, ge=2)
+    tensor_parallel_size: Ranks | None = Field(default=None, ge=2)
     """Ranks that are compared with an unsharded server; when null those of the run's own servers, if they are sharded,
     else the check is not made."""
-    tolerance_nats: float | None = Field(default=None, gt=0)
+    tolerance_nats: Ratio | None = Field(default=None, gt=0)
     """How far log-probabilities may differ; by the served dtype when null (0.01 in float32, 0.1 in float16, 0.5 in
     bfloat16)."""
-    repeated_share: float = Field(default=0.1, ge=0, lt=1)
+    repeated_share: Share = Field(default=0.1, lt=1)
     """How much of the model each rank after the first may hold beyond its share."""
 
 

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 
 from configs.base import StrictModel
 from configs.errors import RequestError
+from configs.quantities import Count, Ratio, Seconds, Seed, Tokens
 from registry.contracts.serving import CheckRecord, Endpoint
 from serving_checks.transport.streaming import Prompt, StreamedAnswer, StreamingClient, not_done, run_check
 
@@ -32,27 +33,27 @@ PromptOf = Callable[[int], Prompt]
 class StarvationConfig(StrictModel):
     """The load of the starvation check and its limits; a limit that is null is not looked at."""
 
-    short_requests: int = Field(default=32, ge=2)
+    short_requests: Count = Field(default=32, ge=2)
     """Alone, and at least as many beside the long ones."""
-    short_prompt_tokens: int = Field(default=32, ge=1)
-    short_clients: int = Field(default=2, ge=1)
+    short_prompt_tokens: Tokens = Field(default=32, ge=1)
+    short_clients: Count = Field(default=2, ge=1)
     """Short requests in flight at once."""
-    long_requests: int = Field(default=4, ge=1)
-    long_prompt_tokens: int | None = Field(default=None, ge=1)
+    long_requests: Count = Field(default=4, ge=1)
+    long_prompt_tokens: Tokens | None = Field(default=None, ge=1)
     """Half of the context, 1024 at most, when null."""
-    long_clients: int = Field(default=2, ge=1)
+    long_clients: Count = Field(default=2, ge=1)
     """Long requests in flight at once."""
-    output_tokens: int = Field(default=4, ge=1)
+    output_tokens: Tokens = Field(default=4, ge=1)
     """Of every answer."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the prompts, where the check makes them itself."""
-    max_ttft_ratio: float | None = Field(default=10.0, gt=0)
+    max_ttft_ratio: Ratio | None = Field(default=10.0, gt=0)
     """Short requests' time to first token, 99th percentile: beside long ones over alone."""
-    max_short_ttft_p99_seconds: float | None = Field(default=None, gt=0)
+    max_short_ttft_p99_seconds: Seconds | None = Field(default=None, gt=0)
     """The same percentile beside long requests."""
-    max_long_ttft_seconds: float | None = Field(default=None, gt=0)
+    max_long_ttft_seconds: Seconds | None = Field(default=None, gt=0)
     """The longest wait of a long request for its first token."""
-    deadline_seconds: float = Field(default=600.0, gt=0)
+    deadline_seconds: Seconds = Field(default=600.0, gt=0)
     """For the whole check."""
 
     @model_validator(mode="after")
@@ -81,7 +82,7 @@ class StarvationConfig(StrictModel):
 class Waits(NamedTuple):
     """Seconds from sending a request to its first token."""
 
-    long_prompt_tokens: int
+    long_prompt_tokens: Tokens
     short_alone: list[float]
     short_mixed: list[float]
     long_mixed: list[float]

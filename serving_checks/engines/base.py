@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import Field
 
 from configs.base import StrictModel
+from configs.quantities import Count, Ranks, Seconds, Tokens
 from registry.contracts.base import Device, DType, Method
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.rank_facts import RankFacts
@@ -30,13 +31,13 @@ class ServingConfig(StrictModel):
 
     engine: str
     """Which engine serves; a subclass narrows it to its own name."""
-    tensor_parallel_size: int = Field(default=1, ge=1)
+    tensor_parallel_size: Ranks = 1
     """Over how many ranks each layer is split; has to divide the model's attention heads."""
-    pipeline_parallel_size: int = Field(default=1, ge=1)
+    pipeline_parallel_size: Ranks = 1
     """Over how many groups of ranks the layers are shared out."""
-    max_model_len: int = Field(default=2048, ge=16)
+    max_model_len: Tokens = Field(default=2048, ge=16)
     """Longest prompt and answer together, in tokens."""
-    max_num_seqs: int | None = Field(default=None, ge=1)
+    max_num_seqs: Count | None = Field(default=None, ge=1)
     """Most requests that are worked on at once; null where the engine is not told."""
 
 
@@ -45,7 +46,7 @@ class LaunchedConfig(ServingConfig):
 
     port: int | None = Field(default=None, ge=1, le=65535)
     """Port on 127.0.0.1; a free one when left out."""
-    start_deadline_seconds: float = Field(default=600.0, gt=0)
+    start_deadline_seconds: Seconds = Field(default=600.0, gt=0)
     """When to give up on a server that does not become healthy."""
 
 

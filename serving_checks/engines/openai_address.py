@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, Self
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import StringConstraints, model_validator
 
 from configs.errors import RequestError
+from configs.quantities import Label
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import AttachedEngine, EngineFacts, MetricNames, ServerRequest, ServingConfig
 from serving_checks.transport.http_json import get_text
@@ -25,9 +26,9 @@ class OpenAIServerConfig(ServingConfig):
     """Where a server answers, and what it was started with."""
 
     engine: Literal["openai"]
-    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^/?#@\s]+$")]
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^/?#@\s]+$", max_length=1000)]
     """`http://host:port`, without a path. It is this address that prompts are sent to, on this machine or not."""
-    served_model_name: str = Field(min_length=1)
+    served_model_name: Label
     """What the server calls the model."""
     api_key_variable: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*$")] | None = None
     """Name of the environment variable that holds the key; the key itself is written nowhere."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from configs.quantities import Gibibytes, Tokens
 from registry.contracts.base import DType
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import (
@@ -44,9 +45,9 @@ class TransformersServerConfig(LaunchedConfig):
     """`transformers serve` does not split a model."""
     max_num_seqs: None = None
     """`transformers serve` takes no such limit: it works on as many requests as its cache holds."""
-    kv_cache_gib: float = Field(default=1.0, gt=0)
+    kv_cache_gib: Gibibytes = Field(default=1.0, gt=0)
     """Memory for the KV cache, in GiB, rounded down to whole blocks of 256 tokens."""
-    max_num_batched_tokens: int = Field(default=512, ge=1)
+    max_num_batched_tokens: Tokens = Field(default=512, ge=1)
     """Most tokens of one step. The attention mask takes this many times the cache's tokens, in memory too."""
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from configs.quantities import Count, Gibibytes, Tokens
 from registry.contracts.base import Device
 from registry.contracts.serving import Endpoint
 from serving_checks.engines import vllm_log
@@ -61,15 +62,15 @@ class VllmServerConfig(LaunchedConfig):
     )
 
     engine: Literal["vllm"] = "vllm"
-    max_num_seqs: int = Field(default=32, ge=1)
+    max_num_seqs: Count = Field(default=32, ge=1)
     """Most requests that are worked on at once."""
-    max_num_batched_tokens: int | None = Field(default=None, ge=1)
+    max_num_batched_tokens: Tokens | None = Field(default=None, ge=1)
     """Most tokens of one engine step, prompts and answers together; the engine's default when null."""
     enable_prefix_caching: bool | None = None
     """Keep the KV cache of prompts for others that begin alike; the engine's default when null."""
     enable_chunked_prefill: bool | None = None
     """Let a long prompt take several steps, beside the answers of others; the engine's default when null."""
-    kv_cache_gib: float = Field(default=1.0, gt=0)
+    kv_cache_gib: Gibibytes = Field(default=1.0, gt=0)
     """Memory for the KV cache of each rank, in GiB. Fixed rather than 'all that is left', so that peaks compare."""
     enforce_eager: bool = True
     """Skip compilation: a shorter start; on a GPU, slower answers."""

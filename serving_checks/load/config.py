@@ -1,17 +1,17 @@
 """What load is put on a server, and what a request has to keep to count as good."""
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from configs.base import StrictModel
 from configs.errors import RequestError
+from configs.quantities import Count, LocalPath, PerSecond, Seconds, Seed, Share, Tokens
 from registry.contracts.serving import SLO
 
 MixName = Literal["short", "medium", "long", "mixed"]
-_PositiveInt = Annotated[int, Field(ge=1)]
-_Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_AtLeastOne = Annotated[Count, Field(ge=1)]
+_Rate = Annotated[PerSecond, Field(gt=0)]
 
 
 class Synchronous(StrictModel):
@@ -24,7 +24,7 @@ class Concurrent(StrictModel):
     """Closed loop: a number of requests is kept in flight, one load test for each level."""
 
     kind: Literal["concurrent"]
-    levels: list[_PositiveInt] = Field(default=[1, 4, 10, 32], min_length=1)
+    levels: list[_AtLeastOne] = Field(default=[1, 4, 10, 32], min_length=1)
     """Requests in flight."""
 
 
@@ -44,11 +44,11 @@ class Sweep(StrictModel):
     """
 
     kind: Literal["sweep"]
-    share: float = Field(default=0.95, gt=0, le=1)
+    share: Share = Field(default=0.95, gt=0)
     """Share of requests that have to keep the SLO."""
-    steps: int = Field(default=6, ge=2)
+    steps: Count = Field(default=6, ge=2, le=1000)
     """Most rates that are tried."""
-    ceiling_concurrency: int = Field(default=32, ge=1)
+    ceiling_concurrency: Count = Field(default=32, ge=1)
     """Requests in flight in the closed loop that gives the highest throughput."""
 
 
@@ -60,13 +60,13 @@ class Prompts(StrictModel):
 
     mixes: list[MixName] = Field(default=["short"], min_length=1)
     """Each profile is run on each of these; `mixed` takes the three lengths in turns, in random order."""
-    short: int = Field(default=64, ge=2)
+    short: Tokens = Field(default=64, ge=2)
     """Tokens of a short prompt, special tokens included."""
-    medium: int = Field(default=256, ge=2)
+    medium: Tokens = Field(default=256, ge=2)
     """Tokens of a medium prompt."""
-    long: int = Field(default=1024, ge=2)
+    long: Tokens = Field(default=1024, ge=2)
     """Tokens of a long prompt."""
-    file: Path | None = None
+    file: LocalPath | None = None
     """A text, or JSON lines with a `text` each, to cut prompts from; the package's own prose when left out."""
 
     @model_validator(mode="after")
@@ -89,18 +89,18 @@ class LoadConfig(StrictModel):
     """What is asked."""
     slo: SLO | None = None
     """What a request has to keep to count as good; without, goodput is not told and there is no sweep."""
-    requests: int = Field(default=32, ge=1)
+    requests: Count = Field(default=32, ge=1)
     """Requests of each load test; at least the highest concurrency, or it would never be reached."""
-    output_tokens: int = Field(default=32, ge=2)
+    output_tokens: Tokens = Field(default=32, ge=2)
     """Length of each answer; the model's own end is ignored. Two at least: one token has no time per output token."""
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     """Of prompts and arrivals; the same for every model, so all are asked the same."""
-    warmup_output_tokens: int = Field(default=4, ge=0)
+    warmup_output_tokens: Tokens = 4
     """Before each load test its prompt lengths are sent once, as many at a time as it has in flight (at most 8 in an
     open loop), with answers of this length. 0 leaves the warm-up out."""
-    request_timeout_seconds: float = Field(default=600.0, gt=0)
+    request_timeout_seconds: Seconds = Field(default=600.0, gt=0)
     """When the client gives up on a request; it counts as failed."""
-    deadline_seconds: float = Field(default=1800.0, gt=0)
+    deadline_seconds: Seconds = Field(default=1800.0, gt=0)
     """For all load tests of one model together."""
 
     @model_validator(mode="after")

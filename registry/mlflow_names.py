@@ -1,0 +1,40 @@
+"""Names that MLflow takes, known before work: it would refuse others when everything is measured.
+
+The rules are those of mlflow/utils/validation.py (3.17) and of the columns of its database, without importing it, which
+takes seconds; a test holds them against MLflow's own.
+"""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from configs.quantities import Label
+
+_LONGEST_NAME = 250
+_REFUSED = "/:'\""
+"""Of a registered model: the first two by MLflow, quotes by the language that it searches models with."""
+_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*):")
+_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "file", "databricks", "databricks-uc", "uc")
+
+
+def _model_name(name: str) -> str:
+    held = [character for character in _REFUSED if character in name]
+    if held:
+        raise ValueError(f"the name of a registered model cannot hold {' or '.join(held)}, which MLflow refuses")
+    if not name.strip() or name == "." or name.startswith(".."):
+        raise ValueError("the name of a registered model cannot be blank or `.`, or begin with `..`")
+    return name
+
+
+def _tracking_uri(uri: str) -> str:
+    match = _SCHEME.match(uri)
+    # `postgresql+psycopg2` names the driver too. Without a scheme it is a folder.
+    if match and match["scheme"].partition("+")[0] not in _SCHEMES:
+        raise ValueError(f"there is no tracking store {match['scheme']}: in MLflow, only {', '.join(_SCHEMES)}")
+    return uri
+
+
+ExperimentName = Annotated[Label, Field(max_length=_LONGEST_NAME, pattern=r"\S")]
+RegisteredModelName = Annotated[Label, Field(max_length=_LONGEST_NAME), AfterValidator(_model_name)]
+TrackingUri = Annotated[Label, AfterValidator(_tracking_uri)]
