@@ -1,0 +1,198 @@
+"""What became of a fault. Pure but for `leftovers`, which looks at files.
+
+Each fault ends in one class, the worst that was found:
+
+    wrong        another digest or score than the undisturbed run's, without a word
+    lost         a finished result was made again or cannot be had any more
+    left behind  processes, shared memory, temporary files, half-made folders, sockets, MLflow runs that still run
+    unexplained  a traceback, a wait without end, a wrong blame or an error without a remedy
+    survived     the undisturbed result, after an explained refusal where one is right
+"""
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+Class = Literal["survived", "unexplained", "left behind", "lost", "wrong"]
+CLASSES: tuple[Class, ...] = ("survived", "unexplained", "left behind", "lost", "wrong")
+"""From good to worst."""
+
+_TRACEBACK = "Traceback (most recent call last)"
+_NOT_EXPLAINED = "this failure is not an explained one"
+_PYTHON_WORDS = re.compile(
+    r"\b(Attribute|Key|Type|Index|Assertion|UnicodeDecode|Name|NotImplemented|ZeroDivision)Error\b"
+)
+_MEASURED = {
+    "serving", "duration_seconds", "requests_sent", "answers_from_cache", "timings_seconds", "peak_memory_bytes",
+}  # fmt: skip
+"""Keys of a row that differ from run to run: times, and what was still in the cache."""
+
+
+class Finding(NamedTuple):
+    """One thing that should not be."""
+
+    kind: Class
+    what: str
+
+
+class Result(NamedTuple):
+    """What a run of the recipe gave, as far as it does not depend on the machine's speed."""
+
+    rows: dict[str, Any]
+    stages: dict[str, dict[str, Any]]
+    """Stage -> its whole result, times included: what is reused has to be the same to the letter."""
+    hows: dict[str, str]
+    """Stage -> done, reused, failed or skipped."""
+
+
+def result_of(record: Mapping[str, Any]) -> Result:
+    """Read a run's record."""
+    return Result(
+        rows={row["name"]: _steady(row) for row in record["rows"]},
+        stages={one["name"]: one["result"] for one in record["outcomes"]},
+        hows={one["name"]: one["how"] for one in record["outcomes"]},
+    )
+
+
+def wrong_in(result: Result, golden: Result, seen: Iterable[Result]) -> list[Finding]:
+    """Compare a run that says all is well with the undisturbed one.
+
+    Args:
+        seen: Runs whose results it may have reused.
+    """
+    found = [
+        Finding("wrong", f"{name}: {place}: {told!r}, not {true!r}")
+        for name, row in golden.rows.items()
+        for place, told, true in _differences(result.rows.get(name), row)
+    ]
+    known = list(seen)
+    for name, how in result.hows.items():
+        if how == "reused" and all(result.stages[name] != one.stages.get(name) for one in known):
+            closest = next((one.stages[name] for one in known if name in one.stages), None)
+            places = [place for place, _, _ in _differences(result.stages[name], closest)]
+            found.append(Finding("wrong", f"{name} was reused with another result than was made: {places[:4]}"))
+    return found
+
+
+def explained(text: str, exit_code: int | None, blame: str | None = None) -> list[Finding]:
+    """Whether what a user sees of a failed command is what a fault deserves.
+
+    Args:
+        blame: A pattern that the message has to match.
+    """
+    told = _without_quoted_logs(text)
+    if _TRACEBACK in told or _NOT_EXPLAINED in told:
+        return [Finding("unexplained", f"traceback: {_last_lines(told)}")]
+    if exit_code not in (2, 3):
+        return [Finding("unexplained", f"exit code {exit_code}: {_last_lines(told)}")]
+    if "remedy" not in told:
+        return [Finding("unexplained", f"no remedy: {_last_lines(told)}")]
+    if _PYTHON_WORDS.search(told):
+        return [Finding("unexplained", f"Python's own words: {_last_lines(told)}")]
+    if blame and not re.search(blame, text, re.IGNORECASE):
+        return [Finding("unexplained", f"does not name the cause ({blame}): {_last_lines(told)}")]
+    return []
+
+
+def lost_in(result: Result, finished: Mapping[str, str]) -> list[Finding]:
+    """Stages that had a result and were made again.
+
+    Args:
+        finished: Stages that have to be reused -> why.
+    """
+    return [
+        Finding("lost", f"{name} was made again although {why}")
+        for name, why in finished.items()
+        if result.hows.get(name) == "done"
+    ]
+
+
+def finished_stages(workspace: Path, before: Iterable[str] = ()) -> dict[str, str]:
+    """Stages whose end stands in a run's events: they are in the cache and need no second making.
+
+    Args:
+        before: Names of runs that say nothing, since what they made may have been forgotten.
+    """
+    found: dict[str, str] = {}
+    for path in sorted(workspace.glob("runs/*/events.jsonl")):
+        if path.parent.name in before:
+            continue
+        for line in path.read_text(errors="replace").splitlines():
+            with suppress(ValueError, KeyError, TypeError):
+                event = json.loads(line)
+                if event["how"] in ("done", "reused"):
+                    found[str(event["name"])] = f"{path.parent.name} had finished it"
+                else:
+                    found.pop(str(event["name"]), None)
+    return found
+
+
+def leftovers(workspace: Path, tmp: Path, shared_memory: Path = Path("/dev/shm")) -> list[Finding]:  # noqa: S108
+    """Files that nobody needs any more."""
+    places = [
+        *workspace.glob("store/staging/*"),
+        *workspace.glob("scratch/*"),
+        *(path for path in workspace.rglob(".*") if path.is_file()),
+        *(path for path in workspace.rglob("*") if path.is_socket() or path.is_fifo()),
+        *tmp.iterdir(),
+        *shared_memory.iterdir(),
+    ]
+    found = [Finding("left behind", str(path)) for path in places]
+    running = _running_in_mlflow(workspace / "mlflow.db")
+    return found + ([Finding("left behind", f"{running} runs of MLflow are RUNNING")] if running else [])
+
+
+def worst(findings: Iterable[Finding]) -> Class:
+    """The class of a fault."""
+    return max((one.kind for one in findings), key=CLASSES.index, default="survived")
+
+
+def _steady(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {key: _steady(one) for key, one in value.items() if key not in _MEASURED}
+        serving = value.get("serving")
+        if isinstance(serving, dict):
+            kept["serving"] = {key: serving.get(key) for key in ("model_digest", "dtype", "smoke_answer", "engine")}
+        return kept
+    return [_steady(one) for one in value] if isinstance(value, list) else value
+
+
+def _differences(told: Any, true: Any, place: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(told, dict) and isinstance(true, dict):
+        return [
+            one
+            for key in {**told, **true}
+            for one in _differences(told.get(key), true.get(key), f"{place}.{key}" if place else str(key))
+        ]
+    if isinstance(told, list) and isinstance(true, list) and len(told) == len(true):
+        return [
+            one for at, pair in enumerate(zip(told, true, strict=True)) for one in _differences(*pair, f"{place}[{at}]")
+        ]
+    return [] if told == true else [(place, _short(told), _short(true))]
+
+
+def _short(value: Any) -> Any:
+    text = json.dumps(value, default=str)
+    return value if len(text) < 80 else text[:80] + "..."
+
+
+def _without_quoted_logs(text: str) -> str:
+    """A message may end with the end of a log, four spaces in: that is evidence, not the explanation."""
+    return "\n".join(line for line in text.splitlines() if not line.startswith("    "))
+
+
+def _last_lines(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(lines[-4:])[-600:]
+
+
+def _running_in_mlflow(database: Path) -> int:
+    if not database.is_file():
+        return 0
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return int(connection.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone()[0])
+    return 0
