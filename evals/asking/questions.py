@@ -12,6 +12,7 @@ from typing import Any
 from configs.errors import StageError
 from evals.asking.chat_template import ChatTemplate
 from evals.asking.request_plan import Answer, Generate, LogLikelihood, Question, Score
+from registry.texts import text_ids
 
 _REQUESTS_A_BATCH = 256
 """Tokenized at once: many for speed, not all since every choice repeats its context."""
@@ -54,9 +55,8 @@ class Questioned:
 class Questioner:
     """Makes questions with one model's tokenizer.
 
-    Special tokens are the tokenizer's own choice (a leading BOS for those that have one), as in lm-eval's `hf` and
-    `vllm`; a text that begins with BOS, as chat templates write it, gets no second one. One token of the context stays
-    free for an answer, as in all of lm-eval's served models.
+    A text begins as the model expects it (`registry.texts`), as in lm-eval's `hf` and `vllm`. One token of the context
+    stays free for an answer, as in all of lm-eval's served models.
     """
 
     def __init__(self, model_path: str, max_model_len: int) -> None:
@@ -72,7 +72,6 @@ class Questioner:
                 remedy="add the model's tokenizer_config.json",
             )
         self._prefix: int = eos if bos is None else bos
-        self._prefix_text: str = self._tokenizer.decode([self._prefix])
 
     @functools.cached_property
     def chat_template(self) -> ChatTemplate:
@@ -167,15 +166,7 @@ class Questioner:
         return Questioned(instance, questions, min(room, len(prompt)), len(prompt) > room)
 
     def _encode(self, texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        """With the special tokens that a text does not bring along."""
-        with_prefix = [text for text in texts if text.startswith(self._prefix_text)]
-        without = [text for text in texts if not text.startswith(self._prefix_text)]
-        tokens: dict[str, tuple[int, ...]] = {}
-        for part, special in ((with_prefix, False), (without, True)):
-            if part:
-                ids = self._tokenizer(part, add_special_tokens=special, return_attention_mask=False).input_ids
-                tokens.update(zip(part, map(tuple, ids), strict=True))
-        return tokens
+        return dict(zip(texts, map(tuple, text_ids(self._tokenizer, texts)), strict=True))
 
     def _plain(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False, return_attention_mask=False).input_ids)

@@ -22,6 +22,7 @@ from quantizers.calibration.exclusion import Exclusion
 from registry.contracts import CalibrationRecord
 from registry.files import write_text_atomically
 from registry.hashing import canonical_json, digest_of, digest_of_file, manifest_of
+from registry.texts import opening_of, text_ids
 
 if TYPE_CHECKING:
     from registry.stage_process import StageClock
@@ -86,7 +87,8 @@ def pack_rows(
 ) -> tuple[list[list[int]], int]:
     """Tokenize documents in the order they come, end to end, and cut rows of `config.tokens`.
 
-    Packing wastes no short document and truncates no long one (a row may begin inside a document).
+    Packing wastes no short document and truncates no long one (a row may begin inside a document). Every document and
+    every row begins as the model expects a text to begin: without BOS a model that knows it computes rubbish.
 
     Returns:
         At most `config.samples` rows, and the number of documents that were left out.
@@ -95,6 +97,7 @@ def pack_rows(
     pending: list[int] = []
     rejected = 0
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    opening = opening_of(tokenizer)
     for document in documents:
         text = document if isinstance(document, str) else "\n".join(message["content"] for message in document)
         if forbidden.found_in(text):
@@ -102,6 +105,8 @@ def pack_rows(
             continue
         pending += _token_ids(document, tokenizer, config.chat_template) + end
         while len(pending) >= config.tokens:
+            if pending[: len(opening)] != opening:
+                pending = opening + pending
             rows.append(pending[: config.tokens])
             pending = pending[config.tokens :]
             if len(rows) == config.samples:
@@ -174,8 +179,7 @@ def _token_ids(document: Document, tokenizer: Any, chat_template: bool) -> list[
         text = tokenizer.apply_chat_template(messages, tokenize=False)
     else:
         text = document if isinstance(document, str) else "\n\n".join(message["content"] for message in document)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+    return text_ids(tokenizer, [text])[0]
 
 
 def _describe(config: CalibrationConfig) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from registry.texts import opening_of, text_ids
+
 if TYPE_CHECKING:
     from quantizers.calibration.config import CalibrateJob
     from quantizers.calibration.exclusion import Exclusion
@@ -33,7 +35,8 @@ def sample_rows(
     """Sample `job.config.samples` rows of `job.config.tokens` token ids.
 
     With `chat_template` every second row opens as a user turn of the chat template, the others with a random token.
-    The end-of-text token ends nothing: what the model says after it is its next document.
+    Every row begins as the model expects a text to begin. The end-of-text token ends nothing: what the model says after
+    it is its next document.
 
     Returns:
         The rows, and how many were rejected because they held an evaluation text.
@@ -69,19 +72,22 @@ def sample_rows(
 def _openings(tokenizer: Any, rows: int, chat_template: bool, generator: Any) -> Any:
     """[rows, length] token ids that the rows begin with; _FREE where the model is to choose.
 
-    Rows of both kinds share a batch: a random row has one token set, a chat row the whole opening of a user turn.
+    Rows of both kinds share a batch: a random row has one token set after what begins every text, a chat row the whole
+    opening of a user turn.
     """
     import torch
 
+    begin = opening_of(tokenizer)
     special = set(tokenizer.all_special_ids)
     ordinary = torch.tensor([token for token in range(len(tokenizer)) if token not in special])
     opening: list[int] = []
     if chat_template:
         rendered = tokenizer.apply_chat_template([{"role": "user", "content": _MARK}], tokenize=False)
-        opening = tokenizer(rendered.partition(_MARK)[0], add_special_tokens=False)["input_ids"]
-    openings = torch.full((rows, max(1, len(opening))), _FREE, device=generator.device)
+        opening = text_ids(tokenizer, [rendered.partition(_MARK)[0]])[0]
+    openings = torch.full((rows, max(len(begin) + 1, len(opening))), _FREE, device=generator.device)
     drawn = torch.randint(len(ordinary), (rows,), generator=generator, device=generator.device)
-    openings[:, 0] = ordinary.to(generator.device)[drawn]
+    openings[:, : len(begin)] = torch.tensor(begin, dtype=openings.dtype, device=generator.device)
+    openings[:, len(begin)] = ordinary.to(generator.device)[drawn]
     if opening:
         openings[1::2] = torch.tensor(opening, device=generator.device)
     return openings

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import RequestError, StageError
+from quantizers.checkpoints.gguf_tokenizer import write_tokenizer
+from quantizers.checkpoints.gguf_vocabulary import GgufVocabulary, read_vocabulary
 from quantizers.checkpoints.safetensors_header import read_headers, weight_files
 from quantizers.checkpoints.sources import (
     FolderSource,
@@ -22,6 +24,7 @@ from quantizers.checkpoints.sources import (
     read_config,
 )
 from quantizers.checkpoints.tokenizer_files import TOKENIZER_PATTERNS
+from quantizers.checkpoints.tokenizer_proof import ProvedTokenizer, prove_folder, prove_gguf
 from registry.contracts import CheckpointRecord, FilesJob
 from registry.contracts.base import DType
 from registry.hashing import digest_of_file, manifest_of
@@ -56,7 +59,8 @@ def prepare(job: PrepareJob, clock: StageClock) -> tuple[CheckpointRecord, dict[
         The record, and distribution name -> version of the libraries that shaped the files.
 
     Raises:
-        RequestError: The source is refused (see quantizers.checkpoints.sources.check_source).
+        RequestError: The source is refused (see quantizers.checkpoints.sources.check_source), or its tokenizer cannot
+            be written so that texts have the token ids that the source's own rules give them.
         StageError: A GGUF file or a download broke off.
     """
     versions: dict[str, str] = {}
@@ -64,25 +68,31 @@ def prepare(job: PrepareJob, clock: StageClock) -> tuple[CheckpointRecord, dict[
         case FolderSource(path=path):
             with clock.part("copy"):
                 _copy_folder(path, job.output_dir)
+            with clock.part("tokenizer"):
+                proved = prove_folder(job.output_dir, path)
             origin = f"folder {path.name}"
         case HubSource(id=model_id, revision=revision):
             with clock.part("download"):
                 snapshot = _download(model_id, revision)
             with clock.part("copy"):
                 _copy_folder(snapshot, job.output_dir)
+            with clock.part("tokenizer"):
+                proved = prove_folder(job.output_dir, snapshot)
             origin = f"hub {model_id}@{snapshot.name}"
         case GgufSource() | PackageGgufSource():
             path = locate_gguf(job.source)
             check_gguf(path)
-            _convert_gguf(path, job.dtype, job.output_dir, clock)
+            proved = _convert_gguf(path, job.dtype, job.output_dir, clock)
             origin = f"gguf {path.name} ({digest_of_file(path)})"
             versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "gguf")}
     with clock.part("hash"):
-        return describe(job.output_dir, origin=origin, note=job.source.note), versions
+        record = describe(job.output_dir, origin=origin, note=job.source.note)
+    told = {"text_opening": proved.opening, "tokenizer_proof": proved.proof}
+    return record.model_copy(update=told), versions
 
 
 def describe(folder: Path, *, origin: str, note: str | None = None) -> CheckpointRecord:
-    """The record of a safetensors checkpoint, from its headers and config; no weight is loaded."""
+    """The record of a safetensors checkpoint, from its headers and config; no weight and no tokenizer is loaded."""
     config = read_config(folder)
     check_architecture(config, folder)
     headers = read_headers(folder)
@@ -144,18 +154,12 @@ def _download(model_id: str, revision: str) -> Path:
     return Path(folder)
 
 
-def _convert_gguf(path: Path, dtype: DType, target: Path, clock: StageClock) -> None:
+def _convert_gguf(path: Path, dtype: DType, target: Path, clock: StageClock) -> ProvedTokenizer:
+    vocabulary = read_vocabulary(path)
     with clock.part("import"):
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+        from transformers import AutoModelForCausalLM, GgufConfig
     with clock.part("load"):
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        except Exception as error:  # transformers' GGUF reader raises whatever it stumbles over.
-            raise RequestError(
-                f"{path} holds no tokenizer that transformers reads: {error}",
-                remedy="use a GGUF file that was converted together with its tokenizer",
-            ) from error
         try:
             # Without `dequantize=True` the model cannot be saved again.
             model = AutoModelForCausalLM.from_pretrained(
@@ -169,8 +173,21 @@ def _convert_gguf(path: Path, dtype: DType, target: Path, clock: StageClock) -> 
                 f"transformers cannot read {path}: {type(error).__name__}: {error}", remedy="fetch the GGUF file again"
             ) from error
     with clock.part("save"):
+        _name_special_tokens(model, vocabulary)
         model.save_pretrained(target)
-        tokenizer.save_pretrained(target)
+    with clock.part("tokenizer"):
+        write_tokenizer(vocabulary, target)
+        return prove_gguf(vocabulary, target, path)
+
+
+def _name_special_tokens(model: Any, vocabulary: GgufVocabulary) -> None:
+    """As the vocabulary numbers them; an answer ends with a turn too, which transformers' conversion does not know."""
+    named = {"bos": vocabulary.bos, "eos": vocabulary.eos, "pad": vocabulary.pad}
+    for name, token in named.items():
+        setattr(model.config, f"{name}_token_id", token)
+        setattr(model.generation_config, f"{name}_token_id", token)
+    if len(vocabulary.ends) > 1:
+        model.generation_config.eos_token_id = vocabulary.ends
 
 
 def _has_chat_template(folder: Path) -> bool:

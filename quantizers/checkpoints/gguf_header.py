@@ -3,14 +3,17 @@
 import struct
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
-_VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""gguf_metadata_value_type -> bytes, for types of a fixed size."""
+_VALUE_LAYOUTS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""gguf_metadata_value_type -> layout (struct), for types of a fixed size."""
+_VALUE_BYTES = {value_type: struct.calcsize(f"<{layout}") for value_type, layout in _VALUE_LAYOUTS.items()}
 _STRING, _ARRAY = 8, 9
 _LONGEST_NAME_BYTES = 65_535
+_LONGEST_TEXT_BYTES = 2**24
+"""A chat template is a text too."""
 
 
 def architecture(path: Path) -> str:
@@ -44,6 +47,27 @@ def element_count(path: Path) -> int:
         return sum(_tensor_elements(file) for _ in range(tensors))
 
 
+def metadata(path: Path, beginnings: tuple[str, ...], *, lists: bool) -> dict[str, Any]:
+    """The values of all keys that begin with one of `beginnings`.
+
+    Args:
+        lists: Also those that are lists, such as a vocabulary of 100,000 tokens.
+
+    Raises:
+        ValueError, struct.error: The header is broken or cut off.
+    """
+    found: dict[str, Any] = {}
+    with path.open("rb") as file:
+        _, keys = _counts(file)
+        for _ in range(keys):
+            key, value_type = _name(file), _number(file, "<I")
+            if key.startswith(beginnings) and (lists or value_type != _ARRAY):
+                found[key] = _value(file, value_type)
+            else:
+                _skip_value(file, value_type)
+    return found
+
+
 def _counts(file: BinaryIO) -> tuple[int, int]:
     """Numbers of tensors and of keys."""
     if file.read(len(_MAGIC)) != _MAGIC:
@@ -59,6 +83,24 @@ def _tensor_elements(file: BinaryIO) -> int:
     shape = [_number(file, "<Q") for _ in range(_number(file, "<I"))]
     file.seek(4 + 8, 1)  # The tensor's type and its offset.
     return prod(shape)
+
+
+def _value(file: BinaryIO, value_type: int) -> Any:
+    if value_type == _STRING:
+        return _text(file, _LONGEST_TEXT_BYTES)
+    if value_type in _VALUE_LAYOUTS:
+        return _values(file, value_type, 1)[0]
+    if value_type != _ARRAY:
+        raise ValueError(f"it holds a value of the unknown type {value_type}")
+    item_type, count = _number(file, "<I"), _number(file, "<Q")
+    if item_type in _VALUE_LAYOUTS:
+        return _values(file, item_type, count)
+    return [_value(file, item_type) for _ in range(count)]
+
+
+def _values(file: BinaryIO, value_type: int, count: int) -> list[Any]:
+    content = file.read(count * _VALUE_BYTES[value_type])
+    return list(struct.unpack(f"<{count}{_VALUE_LAYOUTS[value_type]}", content))
 
 
 def _skip_value(file: BinaryIO, value_type: int) -> None:
@@ -78,10 +120,17 @@ def _skip_value(file: BinaryIO, value_type: int) -> None:
 
 
 def _name(file: BinaryIO) -> str:
+    return _text(file, _LONGEST_NAME_BYTES)
+
+
+def _text(file: BinaryIO, longest_bytes: int) -> str:
     length = _number(file, "<Q")
-    if length > _LONGEST_NAME_BYTES:
-        raise ValueError("a name in its header is too long")
-    return file.read(length).decode("utf-8")
+    if length > longest_bytes:
+        raise ValueError("a text in its header is too long")
+    content = file.read(length)
+    if len(content) < length:
+        raise ValueError("its header is cut off")
+    return content.decode("utf-8")
 
 
 def _number(file: BinaryIO, layout: str) -> int:

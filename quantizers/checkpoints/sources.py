@@ -13,6 +13,7 @@ from configs.base import StrictModel
 from configs.errors import RequestError
 from configs.quantities import Label, LocalPath
 from quantizers.checkpoints import gguf_header
+from quantizers.checkpoints.gguf_vocabulary import check_vocabulary
 from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX, read_headers, weight_files
 
 ARCHITECTURES: dict[str, str] = {
@@ -206,13 +207,14 @@ def locate_gguf(source: GgufSource | PackageGgufSource) -> Path:
 
 
 def check_gguf(path: Path) -> None:
-    """Refuse a file that is not GGUF or holds an unsupported architecture (RequestError)."""
+    """Refuse a file that is not GGUF or holds an unsupported architecture or tokenizer (RequestError)."""
     try:
         name = gguf_header.architecture(path)
     except (ValueError, struct.error) as error:
         raise RequestError(f"{path} is no model: {error}", remedy="name a GGUF file of version 2 or 3") from error
     if name not in ARCHITECTURES.values():
         raise RequestError(f"the GGUF architecture {name!r} in {path} is not supported", remedy=_supported(name))
+    check_vocabulary(path)
 
 
 def _refuse_remote_code(folder: Path, config: dict[str, Any]) -> None:

@@ -20,6 +20,10 @@ class CheckpointRecord(Record):
     num_attention_heads: int
     num_key_value_heads: int
     has_chat_template: bool
+    text_opening: list[int] = []
+    """Token ids that the model expects before every text: BOS, or none."""
+    tokenizer_proof: str = ""
+    """In words, what the tokenizer was compared with and how; empty for records from before it was."""
     origin: str
     """Where it came from, in words: a folder's name, a GGUF file with its digest, a hub id with its commit."""
     note: str | None = None

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,21 @@ ITEM = "Which planet is known as the red planet?"
 
 
 class WordTokenizer:
+    """A token a word, its length; BOS is 99 for those that begin every text with it."""
+
     eos_token_id = 0
 
-    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
-        return {"input_ids": [len(word) for word in text.split()]}
+    def __init__(self, opening: list[int] | None = None) -> None:
+        self.opening = opening or []
+
+    def __call__(self, text: str | list[str], add_special_tokens: bool) -> dict[str, list[Any]]:
+        if isinstance(text, list):
+            return {"input_ids": [self(one, add_special_tokens)["input_ids"] for one in text]}
+        ids = [99 if word == "<bos>" else len(word) for word in text.split()]
+        return {"input_ids": self.opening + ids if add_special_tokens else ids}
+
+    def decode(self, ids: list[int]) -> str:
+        return " ".join("<bos>" for token in ids if token == 99)
 
     def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool) -> str:
         return " ".join(f"<{message['role']}> {message['content']}" for message in messages)
@@ -32,6 +44,28 @@ def test_documents_are_packed_end_to_end(tmp_path: Path) -> None:
     rows, rejected = pack_rows(documents, WordTokenizer(), config(tmp_path / "a.txt"), Exclusion([]))
     assert rows == [[1] * 16, [1] * 4 + [0] + [2] * 11]
     assert rejected == 0
+
+
+def test_every_row_and_document_begins_as_the_model_expects(tmp_path: Path) -> None:
+    documents = ["a " * 20, "bb " * 30]
+    rows, _ = pack_rows(documents, WordTokenizer([99]), config(tmp_path / "a.txt", samples=3), Exclusion([]))
+    assert rows == [[99] + [1] * 15, [99] + [1] * 5 + [0, 99] + [2] * 8, [99] + [2] * 15]
+
+
+def test_a_row_that_begins_with_a_document_has_one_opening(tmp_path: Path) -> None:
+    documents = ["a " * 14, "bb " * 15]
+    rows, _ = pack_rows(documents, WordTokenizer([99]), config(tmp_path / "a.txt"), Exclusion([]))
+    assert rows == [[99] + [1] * 14 + [0], [99] + [2] * 15]
+
+
+def test_a_template_that_writes_the_opening_gets_no_second_one(tmp_path: Path) -> None:
+    class Template(WordTokenizer):
+        def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool) -> str:
+            return "<bos> " + super().apply_chat_template(messages, tokenize)
+
+    for tokenizer in (Template([99]), WordTokenizer([99])):
+        rows, _ = pack_rows(["a " * 40], tokenizer, config(tmp_path / "a.txt", chat_template=True), Exclusion([]))
+        assert rows[0][:3] == [99, len("<user>"), 1]
 
 
 def test_rows_that_hold_an_evaluation_item_are_left_out(tmp_path: Path) -> None:

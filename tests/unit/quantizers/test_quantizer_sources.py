@@ -19,6 +19,7 @@ from quantizers.checkpoints.sources import (
     checkpoint_bytes,
 )
 from registry.stage_process import StageClock
+from tests.tiny_llama import make_tiny_tokenizer
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -139,6 +140,7 @@ def write_gguf(path: Path, architecture: str = "llama") -> GgufSource:
     keys = [
         gguf_text("general.architecture") + struct.pack("<I", 8) + gguf_text(architecture),
         gguf_text("llama.rope.freq_base") + struct.pack("<If", 6, 1e4),
+        gguf_text("tokenizer.ggml.model") + struct.pack("<I", 8) + gguf_text("llama"),
         gguf_text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 2) + gguf_text("a") + gguf_text("bc"),
         gguf_text("tokenizer.ggml.scores") + struct.pack("<IIQ", 9, 6, 2) + bytes(8),
         gguf_text("nested") + struct.pack("<IIQ", 9, 9, 1) + struct.pack("<IQ", 0, 3) + bytes(3),
@@ -211,6 +213,7 @@ def test_the_record_comes_from_headers_and_config(folder: Path) -> None:
 def test_prepare_copies_what_belongs_to_a_checkpoint_only(folder: Path, tmp_path: Path) -> None:
     (folder / "training_args.bin").write_bytes(b"\x80\x04")
     (folder / "notes.md").write_text("")
+    make_tiny_tokenizer(folder)
     output = tmp_path / "output"
     job = PrepareJob(
         stage="prepare",
@@ -228,4 +231,6 @@ def test_prepare_copies_what_belongs_to_a_checkpoint_only(folder: Path, tmp_path
         "tokenizer_config.json",
     ]
     assert record.dtype == "bfloat16"
+    assert record.text_opening == []
+    assert "tokenizer.json" in record.tokenizer_proof
     assert record.digest == describe(output, origin="").digest
