@@ -1,27 +1,31 @@
-"""Other environments' Pythons: whether they can run a stage, and which libraries they have. Each is asked once."""
+"""Other environments' Pythons: whether they can run a stage, and which libraries they have.
+
+Both are read from the environment's folders. Nothing is started: a plan runs no program that a recipe names, and a run
+starts it for its stage alone.
+"""
 
 import functools
-import json
+import os
 import re
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-from configs.errors import RequestError
+from configs.errors import RequestError, UnreadableError
+from configs.reading.text import read_text
 
-_DEADLINE_SECONDS = 60.0
-_QUESTION = """
-import importlib.metadata, importlib.util, json, sys
-modules = [name for name in sys.argv[1:] if importlib.util.find_spec(name)]
-found = [*importlib.metadata.distributions()][::-1]  # of two with one name the first on the path is imported
-print(json.dumps([modules, {one.name: one.version for one in found if one.name}]))
-"""
-_MODULES = ("quantizers", "pipelines")
-"""Packages whose modules are run as stages."""
+_OLDEST = (3, 11)
+_PACKAGES = {"quantizers", "pipelines"}
+"""Those whose modules are run as stages."""
+_DISTRIBUTION = "quantbench"
+_MARK_BYTES = 1 << 16
+_REMEDY = (
+    "name the `bin/python` of an environment with Python 3.11 or later, as `import sys; print(sys.executable)` tells it"
+)
 
 
 class _Environment(NamedTuple):
-    modules: list[str]
+    site_folders: list[Path]
+    """Where its libraries lie, those that are imported first before the others."""
     versions: dict[str, str]
     """Normalized distribution name -> version."""
 
@@ -30,16 +34,17 @@ def versions_of(interpreter: Path, distributions: tuple[str, ...]) -> dict[str, 
     """Distribution -> version of those that are installed in `interpreter`'s environment.
 
     Raises:
-        RequestError: It does not run or is no Python of 3.11 or later.
+        RequestError: It is no environment's Python of 3.11 or later.
     """
     versions = _environment(interpreter).versions
     return {name: versions[_normalized(name)] for name in distributions if _normalized(name) in versions}
 
 
 def check_interpreter(interpreter: Path, module: str) -> None:
-    """Refuse a Python that does not run, or that cannot run `module` (RequestError)."""
-    package = module.partition(".")[0]
-    if package not in _environment(interpreter).modules:
+    """Refuse what is no environment's Python, or one that cannot run `module` (RequestError)."""
+    environment, package = _environment(interpreter), module.partition(".")[0]
+    installed = package in _PACKAGES and _DISTRIBUTION in environment.versions
+    if not installed and not any((folder / package).is_dir() for folder in environment.site_folders):
         raise RequestError(
             f"{interpreter} cannot run `{module}`: its environment does not have Quantbench",
             remedy=f"install it there too: {interpreter} -m pip install pydantic pyyaml, and then"
@@ -50,22 +55,64 @@ def check_interpreter(interpreter: Path, module: str) -> None:
 @functools.cache
 def _environment(interpreter: Path) -> _Environment:
     try:
-        # -P as stages are run: what lies in the working directory does not count.
-        asked = subprocess.run(
-            [str(interpreter), "-P", "-c", _QUESTION, *_MODULES],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=_DEADLINE_SECONDS,
-        )
-        modules, versions = json.loads(asked.stdout)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1:]
-        raise RequestError(
-            f"`environments` names {interpreter}, which does not answer as a Python does: {' '.join(said)}",
-            remedy="name the `bin/python` of an environment with Python 3.11 or later",
-        ) from error
-    return _Environment(modules, {_normalized(name): version for name, version in versions.items()})
+        if not interpreter.is_file():
+            raise _refusal(interpreter, "there is no such file")
+        if not os.access(interpreter, os.X_OK):
+            raise _refusal(interpreter, "it may not be executed")
+        folders = _site_folders(interpreter)
+        versions: dict[str, str] = {}
+        for folder in folders:
+            for path in folder.glob("*.dist-info"):
+                # The folder is named after both (packaging.python.org, recording installed projects).
+                name, _, version = path.name.removesuffix(".dist-info").partition("-")
+                versions.setdefault(_normalized(name), version)
+    except (OSError, UnreadableError) as error:
+        raise _refusal(interpreter, str(getattr(error, "what", error))) from error
+    return _Environment(folders, versions)
+
+
+def _site_folders(interpreter: Path) -> list[Path]:
+    root = interpreter.absolute().parent.parent
+    mark = root / "pyvenv.cfg"
+    if not mark.is_file():
+        return _own_site_folders(interpreter, root)
+    lines = [line.partition("=") for line in read_text(mark, _MARK_BYTES).splitlines()]
+    told = {key.strip().lower(): value.strip() for key, _, value in lines}
+    version = _checked(interpreter, told.get("version") or told.get("version_info") or "")
+    folders = [root / "lib" / version / "site-packages"]
+    if told.get("include-system-site-packages", "").lower() == "true":
+        folders += _own_site_folders(Path(told.get("home", "")) / version, Path(told.get("home", "")).parent)
+    if not folders[0].is_dir():
+        raise _refusal(interpreter, f"there is no folder {folders[0]}")
+    return folders
+
+
+def _own_site_folders(interpreter: Path, root: Path) -> list[Path]:
+    """Of a Python that is no virtual environment; Debian has folders of its own."""
+    present = {path.name for path in root.glob("lib/python3.*") if (path / "os.py").is_file()}
+    named = Path(os.path.realpath(interpreter)).name
+    version = named if named in present else next(iter(present)) if len(present) == 1 else ""
+    version = _checked(interpreter, version.removeprefix("python"))
+    folders = [Path.home() / ".local/lib" / version / "site-packages", root / "lib" / version / "site-packages"]
+    folders += [root / "local/lib" / version / "dist-packages", root / "lib/python3/dist-packages"]
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _checked(interpreter: Path, version: str) -> str:
+    """`python3.11` for a version that is new enough, such as 3.11.7."""
+    match = re.match(r"(\d{1,3})\.(\d{1,3})\b", version)
+    if match is None:
+        raise _refusal(interpreter, "no Python's libraries lie beside it")
+    major, minor = int(match[1]), int(match[2])
+    if (major, minor) < _OLDEST:
+        raise _refusal(interpreter, f"its environment has Python {major}.{minor}")
+    return f"python{major}.{minor}"
+
+
+def _refusal(interpreter: Path, why: str) -> RequestError:
+    return RequestError(
+        f"`environments` names {interpreter}, which is no environment's Python of 3.11 or later: {why}", remedy=_REMEDY
+    )
 
 
 def _normalized(distribution: str) -> str:
