@@ -15,6 +15,7 @@ from pipelines.planning.preflight import check_environments
 from pipelines.planning.stages import Fingerprints, Stage, stages_of
 from pipelines.recipe.fingerprints import calibration_fingerprint, source_fingerprint
 from pipelines.recipe.run_config import RunConfig
+from quantizers.calibration.documents import check_documents
 from quantizers.checkpoints.sources import check_source
 from registry.contracts import CheckpointRecord, StageResult
 
@@ -39,11 +40,12 @@ def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
     """Read the recipe and check all that can be known before work begins.
 
     Raises:
-        RequestError: The recipe, its suite or its source is wrong; nothing was started.
+        RequestError: The recipe, its suite, its source or its calibration file is wrong; nothing was started.
     """
     started_at, start_seconds = datetime.now(UTC), time.monotonic()
     config = load_yaml_model(recipe, RunConfig, overrides)
     check_source(config.source)
+    check_documents(config.calibration)
     suite = load_suite(config.evaluation.suite)
     machine = detect_machine(config.device)
     resolved = resolve(suite, config.evaluation.data)

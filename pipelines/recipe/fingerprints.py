@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from configs.errors import RequestError
 from quantizers.calibration.config import CalibrationConfig, FileCalibration
 from quantizers.checkpoints.sources import FolderSource, HubSource, SourceConfig, locate_gguf
 from registry.hashing import digest_of, digest_of_file
@@ -20,11 +19,9 @@ def source_fingerprint(source: SourceConfig) -> str:
 
 
 def calibration_fingerprint(config: CalibrationConfig) -> str:
-    """Content of a calibration file; what the config says is enough for the other sources."""
+    """Content of a calibration file that was found readable; what the config says is enough for the other sources."""
     if not isinstance(config, FileCalibration):
         return digest_of(None)
-    if not config.path.is_file():
-        raise RequestError(f"the calibration file {config.path} does not exist", remedy="mend calibration.path")
     return digest_of_file(config.path)
 
 

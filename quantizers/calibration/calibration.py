@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import random
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import RequestError, StageError
@@ -18,6 +16,7 @@ from quantizers.calibration.config import (
     SelfCalibration,
     check_calibration,
 )
+from quantizers.calibration.documents import Document, content_of, read_documents
 from quantizers.calibration.exclusion import Exclusion
 from registry.contracts import CalibrationRecord
 from registry.files import write_text_atomically
@@ -30,10 +29,6 @@ if TYPE_CHECKING:
 ROWS_FILE = "rows.json"
 
 _SHUFFLE_BUFFER = 10_000
-
-
-Document = str | list[dict[str, str]]
-"""A text, or the messages of a conversation."""
 
 
 def calibrate(job: CalibrateJob, clock: StageClock) -> tuple[CalibrationRecord, dict[str, str]]:
@@ -66,7 +61,7 @@ def calibrate(job: CalibrateJob, clock: StageClock) -> tuple[CalibrationRecord, 
             f"calibration source {config.source!r} gives {len(rows) * config.tokens} tokens in whole rows of"
             f" {config.tokens}, {config.samples * config.tokens} are asked for ({rejected} texts rejected because they"
             " hold evaluation items)",
-            remedy=f"add text, or set samples to {len(rows)} or tokens to less",
+            remedy="add text" + (f", set samples to {len(rows)}" if rows else "") + " or set tokens to less",
         )
     write_text_atomically(job.output_dir / ROWS_FILE, canonical_json(rows))
     record = CalibrationRecord(
@@ -99,7 +94,7 @@ def pack_rows(
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     opening = opening_of(tokenizer)
     for document in documents:
-        text = document if isinstance(document, str) else "\n".join(message["content"] for message in document)
+        text = content_of(document)
         if forbidden.found_in(text):
             rejected += 1
             continue
@@ -114,43 +109,9 @@ def pack_rows(
     return rows, rejected
 
 
-def read_documents(path: Path) -> list[Document]:
-    """The documents of a .jsonl or .txt file.
-
-    Raises:
-        RequestError: A line is not JSON or has neither `text` nor `messages`; the error names it.
-    """
-    content = path.read_text(encoding="utf-8")
-    if path.suffix == ".txt":
-        return [block.strip() for block in content.split("\n\n") if block.strip()]
-    documents: list[Document] = []
-    for number, line in enumerate(content.splitlines(), start=1):
-        if line.strip():
-            documents.append(_document(line, f"{path}:{number}"))
-    return documents
-
-
-def _document(line: str, place: str) -> Document:
-    remedy = 'each line is {"text": "..."} or {"messages": [{"role": "user", "content": "..."}, ...]}'
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise RequestError(f"{place} is not JSON: {error}", remedy=remedy) from error
-    text = entry.get("text") if isinstance(entry, dict) else None
-    if isinstance(text, str):
-        return text
-    messages = entry.get("messages") if isinstance(entry, dict) else None
-    if not isinstance(messages, list) or not all(
-        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
-        for message in messages
-    ):
-        raise RequestError(f"{place} has neither `text` nor `messages`", remedy=remedy)
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
-
-
 def _documents(config: FileCalibration | HubCalibration) -> Iterator[Document]:
     if isinstance(config, FileCalibration):
-        documents = read_documents(config.path)
+        documents = read_documents(config.path).usable
         random.Random(config.seed).shuffle(documents)  # noqa: S311
         yield from documents
         return
@@ -161,7 +122,9 @@ def _documents(config: FileCalibration | HubCalibration) -> Iterator[Document]:
             config.id, config.config, split=config.split, revision=config.revision, streaming=True
         )
         for row in stream.shuffle(seed=config.seed, buffer_size=_SHUFFLE_BUFFER):
-            yield row[config.text_column]
+            yield _text_in(row, config)
+    except RequestError:
+        raise
     except KeyError as error:
         raise RequestError(
             f"the data set {config.id} has no column {config.text_column!r}", remedy="set text_column"
@@ -171,6 +134,16 @@ def _documents(config: FileCalibration | HubCalibration) -> Iterator[Document]:
             f"the data set {config.id} cannot be read: {type(error).__name__}: {error}",
             remedy="check id, config, split, revision and network, or use `source: file`",
         ) from error
+
+
+def _text_in(row: dict[str, Any], config: HubCalibration) -> str:
+    text = row[config.text_column]
+    if not isinstance(text, str):
+        raise RequestError(
+            f"the column {config.text_column!r} of the data set {config.id} holds {type(text).__name__}, no text",
+            remedy="set text_column to one with texts",
+        )
+    return text
 
 
 def _token_ids(document: Document, tokenizer: Any, chat_template: bool) -> list[int]:

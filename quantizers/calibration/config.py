@@ -73,8 +73,3 @@ def check_calibration(config: CalibrationConfig, max_position_embeddings: int, h
         raise RequestError(
             "calibration asks for the chat template, but the model has none", remedy="set chat_template to false"
         )
-    if isinstance(config, FileCalibration):
-        if config.path.suffix not in (".jsonl", ".txt"):
-            raise RequestError(f"{config.path} is neither .jsonl nor .txt", remedy="convert it to one of the two")
-        if not config.path.is_file():
-            raise RequestError(f"the calibration file {config.path} does not exist", remedy="mend the path")

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from configs.errors import RequestError
-from quantizers.calibration.calibration import pack_rows, read_documents
+from quantizers.calibration.calibration import pack_rows
 from quantizers.calibration.config import FileCalibration, check_calibration
+from quantizers.calibration.documents import check_documents, read_documents
 from quantizers.calibration.exclusion import Exclusion
 
 ITEM = "Which planet is known as the red planet?"
@@ -90,27 +91,76 @@ def test_documents_of_both_kinds_of_file(tmp_path: Path) -> None:
     text, lines = tmp_path / "a.txt", tmp_path / "a.jsonl"
     text.write_text("one\n\n\ntwo\nlines\n")
     lines.write_text('{"text": "one"}\n\n{"messages": [{"role": "user", "content": "two"}]}\n')
-    assert read_documents(text) == ["one", "two\nlines"]
-    assert read_documents(lines) == ["one", [{"role": "user", "content": "two"}]]
+    assert read_documents(text) == (["one", "two\nlines"], 0)
+    assert read_documents(lines) == (["one", [{"role": "user", "content": "two"}]], 0)
+
+
+def test_mark_line_ends_and_separators_within_a_text_do_not_matter(tmp_path: Path) -> None:
+    text, lines = tmp_path / "a.txt", tmp_path / "a.jsonl"
+    text.write_bytes("\ufeffone\r\n\r\ntwo".encode())
+    lines.write_bytes('\ufeff{"text": "one\u2028two"}\r\n{"text": " "}\r\n'.encode())
+    assert read_documents(text) == (["one", "two"], 0)
+    assert read_documents(lines) == (["one\u2028two"], 1)
+
+
+def test_a_file_in_another_encoding_is_named_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(("Der Fluß läuft über die Brücke. " * 9).encode("latin-1"))
+    with pytest.raises(RequestError) as caught:
+        check_documents(config(path))
+    assert str(caught.value) == (
+        f"{path}:1: byte 7 (0xdf) is not UTF-8; the text looks like latin-1 (ISO 8859-1)\n"
+        "  remedy: convert it to UTF-8: iconv -f ISO-8859-1 -t UTF-8 FILE > NEW"
+    )
+
+
+@pytest.mark.parametrize(
+    ("texts", "fact"),
+    [
+        (["", " ", "a"], "holds no usable text: 3 documents, 2 of them blank, the longest of 1 characters"),
+        (["", "\n"], "holds no usable text: 2 documents, 2 of them blank, the longest of 0 characters"),
+        ([], "holds no usable text: 0 documents, 0 of them blank, the longest of 0 characters"),
+        (["abcd"] * 2, "holds too little text: 2 documents, 0 of them blank, the longest of 4 characters"),
+    ],
+)
+def test_too_little_text_is_told_before_work(tmp_path: Path, texts: list[str], fact: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    with pytest.raises(RequestError) as caught:
+        check_documents(config(path, samples=8, tokens=32))
+    assert str(caught.value) == (
+        f"the calibration file {path} {fact}, where 8 x 32 tokens are asked for\n"
+        "  remedy: add text, name another file, or use `source: self`, which needs none"
+    )
+
+
+def test_what_may_be_enough_is_left_to_the_tokenizer(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "one two three four"}) + "\n")
+    check_documents(config(path, samples=2, tokens=64))
+    path.write_text(json.dumps({"text": "a"}) + "\n")
+    check_documents(config(path, samples=2, tokens=64, chat_template=True))
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"txt": "x"}', '{"messages": [{"role": "user"}]}', '{"text": 3}'])
 def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": "fine"}) + "\n" + line + "\n")
-    with pytest.raises(RequestError, match=r"a\.jsonl:2 "):
+    with pytest.raises(RequestError, match=r"a\.jsonl:2: "):
         read_documents(path)
 
 
 def test_what_cannot_work_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    with pytest.raises(RequestError, match="does not exist"):
-        check_calibration(config(path), 64, True)
-    path.write_text("text")
     check_calibration(config(path), 64, True)
     with pytest.raises(RequestError, match="128 tokens exceed the model's 64 positions"):
         check_calibration(config(path, tokens=128), 64, True)
     with pytest.raises(RequestError, match="the model has none"):
         check_calibration(config(path, chat_template=True), 64, False)
+    with pytest.raises(RequestError, match=r"a\.txt: cannot be read: No such file"):
+        check_documents(config(path))
     with pytest.raises(RequestError, match=r"neither \.jsonl nor \.txt"):
-        check_calibration(config(tmp_path / "a.parquet"), 64, True)
+        check_documents(config(tmp_path / "a.parquet"))
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    with pytest.raises(RequestError, match="is a device"):
+        check_documents(config(tmp_path / "zero.txt"))
