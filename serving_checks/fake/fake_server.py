@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -31,6 +32,7 @@ MODES = {
     "empty": "answers without a token",
     "silent": "takes completions and never answers",
     "grandchild": "leaves a process of a session of its own behind",
+    "heir": "forks, once it is asked for its health, a process that holds its socket and answers nobody",
 }
 _MODEL = "model"
 _LOG_PROBABILITY = -1.0
@@ -148,6 +150,7 @@ class FakeServer:
         self._engine, self._refusals = FakeEngine(settings), refusals
         self._mode, self._die_after = mode, die_after
         self._posts = 0
+        self._heir = mode == "heir"
 
     def app(self) -> web.Application:
         """The application; its engine works as long as it is served."""
@@ -192,6 +195,11 @@ class FakeServer:
         return await handler(request)
 
     async def _health(self, _: web.Request) -> web.Response:
+        if self._heir:
+            self._heir = False
+            if os.fork() == 0:
+                time.sleep(600)
+                os._exit(0)
         return web.Response(status=503 if self._mode == "hang" else 200)
 
     async def _models(self, _: web.Request) -> web.Response:

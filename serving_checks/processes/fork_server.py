@@ -18,6 +18,7 @@ import os
 import runpy
 import select
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -30,10 +31,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from serving_checks.processes import guard
+from serving_checks.processes.pulse import Patience, Pulse
 
 _MESSAGE_BYTES = 1 << 17
 _REPLY_SECONDS = 180.0
 """Longest wait for a process that is still importing."""
+_STOPPED_SECONDS = 2.0
+_TICK_SECONDS = 0.5
+_CREDENTIALS = struct.Struct("3i")
+"""Process, user and group at a socket's other end (unix(7), SO_PEERCRED)."""
 
 
 class ForkedCommand:
@@ -96,6 +102,7 @@ def launch(
         connection.settimeout(_REPLY_SECONDS)
         connection.connect(str(address))
         socket.send_fds(connection, [json.dumps(request).encode()], [lifeline, log])
+        _await_reply(connection)
         pid = int(json.loads(connection.recv(_MESSAGE_BYTES))["pid"])
     except (OSError, ValueError):
         connection.close()
@@ -104,6 +111,21 @@ def launch(
     finally:
         os.close(lifeline)
     return ForkedCommand(connection, kept, pid)
+
+
+def _await_reply(connection: socket.socket) -> None:
+    """Wait for an answer, but not for one from a fork server that somebody stopped.
+
+    Raises:
+        TimeoutError: It is stopped, or takes longer than any import.
+    """
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    (server, _, _) = _CREDENTIALS.unpack(credentials)
+    pulse = Pulse(server, Patience(_REPLY_SECONDS, None, _STOPPED_SECONDS))
+    while not select.select([connection], [], [], _TICK_SECONDS)[0]:
+        stuck = pulse.look()
+        if stuck:
+            raise TimeoutError(stuck.what)
 
 
 def _await_command(listener: socket.socket) -> dict[str, Any]:

@@ -140,6 +140,7 @@ def _end_all(children: _Children, grace_seconds: float) -> None:
                     told.add(pid)
                     try:
                         os.kill(pid, number)
+                        os.kill(pid, signal.SIGCONT)  # who is stopped hears no SIGTERM
                     except ProcessLookupError:
                         continue
             time.sleep(0.02)

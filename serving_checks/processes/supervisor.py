@@ -155,6 +155,8 @@ class Supervised:
             return
         if self._process.stdin and not self._process.stdin.closed:
             self._process.stdin.close()
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGCONT)  # a guard that somebody stopped has to wake up for it
         try:
             exit_code = self.wait(self._grace_seconds + _GUARD_SECONDS)
             if exit_code is None or exit_code < 0:

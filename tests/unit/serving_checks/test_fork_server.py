@@ -158,11 +158,13 @@ def test_the_end_of_the_fork_server_is_the_end_of_its_forks(tmp_path, module, se
         assert child.wait(20) is not None
 
 
-@pytest.mark.parametrize("address", ["nothing", "dead"])
+@pytest.mark.parametrize("address", ["nothing", "dead", "stopped"])
 def test_where_no_server_answers_the_command_is_executed(tmp_path, module, server, address):
     if address == "dead":
         server.stop()
-    place = tmp_path / ("socket" if address == "dead" else "nothing")
+    if address == "stopped":
+        os.kill(descendants_of(server.pid)[0], signal.SIGSTOP)
+    place = tmp_path / ("nothing" if address == "nothing" else "socket")
     with Supervised(command(module, "tell"), log_file=tmp_path / "log", fork_server=place) as child:
         assert child.wait(60) == 7
         assert not child.forked
