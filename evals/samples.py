@@ -16,6 +16,7 @@ from configs.errors import StageError
 from evals.suites.suite import Category
 from registry.contracts import CategoryScore
 from registry.contracts.base import Record
+from registry.os_faults import check_not_refused
 
 if TYPE_CHECKING:
     import pyarrow  # type: ignore[import-untyped]
@@ -104,6 +105,7 @@ def read_samples(path: Path) -> list[Sample]:
     try:
         return [Sample.model_validate(row) for row in pyarrow.parquet.read_table(path).to_pylist()]
     except (OSError, ValueError, pyarrow.ArrowException) as error:
+        check_not_refused(error, f"reading {path}", path)
         raise StageError(
             f"{path} is damaged: {error}", remedy="run `quantbench artifacts verify`, then run again"
         ) from error

@@ -168,6 +168,17 @@ def machine_fault(error: BaseException, doing: str, place: Path) -> StageError |
     return told(refusal, doing, place, f"{type(error).__name__}: {error}" if wrapped else "")
 
 
+def check_not_refused(error: BaseException, doing: str, place: Path) -> None:
+    """To be asked before something else is concluded from `error`, such as that a file is damaged.
+
+    Raises:
+        StageError: The machine refused a resource or a right, and nothing else is known.
+    """
+    fault = machine_fault(error, doing, place)
+    if fault and fault.blame == "machine":
+        raise fault from error
+
+
 def told(refusal: Refusal, doing: str, place: Path, said: str = "") -> StageError:
     """A refusal as an error that says what, where, and what to change.
 

@@ -232,6 +232,7 @@ def _parts(request: Scoring, choice: dict[str, Any]) -> list[tuple[Score, LogLik
         if not math.isfinite(value):
             raise StageError(
                 f"the server gave a log-likelihood of {value}",
-                remedy="a model that answers with what is no number is broken: look into the artifact's inspection",
+                remedy="weights or a kernel overflow: for the baseline the source or its dtype is to blame, for an"
+                " artifact see its inspection",
             )
     return parts

@@ -307,7 +307,8 @@ def _score(metric: str, found: Mapping[str, Any], where: str) -> tuple[float, fl
     if not math.isfinite(score):
         raise StageError(
             f"{where}: {metric} is {score}",
-            remedy="a model that answers with what is no number is broken: look into the artifact's inspection",
+            remedy="weights or a kernel overflow: for the baseline the source or its dtype is to blame, for an"
+            " artifact see its inspection",
         )
     return score, weight
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from configs.errors import StageError
 from registry.hashing import canonical_json
+from registry.os_faults import machine_fault
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = "1"
@@ -102,9 +103,11 @@ class RequestCache:
 
     def _unusable(self, error: sqlite3.OperationalError) -> StageError:
         """A full disk, a folder without write permission, a file that another process holds: no damage."""
-        return StageError(
+        locked = "locked" in str(error)
+        return machine_fault(error, "keeping the answers", self._path) or StageError(
             f"the evaluation's cache {self._path} cannot be used: {error}",
-            remedy="make room, let another evaluation of this model end, or let the cache lie elsewhere",
+            remedy="let the other evaluation of this model end" if locked else "see who may read and write that folder",
+            blame="machine",
         )
 
     def _start_again(self, error: Exception) -> None:

@@ -26,6 +26,7 @@ from registry.contracts import Endpoint, PromptAgreement, TokenAgreementRecord
 from registry.contracts.base import Record
 from registry.files import write_text_atomically
 from registry.hashing import digest_of
+from registry.os_faults import check_not_refused
 
 PROMPTS_FILE = Path(__file__).parents[1] / "tasks" / "token_agreement" / "prompts.jsonl"
 TOP_LOGPROBS = 20
@@ -88,7 +89,8 @@ def collect(endpoint: Endpoint, path: Path, *, num_concurrent: int = 8) -> Path:
         except (LookupError, TypeError, ValueError) as error:
             raise StageError(
                 f"the server told no log-probabilities for {text[:40]!r}: {type(error).__name__}: {error}",
-                remedy="see the end of the server's log beside this stage's; run the same command again",
+                remedy="see the end of the server's log beside this stage's: it would answer so again",
+                blame="engine",
             ) from error
     write_text_atomically(path, "".join(one.model_dump_json() + "\n" for one in told))
     return path
@@ -181,6 +183,7 @@ def _read(path: Path) -> list[PromptLogprobs]:
     try:
         told = [PromptLogprobs.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
+        check_not_refused(error, f"reading {path}", path)
         raise StageError(
             f"{path} is damaged: {error}", remedy="run `quantbench artifacts verify`, then run again"
         ) from error

@@ -116,6 +116,7 @@ def _measured(bench: OpenBench, directory: Path, on_progress: Callable[[str], No
             threads=machine.serving_threads,
             server_log_file=directory / SERVER_LOG_FILE,
             deadlines=config.deadlines,
+            unquantized=method_of(config.model) is None,
             fork_server=fork_servers.for_model_servers(stage, config.serving),
         )
         patience = config.deadlines.of_stage(stage.kind)

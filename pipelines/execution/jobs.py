@@ -117,6 +117,7 @@ def _served(context: JobContext, model: StageResult, model_dir: Path, log_file: 
         "device_name": context.machine.device_name,
         "server_log_file": log_file.with_suffix(".server.log"),
         "deadlines": context.config.deadlines,
+        "unquantized": model.stage == "prepare",
     }
 
 

@@ -55,6 +55,8 @@ def prove_sharding(
             second = shard_facts(server)
     except StageError as error:
         said = error.what.splitlines()[0]
+        if error.blame == "machine":
+            return sharding_not_run(f"the second server did not last: {said}")
         if request.config.tensor_parallel_size == 1:
             # It may well be too large for one rank; that is what the others are for.
             return sharding_not_run(f"there is no unsharded server to compare with: {said}")

@@ -51,6 +51,8 @@ class ServeJob(StageJob):
     threads: int
     server_log_file: Path
     deadlines: Deadlines = Deadlines()
+    unquantized: bool = False
+    """The model is as it came."""
     fork_server: Path | None = None
     """Address of a fork server of the engine; servers start in the plain way without."""
     checks: ChecksConfig | None = None
@@ -88,8 +90,7 @@ def serve_and_measure(
             # Imports for half a minute, on the core that the server leaves free, and then waits for the evaluation.
             serving.enter_context(load_client)
         with clock.part("smoke"):
-            engine = server.engine
-            answer = smoke_answer(server.endpoint, with_logprobs=engine.gives_logprobs, remedy_for=engine.remedy_for)
+            answer = _smoke(job, server)
         if evaluate:
             with clock.part("evaluate"):
                 evaluate(server)
@@ -114,6 +115,15 @@ def serve_and_measure(
             with clock.part("sharding"):
                 checks.append(_sharding(job, first, ranks))
     return served.model_copy(update={"checks": checks})
+
+
+def _smoke(job: ServeJob, server: RunningServer) -> str:
+    return smoke_answer(
+        server.endpoint,
+        with_logprobs=server.engine.gives_logprobs,
+        unquantized=job.unquantized,
+        remedy_for=server.engine.remedy_for,
+    )
 
 
 def _loaded(

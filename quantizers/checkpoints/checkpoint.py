@@ -28,6 +28,7 @@ from quantizers.checkpoints.tokenizer_proof import ProvedTokenizer, prove_folder
 from registry.contracts import CheckpointRecord, FilesJob
 from registry.contracts.base import DType
 from registry.hashing import digest_of_file, manifest_of
+from registry.os_faults import check_not_refused
 
 if TYPE_CHECKING:
     from registry.stage_process import StageClock
@@ -147,9 +148,11 @@ def _download(model_id: str, revision: str) -> Path:
     try:
         folder = snapshot_download(model_id, revision=revision, allow_patterns=[*_COMPANIONS, "*.safetensors"])
     except Exception as error:  # The hub's client raises dozens of types; all of them mean the same to a user.
+        check_not_refused(error, f"fetching {model_id}", Path.home())
         raise StageError(
             f"{model_id} at revision {revision} cannot be fetched from the hub: {type(error).__name__}: {error}",
             remedy="check id, revision and network, or fetch the model elsewhere and use `kind: folder`",
+            blame="source",
         ) from error
     return Path(folder)
 
@@ -169,8 +172,11 @@ def _convert_gguf(path: Path, dtype: DType, target: Path, clock: StageClock) -> 
                 quantization_config=GgufConfig(dequantize=True, gguf_file=path.name),
             )
         except Exception as error:
+            check_not_refused(error, f"reading {path}", target)
             raise StageError(
-                f"transformers cannot read {path}: {type(error).__name__}: {error}", remedy="fetch the GGUF file again"
+                f"transformers cannot read {path}: {type(error).__name__}: {error}",
+                remedy="fetch the GGUF file again, or use the model's safetensors",
+                blame="source",
             ) from error
     with clock.part("save"):
         _name_special_tokens(model, vocabulary)

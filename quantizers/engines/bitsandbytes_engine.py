@@ -10,6 +10,7 @@ from configs.errors import StageError
 from quantizers.base import LinearShapes, QuantizeOutcome
 from quantizers.checkpoints.tokenizer_files import tokenizer_files
 from registry.contracts import QuantizedModule
+from registry.os_faults import check_not_refused
 
 if TYPE_CHECKING:
     from quantizers.base import QuantizeJob
@@ -56,18 +57,19 @@ def run_bitsandbytes(job: QuantizeJob, clock: StageClock, **parameters: Any) -> 
                     parameter.data = parameter.data.to(stored)
             model.config.dtype = stored
             model.save_pretrained(job.output_dir)
-    except OSError:
-        raise
     except Exception as error:  # The library raises whatever it stumbles over.
+        check_not_refused(error, f"bitsandbytes at {job.name}", job.output_dir)
         raise StageError(
             f"bitsandbytes gave up on {job.name}: {type(error).__name__}: {error}",
-            remedy="read the traceback in the stage's log",
+            remedy="it would do so again: take another method or dtype; the traceback is in the stage's log",
+            blame="engine",
         ) from error
     left = sorted(set(job.checkpoint.linear_shapes) - quantized)
     if left:
         raise StageError(
             f"bitsandbytes left {len(left)} Linears unquantized: {', '.join(left[:3])}",
             remedy="check that the versions in the environment are those of the lock file",
+            blame="engine",
         )
     for path in (*tokenizer_files(job.checkpoint_dir), *job.checkpoint_dir.glob("generation_config.json")):
         shutil.copyfile(path, job.output_dir / path.name)

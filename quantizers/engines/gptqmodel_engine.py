@@ -20,6 +20,7 @@ from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
 from quantizers.checkpoints.tokenizer_files import tokenizer_files
 from quantizers.engines.packing import whole_tensor_packing
 from registry.contracts import QuantizedModule
+from registry.os_faults import check_not_refused
 
 if TYPE_CHECKING:
     from quantizers.base import QuantizeJob
@@ -117,15 +118,15 @@ def run_engine(
                 _restore_dtype(model, job)
                 model.save(str(output_dir))
                 _finish_artifact(job.checkpoint_dir, output_dir)
-        except OSError:
-            raise  # a full disk explains itself
         except StageError:
             raise
         except Exception as error:
+            check_not_refused(error, f"{ENGINE} at {job.name}", output_dir)
             raise StageError(
                 f"{ENGINE} gave up on {job.name} ({job.config.method}): {type(error).__name__}: {error}",
-                remedy="read this stage's log; more calibration rows or a larger damp_percent help where a matrix could"
-                " not be inverted, fewer or shorter rows where memory ran out",
+                remedy="it would do so again: more calibration rows or a larger damp_percent help where a matrix could"
+                " not be inverted; else take another method or dtype, and read this stage's log",
+                blame="engine",
             ) from error
     return QuantizeOutcome(
         modules=modules, versions={library: version(library) for library in LIBRARIES}, engine=ENGINE
@@ -223,6 +224,7 @@ def _check_complete(modules: Sequence[QuantizedModule], linear_shapes: Mapping[s
         raise StageError(
             f"{ENGINE} left {len(missing)} of {len(linear_shapes)} Linears unquantized: {shown}",
             remedy="use more calibration rows, so that every module sees tokens",
+            blame="recipe",
         )
 
 

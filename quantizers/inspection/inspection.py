@@ -16,6 +16,7 @@ from quantizers.inspection.dequantize import PACKED, TensorFiles
 from registry.contracts import ArtifactRecord, CheckpointRecord, InspectionCheck, InspectionRecord, StageJob
 from registry.contracts.base import Device, DType
 from registry.hashing import manifest_of
+from registry.os_faults import check_not_refused
 
 if TYPE_CHECKING:
     from registry.stage_process import StageClock
@@ -179,6 +180,7 @@ def check_tokenizer(checkpoint_dir: Path, artifact_dir: Path) -> InspectionCheck
     try:
         source, copy = (AutoTokenizer.from_pretrained(folder) for folder in (checkpoint_dir, artifact_dir))
     except (OSError, ValueError, KeyError) as error:
+        check_not_refused(error, "loading the tokenizers", artifact_dir)
         return InspectionCheck(
             name="tokenizer", passed=False, detail=f"the tokenizer does not load: {error}; copy the source's files"
         )
@@ -235,7 +237,8 @@ def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
         with torch.inference_mode():
             finite = bool(torch.isfinite(model(**prompt).logits).all())
             output = model.generate(**prompt, max_new_tokens=_PROBE_TOKENS, min_new_tokens=1, do_sample=False)
-    except Exception as error:  # Whatever stops it, the artifact does not load, and that is the finding.
+    except Exception as error:  # Whatever else stops it, the artifact does not load, and that is the finding.
+        check_not_refused(error, "reloading the artifact", job.artifact_dir)
         detail = f"transformers does not run the artifact: {type(error).__name__}: {error}"
         return InspectionCheck(name="reload", passed=False, detail=detail), ""
     answer = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :])

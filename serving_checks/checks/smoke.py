@@ -16,11 +16,13 @@ def smoke_answer(
     max_tokens: int = 16,
     *,
     with_logprobs: bool = True,
+    unquantized: bool = False,
     remedy_for: Callable[[int], str | None] = lambda status: None,
 ) -> str:
     """The greedy completion of `prompt`.
 
     Args:
+        unquantized: The model is as it came: what is wrong with its answer is no artifact's fault.
         with_logprobs: Ask for log-probabilities too, where the engine gives them.
         remedy_for: Of the engine.
 
@@ -34,9 +36,7 @@ def smoke_answer(
         "max_tokens": max_tokens,
         "temperature": 0.0,
     } | ({"logprobs": 1} if with_logprobs else {})
-    remedy = (
-        "the artifact is broken or the engine's kernel is: look into the server's log and the artifact's inspection"
-    )
+    silent = "look into the server's log for why: it would do so again"
     url, key = f"{endpoint.base_url}/v1/completions", endpoint.api_key_variable
     try:
         choice = post_json(url, body, api_key_variable=key)["choices"][0]
@@ -44,12 +44,31 @@ def smoke_answer(
     except HTTPError as error:
         told = refusal(error.code, error.reason, error.read().decode(errors="replace"), authorization(key))
         what, mended = f"the server answered {prompt!r} with {told}", remedy_for(error.code)
-        raise RequestError(what, remedy=mended) if mended else StageError(what, remedy=remedy) from error
+        raise (
+            RequestError(what, remedy=mended) if mended else StageError(what, remedy=silent, blame="engine")
+        ) from error
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise StageError(f"the server gave no answer to {prompt!r}: {error!r}", remedy=remedy) from error
+        what = f"the server gave no answer to {prompt!r}: {error!r}"
+        raise StageError(what, remedy=silent, blame="engine") from error
     if not text.strip():
-        raise StageError(f"the server's answer to {prompt!r} is empty: {text!r}", remedy=remedy)
+        raise _unsound(f"the server's answer to {prompt!r} is empty: {text!r}", unquantized)
     # -9999.0 stands for what JSON cannot hold (vLLM).
     if not all(isinstance(value, int | float) and -9999.0 < value <= 0.0 for value in logprobs):
-        raise StageError(f"the answer to {prompt!r} has log-probabilities {logprobs}", remedy=remedy)
+        raise _unsound(f"the answer to {prompt!r} has log-probabilities {logprobs}", unquantized)
     return text
+
+
+def _unsound(what: str, unquantized: bool) -> StageError:
+    if unquantized:
+        return StageError(
+            f"{what}, from the source's own weights",
+            remedy="nothing was quantized yet: see whether another program gets an answer from the source, or serve it"
+            " in another dtype",
+            blame="source",
+        )
+    return StageError(
+        what,
+        remedy="the artifact is broken or the engine's kernel for it is: look into the server's log and the artifact's"
+        " inspection",
+        blame="engine",
+    )

@@ -185,3 +185,11 @@ def test_a_server_that_is_to_be_profiled_knows_where_its_traces_go(tmp_path):
     assert config["profiler"] == "torch"
     # The API server's profiler would be made at start; the engine's is made when it is asked for.
     assert config["ignore_frontend"] is True
+
+
+@pytest.mark.parametrize(("unquantized", "blame"), [(True, "source"), (False, "engine")])
+def test_an_empty_answer_is_blamed_on_what_was_served(tmp_path, unquantized, blame):
+    with serve_fake("empty", request(tmp_path), tmp_path / "log") as server, pytest.raises(StageError) as caught:
+        smoke_answer(server.endpoint, unquantized=unquantized)
+    assert caught.value.blame == blame
+    assert ("artifact" in caught.value.remedy) != unquantized
