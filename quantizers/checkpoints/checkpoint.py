@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from configs.errors import RequestError, StageError
 from quantizers.checkpoints.gguf_tokenizer import write_tokenizer
 from quantizers.checkpoints.gguf_vocabulary import GgufVocabulary, read_vocabulary
-from quantizers.checkpoints.safetensors_header import read_headers, weight_files
+from quantizers.checkpoints.recognition import TELLING_FILES
+from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX, read_headers, weight_files
 from quantizers.checkpoints.sources import (
     FolderSource,
     GgufSource,
@@ -27,6 +29,7 @@ from quantizers.checkpoints.tokenizer_files import TOKENIZER_PATTERNS
 from quantizers.checkpoints.tokenizer_proof import ProvedTokenizer, prove_folder, prove_gguf
 from registry.contracts import CheckpointRecord, FilesJob
 from registry.contracts.base import DType
+from registry.files import write_text_atomically
 from registry.hashing import digest_of_file, manifest_of
 from registry.os_faults import check_not_refused
 
@@ -37,7 +40,7 @@ _COMPANIONS = (
     "config.json",
     "generation_config.json",
     *TOKENIZER_PATTERNS,
-    "*.safetensors.index.json",
+    WEIGHTS_INDEX,
     "LICENSE*",
 )
 """What belongs to a checkpoint besides its weights. A list of what may come in: pickles and scripts stay outside."""
@@ -138,15 +141,29 @@ def _copy_folder(source: Path, target: Path) -> None:
     check_folder(source)
     target.mkdir(parents=True, exist_ok=True)
     wanted = {path for pattern in _COMPANIONS for path in source.glob(pattern) if path.is_file()}
-    for path in sorted(wanted | set(weight_files(source))):
+    weights = weight_files(source)
+    for path in sorted(wanted | set(weights)):
         shutil.copyfile(path, target / path.name)
+    if len(weights) > 1 and not (target / WEIGHTS_INDEX).exists():
+        _write_index(target)
+
+
+def _write_index(folder: Path) -> None:
+    """Name the shards of a complete set: transformers reads shards by the index only, other engines without it too."""
+    headers = read_headers(folder)
+    index = {
+        "metadata": {"total_size": sum(info.size_bytes for info in headers.values())},
+        "weight_map": {name: headers[name].file.name for name in sorted(headers)},
+    }
+    write_text_atomically(folder / WEIGHTS_INDEX, json.dumps(index, indent=2))
 
 
 def _download(model_id: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = snapshot_download(model_id, revision=revision, allow_patterns=[*_COMPANIONS, "*.safetensors"])
+        wanted = [*_COMPANIONS, *TELLING_FILES, "*.safetensors"]
+        folder = snapshot_download(model_id, revision=revision, allow_patterns=wanted)
     except Exception as error:  # The hub's client raises dozens of types; all of them mean the same to a user.
         check_not_refused(error, f"fetching {model_id}", Path.home())
         raise StageError(

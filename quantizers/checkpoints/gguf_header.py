@@ -3,7 +3,7 @@
 import struct
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -14,6 +14,29 @@ _STRING, _ARRAY = 8, 9
 _LONGEST_NAME_BYTES = 65_535
 _LONGEST_TEXT_BYTES = 2**24
 """A chat template is a text too."""
+_DEFAULT_ALIGNMENT = 32
+_BLOCKS = {
+    **{0: (1, 4), 1: (1, 2), 30: (1, 2)},
+    **{2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 40)},
+    **{10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292)},
+}
+"""ggml_type -> (values, bytes) of a block: F32, F16, BF16; Q4_0 to Q8_1; Q2_K to Q8_K. Others count as one byte."""
+
+
+class GgufTensor(NamedTuple):
+    """One tensor of a GGUF file."""
+
+    shape: tuple[int, ...]
+    """Innermost dimension first."""
+    ggml_type: int
+    offset: int
+    """From where the tensors begin, in bytes."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes; a lower bound for types that are not in common use."""
+        values, size = _BLOCKS.get(self.ggml_type, (prod(self.shape), 1))
+        return prod(self.shape) // values * size if values else 0
 
 
 def architecture(path: Path) -> str:
@@ -32,19 +55,44 @@ def architecture(path: Path) -> str:
 
 
 def element_count(path: Path) -> int:
-    """Number of weights over all tensors.
+    """Number of weights over all tensors (raises as `tensors` does)."""
+    return sum(prod(tensor.shape) for tensor in tensors(path).values())
+
+
+def tensors(path: Path) -> dict[str, GgufTensor]:
+    """Tensor name -> what the header says of it. The file is long enough to hold them all.
 
     The `gguf` package tells it too, and takes seconds for its import and for the vocabulary.
 
     Raises:
-        ValueError, struct.error: The header is broken or cut off.
+        ValueError, struct.error: The header is broken, names a tensor twice, or the file is cut off.
     """
+    found: dict[str, GgufTensor] = {}
+    alignment = _DEFAULT_ALIGNMENT
     with path.open("rb") as file:
-        tensors, keys = _counts(file)
+        count, keys = _counts(file)
         for _ in range(keys):
-            _name(file)
-            _skip_value(file, _number(file, "<I"))
-        return sum(_tensor_elements(file) for _ in range(tensors))
+            key, value_type = _name(file), _number(file, "<I")
+            if key == "general.alignment":
+                alignment = max(1, int(_value(file, value_type)))
+            else:
+                _skip_value(file, value_type)
+        for _ in range(count):
+            name = _name(file)
+            if name in found:
+                raise ValueError(f"it holds the tensor {name} twice")
+            shape = tuple(_number(file, "<Q") for _ in range(_number(file, "<I")))
+            found[name] = GgufTensor(shape, _number(file, "<I"), _number(file, "<Q"))
+        start = -file.tell() % alignment + file.tell()
+    promised = max((start + tensor.offset + tensor.size_bytes for tensor in found.values()), default=0)
+    if path.stat().st_size < promised:
+        raise ValueError(f"it is cut off: its header promises {promised} bytes, and it has {path.stat().st_size}")
+    return found
+
+
+def split_count(path: Path) -> int:
+    """Over how many files the model is split; 1 for one that is not (raises as `metadata` does)."""
+    return int(metadata(path, ("split.count",), lists=False).get("split.count", 1))
 
 
 def metadata(path: Path, beginnings: tuple[str, ...], *, lists: bool) -> dict[str, Any]:
@@ -76,13 +124,6 @@ def _counts(file: BinaryIO) -> tuple[int, int]:
     if version not in _VERSIONS:
         raise ValueError(f"it is GGUF version {version}")
     return _number(file, "<Q"), _number(file, "<Q")
-
-
-def _tensor_elements(file: BinaryIO) -> int:
-    _name(file)
-    shape = [_number(file, "<Q") for _ in range(_number(file, "<I"))]
-    file.seek(4 + 8, 1)  # The tensor's type and its offset.
-    return prod(shape)
 
 
 def _value(file: BinaryIO, value_type: int) -> Any:

@@ -2,7 +2,6 @@
 
 import difflib
 import importlib.metadata
-import json
 import struct
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,9 +11,12 @@ from pydantic import Field
 from configs.base import StrictModel
 from configs.errors import RequestError
 from configs.quantities import Label, LocalPath
+from configs.reading.json_text import read_json_object
 from quantizers.checkpoints import gguf_header
 from quantizers.checkpoints.gguf_vocabulary import check_vocabulary
+from quantizers.checkpoints.recognition import refuse_adapter, refuse_quantized, refuse_unfetched
 from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX, read_headers, weight_files
+from quantizers.checkpoints.tokenizer_files import tokenizer_files
 
 ARCHITECTURES: dict[str, str] = {
     "LlamaForCausalLM": "llama",
@@ -118,7 +120,7 @@ def _downloaded_bytes(source: HubSource) -> int | None:
     index = try_to_load_from_cache(source.id, WEIGHTS_INDEX, revision=source.revision)
     if isinstance(index, str):
         # A download that broke off leaves an index without all of its shards.
-        total = json.loads(Path(index).read_text(encoding="utf-8")).get("metadata", {}).get("total_size")
+        total = _members(Path(index)).get("metadata", {}).get("total_size")
         return int(total) if total is not None else None
     weights = try_to_load_from_cache(source.id, "model.safetensors", revision=source.revision)
     return Path(weights).stat().st_size if isinstance(weights, str) else None
@@ -126,16 +128,12 @@ def _downloaded_bytes(source: HubSource) -> int | None:
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that is no safe, complete, supported safetensors checkpoint (RequestError)."""
+    refuse_adapter(folder)
     config = read_config(folder)
     _refuse_remote_code(folder, config)
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "an unnamed method")
-        raise RequestError(
-            f"the checkpoint in {folder} is quantized already ({method})",
-            remedy="name the original checkpoint in 16 or 32 bits",
-        )
     check_architecture(config, folder)
-    if not weight_files(folder):
+    files = weight_files(folder)
+    if not files:
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
         if pickles:
             raise RequestError(
@@ -143,12 +141,15 @@ def check_folder(folder: Path) -> None:
                 remedy="convert the checkpoint to safetensors on a machine that you can lose",
             )
         raise RequestError(f"{folder} holds no weights", remedy="put the *.safetensors files beside config.json")
+    refuse_unfetched([*files, *tokenizer_files(folder)])
+    headers = read_headers(folder)
+    refuse_quantized(folder, config, headers)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise RequestError(
             f"{folder} holds no tokenizer ({', '.join(_TOKENIZER_FILES)})",
             remedy="copy the tokenizer's files from the place that the weights came from",
         )
-    if not any(info.dtype in ("F32", "BF16", "F16") and len(info.shape) == 2 for info in read_headers(folder).values()):
+    if not any(info.dtype in ("F32", "BF16", "F16") and len(info.shape) == 2 for info in headers.values()):
         raise RequestError(
             f"the safetensors in {folder} hold no weight matrices in float32, bfloat16 or float16",
             remedy="name a checkpoint in one of these types",
@@ -156,19 +157,19 @@ def check_folder(folder: Path) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder (RequestError where there is none)."""
+    """config.json of a model folder without members that are null, which means absent (RequestError without one)."""
     path = folder / "config.json"
     if not folder.is_dir():
         raise RequestError(f"the model folder {folder} does not exist", remedy="mend the source's path")
     if not path.is_file():
         raise RequestError(f"{folder} is no model: it has no config.json", remedy="name the folder of a checkpoint")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RequestError(f"{path} is not JSON: {error}", remedy="fetch the file again") from error
-    if not isinstance(config, dict):
-        raise RequestError(f"{path} does not hold a JSON object", remedy="fetch the file again")
-    return config
+    refuse_unfetched([path])
+    return _members(path)
+
+
+def _members(path: Path) -> dict[str, Any]:
+    """The members of a JSON object without those that are null."""
+    return {key: value for key, value in read_json_object(path).items() if value is not None}
 
 
 def check_architecture(config: dict[str, Any], place: Path) -> None:
@@ -207,11 +208,22 @@ def locate_gguf(source: GgufSource | PackageGgufSource) -> Path:
 
 
 def check_gguf(path: Path) -> None:
-    """Refuse a file that is not GGUF or holds an unsupported architecture or tokenizer (RequestError)."""
+    """Refuse a file that is not a whole GGUF model, or has an unsupported architecture or tokenizer (RequestError)."""
+    refuse_unfetched([path])
     try:
-        name = gguf_header.architecture(path)
+        parts = gguf_header.split_count(path)
+        name = gguf_header.architecture(path) if parts <= 1 else ""
+        if parts <= 1:
+            gguf_header.tensors(path)
     except (ValueError, struct.error) as error:
-        raise RequestError(f"{path} is no model: {error}", remedy="name a GGUF file of version 2 or 3") from error
+        raise RequestError(
+            f"{path} is no model: {error}", remedy="name a whole GGUF file of version 2 or 3, or fetch it again"
+        ) from error
+    if parts > 1:
+        raise RequestError(
+            f"{path} is one of {parts} parts of a model",
+            remedy="join them first (llama.cpp: `llama-gguf-split --merge FIRST_PART WHOLE`) and name the whole file",
+        )
     if name not in ARCHITECTURES.values():
         raise RequestError(f"the GGUF architecture {name!r} in {path} is not supported", remedy=_supported(name))
     check_vocabulary(path)
@@ -219,7 +231,7 @@ def check_gguf(path: Path) -> None:
 
 def _refuse_remote_code(folder: Path, config: dict[str, Any]) -> None:
     tokenizer = folder / "tokenizer_config.json"
-    mapped = "auto_map" in config or (tokenizer.is_file() and '"auto_map"' in tokenizer.read_text(encoding="utf-8"))
+    mapped = "auto_map" in config or (tokenizer.is_file() and "auto_map" in _members(tokenizer))
     scripts = sorted(path.name for path in folder.glob("*.py"))
     if mapped or scripts:
         what = f"Python files ({', '.join(scripts[:3])})" if scripts else "an `auto_map` that names Python code"

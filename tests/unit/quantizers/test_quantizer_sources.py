@@ -36,11 +36,14 @@ TENSORS = {
 }
 
 
+ITEM_BYTES = {"F32": 4, "I32": 4, "BF16": 2, "U8": 1}
+
+
 def write_safetensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> None:
-    """A safetensors file of zeros, written by hand: two bytes for each value."""
+    """A safetensors file of zeros, written by hand."""
     header, offset = {}, 0
     for name, (dtype, shape) in tensors.items():
-        size = 2
+        size = ITEM_BYTES[dtype]
         for length in shape:
             size *= length
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
@@ -49,9 +52,8 @@ def write_safetensors(path: Path, tensors: dict[str, tuple[str, tuple[int, ...]]
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(offset))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "model"
+def write_folder(path: Path) -> Path:
+    """A folder that looks like a model, made without any library."""
     path.mkdir()
     (path / "config.json").write_text(json.dumps(CONFIG))
     (path / "tokenizer.json").write_text("{}")
@@ -59,6 +61,11 @@ def folder(tmp_path: Path) -> Path:
     (path / "chat_template.jinja").write_text("{{ messages }}")
     write_safetensors(path / "model.safetensors", TENSORS)
     return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "model")
 
 
 def refused(path: Path) -> str:
@@ -136,7 +143,7 @@ def gguf_text(text: str) -> bytes:
 
 
 def write_gguf(path: Path, architecture: str = "llama") -> GgufSource:
-    """The header of a GGUF file by hand: keys of several types, a 4 x 6 matrix and 6 biases; no weights."""
+    """A GGUF file by hand: keys of several types, a 4 x 6 matrix and 6 biases; its weights are zeros."""
     keys = [
         gguf_text("general.architecture") + struct.pack("<I", 8) + gguf_text(architecture),
         gguf_text("llama.rope.freq_base") + struct.pack("<If", 6, 1e4),
@@ -149,7 +156,8 @@ def write_gguf(path: Path, architecture: str = "llama") -> GgufSource:
         gguf_text("blk.0.weight") + struct.pack("<IQQIQ", 2, 6, 4, 3, 0),
         gguf_text("blk.0.bias") + struct.pack("<IQIQ", 1, 6, 0, 32),
     ]
-    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(keys + tensors))
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(keys + tensors)
+    path.write_bytes(header + bytes(-len(header) % 32) + bytes(32 + 6 * 4))
     return GgufSource(kind="gguf", path=path)
 
 
