@@ -7,6 +7,7 @@ python -P -m tests.faults --seed 7 --only 123        # that fault again
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -58,6 +59,7 @@ def main() -> int:
     options = parser.parse_args()
     why_not = _isolated()
     adopt_orphans()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as the first process it would be deaf
     root = Path(tempfile.mkdtemp(prefix="qbf-"))
     lab = Lab(root, isolated=why_not is None)
     if why_not:

@@ -104,7 +104,7 @@ class Trial:
             if finished.record:
                 self.seen.append(result_of(finished.record))
             if not found:
-                self.tell(" | ".join(line.strip() for line in finished.text.splitlines() if line.strip())[-400:])
+                self.tell(gist(finished.text))
         self._no_processes()
         return finished
 
@@ -115,7 +115,7 @@ class Trial:
             if finished.exit_code == 0:
                 break
             if attempt + 1 == _REPEATS:
-                self.find("lost", f"the repeated command does not get there: {finished.text[-400:]}")
+                self.find("lost", f"the repeated command does not get there: {gist(finished.text)}")
         self.no_leftovers()
 
     def no_leftovers(self) -> None:
@@ -144,6 +144,12 @@ class Trial:
             return
         for one in self.lab.left_processes(_PROCESS_SECONDS):
             self.find("left behind", f"process {one.pid}: {one.log or one.command}")
+
+
+def gist(text: str) -> str:
+    """Beginning and end of a message, on one line."""
+    line = " | ".join(part.strip() for part in text.splitlines() if part.strip())
+    return line if len(line) < 700 else f"{line[:450]} [...] {line[-250:]}"
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def _fills_up(trial: Trial, where: str) -> None:
         lab.restore(empty=True)
         lab.workspace.mkdir()
     trial.tell(forget(lab.workspace, rng))
-    when = 0.0 if rng.random() < 0.15 else rng.uniform(0.1, _RUN_SECONDS)
+    when = rng.choice((0.0, rng.uniform(0.1, _RUN_SECONDS / 4), rng.uniform(0.1, _RUN_SECONDS)))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     with small_disk(folder, size // 2**20 + _SPARE_MIB):
         full = False

@@ -11,7 +11,7 @@ from functools import partial
 
 from tests.faults.judge import result_of
 from tests.faults.processes import Role, send
-from tests.faults.trial import Kind, Missed, Trial
+from tests.faults.trial import Kind, Missed, Trial, gist
 
 _SECONDS = 600.0
 _RUN_SECONDS = 90.0
@@ -29,7 +29,7 @@ def _golden(trial: Trial) -> None:
         lab.restore(empty=True)
         finished = lab.run("run", str(recipe), "--json", seconds=_SECONDS, cold=True)
         if finished.exit_code != 0 or finished.record is None:
-            trial.find("lost", f"the undisturbed run fails: {finished.text[-400:]}")
+            trial.find("lost", f"the undisturbed run fails: {gist(finished.text)}")
             return
         shutil.rmtree(kept, ignore_errors=True)
         shutil.move(lab.workspace, kept)
@@ -70,7 +70,7 @@ def _disturbed(trial: Trial, role: Role, numbers: tuple[signal.Signals, ...]) ->
     before = trial.finished_stages()
     again = trial.ended(lab.run(*command, seconds=_SECONDS, cold=True), finished_before=before)
     if again.exit_code != 0:
-        trial.find("lost", f"the repeated command does not get there: {again.text[-400:]}")
+        trial.find("lost", f"the repeated command does not get there: {gist(again.text)}")
     trial.no_leftovers()
 
 

@@ -12,7 +12,7 @@ from tests.faults.checkpoint_faults import CHECKPOINTS
 from tests.faults.hostile import TEXTS, VALUES, CheckpointFault, Right, drawn, edited, edits, places
 from tests.faults.judge import Result, explained, result_of, wrong_in
 from tests.faults.lab import Finished
-from tests.faults.trial import Kind, Trial
+from tests.faults.trial import Kind, Trial, gist
 
 _PLAN_SECONDS = 30.0
 _RUN_SECONDS = 90.0
@@ -34,9 +34,9 @@ def _judged(trial: Trial, finished: Finished, right: Right, blame: str | None = 
         found = explained(finished.text, finished.exit_code, blame)
         trial.findings += found
         trial.refused = trial.refused or not found
-        trial.tell(" | ".join(line.strip() for line in finished.text.splitlines() if line.strip())[-300:])
+        trial.tell(gist(finished.text))
         if right == "as before":
-            trial.find("unexplained", f"refused, although nothing is wrong: {finished.text[-300:]}")
+            trial.find("unexplained", f"refused, although nothing is wrong: {gist(finished.text)}")
     elif right == "refused":
         trial.find("wrong", "taken for sound")
 

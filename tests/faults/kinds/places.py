@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from tests.faults.inject import forget
-from tests.faults.trial import Kind, Missed, Trial
+from tests.faults.trial import Kind, Missed, Trial, gist
 
 NAMES = (
     "with space", "what?", "per%41cent", "ha#sh", "am&per;sand", "plus+eq=ual", "quo'te", 'dou"ble', "back\\slash",
@@ -39,7 +39,7 @@ def _moved(trial: Trial) -> None:
         finished = trial.ended(lab.run("run", str(lab.recipe), "--json", workspace=workspace), finished_before=before)
         if finished.exit_code != 0:
             if "workspace" not in finished.text:
-                trial.find("lost", f"refused for its place: {finished.text[-300:]}")
+                trial.find("lost", f"refused for its place: {gist(finished.text)}")
             break
         before = dict.fromkeys(trial.golden.hows, "it was finished at the odd place")
     shutil.rmtree(lab.root / "places")

@@ -6,7 +6,7 @@ import time
 from tests.faults.inject import forget
 from tests.faults.lab import Command
 from tests.faults.processes import send
-from tests.faults.trial import Kind, Missed, Trial
+from tests.faults.trial import Kind, Missed, Trial, gist
 
 _NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 _ALONE_SECONDS = 240.0
@@ -25,7 +25,7 @@ def _both(trial: Trial, first: Command, second: Command) -> None:
     for finished in ends:
         trial.ended(finished)
         if finished.exit_code != 0:
-            trial.find("lost", f"one of two runs failed beside the other: {finished.text[-300:]}")
+            trial.find("lost", f"one of two runs failed beside the other: {gist(finished.text)}")
 
 
 def _two(trial: Trial) -> None:
@@ -63,7 +63,7 @@ def _one_killed(trial: Trial) -> None:
     trial.tell(f"two runs, one killed after {when:.1f} s")
     other = trial.ended(lab.finish(second, _ALONE_SECONDS))
     if other.exit_code != 0:
-        trial.find("lost", f"the other run failed: {other.text[-300:]}")
+        trial.find("lost", f"the other run failed: {gist(other.text)}")
     trial.settle(trial.finished_stages())
 
 
