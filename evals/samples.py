@@ -85,7 +85,7 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        pyarrow.parquet.write_table(table, temporary, compression="zstd")
+        pyarrow.parquet.write_table(table, temporary, compression="zstd", write_page_checksum=True)
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except BaseException:
@@ -103,7 +103,8 @@ def read_samples(path: Path) -> list[Sample]:
     import pyarrow.parquet
 
     try:
-        return [Sample.model_validate(row) for row in pyarrow.parquet.read_table(path).to_pylist()]
+        table = pyarrow.parquet.read_table(path, page_checksum_verification=True)
+        return [Sample.model_validate(row) for row in table.to_pylist()]
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         check_not_refused(error, f"reading {path}", path)
         raise StageError(

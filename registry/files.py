@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new, never half of either."""
+"""Writing files so that a reader sees the old content or the new, never half of either, and a power cut neither."""
 
 import os
 import tempfile
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write beside `path`, flush to disk, rename into place."""
+    """Write beside `path`, flush to disk, rename into place, flush the folder that now names it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -17,6 +17,7 @@ def write_text_atomically(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)
+        fsync(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -25,11 +26,17 @@ def write_text_atomically(path: Path, text: str) -> None:
 def fsync_tree(directory: Path) -> None:
     """Flush every file and folder below `directory`, and the folder itself, to disk."""
     for path in [*directory.rglob("*"), directory]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        if path.is_file() or path.is_dir():  # opening a pipe would wait for its other end
+            fsync(path)
+
+
+def fsync(path: Path) -> None:
+    """Flush one file's content, or a folder's entries, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -48,11 +48,16 @@ class Manifest(Record):
         return sum(entry.size_bytes for entry in self.files.values())
 
 
+def files_below(directory: Path) -> dict[str, Path]:
+    """Every file below `directory` by its relative POSIX path."""
+    return {path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+def entry_of(path: Path) -> FileEntry:
+    """Read a file to its end and describe it."""
+    return FileEntry(size_bytes=path.stat().st_size, digest=digest_of_file(path))
+
+
 def manifest_of(directory: Path) -> Manifest:
     """Read every file below `directory` and describe it."""
-    files = {
-        path.relative_to(directory).as_posix(): FileEntry(size_bytes=path.stat().st_size, digest=digest_of_file(path))
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
-    return Manifest(files=files)
+    return Manifest(files={name: entry_of(path) for name, path in files_below(directory).items()})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from configs.errors import StageError
 
@@ -16,6 +18,32 @@ if TYPE_CHECKING:
 _LONGEST_PARAM = 6000
 _MOST_METRICS = 1000
 """MLflow takes no more in one batch."""
+
+
+def sqlite_uri(path: Path) -> str:
+    """The tracking address of a local file, whatever characters its path has."""
+    quoted = str(path).replace("%", "%25").replace("?", "%3F")
+    # MLflow makes the folders of a plain address, and would make those of the quoted path.
+    return f"{'sqlite' if quoted == str(path) else 'sqlite+pysqlite'}:///{quoted}"
+
+
+def sqlite_file(tracking_uri: str) -> Path | None:
+    """The file of a tracking address; None where it is no local file."""
+    kind, _, path = tracking_uri.partition(":///")
+    return Path(unquote(path)) if kind in ("sqlite", "sqlite+pysqlite") else None
+
+
+def holds_run(tracking_uri: str, run_id: str) -> bool:
+    """Whether a tracking store still has a run; a server, which is not asked, has."""
+    path = sqlite_file(tracking_uri)
+    if path is None:
+        return True
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone()
+    except (sqlite3.Error, ValueError):
+        return False  # it is gone or damaged; recording finds out and says it
+    return found is not None
 
 
 class MlflowBackend:
@@ -37,7 +65,7 @@ class MlflowBackend:
         try:
             self._client: MlflowClient = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
             found = self._client.get_experiment_by_name(experiment)
-            local = tracking_uri.startswith("sqlite:")
+            local = sqlite_file(tracking_uri) is not None
             location = {"artifact_location": artifact_root.as_uri()} if local else {}
             self._experiment_id = (
                 found.experiment_id if found else self._client.create_experiment(experiment, **location)

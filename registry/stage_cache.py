@@ -1,6 +1,12 @@
-"""Finished stages by key: reused when the key is equal and the object still whole. Failures never are."""
+"""Finished stages by key: reused when the key is equal and the object still whole. Failures never are.
+
+A file counts for nothing unless it is exactly what was written, under the key that it was written for, and holds the
+record that its stage makes. Whatever else it is, the stage runs again: damage costs time, never a wrong number.
+"""
 
 import logging
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +14,8 @@ from pydantic import ValidationError
 
 from registry.contracts import StageResult
 from registry.contracts.base import Record
-from registry.files import write_text_atomically
 from registry.hashing import digest_of
+from registry.sealed import DamagedFile, read_sealed, write_sealed
 from registry.store import Store
 
 logger = logging.getLogger(__name__)
@@ -45,59 +51,111 @@ class CacheEntry(Record):
     result: StageResult
 
 
-class StageCache:
-    """Entries as files: `<stage>/<hex>.json`, and `<stage>/latest/<name>.json` with the key used last under a name."""
+class LatestKey(Record):
+    name: str
+    """The stage's name in its recipe."""
+    key: StageKey
 
-    def __init__(self, root: Path, store: Store) -> None:
-        self._root = root
-        self._store = store
+
+class StageCache:
+    """Entries as files: `<stage>/<hex>.json`, and `<stage>/latest/<name>.json` with the key used last under a name.
+
+    Args:
+        root: Their folder.
+        store: Holds the objects that results name.
+        record_types: Stage -> what its record is.
+    """
+
+    def __init__(self, root: Path, store: Store, record_types: Mapping[str, type[Record]]) -> None:
+        self._root, self._store, self._record_types = root, store, record_types
 
     def get(self, key: StageKey) -> StageResult | None:
         """The stored result, or None. A damaged entry or object is a miss with a warning."""
-        path = self._path(key)
-        if not path.exists():
-            return None
-        try:
-            entry = CacheEntry.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError):
-            logger.warning("cache entry %s is damaged; %s is done again", path, key.stage)
-            return None
-        reference = entry.result.object
-        if reference is not None and not self._store.is_complete(reference.digest):
-            logger.warning("object %s is damaged or gone; %s is done again", reference.digest, key.stage)
-            return None
-        return entry.result
+        entry = self._readable(self._path(key))
+        reference = entry.result.object if entry else None
+        if reference is not None:
+            differences = self._store.differences(reference.digest)
+            if differences:
+                place = self._store.path(reference.digest)
+                logger.warning("%s is damaged (%s); %s is done again", place, "; ".join(differences), key.stage)
+                return None
+        return entry.result if entry else None
 
     def put(self, key: StageKey, name: str, result: StageResult) -> None:
         """Keep a finished result under its key; `name` is the stage's name in its recipe."""
         if result.failure is not None:
             raise ValueError("failures are not cached")
-        write_text_atomically(self._path(key), CacheEntry(key=key, result=result).model_dump_json(indent=2))
-        write_text_atomically(self._latest_path(key.stage, name), key.model_dump_json(indent=2))
+        self._check(result)
+        write_sealed(self._path(key), CacheEntry(key=key, result=result))
+        write_sealed(self._latest_path(key.stage, name), LatestKey(name=name, key=key))
+
+    def forget(self, key: StageKey) -> None:
+        """Drop what is kept under `key` before it is made anew: the entry, and its object where that is damaged."""
+        path = self._path(key)
+        try:
+            reference = self._entry(path).result.object
+        except (FileNotFoundError, DamagedFile):
+            reference = None
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        if reference is not None and self._store.differences(reference.digest):
+            self._store.discard(reference.digest)
 
     def latest_key(self, stage: str, name: str) -> StageKey | None:
         """The key that was finished last under this name, for telling what changed since."""
         try:
-            return StageKey.model_validate_json(self._latest_path(stage, name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            latest = read_sealed(self._latest_path(stage, name), LatestKey)
+        except (FileNotFoundError, DamagedFile):
             return None
+        return latest.key if latest.name == name else None
 
     def entries(self) -> list[CacheEntry]:
         """Every readable entry, oldest first."""
-        paths = sorted(self._root.glob("*/*.json"), key=lambda path: path.stat().st_mtime)
-        found = []
-        for path in paths:
-            try:
-                found.append(CacheEntry.model_validate_json(path.read_text(encoding="utf-8")))
-            except (OSError, ValidationError):
-                logger.warning("cache entry %s is damaged", path)
-        return found
+        found = [(_age(path), entry) for path in self._root.glob("*/*.json") if (entry := self._readable(path))]
+        return [entry for _, entry in sorted(found, key=lambda one: one[0])]
+
+    def _readable(self, path: Path) -> CacheEntry | None:
+        try:
+            return self._entry(path)
+        except FileNotFoundError:
+            return None
+        except DamagedFile as damage:
+            logger.warning("%s; what it held is not used", damage)
+            return None
+
+    def _entry(self, path: Path) -> CacheEntry:
+        entry = read_sealed(path, CacheEntry)
+        if self._path(entry.key) != path or entry.result.stage != entry.key.stage:
+            raise DamagedFile(f"{path} is the entry of another key, {entry.key.stage} {entry.key.digest}")
+        try:
+            self._check(entry.result)
+        except ValueError as error:
+            what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise DamagedFile(f"{path} does not hold what {entry.key.stage} makes: {what}") from None
+        return entry
+
+    def _check(self, result: StageResult) -> None:
+        """Raise ValueError for a result whose record is not its stage's, or names another object than the result."""
+        if result.stage not in self._record_types:
+            raise ValueError(f"there is no stage {result.stage}")
+        record = self._record_types[result.stage].model_validate(result.record)
+        named = getattr(record, "digest", None)
+        if named is not None and result.object is not None and named != result.object.digest:
+            raise ValueError(f"its record is of {named}, its files are {result.object.digest}")
 
     def _path(self, key: StageKey) -> Path:
         return self._root / key.stage / f"{key.digest.removeprefix('sha256:')}.json"
 
     def _latest_path(self, stage: str, name: str) -> Path:
         return self._root / stage / "latest" / f"{digest_of(name).removeprefix('sha256:')[:16]}.json"
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0  # removed just now
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,60 +1,104 @@
 """Content-addressed directories: `objects/<hex>/` holds files as they are, `manifests/<hex>.json` what they must be.
 
-An object's directory is a model directory as transformers and vLLM know it, so it is served from where it lies.
+An object's directory is a model directory as transformers and vLLM know it, so it is served from where it lies. Whoever
+reads one opens it here: what is read is what its digest says, or nothing is.
 """
 
-import os
-import shutil
-import uuid
+import re
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from configs.errors import RequestError
+from configs.errors import RequestError, StageError
 from registry.contracts import ObjectRef
-from registry.files import fsync_tree, write_text_atomically
-from registry.hashing import Manifest, manifest_of
+from registry.files import fsync, fsync_tree, write_text_atomically
+from registry.hashing import Manifest
+from registry.owned_folders import owned_folder, sweep_abandoned
+from registry.verified_files import Known, look_at, read_known, write_known
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+_PUT_ATTEMPTS = 10
+"""Each but the last failed because another process put the same object a moment before."""
+
+
+class DamagedObject(StageError):
+    """An object's files are not those of its digest."""
+
+    def __init__(self, digest: str, place: Path, differences: list[str]) -> None:
+        super().__init__(
+            f"{place} is damaged: {'; '.join(differences)}",
+            remedy="run the recipe again: what is damaged is made anew. If it happens again, check the disk (dmesg)",
+        )
+        self.digest = digest
 
 
 class Store:
-    """Objects of one workspace. Several processes may use one store at once: the last step of `put` is a rename."""
+    """Objects of one workspace. Several processes may use one store at once: files come and go by renames."""
 
     def __init__(self, root: Path) -> None:
         self._objects = root / "objects"
         self._manifests = root / "manifests"
+        self._verified = root / "verified"
         self._staging = root / "staging"
 
-    def new_staging_dir(self) -> Path:
-        """An empty directory on the store's own file system, so that `put` needs no copy."""
-        directory = self._staging / f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
-        directory.mkdir(parents=True)
-        return directory
+    @classmethod
+    def around(cls, path: Path) -> tuple["Store", str] | None:
+        """The store that `path` is an object of, and its digest; None where it is none."""
+        resolved = path.resolve()
+        store = cls(resolved.parent.parent)
+        if resolved.parent != store._objects or not _HEX.fullmatch(resolved.name) or not store._manifests.is_dir():
+            return None
+        return store, f"sha256:{resolved.name}"
+
+    def staging(self) -> AbstractContextManager[Path]:
+        """An empty directory on the store's own file system, so that `put` needs no copy; gone after the block."""
+        return owned_folder(self._staging)
 
     def put(self, staging_dir: Path) -> ObjectRef:
-        """Move `staging_dir` into the store and return its address. An object that is there already stays."""
+        """Move `staging_dir` into the store and return its address.
+
+        An object that is there already stays if its bytes are whole, and is replaced if they are not. The manifest
+        comes last: an object that has one was written completely.
+        """
         fsync_tree(staging_dir)
-        manifest = manifest_of(staging_dir)
-        write_text_atomically(self._manifest_path(manifest.digest), manifest.model_dump_json(indent=2))
+        manifest, known = look_at(staging_dir, {})
         self._objects.mkdir(parents=True, exist_ok=True)
         target = self.path(manifest.digest)
-        try:
-            # rename(2) replaces an empty directory only, so of two writers one wins and the other finds it there.
-            staging_dir.rename(target)
-        except OSError:
-            if not self.is_complete(manifest.digest):
-                broken = self._staging / f"broken-{uuid.uuid4().hex[:12]}"
-                target.rename(broken)
+        for attempt in range(_PUT_ATTEMPTS):
+            try:
+                # rename(2) replaces an empty directory only, so of two writers one wins and the other finds it there.
                 staging_dir.rename(target)
-                shutil.rmtree(broken, ignore_errors=True)
+            except OSError:
+                if not target.exists() or attempt == _PUT_ATTEMPTS - 1:
+                    raise
+                if not self.differences(manifest.digest):
+                    break
+                self.discard(manifest.digest)
             else:
-                shutil.rmtree(staging_dir)
+                fsync(self._objects)
+                self._write_manifest(manifest)
+                write_known(self._verified_path(manifest.digest), known)
+                break
         return ObjectRef(digest=manifest.digest, size_bytes=manifest.size_bytes)
 
+    def open(self, digest: str) -> Path:
+        """The object's directory, its bytes verified; they are read only where they may have changed since they were.
+
+        Raises:
+            DamagedObject: They are not those of the digest, or there is no such object.
+        """
+        differences = self.differences(digest)
+        if differences:
+            raise DamagedObject(digest, self.path(digest), differences)
+        return self.path(digest)
+
     def path(self, digest: str) -> Path:
-        """Where the object's files lie (or would lie)."""
+        """Where the object's files lie (or would lie): for naming the place. `open` is for reading."""
         return self._objects / digest.removeprefix("sha256:")
 
     def digests(self) -> list[str]:
-        """Every object that has a manifest."""
-        return sorted(f"sha256:{path.stem}" for path in self._manifests.glob("*.json"))
+        """Every object that is or should be there."""
+        names = {path.stem for path in self._manifests.glob("*.json")} | {path.name for path in self._objects.glob("*")}
+        return sorted(f"sha256:{name}" for name in names if _HEX.fullmatch(name))
 
     def resolve(self, prefix: str) -> str:
         """The one digest that begins with `prefix` (with or without `sha256:`).
@@ -73,7 +117,7 @@ class Store:
         raise RequestError(f"{what} in the store with digest {prefix}", remedy="see `quantbench artifacts list`")
 
     def is_complete(self, digest: str) -> bool:
-        """Whether every file is there with its size; quick, reads no content."""
+        """Whether every file is there with its size; quick, reads no content: for lists."""
         manifest = self._manifest(digest)
         if manifest is None:
             return False
@@ -83,32 +127,74 @@ class Store:
             for name, entry in manifest.files.items()
         )
 
+    def differences(self, digest: str) -> list[str]:
+        """What differs from what the digest says, one sentence a file; empty when all is well.
+
+        Files that were found whole are read again only where the kernel says that they may have changed.
+        """
+        known = read_known(self._verified_path(digest))
+        # What is remembered may be damaged too: it can acquit a file, and not condemn it.
+        return self._differences(digest, known) and self._differences(digest, {})
+
     def verify(self, digest: str) -> list[str]:
-        """Read every byte and return what differs from the manifest, one sentence a file; empty when all is well."""
+        """As `differences`, but every byte is read."""
+        return self._differences(digest, {})
+
+    def discard(self, digest: str) -> None:
+        """Remove an object with all that is known of it; harmless where there is none."""
+        for path in (self._manifest_path(digest), self._verified_path(digest)):
+            path.unlink(missing_ok=True)
+        with owned_folder(self._staging) as folder:
+            try:
+                # Renamed first: whoever looks for the object finds it whole or not at all.
+                self.path(digest).rename(folder / "discarded")
+            except FileNotFoundError:
+                return
+
+    def sweep(self) -> None:
+        """Delete what processes that are gone have left behind."""
+        sweep_abandoned(self._staging)
+
+    def _differences(self, digest: str, known: dict[str, Known]) -> list[str]:
+        root = self.path(digest)
+        if not root.is_dir():
+            return ["its folder is gone"]
         manifest = self._manifest(digest)
+        try:
+            look = look_at(root, known)
+        except OSError as error:
+            return [f"{error.filename} cannot be read: {error.strerror}"]
+        if look.manifest.digest == digest:
+            # The digest alone proves the bytes, so a lost or damaged manifest is written anew.
+            if manifest is None:
+                with suppress(OSError):  # found out again the next time
+                    self._write_manifest(look.manifest)
+            if look.known != known:
+                write_known(self._verified_path(digest), look.known)
+            return []
         if manifest is None:
-            return ["the manifest is missing or unreadable"]
-        if manifest.digest != digest:
-            return ["the manifest was changed"]
-        actual = manifest_of(self.path(digest)).files
+            return ["the manifest is missing or damaged, and the files are not those of the digest"]
+        promised = manifest.files
+        actual = look.manifest.files
         return [
-            f"{name}: {'missing' if name not in actual else 'added' if name not in manifest.files else 'changed'}"
-            for name in sorted(actual.keys() | manifest.files.keys())
-            if actual.get(name) != manifest.files.get(name)
+            f"{name}: {'missing' if name not in actual else 'added' if name not in promised else 'changed'}"
+            for name in sorted(actual.keys() | promised.keys())
+            if actual.get(name) != promised.get(name)
         ]
 
-    def remove_stale_staging(self) -> None:
-        """Delete what processes that are gone have left behind."""
-        for directory in self._staging.glob("*-*"):
-            owner = directory.name.split("-")[0]
-            if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-                shutil.rmtree(directory, ignore_errors=True)
+    def _write_manifest(self, manifest: Manifest) -> None:
+        write_text_atomically(self._manifest_path(manifest.digest), manifest.model_dump_json(indent=2))
 
     def _manifest(self, digest: str) -> Manifest | None:
+        """The object's manifest; None where it is not there or is not the one that the digest is of."""
         try:
-            return Manifest.model_validate_json(self._manifest_path(digest).read_text(encoding="utf-8"))
+            manifest = Manifest.model_validate_json(self._manifest_path(digest).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+        return manifest if manifest.digest == digest else None
 
     def _manifest_path(self, digest: str) -> Path:
         return self._manifests / f"{digest.removeprefix('sha256:')}.json"
+
+    def _verified_path(self, digest: str) -> Path:
+        return self._verified / f"{digest.removeprefix('sha256:')}.json"

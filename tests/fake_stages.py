@@ -1,6 +1,7 @@
 """Stage processes without engines, for tests of failure and timing: they write small files and sound records.
 
-`QUANTBENCH_FAKE` holds JSON: stage name -> `fail`, `die`, `kill`, `hang`, `disk_full` or `bad_result`.
+`QUANTBENCH_FAKE` holds JSON: stage name -> `fail`, `die`, `kill`, `hang`, `disk_full`, `bad_result`, or
+`harm`, which once changes a byte of the checkpoint that the stage reads.
 `QUANTBENCH_FAKE_LOG` names a file that gets a line for each stage that begins.
 """
 
@@ -21,6 +22,7 @@ from registry.hashing import manifest_of
 from registry.stage_process import StageClock, main
 from tests.records import (
     artifact_record,
+    calibration_record,
     checkpoint_record,
     inspection_record,
     measurement_record,
@@ -33,6 +35,7 @@ from tests.records import (
 class FakeJob(StageJob):
     model_config = ConfigDict(extra="ignore")
     config: dict[str, object] | None = None
+    checkpoint_dir: Path | None = None
     name: str = ""
     model_digest: str = ""
     serving: dict[str, object] = {}
@@ -55,19 +58,20 @@ def work(job: StageJob, clock: StageClock) -> StageResult:
     wrong = 0 if stem.endswith("baseline") else 5
     record = {
         "prepare": lambda: checkpoint_record(digest),
+        "calibrate": lambda: calibration_record(digest),
         "quantize": lambda: artifact_record(digest, name=job.name),
         "inspect": lambda: inspection_record(digest),
         "tune": lambda: tuned_record(job.model_digest, job.serving["max_num_seqs"]),
         "measure": lambda: measurement_record(job.model_digest, wrong, profile_record() if job.profile else None),
-    }.get(job.stage, lambda: None)()
+    }[job.stage]()
     return StageResult(
         stage=job.stage,
-        record=record.model_dump(mode="json") if record else {},
+        record=record.model_dump(mode="json"),
         object=ObjectRef(digest=digest, size_bytes=1),
     )
 
 
-def _misbehave(behaviour: str | None, job: StageJob) -> None:
+def _misbehave(behaviour: str | None, job: FakeJob) -> None:
     if behaviour == "fail":
         raise StageError("the engine gave up", remedy="try another engine")
     if behaviour == "die":
@@ -80,6 +84,10 @@ def _misbehave(behaviour: str | None, job: StageJob) -> None:
         time.sleep(300)
     if behaviour == "disk_full":
         raise OSError(errno.ENOSPC, "No space left on device", str(job.output_dir))
+    if behaviour == "harm" and not Path(os.environ["QUANTBENCH_FAKE_LOG"]).with_suffix(".harmed").exists():
+        Path(os.environ["QUANTBENCH_FAKE_LOG"]).with_suffix(".harmed").touch()
+        assert job.checkpoint_dir is not None
+        (job.checkpoint_dir / "content.txt").write_text("not what was prepared")
     if behaviour == "bad_result":
         job.result_file.write_text('{"stage": 3')
         os._exit(0)

@@ -3,6 +3,7 @@
 from evals.samples import SAMPLES_FILE, Sample
 from registry.contracts import (
     ArtifactRecord,
+    CalibrationRecord,
     CategoryScore,
     CheckpointRecord,
     CheckRecord,
@@ -36,6 +37,19 @@ def checkpoint_record(digest: str) -> CheckpointRecord:
         num_key_value_heads=2,
         has_chat_template=True,
         origin="made for a test",
+    )
+
+
+def calibration_record(digest: str) -> CalibrationRecord:
+    return CalibrationRecord(
+        digest=digest,
+        token_digest="sha256:t",  # noqa: S106 - no password
+        source="self",
+        rows=4,
+        tokens=64,
+        seed=0,
+        chat_template=False,
+        rejected_rows=0,
     )
 
 

@@ -1,13 +1,15 @@
 """Answers of one served model, kept in one sqlite file: an evaluation that was cut off goes on where it stopped.
 
-The file belongs to one model behind one engine. It holds the facts it was made for and serves no other: an answer never
-crosses from one artifact to another. What cannot be read is a miss, said in the log; it is never an answer.
+The file belongs to one model behind one engine. It holds the facts it was made for and serves no other, and each row's
+checksum is over these facts too: an answer never crosses from one artifact to another, whatever happens to files and
+their names. What cannot be read is a miss, said in the log; it is never an answer.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,14 +22,20 @@ from registry.hashing import canonical_json
 from registry.os_faults import machine_fault
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = "1"
+_FORMAT = "2"
 _BUSY_SECONDS = 30.0
 _KEYS_PER_QUERY = 500
 """Below sqlite's smallest limit of parameters in a statement."""
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID;
-"""
+_RESOURCES = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_NOMEM")
+"""sqlite's names for what is no damage: a full disk, a file that another process holds."""
+_UNREADABLE = ("SQLITE_IOERR_READ", "SQLITE_IOERR_SHORT_READ", "SQLITE_IOERR_CORRUPTFS")
+_DAMAGE = (sqlite3.Error, ValueError)
+"""What a damaged file may raise; ValueError where even sqlite's message cannot be decoded."""
+_TABLES = {
+    "facts": "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "answers": "CREATE TABLE answers"
+    " (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID",
+}
 
 
 class RequestCache:
@@ -36,24 +44,24 @@ class RequestCache:
     Each `put` is committed on its own and survives the death of the process (sqlite's write-ahead log).
 
     Args:
-        path: The file; made when it is not there, moved aside to `<name>.damaged` when it is not readable.
+        path: The file; made when it is not there, moved aside to `<name>.damaged` when it is not readable or was made
+            for other facts.
         facts: What an answer depends on besides the request: model digest, engine and version, dtype, context length.
 
     Raises:
-        StageError: The file was made for other facts; each that differs is named.
+        StageError: The file cannot be used although it is not damaged: the disk is full, or another process holds it.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, str]) -> None:
         self._path = path
         self._facts = {"format": _FORMAT, **facts}
+        self._identity = canonical_json(self._facts)
         self._damaged = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._connection = _open(path)
             self._check_facts()
-        except sqlite3.OperationalError as error:
-            raise self._unusable(error) from error
-        except sqlite3.DatabaseError as error:
+        except _DAMAGE as error:
             self._start_again(error)
 
     def __enter__(self) -> RequestCache:
@@ -74,26 +82,21 @@ class RequestCache:
                 part = keys[start : start + _KEYS_PER_QUERY]
                 query = f"SELECT key, value, checksum FROM answers WHERE key IN ({','.join('?' * len(part))})"  # noqa: S608
                 for key, value, checksum in self._connection.execute(query, part):
-                    if checksum == _checksum(key, value):
+                    if isinstance(value, str) and checksum == self._checksum(key, value):
                         found[key] = json.loads(value)
                     else:
                         self._damaged += 1
-        except sqlite3.OperationalError as error:
-            raise self._unusable(error) from error
-        except (sqlite3.DatabaseError, ValueError) as error:
+        except _DAMAGE as error:
             self._start_again(error)
         return found
 
     def put(self, answers: Iterable[tuple[str, Any]]) -> None:
         """Keep answers; an answer that is there is replaced."""
-        rows = [
-            (key, text, _checksum(key, text)) for key, text in ((key, canonical_json(value)) for key, value in answers)
-        ]
+        texts = [(key, canonical_json(value)) for key, value in answers]
+        rows = [(key, text, self._checksum(key, text)) for key, text in texts]
         try:
             self._insert(rows)
-        except sqlite3.OperationalError as error:
-            raise self._unusable(error) from error
-        except sqlite3.DatabaseError as error:
+        except _DAMAGE as error:
             self._start_again(error)
             self._insert(rows)
 
@@ -101,21 +104,34 @@ class RequestCache:
         with self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
 
-    def _unusable(self, error: sqlite3.OperationalError) -> StageError:
-        """A full disk, a folder without write permission, a file that another process holds: no damage."""
-        locked = "locked" in str(error)
-        return machine_fault(error, "keeping the answers", self._path) or StageError(
-            f"the evaluation's cache {self._path} cannot be used: {error}",
-            remedy="let the other evaluation of this model end" if locked else "see who may read and write that folder",
-            blame="machine",
-        )
+    def _checksum(self, key: str, value: str) -> int:
+        return zlib.crc32(f"{self._identity}\n{key}\n{value}".encode())
 
     def _start_again(self, error: Exception) -> None:
+        """Move the file aside and begin an empty one.
+
+        Raises:
+            StageError: `error` is no damage.
+        """
         if hasattr(self, "_connection"):
             self._connection.close()
+        if self._is_no_damage(error):
+            locked = "locked" in str(error)
+            raise machine_fault(error, "keeping the answers", self._path) or StageError(
+                f"the evaluation's cache {self._path} cannot be used: {error}",
+                remedy="let the other evaluation of this model end" if locked else "see who may write that folder",
+                blame="machine",
+            ) from error
         _move_aside(self._path, error)
         self._connection = _open(self._path)
         self._check_facts()
+
+    def _is_no_damage(self, error: Exception) -> bool:
+        name = getattr(error, "sqlite_errorname", None) or ""
+        if name.startswith("SQLITE_READONLY"):
+            # A flipped bit of the header makes a file read-only, too.
+            return not (os.access(self._path, os.W_OK) and os.access(self._path.parent, os.W_OK))
+        return name.startswith(_RESOURCES) and name not in _UNREADABLE
 
     def _check_facts(self) -> None:
         """Write the facts into a new file, compare them with those of an old one."""
@@ -125,16 +141,18 @@ class RequestCache:
             if not stored:
                 self._connection.executemany("INSERT INTO facts VALUES (?, ?)", self._facts.items())
                 stored = self._facts
-        if stored != self._facts:
-            names = sorted(
-                name for name in stored.keys() | self._facts.keys() if stored.get(name) != self._facts.get(name)
+        names = sorted(
+            (name for name in stored.keys() | self._facts.keys() if stored.get(name) != self._facts.get(name)), key=str
+        )
+        if names:
+            raise _OtherFacts(
+                "it holds the answers of another model or engine: "
+                + "; ".join(f"{name} is {stored.get(name)}, asked for {self._facts.get(name)}" for name in names)
             )
-            self._connection.close()
-            raise StageError(
-                f"{self._path} holds the answers of another model or engine: "
-                + "; ".join(f"{name} is {stored.get(name)}, asked for {self._facts.get(name)}" for name in names),
-                remedy="name a file of its own for each model, engine version, dtype and context length",
-            )
+
+
+class _OtherFacts(ValueError):
+    """The file was made for another model or engine, or its facts were changed."""
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -142,21 +160,25 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(_SCHEMA)
-    except sqlite3.DatabaseError:
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            tables = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
+            if not tables:
+                for table in _TABLES.values():
+                    connection.execute(table)
+                tables = _TABLES
+        if tables != _TABLES:
+            raise ValueError("its tables are not those of the cache")
+    except BaseException:
         connection.close()
         raise
     return connection
 
 
 def _move_aside(path: Path, error: Exception) -> None:
-    """Keep a damaged file for whoever wants to look; its log files would damage the new one."""
+    """Keep the file for whoever wants to look; its log files would damage the new one."""
     damaged = path.with_name(path.name + ".damaged")
-    _LOG.warning("%s is damaged (%s): moved to %s, its answers are asked for anew", path, error, damaged.name)
+    _LOG.warning("%s is not used (%s): moved to %s, its answers are asked for anew", path, error, damaged.name)
     path.replace(damaged)
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def _checksum(key: str, value: str) -> int:
-    return zlib.crc32(f"{key}\n{value}".encode())

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from configs.base import StrictModel
+from configs.names import CategoryName
 from configs.quantities import Count, Label, Ratio, Seed, Share
 
 
 class Category(StrictModel):
     """Tasks that test one skill by one metric; their items are pooled."""
 
-    name: Annotated[Label, Field(pattern=r"^\w[\w .-]*$")]
+    name: CategoryName
     """Numbers are recorded under it."""
     description: str
     tasks: list[Label] = Field(min_length=1)
@@ -63,7 +64,7 @@ class Suite(StrictModel):
 
     @model_validator(mode="after")
     def _names_stand_once(self) -> Suite:
-        for names in ([category.name for category in self.categories], self.task_names):
+        for names in ([category.name.casefold() for category in self.categories], self.task_names):
             twice = {name for name in names if names.count(name) > 1}
             if twice:
                 raise ValueError(f"{', '.join(sorted(twice))} stands twice")

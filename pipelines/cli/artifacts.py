@@ -58,11 +58,8 @@ def execute(args: argparse.Namespace) -> int:
 
 def _artifacts(workspace: Workspace) -> dict[str, ArtifactRecord]:
     """Digest -> record of every artifact that is still in the store, oldest first."""
-    records = [
-        ArtifactRecord.model_validate(entry.result.record)
-        for entry in workspace.cache.entries()
-        if entry.key.stage == "quantize"
-    ]
+    entries = [entry for entry in workspace.cache.entries() if entry.key.stage == "quantize"]
+    records = [ArtifactRecord.model_validate(entry.result.record) for entry in entries]
     return {record.digest: record for record in records if workspace.store.is_complete(record.digest)}
 
 
@@ -79,5 +76,5 @@ def _verify(workspace: Workspace, args: argparse.Namespace) -> int:
                 + "".join(f"\n  {line}" for line in differences)
             )
         if any(found.values()):
-            print("remedy: remove the damaged objects' folders; the next run makes them again")
+            print("remedy: run their recipes again, what is damaged is made anew; or remove the folders")
     return 3 if any(found.values()) else 0

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 from rich.console import Console
 
-from configs.errors import RequestError, StageError
+from configs.errors import RequestError
 from evals.judging.characterize import characterize
 from evals.judging.pairing import paired
 from evals.judging.retention import compare, policy_of
@@ -21,6 +22,9 @@ from pipelines.execution.workspace import Workspace
 from pipelines.records.run_record import RunRecord
 from pipelines.report.console import print_comparison
 from registry.contracts import EvaluationRecord, MeasurementRecord, StageResult
+from registry.sealed import DamagedFile, read_sealed
+
+logger = logging.getLogger(__name__)
 
 HELP = "say what B kept of A, category by category; both are models that were measured in the workspace"
 
@@ -56,7 +60,7 @@ def execute(args: argparse.Namespace) -> int:
         _find(args.baseline, workspace, last_run), _find(args.artifact, workspace, last_run)
     )
     for one in (baseline, artifact):
-        _check_bytes(workspace, one)
+        workspace.store.open(one.object_digest)
     suite = _suite(args.suite, baseline.evaluation, last_run)
     measured = baseline.evaluation, baseline.samples_file, artifact.evaluation, artifact.samples_file
     retention = compare(*measured, policy_of(suite))
@@ -71,21 +75,13 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _last_run(workspace: Workspace) -> RunRecord | None:
-    """The newest run that came to its end; None where there is none.
-
-    Raises:
-        StageError: Its record cannot be read.
-    """
-    path = max(workspace.root.glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime, default=None)
-    if path is None:
-        return None
-    try:
-        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        raise StageError(
-            f"{path} is damaged: {str(error).splitlines()[0]}",
-            remedy="remove that run's folder, or run its recipe again: what was measured is reused",
-        ) from error
+    """The newest run that came to its end and whose record is whole; None where there is none."""
+    for path in sorted(workspace.root.glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            return read_sealed(path, RunRecord)
+        except (FileNotFoundError, DamagedFile) as error:
+            logger.warning("%s; names are those of the run before it", error)
+    return None
 
 
 def _find(wanted: str, workspace: Workspace, last_run: RunRecord | None) -> list[Measured]:
@@ -169,15 +165,6 @@ def _comparable(baselines: list[Measured], artifacts: list[Measured]) -> tuple[M
         else f"{one.label} was measured on {told[0]}, {other.label} on {told[1]}"
     )
     raise RequestError(what, remedy="run one recipe with both: only answers to the same questions compare")
-
-
-def _check_bytes(workspace: Workspace, measured: Measured) -> None:
-    differences = workspace.store.verify(measured.object_digest)
-    if differences:
-        raise StageError(
-            f"the measurement of {measured.label} in {measured.directory} is damaged: {'; '.join(differences)}",
-            remedy="remove that folder and run the recipe again: the model is measured anew",
-        )
 
 
 def _suite(asked: str | None, evaluation: EvaluationRecord, last_run: RunRecord | None) -> Suite:

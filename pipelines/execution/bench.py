@@ -22,6 +22,7 @@ from pipelines.stage_programs.bench_stage import BenchJob
 from registry.contracts import ServingRecord
 from registry.contracts.base import DType
 from registry.files import write_text_atomically
+from registry.store import Store
 from serving_checks.engines.base import LaunchedEngine, ServerRequest
 from serving_checks.engines.table import engine_of
 from serving_checks.load.client import check_open_files
@@ -81,13 +82,15 @@ def execute_bench(bench: OpenBench, workspace: Workspace, on_progress: Callable[
 
     Raises:
         RequestError: The server does not take what it is asked.
-        StageError: The server or the load generator failed.
+        StageError: The server or the load generator failed, or the model is a stored one and damaged.
     """
     config, machine = bench.config, bench.machine
     with workspace.machine_lock(lambda pid: on_progress(f"waiting for run of process {pid}")):
+        _check_stored(config.model)
         directory = workspace.new_bench_dir(config.name)
         try:
             record = _measured(bench, directory, on_progress)
+            _check_stored(config.model)
             write_text_atomically(directory / RECORD_FILE, record.model_dump_json(indent=2))
             page = write_bench_page(config, machine, record, directory)
         except BaseException as error:
@@ -129,6 +132,14 @@ def _measured(bench: OpenBench, directory: Path, on_progress: Callable[[str], No
     shutil.rmtree(scratch)
     log_file.unlink()
     return ServingRecord.model_validate(result.record)
+
+
+def _check_stored(model: Path) -> None:
+    """Raise DamagedObject where the model is an object of a store and its bytes are not those of its digest."""
+    found = Store.around(model)
+    if found:
+        store, digest = found
+        store.open(digest)
 
 
 def _sweep(directory: Path, *, keep_logs: bool) -> None:

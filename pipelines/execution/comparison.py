@@ -48,9 +48,9 @@ def compare_measured(
         return Comparison.model_validate(cached.record)
     comparison = _compared(
         ours,
-        workspace.store.path(baseline.object.digest),
+        workspace.store.open(baseline.object.digest),
         theirs,
-        workspace.store.path(artifact.object.digest),
+        workspace.store.open(artifact.object.digest),
         suite,
     )
     workspace.cache.put(key, "compare", StageResult(stage="compare", record=comparison.model_dump(mode="json")))

@@ -27,14 +27,14 @@ def job_of(
     output_dir: Path,
     log_file: Path,
 ) -> StageJob:
-    """The job of `stage`; every input it names has a result in `results`."""
+    """The job of `stage`; every input it names has a result in `results`. Raises DamagedObject for a damaged one."""
     config, machine = context.config, context.machine
     common = {"stage": stage.kind, "result_file": result_file, "output_dir": output_dir}
     computing = {"device": machine.device, "dtype": stage.dtype, "threads": machine.threads}
     if stage.kind == "prepare":
         return PrepareJob(**common, source=config.source, dtype=stage.dtype)
     directories = {
-        role: store.path(_object_digest(results[name])) for role, name in stage.inputs.items() if results[name].object
+        role: store.open(_object_digest(results[name])) for role, name in stage.inputs.items() if results[name].object
     }
     if stage.kind == "measure":
         model = results[stage.inputs["model"]]
@@ -115,7 +115,8 @@ def _served(context: JobContext, model: StageResult, model_dir: Path, log_file: 
         "model_digest": _object_digest(model),
         "threads": context.machine.serving_threads,
         "device_name": context.machine.device_name,
-        "server_log_file": log_file.with_suffix(".server.log"),
+        # No name of an entry holds a plus, so this is no other stage's log.
+        "server_log_file": log_file.with_name(f"{log_file.stem}+server.log"),
         "deadlines": context.config.deadlines,
         "unquantized": model.stage == "prepare",
     }

@@ -8,11 +8,12 @@ from typing import Self
 from configs.errors import StageError
 from pipelines.execution.workspace import Workspace
 from pipelines.recipe.run_config import TrackingConfig
-from pipelines.records.run_record import RunRecord
+from pipelines.records.run_record import Recorded, RunRecord
 from pipelines.stage_programs.record import FinishedRun, RecordJob
 from registry.contracts import StageResult
 from registry.files import write_text_atomically
 from registry.hashing import digest_of
+from registry.mlflow_backend import holds_run
 from registry.stage_cache import StageKey
 from serving_checks.processes.endings import death_of
 from serving_checks.processes.pulse import Patience
@@ -78,8 +79,10 @@ class Recorder:
         run = digest_of(facts | {"uri": self._uri})
         key = StageKey(stage="record", stage_version=_RECORD_VERSION, config={"run": run}, inputs={}, libraries={})
         known = self._workspace.cache.get(key)
-        if known is not None and known.record is not None:
-            return f"{known.record['where']} (recorded before)"
+        if known is not None:
+            before = Recorded.model_validate(known.record)
+            if holds_run(self._uri, before.run_id):
+                return f"{before.where} (recorded before)"
         self.start()
         finished = FinishedRun(run=record, start_seconds=start_seconds)
         write_text_atomically(self._job.finished_run_file, finished.model_dump_json(indent=2))
@@ -96,7 +99,7 @@ class Recorder:
         if result.failure is not None:
             return f"not recorded in MLflow: {result.failure.what}; {result.failure.remedy}"
         self._workspace.cache.put(key, "record", result)
-        return str((result.record or {})["where"])
+        return Recorded.model_validate(result.record).where
 
     def close(self) -> None:
         """End the process."""

@@ -22,6 +22,7 @@ from pipelines.report.page import write_page
 from pipelines.stage_programs.record import RECORDING
 from registry.contracts import StageResult
 from registry.files import write_text_atomically
+from registry.sealed import write_sealed
 
 
 class RunObserver(Protocol):
@@ -94,7 +95,7 @@ def _recorded(measured: RunRecord, suite: Suite, recorder: Recorder) -> RunRecor
     breakdown = record.breakdown.with_own(RECORDING, time.monotonic() - start)
     record = record.model_copy(update={"tracking": tracking, "breakdown": breakdown})
     write_page(record, suite)
-    write_text_atomically(record.run_dir / "result.json", record.model_dump_json(indent=2))
+    write_sealed(record.run_dir / "result.json", record)
     return record
 
 

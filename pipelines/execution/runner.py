@@ -1,6 +1,5 @@
 """Runs the stages of a plan one after the other, each in a process of its own, and keeps what they give."""
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from pipelines.stage_programs.measure import MeasureJob
 from pipelines.stage_programs.serving_stage import ServeJob
 from registry.contracts import Failure, InspectionRecord, StageResult
 from registry.explain import explanation_of
+from registry.store import DamagedObject
 
 OnProgress = Callable[[Stage, str], None]
 
@@ -50,11 +50,13 @@ class Runner:
         self._fork_servers = fork_servers
         self._before_work = before_work
         self._events = EventLog(run_dir / "events.jsonl")
+        self._stages: dict[str, Stage] = {}
         self.results: dict[str, StageResult] = {}
 
     def run(self, stage: Stage) -> StageOutcome:
         """Reuse or make one stage's result. A failure is an outcome, so that stages that do not need it go on."""
         start = time.monotonic()
+        self._stages[stage.name] = stage
         how: How
         broken = [name for name in stage.inputs.values() if not _succeeded(self.results.get(name))]
         if broken:
@@ -62,7 +64,7 @@ class Runner:
             result, how = StageResult(stage=stage.kind, failure=failure), "skipped"
         else:
             try:
-                result, how = self._reuse_or_execute(stage)
+                result, how = self._on_whole_inputs(stage)
             except (QuantbenchError, OSError) as error:
                 failure = Failure.of(explanation_of(error, stage.name, self._workspace.root))
                 result, how = StageResult(stage=stage.kind, failure=failure), "failed"
@@ -82,6 +84,34 @@ class Runner:
         self._events.append(rejected)
         return rejected
 
+    def _on_whole_inputs(self, stage: Stage) -> tuple[StageResult, How]:
+        """Reuse or execute a stage; an input that is found damaged before or after is made anew, once, and it again."""
+        made_anew: set[str] = set()
+        while True:
+            try:
+                return self._reuse_or_execute(stage)
+            except DamagedObject as damage:
+                inputs = [name for name in stage.inputs.values() if _digest(self.results[name]) == damage.digest]
+                if made_anew.issuperset(inputs):
+                    raise
+                made_anew.update(inputs)
+                for name in inputs:
+                    self._make_anew(name, damage)
+
+    def _make_anew(self, name: str, damage: DamagedObject) -> None:
+        """Run the stage called `name` again, whose object is damaged.
+
+        Raises:
+            StageError: It failed, or gave other bytes: what other stages made of the first ones in this run is not of
+                them.
+        """
+        outcome = self.run(self._stages[name])
+        if outcome.result.failure or _digest(outcome.result) != damage.digest:
+            raise StageError(
+                f"{damage.what}; {name} was run again and did not give the same bytes",
+                remedy="run the same command again: what depends on it is made anew",
+            )
+
     def _reuse_or_execute(self, stage: Stage) -> tuple[StageResult, How]:
         key = stage.key(self.results)
         if key is None:
@@ -96,6 +126,8 @@ class Runner:
                 return cached, "reused"
             if self._before_work:
                 self._before_work()
+            if cached is None:
+                self._workspace.cache.forget(key)
             check_free_space(self._workspace.root, stage, self._context.config.source, self.results)
             result = self._execute(stage)
             if result.failure is None:
@@ -104,19 +136,22 @@ class Runner:
 
     def _execute(self, stage: Stage) -> StageResult:
         """Run the stage's process and move its files into the store; leaves nothing behind when it fails."""
-        staging = self._workspace.store.new_staging_dir()
+        with self._workspace.store.staging() as staging:
+            return self._executed(stage, staging)
+
+    def _executed(self, stage: Stage, staging: Path) -> StageResult:
         stem = stage.name.replace(":", "-")
         result_file = self._run_dir / "stages" / f"{stem}.result.json"
         result_file.parent.mkdir(exist_ok=True)
         result_file.unlink(missing_ok=True)
         log_file = self._run_dir / "logs" / f"{stem}.log"
+        job = job_of(stage, self._context, self.results, self._workspace.store, result_file, staging, log_file)
+        if isinstance(job, ServeJob) and self._fork_servers:
+            fork_server = self._fork_servers.for_model_servers(stage, job.serving)
+            job = job.model_copy(update={"fork_server": fork_server})
+        if isinstance(job, MeasureJob):
+            job = job.model_copy(update={"answers_dir": self._workspace.answers_dir})
         try:
-            job = job_of(stage, self._context, self.results, self._workspace.store, result_file, staging, log_file)
-            if isinstance(job, ServeJob) and self._fork_servers:
-                fork_server = self._fork_servers.for_model_servers(stage, job.serving)
-                job = job.model_copy(update={"fork_server": fork_server})
-            if isinstance(job, MeasureJob):
-                job = job.model_copy(update={"answers_dir": self._workspace.answers_dir})
             result = run_job(
                 job,
                 STAGE_MODULES[stage.kind],
@@ -128,17 +163,25 @@ class Runner:
                 interpreter=stage.interpreter,
                 fork_server=self._fork_servers.for_stage(stage) if self._fork_servers else None,
             )
-            if result.failure is None and result.object is not None:
-                stored = self._workspace.store.put(staging)
-                if stored.digest != result.object.digest:
-                    raise StageError(
-                        f"{stage.name}: the files changed after the stage had hashed them",
-                        remedy="check the disk (`dmesg`) and memory, then run the same command again",
-                        blame="machine",
-                    )
-            return result
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        except StageError:
+            self._check_inputs(stage)
+            raise
+        self._check_inputs(stage)
+        if result.failure is None and result.object is not None:
+            stored = self._workspace.store.put(staging)
+            if stored.digest != result.object.digest:
+                raise StageError(
+                    f"{stage.name}: the files changed after the stage had hashed them",
+                    remedy="check the disk (`dmesg`) and memory, then run the same command again",
+                    blame="machine",
+                )
+        return result
+
+    def _check_inputs(self, stage: Stage) -> None:
+        """Raise DamagedObject for files that changed while the stage read them, whatever it made of them."""
+        for name in stage.inputs.values():
+            if digest := _digest(self.results[name]):
+                self._workspace.store.open(digest)
 
 
 def _judged(result: StageResult, how: How) -> tuple[StageResult, How]:
@@ -153,6 +196,10 @@ def _judged(result: StageResult, how: How) -> tuple[StageResult, How]:
         blame="engine",
     )
     return result.model_copy(update={"failure": failure}), "failed"
+
+
+def _digest(result: StageResult) -> str | None:
+    return result.object.digest if result.object else None
 
 
 def _succeeded(result: StageResult | None) -> bool:

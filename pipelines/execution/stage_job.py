@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from configs.errors import StageError
 from registry.contracts import StageJob, StageResult
+from registry.contracts.record_types import RECORD_TYPES
 from registry.files import write_text_atomically
 from registry.stage_process import progress_file_of
 from serving_checks.processes import supervisor
@@ -61,7 +60,9 @@ def run_job(
     )
     try:
         result = StageResult.model_validate_json(result_file.read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+        if result.failure is None:
+            RECORD_TYPES[job.stage].model_validate(result.record)
+    except (OSError, ValueError):
         raise _died(name, finished, _progress_text(result_file), log_file, argv) from None
     timings = result.timings_seconds
     timings = timings | {"import": timings.get("import", 0.0) + finished.launch_seconds}

@@ -1,5 +1,6 @@
 """Where a run keeps its things, and the lock that keeps two runs from measuring beside each other."""
 
+import errno
 import fcntl
 import os
 import secrets
@@ -9,6 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from configs.errors import RequestError
+from pipelines.records.comparison import Comparison
+from pipelines.records.run_record import Recorded
+from registry.contracts.base import Record
+from registry.contracts.record_types import RECORD_TYPES
+from registry.mlflow_backend import sqlite_uri
 from registry.stage_cache import StageCache
 from registry.store import Store
 
@@ -29,7 +35,8 @@ class Workspace:
         if self.root.exists() and not self.root.is_dir():
             raise RequestError(f"the workspace {self.root} is a file", remedy="name a folder with --workspace")
         self.store = Store(self.root / "store")
-        self.cache = StageCache(self.root / "cache", self.store)
+        others: dict[str, type[Record]] = {"compare": Comparison, "record": Recorded}
+        self.cache = StageCache(self.root / "cache", self.store, {**RECORD_TYPES, **others})
 
     def create(self) -> None:
         """Make the folder and sweep away what killed runs left half-made.
@@ -40,11 +47,13 @@ class Workspace:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             (self.root / "runs").mkdir(exist_ok=True)
+            if not os.access(self.root, os.W_OK | os.X_OK):  # it was there, and is not ours or on a read-only disk
+                raise PermissionError(errno.EACCES, "it is read-only")
         except OSError as error:
             raise RequestError(
                 f"cannot write the workspace {self.root}: {error.strerror}", remedy="name another with --workspace"
             ) from None
-        self.store.remove_stale_staging()
+        self.store.sweep()
 
     def check_exists(self) -> None:
         """For commands that only read: a wrong name would look like an empty workspace.
@@ -64,7 +73,7 @@ class Workspace:
 
     @property
     def default_tracking_uri(self) -> str:
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        return sqlite_uri(self.root / "mlflow.db")
 
     def new_run_dir(self, name: str) -> Path:
         """`runs/<time>-<name>-<random>/`, made."""
@@ -88,7 +97,7 @@ class Workspace:
             on_wait: Called once with the holder's process id when the lock is taken.
         """
         path = self.root / "machine.lock"
-        with path.open("a+") as file:
+        with path.open("a+", errors="replace") as file:
             told = False
             while True:
                 try:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union
 from pydantic import Field, model_validator
 
 from configs.base import StrictModel
+from configs.names import MethodName
 from configs.quantities import Count, Label, LocalPath, Name
 from evals.statistics.sequential import LookPlan
 from evals.suites.local_data import DataConfig
@@ -67,7 +68,7 @@ class RunConfig(StrictModel):
     description: str = ""
     source: SourceConfig
     calibration: CalibrationConfig
-    methods: dict[Name, AnyMethodConfig] = Field(min_length=1)
+    methods: dict[MethodName, AnyMethodConfig] = Field(min_length=1)
     """Artifacts to make, in this order: name -> method and its parameters."""
     evaluation: EvaluationConfig
     serving: AnyServingConfig = Field(default_factory=default_config)

@@ -10,6 +10,15 @@ from pipelines.records.rows import Row
 from registry.contracts.base import Record
 
 
+class Recorded(Record):
+    """Where a run was recorded."""
+
+    where: str
+    """In words, with all that a reader needs to find it."""
+    run_id: str
+    """MLflow's own."""
+
+
 class RunRecord(Record):
     """`result.json` of a run's folder."""
 

@@ -10,7 +10,7 @@ from evals.judging.adaptive import Adaptive
 from evals.suites.local_data import DataConfig
 from evals.suites.resolve import resolve
 from evals.suites.suite import Suite
-from pipelines.stage_programs.serving_stage import Evaluate, ServeJob, check_bytes, serve_and_measure, stored_result
+from pipelines.stage_programs.serving_stage import Evaluate, ServeJob, serve_and_measure, stored_result
 from registry.contracts import EvaluationRecord, MeasurementRecord, StageJob, StageResult
 from registry.hashing import digest_of
 from registry.stage_process import StageClock, main
@@ -35,8 +35,6 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
     assert isinstance(job, MeasureJob)  # noqa: S101 - the table below says so
     output_dir = job.output_dir
     assert output_dir is not None  # noqa: S101 - the runner gives one to every stage
-    with clock.part("verify"):
-        check_bytes(job)
     evaluations: list[EvaluationRecord] = []
 
     def preparing() -> Evaluate:

@@ -146,16 +146,6 @@ def _scheduling(server: RunningServer, config: ChecksConfig) -> list[CheckRecord
     return doubted_checks(checks, server.suspended_seconds - held_before)
 
 
-def check_bytes(job: ServeJob) -> None:
-    """What is measured has to be what is promoted: the very bytes of the digest."""
-    found = manifest_of(job.model_dir).digest
-    if found != job.model_digest:
-        raise StageError(
-            f"{job.model_dir} holds {found}, not {job.model_digest}: its files were changed after they were stored",
-            remedy="remove that folder and run the same command again; the artifact is made anew",
-        )
-
-
 def stored_result(job: ServeJob, output_dir: Path, record: Record) -> StageResult:
     """The result of a stage whose files, complete by now, go into the store."""
     manifest = manifest_of(output_dir)
@@ -185,7 +175,7 @@ def _sharding(job: ServeJob, first: ShardFacts | CheckRecord, ranks: int) -> Che
     assert job.checks and job.checks.sharding  # noqa: S101 - ranks come from it
     other_size = 1 if job.serving.tensor_parallel_size > 1 else ranks
     serving = job.serving.model_copy(update={"tensor_parallel_size": other_size})
-    log_file = job.server_log_file.with_suffix(f".{other_size}-ranks.log")
+    log_file = job.server_log_file.with_name(f"{job.server_log_file.stem}+{other_size}-ranks.log")
     return prove_sharding(
         first,
         ServerRequest(serving, job.model_dir, job.dtype, job.device, job.threads),

@@ -34,7 +34,7 @@ class StageResult(Record):
 
     stage: str
     record: dict[str, Any] | None = None
-    """The stage's own record (ArtifactRecord, EvaluationRecord, ...) as JSON."""
+    """The stage's own record as JSON; of what type is in `RECORD_TYPES`."""
     object: ObjectRef | None = None
     """What the stage put into the store, for stages that make files."""
     failure: Failure | None = None

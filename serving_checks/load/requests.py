@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from configs.errors import StageError
+
 if TYPE_CHECKING:
     import pyarrow  # type: ignore[import-untyped]
 
@@ -72,7 +74,7 @@ def write_rows(path: Path, rows: Sequence[RequestRow]) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         os.close(handle)
-        pyarrow.parquet.write_table(table, temporary, compression="zstd")
+        pyarrow.parquet.write_table(table, temporary, compression="zstd", write_page_checksum=True)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -80,10 +82,19 @@ def write_rows(path: Path, rows: Sequence[RequestRow]) -> None:
 
 
 def read_rows(path: Path) -> list[RequestRow]:
-    """What `write_rows` wrote, in its order."""
+    """What `write_rows` wrote, in its order.
+
+    Raises:
+        StageError: The file is damaged.
+    """
+    import pyarrow
     import pyarrow.parquet
 
-    return [RequestRow(**row) for row in pyarrow.parquet.read_table(path).to_pylist()]
+    try:
+        table = pyarrow.parquet.read_table(path, page_checksum_verification=True)
+        return [RequestRow(**row) for row in table.to_pylist()]
+    except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
+        raise StageError(f"{path} is damaged: {error}", remedy="measure the model again") from error
 
 
 def _schema() -> pyarrow.Schema:

@@ -20,6 +20,7 @@ from pipelines.records.comparison import Comparison
 from pipelines.report.judged import judged
 from pipelines.stage_programs.measure import MeasureJob
 from registry.contracts import CategoryLook, ObjectRef, StageResult
+from registry.sealed import write_sealed
 from registry.stage_cache import StageKey
 from tests.records import measurement_record
 from tests.unit.pipelines.loss_records import token_agreement
@@ -140,14 +141,15 @@ def measured(
     workspace: Workspace, name: str, wrong: int, look: CategoryLook | None = None, **change: str
 ) -> StageResult:
     """An artifact that was asked its first items up to `look`."""
-    staging = workspace.store.new_staging_dir()
-    mine = samples(wrong)[: look.items if look else None]
-    write_samples(staging / SAMPLES_FILE, [one.model_copy(update=change) for one in mine])
-    (staging / "name.txt").write_text(name)
+    with workspace.store.staging() as staging:
+        mine = samples(wrong)[: look.items if look else None]
+        write_samples(staging / SAMPLES_FILE, [one.model_copy(update=change) for one in mine])
+        (staging / "name.txt").write_text(name)
+        stored = workspace.store.put(staging)
     record = measurement_record(f"sha256:{name}{'0' * 58}")
     update: dict[str, Any] = {"samples_file": SAMPLES_FILE, "looks": [look] if look else []}
     record = record.model_copy(update={"evaluation": record.evaluation.model_copy(update=update)})
-    return StageResult(stage="measure", record=record.model_dump(mode="json"), object=workspace.store.put(staging))
+    return StageResult(stage="measure", record=record.model_dump(mode="json"), object=stored)
 
 
 @pytest.fixture
@@ -167,7 +169,7 @@ def workspace(tmp_path: Path) -> Workspace:
     ]
     config = {"name": "test", "description": "", "evaluation": {"suite": str(tmp_path / "suite.yaml")}}
     run_dir = workspace.new_run_dir("test")
-    (run_dir / "result.json").write_text(report_record(run_dir, outcomes=outcomes, config=config).model_dump_json())
+    write_sealed(run_dir / "result.json", report_record(run_dir, outcomes=outcomes, config=config))
     return workspace
 
 

@@ -1,6 +1,8 @@
 """`quantbench compare`: any two measured models, verdicts as exit codes, and clear words for what does not compare."""
 
 import json
+import logging
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +14,8 @@ from pipelines.cli import main
 from pipelines.cli import run as run_command
 from pipelines.execution.workspace import Workspace
 from registry.contracts import MeasurementRecord, ObjectRef, StageResult
-from registry.stage_cache import StageKey
+from registry.sealed import write_sealed
+from registry.stage_cache import CacheEntry, StageKey
 from tests.records import artifact_record, measurement_record
 from tests.unit.pipelines.report_records import outcome, report_record, report_rows
 
@@ -55,10 +58,10 @@ def measured(workspace: Workspace, name: str, suite_digest: str = "sha256:s", **
     record = measurement_record(f"sha256:{DIGESTS[name]}{'0' * 58}")
     update = {"samples_file": SAMPLES_FILE, "suite_digest": suite_digest} | changes
     record = record.model_copy(update={"evaluation": record.evaluation.model_copy(update=update)})
-    staging = workspace.store.new_staging_dir()
-    write_samples(staging / SAMPLES_FILE, samples(WRONG[name]))
-    (staging / "name.txt").write_text(f"{name} {suite_digest}")
-    reference: ObjectRef = workspace.store.put(staging)
+    with workspace.store.staging() as staging:
+        write_samples(staging / SAMPLES_FILE, samples(WRONG[name]))
+        (staging / "name.txt").write_text(f"{name} {suite_digest}")
+        reference: ObjectRef = workspace.store.put(staging)
     result = StageResult(stage="measure", record=record.model_dump(mode="json"), object=reference)
     key = StageKey(stage="measure", stage_version=1, config={"suite": suite_digest}, inputs={"m": name}, libraries={})
     workspace.cache.put(key, f"measure:{name}", result)
@@ -80,7 +83,7 @@ def workspace(tmp_path: Path) -> Workspace:
     outcomes.append(outcome("measure:awq", "skipped", 0.0))
     config = {"name": "test", "description": "", "evaluation": {"suite": str(suite)}}
     record = report_record(run_dir, outcomes=outcomes, config=config)
-    (run_dir / "result.json").write_text(record.model_dump_json())
+    write_sealed(run_dir / "result.json", record)
     return workspace
 
 
@@ -220,15 +223,30 @@ def test_damaged_samples(workspace: Workspace, capsys: pytest.CaptureFixture[str
     code, _, text = said(workspace, capsys, "baseline", "far")
     assert code == 3
     assert f"{SAMPLES_FILE}: {'missing' if damage == 'gone' else 'changed'}" in text
-    assert "remedy: remove that folder" in text
+    assert "remedy: run the recipe again" in text
 
 
-def test_a_damaged_run_record(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_run_record(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     (path,) = workspace.root.glob("runs/*/result.json")
-    path.write_bytes(b"{\xff")
+    earlier = workspace.root / "runs" / "earlier"
+    earlier.mkdir()
+    (earlier / "result.json").write_bytes(path.read_bytes())
+    os.utime(earlier / "result.json", (0, 0))
+    fields = json.loads(path.read_text())
+    fields["rows"][0]["measurement"]["evaluation"]["categories"][0]["value"] = 0.99
+    path.write_text(json.dumps(fields))
+    with caplog.at_level(logging.WARNING):
+        assert said(workspace, capsys, "baseline", "far")[0] == 1
+    assert (
+        f"{path} is damaged: its checksum is not that of its content; names are those of the run before" in caplog.text
+    )
+    (earlier / "result.json").write_bytes(b"{\xff")
+    assert said(workspace, capsys, "b0b0", "fafa")[0] == 1  # digests need no run
     code, _, text = said(workspace, capsys, "baseline", "far")
-    assert code == 3
-    assert "result.json is damaged" in text
+    assert code == 2
+    assert "measured are: " in text
 
 
 def test_an_empty_workspace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -286,7 +304,7 @@ def test_measurements_of_an_older_version_are_passed_over(
     old = StageResult(
         stage="measure", record={"model_digest": "sha256:0"}, object=ObjectRef(digest="sha256:1", size_bytes=1)
     )
-    workspace.cache.put(key, "measure:old", old)
+    write_sealed(workspace.root / "cache" / "measure" / f"{key.digest[7:]}.json", CacheEntry(key=key, result=old))
     with pytest.raises(ValueError):
         MeasurementRecord.model_validate(old.record)
     assert said(workspace, capsys, "b0b0", "fafa")[0] == 1

@@ -22,6 +22,7 @@ from pipelines.records.run_record import RunRecord
 from pipelines.stage_programs import record as recorder
 from pipelines.stage_programs.record import FinishedRun, RecordJob
 from registry.files import write_text_atomically
+from registry.sealed import read_sealed
 from registry.stage_process import StageClock
 from tests.unit.pipelines.report_records import SUITE, report_record
 from tests.unit.pipelines.test_runner import MACHINE, run_config
@@ -53,8 +54,7 @@ def test_the_total_holds_page_and_recording(tmp_path: Path, monkeypatch: pytest.
     assert recorded[0].breakdown.wall_seconds == 20.0
     assert record.breakdown.wall_seconds == record.breakdown.own_seconds == 33.0
     assert record.breakdown.stages == {"report and record": {"own": 13.0}}
-    stored = RunRecord.model_validate_json((record.run_dir / "result.json").read_text())
-    assert stored == record
+    assert read_sealed(record.run_dir / "result.json", RunRecord) == record
     assert json.loads((record.run_dir / "result.json").read_text())["started_at"] == "2026-05-01T12:00:00Z"
     assert record.page is not None
     assert "33.0 s in all" in record.page.read_text()

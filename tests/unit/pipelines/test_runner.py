@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,28 +85,6 @@ class Bench:
     def leftovers(self) -> list[Path]:
         staging = self.workspace.root / "store" / "staging"
         return list(staging.iterdir()) if staging.exists() else []
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bench, dict[str, StageOutcome]]]:
-    """A whole run, and what it gave: made once, since each stage is a process of half a second."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        bench = Bench(tmp_path_factory.mktemp("first"), monkeypatch)
-        outcomes = bench.run()
-    yield bench, outcomes
-
-
-@pytest.fixture
-def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """An empty workspace."""
-    return Bench(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def bench(first: tuple[Bench, dict[str, StageOutcome]], empty: Bench) -> Bench:
-    """A workspace of its own in which the run of `first` took place."""
-    shutil.copytree(first[0].workspace.root, empty.workspace.root, dirs_exist_ok=True)
-    return empty
 
 
 def how(outcomes: dict[str, StageOutcome]) -> dict[str, str]:

@@ -56,9 +56,9 @@ def test_a_workspace_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_staging_of_a_living_process_stays(workspace: Workspace) -> None:
-    staging = workspace.store.new_staging_dir()
-    workspace.create()
-    assert staging.exists()
+    with workspace.store.staging() as staging:
+        workspace.create()
+        assert staging.exists()
 
 
 def test_a_file_is_no_workspace(tmp_path: Path) -> None:
