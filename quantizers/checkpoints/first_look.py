@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from configs.errors import RequestError
 from quantizers.checkpoints import gguf_header
+from quantizers.checkpoints.recognition import TELLING_FILES, refuse_adapter, refuse_quantized
 from quantizers.checkpoints.sources import (
     ARCHITECTURES,
     FolderSource,
@@ -30,7 +31,7 @@ from quantizers.checkpoints.tokenizer_files import has_chat_template
 from registry.contracts.base import Record
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_TOLD_BY = ("config.json", "tokenizer_config.json", "chat_template.*")
+_TOLD_BY = ("config.json", "tokenizer_config.json", "chat_template.*", *TELLING_FILES)
 """What is fetched of a hub model: kilobytes."""
 
 
@@ -132,7 +133,10 @@ def outline_of(source: SourceConfig) -> ModelOutline:
         case FolderSource():
             return _from_config(source.path.name, source.path)
         case HubSource():
-            return _from_config(source.id.rpartition("/")[2], _hub_folder(source.id, source.revision))
+            folder = _hub_folder(source.id, source.revision)
+            refuse_adapter(folder)
+            refuse_quantized(folder, read_config(folder), {})
+            return _from_config(source.id.rpartition("/")[2], folder)
         case PackageGgufSource():
             return _from_gguf(source.package, locate_gguf(source))
         case GgufSource():

@@ -15,7 +15,12 @@ from quantizers.checkpoints.first_look import ModelOutline
 from quantizers.checkpoints.sources import FolderSource, HubSource
 
 SLOW = MachineRecord(
-    device="cpu", device_name="an old CPU", fast_bfloat16=False, cpu_flags=[], threads=2, memory_bytes=24 << 30
+    device="cpu",
+    device_name="an old CPU",
+    fast_bfloat16=False,
+    cpu_flags=["avx2", "avx512f"],
+    threads=2,
+    memory_bytes=24 << 30,
 )
 FAST = SLOW.model_copy(update={"fast_bfloat16": True, "device_name": "a new CPU"})
 GPU = FAST.model_copy(update={"device": "cuda", "device_name": "a GPU", "gpu_memory_bytes": 80 << 30})
@@ -47,8 +52,8 @@ PHI3 = model("Phi3ForCausalLM", 32, 3072, 8192, 32, 32, 96)
 GEMMA3_270M = model("Gemma3ForCausalLM", 18, 640, 2048, 4, 1, 256)
 GEMMA3_1B = model("Gemma3ForCausalLM", 26, 1152, 6912, 4, 1, 256)
 ROWS_OF_96 = model("LlamaForCausalLM", 2, 96, 416, 3, 3, 32)
-ROWS_OF_200 = model("LlamaForCausalLM", 2, 200, 400, 5, 5, 40)
-ROWS_OF_100 = model("LlamaForCausalLM", 2, 100, 300, 5, 5, 20)
+ROWS_OF_200 = model("LlamaForCausalLM", 2, 96, 200, 3, 3, 32)
+ROWS_OF_301 = model("LlamaForCausalLM", 2, 96, 301, 3, 3, 32)
 
 
 def group_sizes(recipe: FirstRecipe) -> dict[str, int | None]:
@@ -75,7 +80,7 @@ def recipe_for(outline: ModelOutline, machine: MachineRecord = SLOW) -> FirstRec
     ],
 )
 def test_the_widest_group_that_divides_every_row_is_taken(outline: ModelOutline, gptq: int, awq: int | None) -> None:
-    recipe = recipe_for(outline)
+    recipe = recipe_for(outline, GPU)
     sizes = group_sizes(recipe)
     assert (sizes.get("gptq"), sizes.get("awq")) == (gptq, awq)
     assert ("awq" in recipe.left_out) == (awq is None)
@@ -91,7 +96,7 @@ def test_gemma_s_wide_heads_and_odd_sizes(outline: ModelOutline) -> None:
 
 
 def test_where_no_packing_fits_what_is_left_is_made_and_the_rest_is_told() -> None:
-    recipe = recipe_for(ROWS_OF_100)
+    recipe = recipe_for(ROWS_OF_301, GPU)
     assert list(recipe.methods) == ["int8"]
     text = text_of(recipe)
     for name in ("gptq", "awq", "nf4"):
@@ -100,7 +105,7 @@ def test_where_no_packing_fits_what_is_left_is_made_and_the_rest_is_told() -> No
 
 
 @pytest.mark.parametrize("machine", [SLOW, FAST, GPU], ids=lambda one: one.device_name)
-@pytest.mark.parametrize("outline", [LLAMA_8B, SMOLLM2, GEMMA3_1B, ROWS_OF_100], ids=lambda one: str(one.hidden_size))
+@pytest.mark.parametrize("outline", [LLAMA_8B, SMOLLM2, GEMMA3_1B, ROWS_OF_301], ids=lambda one: str(one.hidden_size))
 def test_the_text_reads_as_what_was_chosen(outline: ModelOutline, machine: MachineRecord, tmp_path: Path) -> None:
     recipe = recipe_for(outline, machine)
     text = text_of(recipe)

@@ -157,6 +157,18 @@ def test_a_hub_id_gets_the_commit_it_points_to(tmp_path: Path, monkeypatch: pyte
         source_named("org/name")
 
 
+def test_a_hub_model_that_is_none_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = model_folder(tmp_path / "quantized", quantization_config={"quant_method": "gptq"})
+    monkeypatch.setattr(first_look, "_hub_folder", lambda *asked: folder)
+    source = HubSource(kind="hub", id="org/name", revision="main")
+    with pytest.raises(RequestError, match="is quantized already"):
+        outline_of(source)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "config.json").unlink()
+    with pytest.raises(RequestError, match="holds an adapter"):
+        outline_of(source)
+
+
 def test_a_hub_that_does_not_answer_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
