@@ -7,6 +7,8 @@ QuantbenchError            anything we can explain; the command line prints it w
 └── StageError             the request was fine, the work failed                        exit code 3
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -64,6 +66,16 @@ class UnreadableError(RequestError):
     def __init__(self, fact: str, *, remedy: str, file: Path, line: int | None = None) -> None:
         super().__init__(f"{file}: {fact}" if line is None else f"{file}:{line}: {fact}", remedy=remedy)
         self.fact, self.file, self.line = fact, file, line
+
+
+@contextmanager
+def blaming(blame: Blame) -> Iterator[None]:
+    """What is refused in the block is so for what lies there, and not for how the recipe asks for it."""
+    try:
+        yield
+    except RequestError as error:
+        error.blame = blame
+        raise
 
 
 class ConfigError(RequestError):

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import cast
 
-from configs.errors import RequestError
+from configs.errors import RequestError, blaming
 from quantizers.base import QuantizeJob, check_rules, load_method
 from quantizers.calibration.calibration import calibrate
 from quantizers.calibration.config import CalibrateJob
@@ -19,7 +19,8 @@ from registry.stage_process import StageClock, main
 
 def prepare_stage(job: StageJob, clock: StageClock) -> StageResult:
     """Source -> CheckpointRecord and its folder."""
-    record, versions = prepare(cast(PrepareJob, job), clock)
+    with blaming("source"):
+        record, versions = prepare(cast(PrepareJob, job), clock)
     made = ObjectRef(digest=record.digest, size_bytes=record.size_bytes)
     return StageResult(stage=job.stage, record=record.model_dump(mode="json"), object=made, versions=versions)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from configs.errors import StageError
+from registry.os_faults import check_not_refused
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -71,6 +72,7 @@ class MlflowBackend:
                 found.experiment_id if found else self._client.create_experiment(experiment, **location)
             )
         except (MlflowException, SQLAlchemyError) as error:
+            check_not_refused(error, f"opening the MLflow tracking store {tracking_uri}", artifact_root)
             # A damaged database is told by the layer below MLflow.
             why = str(error).partition("\n")[0]
             raise StageError(

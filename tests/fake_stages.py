@@ -1,7 +1,7 @@
 """Stage processes without engines, for tests of failure and timing: they write small files and sound records.
 
-`QUANTBENCH_FAKE` holds JSON: stage name -> `fail`, `die`, `kill`, `hang`, `disk_full`, `bad_result`, or
-`harm`, which once changes a byte of the checkpoint that the stage reads.
+`QUANTBENCH_FAKE` holds JSON: stage name -> `fail`, `die`, `leave`, `kill`, `stop`, `hang`, `disk_full`, `bug`,
+`bad_result`, or `harm`, which once changes a byte of the checkpoint that the stage reads.
 `QUANTBENCH_FAKE_LOG` names a file that gets a line for each stage that begins.
 """
 
@@ -77,6 +77,13 @@ def _misbehave(behaviour: str | None, job: FakeJob) -> None:
     if behaviour == "die":
         print("Segmentation fault in the imaginary kernel", file=sys.stderr)
         os._exit(1)
+    if behaviour == "leave":
+        print("ValueError: the weights are not numbers", file=sys.stderr, flush=True)
+        os._exit(0)
+    if behaviour == "bug":
+        raise KeyError("no such thing")
+    if behaviour == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     if behaviour == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "hang":

@@ -16,7 +16,7 @@ from registry.hashing import digest_of
 from registry.mlflow_backend import holds_run
 from registry.stage_cache import StageKey
 from serving_checks.processes.endings import death_of
-from serving_checks.processes.pulse import Patience
+from serving_checks.processes.pulse import UNBOUNDED, Patience
 from serving_checks.processes.supervisor import Supervised
 
 _RECORD_VERSION = 2
@@ -35,7 +35,9 @@ class Recorder:
         patience: With the process, once the run is handed to it.
     """
 
-    def __init__(self, tracking: TrackingConfig, workspace: Workspace, run_dir: Path, patience: Patience) -> None:
+    def __init__(
+        self, tracking: TrackingConfig, workspace: Workspace, run_dir: Path, patience: Patience = UNBOUNDED
+    ) -> None:
         self._workspace, self._patience = workspace, patience
         self._uri = tracking.uri or workspace.default_tracking_uri
         stages = run_dir / "stages"

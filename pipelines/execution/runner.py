@@ -115,7 +115,7 @@ class Runner:
     def _reuse_or_execute(self, stage: Stage) -> tuple[StageResult, How]:
         key = stage.key(self.results)
         if key is None:
-            raise StageError(f"{stage.name} has no inputs", remedy="run again with --debug")
+            raise StageError(f"{stage.name} has no inputs", remedy="report it", blame="quantbench")
         cached = self._workspace.cache.get(key)
         if stage.is_answered_by(cached):
             return cached, "reused"

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from configs.errors import RequestError
@@ -14,9 +14,11 @@ from pipelines.records.comparison import Comparison
 from pipelines.records.run_record import Recorded
 from registry.contracts.base import Record
 from registry.contracts.record_types import RECORD_TYPES
+from registry.explain import explanation_of
 from registry.mlflow_backend import sqlite_uri
 from registry.stage_cache import StageCache
 from registry.store import Store
+from serving_checks.processes.pulse import vitals_of
 
 _LOCK_POLL_SECONDS = 0.5
 
@@ -50,9 +52,8 @@ class Workspace:
             if not os.access(self.root, os.W_OK | os.X_OK):  # it was there, and is not ours or on a read-only disk
                 raise PermissionError(errno.EACCES, "it is read-only")
         except OSError as error:
-            raise RequestError(
-                f"cannot write the workspace {self.root}: {error.strerror}", remedy="name another with --workspace"
-            ) from None
+            told = explanation_of(error, f"cannot write the workspace {self.root}", self.root)
+            raise RequestError(told.what, remedy=told.remedy, blame=told.blame) from None
         self.store.sweep()
 
     def check_exists(self) -> None:
@@ -94,22 +95,30 @@ class Workspace:
         The kernel drops the lock when its holder dies, however it dies.
 
         Args:
-            on_wait: Called once with the holder's process id when the lock is taken.
+            on_wait: Called with the holder's process id when the lock is taken, and again if somebody stops it.
         """
         path = self.root / "machine.lock"
         with path.open("a+", errors="replace") as file:
-            told = False
+            told = ""
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if not told:
-                        file.seek(0)
-                        on_wait(file.read().strip() or "?")
-                        told = True
+                    file.seek(0)
+                    holder = _holder(file.read().strip())
+                    if holder != told:
+                        on_wait(holder)
+                        told = holder
                     time.sleep(_LOCK_POLL_SECONDS)
             file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            with suppress(OSError):  # for want of room the one who waits is not told for whom
+                os.write(file.fileno(), str(os.getpid()).encode())
             yield
+
+
+def _holder(pid: str) -> str:
+    """Who holds the lock, and whether his work stands still."""
+    if not pid.isdigit():
+        return "?"
+    return f"{pid}, which is suspended" if vitals_of(int(pid)).suspended else pid

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from configs.errors import RequestError
+from configs.errors import RequestError, blaming
 from configs.loading import load_yaml_model
 from evals.suites.resolve import load_suite, resolve
 from pipelines.planning.context import JobContext
@@ -44,7 +44,8 @@ def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
     """
     started_at, start_seconds = datetime.now(UTC), time.monotonic()
     config = load_yaml_model(recipe, RunConfig, overrides)
-    check_source(config.source)
+    with blaming("source"):
+        check_source(config.source)
     check_documents(config.calibration)
     suite = load_suite(config.evaluation.suite)
     machine = detect_machine(config.device)

@@ -139,10 +139,12 @@ class LoadClient:
             raise StageError(what, remedy=death.remedy, blame=death.blame)
         outcome = LoadOutcome.model_validate_json(self._job.outcome_file.read_text())
         if outcome.failure and outcome.failure.bad_request:
-            raise RequestError(outcome.failure.what, remedy=outcome.failure.remedy)
+            raise RequestError(outcome.failure.what, remedy=outcome.failure.remedy, blame=outcome.failure.blame)
         if outcome.failure:
             raise StageError(
-                f"{outcome.failure.what}\n{self._kept(requests_file, server_log)}", remedy=outcome.failure.remedy
+                f"{outcome.failure.what}\n{self._kept(requests_file, server_log)}",
+                remedy=outcome.failure.remedy,
+                blame=outcome.failure.blame,
             )
         return LoadResult(outcome.points, outcome.rate_search, requests_file, self._child.suspended_seconds)
 

@@ -5,12 +5,14 @@ python -P -m serving_checks.load.generator <job file>
 
 import sys
 import time
+import traceback
 import urllib.error
 from contextlib import suppress
 from pathlib import Path
 
 from configs.errors import QuantbenchError, RequestError, StageError
 from registry.contracts.serving import LoadPoint, RateSearch
+from registry.explain import explanation_of
 from registry.files import write_text_atomically
 from serving_checks.engines.table import engine_of
 from serving_checks.load.adapter import Load, VllmGenerator
@@ -184,8 +186,12 @@ def main(job_file: Path) -> None:
     failure = None
     try:
         tests.run()
-    except QuantbenchError as error:
-        failure = LoadFailure(what=error.what, remedy=error.remedy, bad_request=isinstance(error, RequestError))
+    except Exception as error:
+        traceback.print_exc()
+        told = explanation_of(error, "load test", job.outcome_file.parent)
+        failure = LoadFailure(
+            what=told.what, remedy=told.remedy, bad_request=isinstance(told, RequestError), blame=told.blame
+        )
     outcome = LoadOutcome(points=tests.points, rate_search=tests.rate_search, failure=failure)
     write_text_atomically(job.outcome_file, outcome.model_dump_json())
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from configs.base import StrictModel
+from configs.errors import Blame
 from registry.contracts.serving import Endpoint, LoadPoint, RateSearch
 from serving_checks.engines.table import AnyServingConfig
 from serving_checks.load.config import LoadConfig
@@ -47,6 +48,7 @@ class LoadFailure(StrictModel):
     remedy: str
     bad_request: bool
     """Whether what was asked for cannot be done, with any server."""
+    blame: Blame | None = None
 
 
 class LoadOutcome(StrictModel):

@@ -13,10 +13,11 @@ from serving_checks.checks.sharding import ShardFacts, ShardingConfig, check_sha
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.engines.base import ServerCommand, ServerRequest
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
-from serving_checks.processes.guard import descendants_of, shared_memory_of
+from serving_checks.processes.guard import alive, descendants_of, shared_memory_of
 from serving_checks.processes.supervisor import Supervised
 from serving_checks.readings.memory import memory_record
 from serving_checks.server import serve
+from serving_checks.transport.http_json import post_json
 from tests.tiny_llama import make_tiny_llama
 
 pytestmark = pytest.mark.engine
@@ -159,3 +160,25 @@ def test_the_engine_cannot_serve_a_pipeline_on_a_cpu(model: Path, fork_server: P
     ):
         smoke_answer(server.endpoint)
     assert "assert self.intermediate_tensors is not None" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("hurt", ["guard", "command"])
+def test_ranks_that_are_killed_amid_an_answer_are_noticed_and_leave_nothing(
+    model: Path, fork_server: Path, tmp_path: Path, left_behind: Callable[[], set[str]], hurt: str
+) -> None:
+    """The ranks hold the API server's socket: without its end a client would wait for them for ever."""
+    with (
+        pytest.raises(StageError, match="the server died amid its work") as caught,
+        serve(ServerRequest(TWO, model, "float32", "cpu", None), tmp_path / "log", fork_server=fork_server) as server,
+    ):
+        assert server.pid
+        tree = [server.pid, *descendants_of(server.pid)]
+        assert len(tree) > 3
+        time.sleep(1.0)  # the tree is sampled twice a second
+        os.kill(tree[0] if hurt == "guard" else tree[1], signal.SIGKILL)
+        body = {"model": "model", "prompt": "once", "max_tokens": 100, "ignore_eos": True}
+        while True:
+            post_json(f"{server.endpoint.base_url}/v1/completions", body, timeout_seconds=3600.0)
+    assert "SIGKILL" in caught.value.what
+    assert not alive(tree)
+    assert left_behind() == set()

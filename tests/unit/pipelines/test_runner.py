@@ -1,5 +1,6 @@
 """The runner against stages that fail, die, hang and are killed; no engine is involved."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -20,8 +21,10 @@ from pipelines.planning.context import JobContext
 from pipelines.planning.device import MachineRecord
 from pipelines.planning.plan import plan_stages
 from pipelines.planning.stages import Fingerprints, Stage, stages_of
+from pipelines.recipe.deadlines import Deadlines
 from pipelines.recipe.run_config import RunConfig
 from pipelines.records.events import StageOutcome
+from serving_checks.processes.guard import descendants_of
 
 ROOT = Path(__file__).resolve().parents[3]
 FINGERPRINTS = Fingerprints("sha256:source", "sha256:calibration", "sha256:suite")
@@ -131,22 +134,29 @@ def test_the_plan_says_what_changed(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "said"),
+    ("behaviour", "said", "blame"),
     [
-        ("fail", "the engine gave up"),
-        ("die", "Segmentation fault in the imaginary kernel"),
-        ("kill", "killed by signal 9"),
-        ("disk_full", "No space left on device"),
-        ("bad_result", "without a result"),
+        ("fail", "the engine gave up", None),
+        ("die", "Segmentation fault in the imaginary kernel", "engine"),
+        ("leave", "ended the process in the middle of its work: ValueError: the weights are not numbers", "engine"),
+        ("kill", "killed by signal 9", "machine"),
+        ("stop", "suspended from outside", "machine"),
+        ("disk_full", "No space left on device", "machine"),
+        ("bug", "KeyError: 'no such thing' (tests/fake_stages.py:", "quantbench"),
+        ("bad_result", "without a result", "engine"),
     ],
 )
-def test_a_failed_stage_says_why_and_leaves_nothing(bench: Bench, behaviour: str, said: str) -> None:
-    outcomes = bench.run(changed(int8={"threshold": 5.0}), quantize_int8=behaviour)
+def test_a_failed_stage_says_why_and_leaves_nothing(bench: Bench, behaviour: str, said: str, blame: str | None) -> None:
+    config = changed(int8={"threshold": 5.0})
+    config = config.model_copy(update={"deadlines": Deadlines(suspended_seconds=1.0)})
+    outcomes = bench.run(config, quantize_int8=behaviour)
     assert bench.executed == ["quantize-int8"]
     failure = outcomes["quantize:int8"].result.failure
     assert failure is not None
     assert said in failure.what
     assert failure.remedy
+    assert failure.blame == blame
+    assert blame == "machine" or "same command" not in failure.remedy
     assert failure.exit_code == 3
     assert bench.leftovers() == []
 
@@ -251,3 +261,55 @@ def test_a_profile_is_taken_where_there_is_none_and_asked_for_no_second_time(ben
     assert bench.executed == []
     bench.run()
     assert bench.executed == []
+
+
+@pytest.mark.parametrize(
+    ("deadlines", "said"),
+    [
+        ({"quantize_minutes": 0.02}, "no end after 1 s"),
+        ({"silent_minutes": 0.03}, "no sign of life for 2 s"),
+    ],
+)
+def test_a_stage_that_hangs_is_ended_by_the_recipe_s_deadlines(
+    bench: Bench, deadlines: dict[str, float], said: str
+) -> None:
+    config = changed(int8={"threshold": 5.0}).model_copy(update={"deadlines": Deadlines(**deadlines)})
+    failure = bench.run(config, quantize_int8="hang")["quantize:int8"].result.failure
+    assert failure is not None
+    assert said in failure.what
+    assert "deadlines" in failure.remedy
+    assert descendants_of(os.getpid()) == []
+    assert bench.leftovers() == []
+
+
+def test_who_waits_for_a_suspended_run_is_told(empty: Bench) -> None:
+    told: list[str] = []
+    hold = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); time.sleep(600)"
+    lock = empty.workspace.root / "machine.lock"
+    with subprocess.Popen([sys.executable, "-c", hold, str(lock)]) as holder:
+        wait_for_lock(lock)
+        lock.write_text(str(holder.pid))
+        os.kill(holder.pid, signal.SIGSTOP)
+
+        def on_wait(who: str) -> None:
+            told.append(who)
+            if "suspended" in who:
+                holder.kill()
+
+        with empty.workspace.machine_lock(on_wait):
+            pass
+    assert told[-1] == f"{holder.pid}, which is suspended"
+
+
+def wait_for_lock(lock: Path) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        if not lock.exists():
+            continue
+        with lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
