@@ -44,7 +44,7 @@ class RequestError(QuantbenchError):
     """The request cannot be carried out as it is written; nothing was started."""
 
     exit_code = 2
-    blame = "recipe"
+    blame: Blame | None = "recipe"
 
 
 class StageError(QuantbenchError):

@@ -23,13 +23,14 @@ from pipelines.execution.workspace import Workspace
 from pipelines.planning.context import JobContext
 from pipelines.planning.open_run import OpenRun
 from pipelines.planning.stages import stages_of
+from pipelines.records.comparison import Comparison
 from registry.contracts import StageJob, StageResult
 from registry.files import write_text_atomically
 from registry.stage_cache import StageKey
 from registry.stage_process import StageClock, progress_file_of
 from tests import fake_stages
 from tests.full_disk import full_disk
-from tests.unit.pipelines.report_records import SUITE
+from tests.unit.pipelines.loss_records import SUITE, characterization, retention, token_agreement
 from tests.unit.pipelines.test_runner import FINGERPRINTS, INT8, MACHINE, ROOT, run_config
 
 WRITES = 45
@@ -50,7 +51,12 @@ def compared(baseline: StageResult, artifact: StageResult, suite: object, worksp
     """`compare_measured` without statistics: only what it keeps."""
     key = StageKey(stage="compare", stage_version=1, config={}, inputs={}, libraries={})
     if workspace.cache.get(key) is None:
-        workspace.cache.put(key, "compare", StageResult(stage="compare", record={}))
+        found = Comparison(
+            retention=retention("int8"),
+            characterization=characterization("int8"),
+            token_agreement=token_agreement("int8"),
+        )
+        workspace.cache.put(key, "compare", StageResult(stage="compare", record=found.model_dump(mode="json")))
 
 
 class NoProcess:
