@@ -48,6 +48,8 @@ class Trial:
     story: list[str] = field(default_factory=list)
     """What was done and seen, in order."""
     seen: list[Result] = field(default_factory=list)
+    cut_off: bool = False
+    """A run was ended in the middle: what it had made is known by its events at most."""
     refused: bool = False
     """The fault was answered by an explained refusal."""
 
@@ -87,6 +89,7 @@ class Trial:
             finished_before: Stages that have to be reused -> why.
         """
         self.tell(f"exit {finished.exit_code} after {finished.seconds:.1f} s")
+        self.cut_off = self.cut_off or finished.record is None
         if finished.hung:
             self.find(
                 "unexplained", f"no end; alive were {[(one.pid, one.log or one.command) for one in finished.hung]}"
@@ -131,7 +134,9 @@ class Trial:
             self.find("unexplained", f"exit 0 without a result: {finished.stderr[-300:]}")
             return
         result = result_of(finished.record)
-        self.findings += wrong_in(result, self.golden, self.seen) + lost_in(result, finished_before)
+        self.findings += wrong_in(result, self.golden, self.seen, unseen=self.cut_off) + lost_in(
+            result, finished_before
+        )
         self.seen.append(result)
         again = sorted(name for name, how in result.hows.items() if how == "done")
         self.tell(f"made: {', '.join(again) or 'nothing'}")

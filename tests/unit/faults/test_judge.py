@@ -67,6 +67,17 @@ def test_what_is_reused_is_the_same_to_the_letter() -> None:
     assert "record.seconds" in found[0].what
 
 
+def test_a_result_that_nobody_saw_made_has_its_own_times_and_no_other_scores() -> None:
+    golden = result_of(
+        changed("outcomes", 0, "result", value={"record": {"value": 0.5}, "timings_seconds": {"load": 1.0}})
+    )
+    again = {"record": {"value": 0.5}, "timings_seconds": {"load": 2.0}}
+    other = {"record": {"value": 0.6}, "timings_seconds": {"load": 1.0}}
+    for result, unseen, wrong in ((again, True, False), (again, False, True), (other, True, True)):
+        told = result_of(changed("outcomes", 0, "result", value=result, how="reused"))
+        assert bool(wrong_in(told, golden, [golden], unseen=unseen)) == wrong
+
+
 def test_a_finished_stage_that_is_made_again_was_lost() -> None:
     assert worst(lost_in(GOLDEN, {"measure:int8": "it was finished"})) == "lost"
     assert lost_in(GOLDEN, {"quantize:int8": "it was finished"}) == []
