@@ -15,13 +15,14 @@ FILES: dict[str, tuple[str, ...]] = {
     "model files": ("store/objects/*/*.json", "store/objects/*/*.jinja"),
     "measured files": ("store/objects/*/*.parquet", "store/objects/*/*.jsonl"),
     "manifests": ("store/manifests/*",),
+    "memos": ("store/verified/*",),
     "cache entries": ("cache/*/*.json",),
     "latest keys": ("cache/*/latest/*.json",),
     "answers": ("answers/*",),
     "run files": ("runs/*/*", "runs/*/stages/*", "runs/*/logs/*"),
     "mlflow": ("mlflow.db", "mlartifacts/**/*"),
 }
-"""Kinds of files of a workspace; what is none of them is `other files`: locks, memos, whatever comes."""
+"""Kinds of files of a workspace; what is none of them is `other files`: locks, whatever comes."""
 OTHER_FILES = "other files"
 
 
