@@ -54,17 +54,21 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
             yield number, value
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, of_model: bool = False) -> Any:
     """The value of a JSON text.
+
+    Args:
+        text: All of it.
+        of_model: It is what a model said: strings may be no text and numbers may be none, as whoever asked has to see.
 
     Raises:
         MalformedError: It is not JSON; or an object has a key twice, values stand more than MOST_LEVELS deep, a number
-            is not finite or has more than 100 digits, or a string holds a NUL or half of a surrogate pair.
+            is not finite or has more than 100 digits, or a string holds what is no text.
     """
     if isinstance(text, bytes):
         text = text_of(text)
     try:
-        value = _DECODER.decode(text)
+        value = (_DECODER_OF_ANSWERS if of_model else _DECODER).decode(text)
     except _Fault as fault:
         raise MalformedError(fault.fact, line=_line_of(fault, text)) from None
     except json.JSONDecodeError as error:
@@ -72,12 +76,12 @@ def parse_json(text: str | bytes) -> Any:
     except RecursionError:
         raise _too_deep() from None
     # Few texts have so many brackets, or such escapes, that a second look is needed.
-    if text.count("[") + text.count("{") > MOST_LEVELS or _NO_TEXT.search(text):
-        _check_values(value)
+    if text.count("[") + text.count("{") > MOST_LEVELS or (not of_model and _NO_TEXT.search(text)):
+        _check_values(value, of_model)
     return value
 
 
-def _check_values(value: Any) -> None:
+def _check_values(value: Any, of_model: bool) -> None:
     level, levels = [value], 0
     while level:
         inner: list[Any] = []
@@ -87,7 +91,7 @@ def _check_values(value: Any) -> None:
                 inner += one.values()
             elif isinstance(one, list):
                 inner += one
-            elif isinstance(one, str):
+            elif isinstance(one, str) and not of_model:
                 _check_string(one)
         levels += any(isinstance(one, dict | list) for one in level)
         if levels > MOST_LEVELS:
@@ -167,3 +171,4 @@ def _shown(text: str) -> str:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_whole_number, parse_float=_number, parse_constant=_no_number
 )
+_DECODER_OF_ANSWERS = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole_number)

@@ -1,10 +1,11 @@
 """Files that others wrote: regular files of bounded size, UTF-8 with byte order mark and line ends settled."""
 
 import codecs
+import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import AsyncIterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +18,9 @@ TEXT_FILE_BYTES = 1 << 30
 """Texts and rows that are held in memory as a whole."""
 LINE_BYTES = 64 << 20
 """One row of JSON lines."""
+
+ANSWER_BYTES = 64 << 20
+"""Of a server."""
 
 _SHOWN_BYTES = 1 << 16
 """Looked at, on both sides of a byte that is not UTF-8, for what the text may be instead."""
@@ -34,6 +38,10 @@ _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
 )
+_OF_THE_PATH = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+)
+"""What the path or the file's rights are to blame for; others, such as too many open files, say nothing of the file."""
 _ANOTHER_FILE = "name a file with text"
 
 
@@ -63,6 +71,7 @@ def opened(path: Path, most_bytes: int) -> Iterator[BinaryIO]:
     Raises:
         UnreadableError: It is not there, may not be read, is larger than `most_bytes`, or is no regular file: a device
             or a pipe may have no end.
+        OSError: The machine cannot read now.
     """
     try:
         status = path.stat()
@@ -75,6 +84,8 @@ def opened(path: Path, most_bytes: int) -> Iterator[BinaryIO]:
         with open(path, "rb", opener=_without_waiting) as file:
             yield file
     except OSError as error:
+        if error.errno not in _OF_THE_PATH:
+            raise
         raise UnreadableError(
             f"cannot be read: {error.strerror or error}", file=path, remedy="mend the path or the file's permissions"
         ) from error
@@ -132,6 +143,26 @@ def lines_of(path: Path, most_bytes: int = 64 << 30) -> Iterator[tuple[int, str]
             for line in text.removesuffix("\n").split("\n"):
                 number += 1
                 yield number, line
+
+
+async def gathered(chunks: AsyncIterable[bytes], most_bytes: int = ANSWER_BYTES) -> bytes:
+    """An answer's body, read to its end.
+
+    Raises:
+        MalformedError: It is larger than `most_bytes`.
+    """
+    parts, size = [], 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > most_bytes:
+            raise too_long(most_bytes)
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def too_long(most_bytes: int) -> MalformedError:
+    """What is said of an answer of more than `most_bytes`."""
+    return MalformedError(f"the answer is larger than {most_bytes >> 20} MiB", remedy="see what answers there")
 
 
 def text_of(content: bytes, offset: int = 0) -> str:

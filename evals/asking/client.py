@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import StageError
+from configs.reading.json_text import parse_json
+from configs.reading.text import gathered
 from evals.asking.request_cache import RequestCache
 from evals.asking.request_plan import Answer, Generating, LogLikelihood, Question, Request, Score, Scoring, plan
 from registry.contracts import Endpoint
@@ -191,11 +193,13 @@ class Client:
             try:
                 async with session.post(url, json={"model": self._endpoint.served_model_name, **body}) as response:
                     if response.status == 200:
-                        choice: dict[str, Any] = (await response.json())["choices"][0]
+                        answer = parse_json(await gathered(response.content.iter_any()), of_model=True)
+                        choice: dict[str, Any] = answer["choices"][0]
                         return choice
-                    failure = f"{url} answered {response.status}: {(await response.text())[:300]}"
+                    told = (await gathered(response.content.iter_any())).decode(errors="replace")
+                    failure = f"{url} answered {response.status}: {told[:300]}"
                     again = response.status >= 500
-            except (aiohttp.ClientError, TimeoutError, ValueError, LookupError) as error:
+            except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
                 failure, again = f"{url}: {type(error).__name__} {error}", True
             if not again or attempt == _ATTEMPTS:
                 break

@@ -11,7 +11,6 @@ Elements of Information Theory, 2nd ed., theorem 2.7.1 and section 2.8). How muc
 reported beside it.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ from typing import Any
 import numpy as np
 from pydantic import model_validator
 
-from configs.errors import StageError
+from configs.errors import StageError, UnreadableError
+from configs.reading.json_text import read_json_lines
+from configs.reading.text import lines_of
 from evals.asking.client import Client
 from evals.statistics.paired import paired_means
 from registry.contracts import Endpoint, PromptAgreement, TokenAgreementRecord
@@ -63,7 +64,7 @@ class PromptLogprobs(Record):
 
 def fixed_prompts(path: Path = PROMPTS_FILE) -> list[str]:
     """The texts that models are compared on: short ones of our own, of many kinds."""
-    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row["text"] for _, row in read_json_lines(path)]
 
 
 def collect(endpoint: Endpoint, path: Path, *, num_concurrent: int = 8) -> Path:
@@ -181,8 +182,8 @@ def _parsed(text: str, tokens: list[int], told: list[dict[str, dict[str, Any]] |
 
 def _read(path: Path) -> list[PromptLogprobs]:
     try:
-        told = [PromptLogprobs.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+        told = [PromptLogprobs.model_validate_json(line) for _, line in lines_of(path) if line]
+    except (UnreadableError, ValueError) as error:
         check_not_refused(error, f"reading {path}", path)
         raise StageError(
             f"{path} is damaged: {error}", remedy="run `quantbench artifacts verify`, then run again"

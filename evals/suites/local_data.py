@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,9 +11,10 @@ from pydantic import Field, field_validator
 
 import configs
 from configs.base import StrictModel
-from configs.errors import RequestError
+from configs.errors import RequestError, UnreadableError
 from configs.loading import load_yaml_model
 from configs.quantities import Label, LocalPath
+from configs.reading.json_text import read_json_lines
 from evals.suites.leaf_tasks import LeafTask, near
 
 MAPS_DIR = Path(configs.__file__).resolve().parent / "data"
@@ -158,13 +158,7 @@ def rows_of(path: Path, of: str, columns: Sequence[str] = ()) -> Iterator[dict[s
         RequestError: A line is no JSON object or lacks a column, or there is none.
     """
     found = False
-    for number, line in enumerate(_lines(path, of), start=1):
-        if line.isspace():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise RequestError(f"{of}: {path}:{number} is not JSON: {error}", remedy="mend the line") from None
+    for number, row in _numbered(path, of):
         if not isinstance(row, dict):
             raise RequestError(f"{of}: {path}:{number} is no JSON object", remedy="write one object a line")
         missing = [column for column in columns if column not in row]
@@ -179,12 +173,11 @@ def rows_of(path: Path, of: str, columns: Sequence[str] = ()) -> Iterator[dict[s
         raise RequestError(f"{of} has no items: {path} is empty", remedy="put the rows there, one JSON object a line")
 
 
-def _lines(path: Path, of: str) -> Iterator[str]:
+def _numbered(path: Path, of: str) -> Iterator[tuple[int, Any]]:
     try:
-        with path.open(encoding="utf-8") as file:
-            yield from file
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{of}: {path} is not UTF-8: {error}", remedy="write the file as UTF-8") from None
+        yield from read_json_lines(path)
+    except UnreadableError as error:
+        raise RequestError(f"{of}: {error.what}", remedy=error.remedy) from None
 
 
 def local_dataset(data_files: Mapping[str, str], **_: Any) -> Any:

@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 
 from configs.errors import RequestError
+from configs.reading.text import MalformedError, read_text
+from configs.reading.yaml_text import YAML_BYTES, compose
 from registry.hashing import digest_of_file
 
 _PARTS_OF_OTHER_FILES = ("include", "task_list")
@@ -89,9 +91,8 @@ def read_task_file(path: Path, known: dict[Path, dict[str, Any]] | None = None) 
         known: Files read before, for many that include the same; filled.
 
     Raises:
-        ValueError: The file holds no mapping, or includes itself.
-        OSError: It, or a file it includes, cannot be read.
-        yaml.YAMLError: It is not YAML.
+        UnreadableError: It, or a file it includes, cannot be read, or is not YAML within bounds.
+        ValueError, yaml.YAMLError: The file holds no mapping, what is no value, or includes itself.
     """
     return _read(path, {} if known is None else known, ())
 
@@ -113,17 +114,18 @@ def _read(path: Path, known: dict[Path, dict[str, Any]], including: tuple[Path, 
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    loader = _loader(path.parent)(path.read_bytes())
+    loader_type = _loader(path.parent)
     try:
-        value = loader.get_single_data()
-    finally:
-        loader.dispose()
+        root = compose(read_text(path, YAML_BYTES), loader_type)
+        value = None if root is None else loader_type("").construct_document(root)
+    except MalformedError as error:
+        raise error.in_file(path) from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds no mapping")
     return value
 
 
-def _loader(folder: Path) -> Callable[[bytes], Any]:
+def _loader(folder: Path) -> Callable[[str], Any]:
     class Loader(_Base):  # type: ignore[misc] # PyYAML's C loader has no types
         """Safe YAML plus `!function`, which only names."""
 
@@ -140,7 +142,7 @@ def _without_dots(parts: tuple[str, ...]) -> list[str]:
     kept: list[str] = []
     for part in parts:
         if part == "..":
-            kept.pop()
+            kept = kept[:-1] or kept
         else:
             kept.append(part)
     return kept

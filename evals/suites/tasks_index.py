@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 import yaml
 
+from configs.errors import UnreadableError
+from configs.reading.json_text import read_json_object
 from evals.suites.task_files import read_task_file, tasks_root
 from registry.files import write_text_atomically
 
@@ -69,9 +71,9 @@ def cache_file() -> Path:
 @functools.cache
 def _from_cache() -> dict[str, Entry] | None:
     try:
-        raw = json.loads(cache_file().read_text(encoding="utf-8"))
+        raw = read_json_object(cache_file())
         return {name: Entry(value["kind"], value["path"], tuple(value["tasks"])) for name, value in raw.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (UnreadableError, TypeError, KeyError):
         return None
 
 
@@ -82,7 +84,7 @@ def scan(root: Path) -> dict[str, Entry]:
     known: dict[Path, dict[str, Any]] = {}
     for path in sorted(_yaml_files(root), key=Path.as_posix):
         # lm-eval passes over what it cannot read, whatever the reason.
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        with contextlib.suppress(UnreadableError, OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
             _add(read_task_file(path, known), path.relative_to(root).as_posix(), entries, tags)
     for tag, tasks in tags.items():
         if entries[tag].kind == "tag":

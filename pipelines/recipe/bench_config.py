@@ -1,13 +1,14 @@
 """What `quantbench bench` is asked: one model, how it is served, and what is done to the server."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from configs.base import StrictModel
+from configs.errors import UnreadableError
 from configs.quantities import LocalPath, Name
+from configs.reading.json_text import read_json_object
 from pipelines.recipe.deadlines import Deadlines
 from registry.contracts.base import DType, Method
 from serving_checks.checks.config import ChecksConfig
@@ -50,9 +51,9 @@ class BenchConfig(StrictModel):
 def method_of(model_dir: Path) -> Method | None:
     """How the model in a folder was quantized, by its config.json; None where it was not or does not say."""
     try:
-        quantization: dict[str, Any] = json.loads((model_dir / "config.json").read_text())["quantization_config"]
+        quantization: dict[str, Any] = read_json_object(model_dir / "config.json")["quantization_config"]
         method = quantization["quant_method"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (UnreadableError, LookupError, TypeError):
         return None
     if method == "bitsandbytes":
         return "bnb_nf4" if quantization.get("load_in_4bit") else "bnb_int8"

@@ -12,7 +12,6 @@ Harchol-Balter, "Open Versus Closed: A Cautionary Tale" (NSDI 2006), on such cli
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,8 +20,9 @@ from typing import Any, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from configs.base import StrictModel
-from configs.errors import RequestError
+from configs.errors import RequestError, UnreadableError
 from configs.quantities import Count, Ratio, Seconds, Seed, Tokens
+from configs.reading.json_text import read_json_object
 from registry.contracts.serving import CheckRecord, Endpoint
 from serving_checks.transport.streaming import Prompt, StreamedAnswer, StreamingClient, not_done, run_check
 
@@ -121,9 +121,9 @@ def random_prompts(model_dir: Path, seed: int) -> PromptOf:
     """
     config_file = model_dir / "config.json"
     try:
-        config = json.loads(config_file.read_text())
+        config = read_json_object(config_file)
         vocabulary = int(config["vocab_size"] if "vocab_size" in config else config["text_config"]["vocab_size"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (UnreadableError, ValueError, LookupError, TypeError) as error:
         raise RequestError(
             f"{config_file} does not tell the vocabulary's size: {error!r}",
             remedy="serve a model directory, or hand the check prompts of your own",

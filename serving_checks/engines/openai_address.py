@@ -15,6 +15,7 @@ from pydantic import StringConstraints, model_validator
 
 from configs.errors import RequestError
 from configs.quantities import Label
+from configs.reading.json_text import parse_json
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import AttachedEngine, EngineFacts, MetricNames, ServerRequest, ServingConfig
 from serving_checks.transport.http_json import get_text
@@ -104,7 +105,7 @@ class OpenAIAddress(AttachedEngine):
         config = self.config
         where = f"{config.base_url}/v1/models"
         try:
-            listed = json.loads(get_text(where, api_key_variable=config.api_key_variable))
+            listed = parse_json(get_text(where, api_key_variable=config.api_key_variable))
             names = [str(model["id"]) for model in listed["data"]]
         except HTTPError as error:
             raise RequestError(

@@ -15,7 +15,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from configs.errors import UnreadableError
 from configs.quantities import Gibibytes, Tokens
+from configs.reading.json_text import read_json_object
 from registry.contracts.base import DType
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.base import (
@@ -81,7 +83,7 @@ class TransformersEngine(LaunchedEngine):
         try:
             positions = _text_config(request.model_dir).get("max_position_embeddings")
             blocks = self._blocks(request)
-        except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
+        except (UnreadableError, ValueError, AttributeError, LookupError, TypeError) as error:
             return [*found, f"{request.model_dir / 'config.json'} cannot be read: {error!r}; name a model directory"]
         if isinstance(positions, int) and self.config.max_model_len > positions:
             found.append(
@@ -143,5 +145,5 @@ class TransformersEngine(LaunchedEngine):
 
 def _text_config(model_dir: Path) -> dict[str, Any]:
     """The model's config.json; of its text part where it has several."""
-    config: dict[str, Any] = json.loads((model_dir / "config.json").read_text())
+    config = read_json_object(model_dir / "config.json")
     return config.get("text_config") or config

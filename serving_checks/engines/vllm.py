@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from configs.errors import UnreadableError
 from configs.quantities import Count, Gibibytes, Tokens
+from configs.reading.json_text import read_json_object
 from registry.contracts.base import Device
 from registry.contracts.serving import Endpoint
 from serving_checks.engines import vllm_log
@@ -114,9 +116,9 @@ class VllmEngine(LaunchedEngine):
         """See `Engine.refusals`; what vLLM 0.32 and its bitsandbytes plugin raise at start."""
         config_file = request.model_dir / "config.json"
         try:
-            quantization = json.loads(config_file.read_text()).get("quantization_config") or {}
-        except (OSError, ValueError, AttributeError) as error:
-            return [f"{config_file} cannot be read: {error}; name a model directory"]
+            quantization = read_json_object(config_file).get("quantization_config") or {}
+        except UnreadableError as error:
+            return [f"{error.what}; name a model directory"]
         found = []
         method = quantization.get("quant_method")
         if request.dtype == "float32" and (method in ("gptq", "awq") or quantization.get("load_in_4bit")):

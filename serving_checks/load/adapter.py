@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from configs.reading.text import gathered
 from registry.contracts.serving import Endpoint
 from serving_checks.load.config import MixName
 from serving_checks.load.prompts import Prompt, Tokenizer
@@ -252,7 +253,8 @@ async def _stream(request: Any, session: Any) -> Stream:
     # A redirect is not followed: the key is for this address alone.
     async with session.post(request.api_url, json=body, headers=headers, allow_redirects=False) as response:
         if response.status != 200:
-            raise _Refused(refusal(response.status, response.reason, await response.text(), headers))
+            told = (await gathered(response.content.iter_any())).decode(errors="replace")
+            raise _Refused(refusal(response.status, response.reason, told, headers))
         return await read_stream(response.content)
 
 

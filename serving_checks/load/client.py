@@ -25,7 +25,7 @@ from serving_checks.load.prompts import read_text
 from serving_checks.load.requests import LOAD_REQUESTS_FILE
 from serving_checks.processes.endings import death_of
 from serving_checks.processes.pulse import UNBOUNDED, Patience
-from serving_checks.processes.supervisor import Supervised
+from serving_checks.processes.supervisor import Supervised, tail_of
 
 _OTHER_FILES = 128
 """Open files of generator and server besides the requests' connections: libraries, logs, event loops."""
@@ -163,8 +163,7 @@ class LoadClient:
                 shutil.move(requests_file, kept)
             tail = f"  all requests until then: {kept}\n{tail}"
         if server_log and server_log.exists():
-            lines = server_log.read_text(errors="replace").splitlines()[-_SERVER_LOG_LINES:]
-            tail += f"\n  the server's log ({server_log}) ends:\n" + "\n".join(lines)
+            tail += f"\n  the server's log ({server_log}) ends:\n{tail_of(server_log, _SERVER_LOG_LINES)}"
         return tail
 
 

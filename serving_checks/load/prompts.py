@@ -4,7 +4,6 @@ Random token ids make tokenizers and models do what no user makes them do, and a
 the prefix cache. So sentences of a text are put together in random order, from a random word of a first one on.
 """
 
-import json
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -13,12 +12,15 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from configs.errors import RequestError
+from configs.errors import RequestError, UnreadableError
+from configs.reading import text as reading
+from configs.reading.json_text import read_json_lines
 from serving_checks.load.config import MixName, Prompts
 
 _PREFIX_TOKENS = 16
 """Two prompts have to differ in these: vLLM's smallest block of the prefix cache on a GPU (128 on a CPU)."""
 _TRIES = 200
+_REMEDY = 'name a UTF-8 text file, or a .jsonl file whose lines are {"text": "..."}'
 _CHARACTERS_PER_TOKEN = 12
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
@@ -49,16 +51,21 @@ def read_text(file: Path | None) -> str:
     """
     if file is None:
         return files("serving_checks.load").joinpath("data/prose.txt").read_text(encoding="utf-8")
-    remedy = 'name a UTF-8 text file, or a .jsonl file whose lines are {"text": "..."}'
     try:
-        text = file.read_text(encoding="utf-8")
-        if file.suffix == ".jsonl":
-            text = "\n".join(str(json.loads(line)["text"]) for line in text.splitlines() if line.strip())
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise RequestError(f"load.prompts.file: {file} cannot be read: {error!r}", remedy=remedy) from None
+        text = "\n".join(_row_texts(file)) if file.suffix == ".jsonl" else reading.read_text(file)
+    except UnreadableError as error:
+        raise RequestError(f"load.prompts.file: {error.what}", remedy=error.remedy) from None
     if not text.strip():
-        raise RequestError(f"load.prompts.file: {file} holds no text", remedy=remedy)
+        raise RequestError(f"load.prompts.file: {file} holds no text", remedy=_REMEDY)
     return text
+
+
+def _row_texts(file: Path) -> Iterator[str]:
+    for line, row in read_json_lines(file):
+        text = row.get("text") if isinstance(row, dict) else None
+        if not isinstance(text, str):
+            raise UnreadableError("no `text` in this row", file=file, line=line, remedy=_REMEDY)
+        yield text
 
 
 def text_prompts(tokenizer_dir: str, seed: int) -> Callable[[int], str]:

@@ -21,6 +21,9 @@ from serving_checks.processes.pulse import UNBOUNDED, Patience, Pulse
 
 _GUARD_FILE = str(Path(guard.__file__).resolve())
 _TICK_SECONDS = 0.2
+_LOG_PART_BYTES = 8 << 20
+"""Of a log's beginning and end: a server that complains of every request may write gigabytes."""
+_LINE_BYTES = 400
 # The guard itself needs a moment after the grace to kill and reap.
 _GUARD_SECONDS = 10.0
 
@@ -167,16 +170,20 @@ class Supervised:
 
     @property
     def log(self) -> str:
-        """What it has printed so far."""
-        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
-
-    def log_tail(self, lines: int = 20) -> str:
-        """The log's last lines; empty where there is none."""
+        """What it has printed so far; of a very long log its beginning and its end."""
         if not self.log_file.exists():
             return ""
         with self.log_file.open("rb") as log:
-            log.seek(max(0, self.log_file.stat().st_size - 400 * lines))
-            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+            begin = log.read(_LOG_PART_BYTES)
+            left = os.fstat(log.fileno()).st_size - len(begin)
+            log.seek(max(0, left - _LOG_PART_BYTES), os.SEEK_CUR)
+            end = log.read(_LOG_PART_BYTES)
+        cut = b"\n...\n" if left > _LOG_PART_BYTES else b""
+        return (begin + cut + end).decode(errors="replace")
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The log's last lines; empty where there is none."""
+        return tail_of(self.log_file, lines)
 
     def __enter__(self) -> Self:
         return self.start() if self._process is None else self
@@ -251,3 +258,12 @@ def _changed(file: Path) -> float:
         return file.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def tail_of(log_file: Path, lines: int) -> str:
+    """The last lines of a log, however long it is; empty where there is none."""
+    if not log_file.exists():
+        return ""
+    with log_file.open("rb") as log:
+        log.seek(max(0, os.fstat(log.fileno()).st_size - _LINE_BYTES * lines))
+        return "\n".join(log.read(_LOG_PART_BYTES).decode(errors="replace").splitlines()[-lines:])

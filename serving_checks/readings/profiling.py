@@ -6,7 +6,6 @@ writes its trace, in the Chrome trace event format, into the folder that the ser
 """
 
 import gzip
-import json
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import StageError
+from configs.reading.json_text import parse_json
 from registry.contracts.serving import Endpoint, ProfileRecord
 from serving_checks.transport.http_json import post, post_json
 
@@ -58,7 +58,7 @@ def profile(endpoint: Endpoint, trace_dir: Path, output_dir: Path) -> ProfileRec
         finally:
             post(f"{endpoint.base_url}/stop_profile", timeout_seconds=_STOP_SECONDS)
         text = _first_rank(trace_dir)
-        operators = top_operators(json.loads(text)["traceEvents"])
+        operators = top_operators(parse_json(text, of_model=True)["traceEvents"])
     except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError) as error:
         raise StageError(
             f"no profile of the server: {type(error).__name__}: {error}",

@@ -1,13 +1,18 @@
 """The few HTTP calls that the checks make to a server."""
 
+import http.client
 import json
 import os
 import re
+import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from configs.errors import RequestError
+from configs.reading.json_text import parse_json
+from configs.reading.text import ANSWER_BYTES, too_long
 
 # Proxies of the environment are for the world outside; a server under test is never behind one.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -23,9 +28,10 @@ def get_text(url: str, timeout_seconds: float = 10.0, api_key_variable: str | No
 
     Raises:
         OSError: No answer, or a status of 400 and above (urllib.error.HTTPError).
+        ValueError: The answer is too large.
     """
-    with _OPENER.open(_request(url, api_key_variable), timeout=timeout_seconds) as answer:
-        return str(answer.read().decode())
+    with _answered(_request(url, api_key_variable), timeout_seconds) as body:
+        return body.decode(errors="replace")
 
 
 def post_json(
@@ -35,12 +41,12 @@ def post_json(
 
     Raises:
         OSError: No answer, or a status of 400 and above.
-        ValueError: The answer is not JSON.
+        ValueError: The answer is not JSON, or too large.
     """
     request = _request(url, api_key_variable, json.dumps(body).encode())
     request.add_header("Content-Type", "application/json")
-    with _OPENER.open(request, timeout=timeout_seconds) as answer:
-        return json.loads(answer.read())
+    with _answered(request, timeout_seconds) as answer:
+        return parse_json(answer, of_model=True)
 
 
 def post(url: str, timeout_seconds: float = 120.0) -> None:
@@ -49,8 +55,8 @@ def post(url: str, timeout_seconds: float = 120.0) -> None:
     Raises:
         OSError: No answer, or a status of 400 and above.
     """
-    with _OPENER.open(_request(url, None, b""), timeout=timeout_seconds) as answer:
-        answer.read()
+    with _answered(_request(url, None, b""), timeout_seconds):
+        pass
 
 
 def authorization(api_key_variable: str | None) -> dict[str, str]:
@@ -86,6 +92,27 @@ def refused_with(told: str) -> int | None:
     """The status in what `refusal` told; None for other texts."""
     match = re.match(r"HTTP (\d{3})\b", told)
     return int(match[1]) if match else None
+
+
+@contextmanager
+def _answered(request: urllib.request.Request, timeout_seconds: float) -> Iterator[bytes]:
+    """The answer's body; a server that sends it drop by drop has no more time than one that is silent."""
+    until = time.monotonic() + timeout_seconds
+    parts, size = [], 0
+    try:
+        with _OPENER.open(request, timeout=timeout_seconds) as answer:
+            while part := answer.read1(1 << 16):
+                size += len(part)
+                if size > ANSWER_BYTES:
+                    raise too_long(ANSWER_BYTES)
+                if time.monotonic() > until:
+                    raise TimeoutError(f"the answer was not complete within {timeout_seconds:g} s")
+                parts.append(part)
+            if answer.length:
+                raise OSError(f"the answer broke off {answer.length} bytes before its end")
+    except http.client.HTTPException as error:
+        raise OSError(f"what answers does not speak HTTP: {error!r}") from error
+    yield b"".join(parts)
 
 
 def _request(url: str, api_key_variable: str | None, body: bytes | None = None) -> urllib.request.Request:

@@ -6,13 +6,14 @@ Every check is one coroutine that `run_check` runs to its end or to its deadline
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from configs.errors import StageError
+from configs.reading.json_text import parse_json
+from configs.reading.text import gathered
 from registry.contracts.serving import CheckRecord, Endpoint
 from serving_checks.transport.http_json import authorization, refusal
 
@@ -106,7 +107,12 @@ class StreamingClient:
             # A redirect is not followed: the key is for this address alone.
             async with self._session.post(url, json=body, headers=self._headers, allow_redirects=False) as response:
                 if response.status != 200:
-                    told = refusal(response.status, response.reason, await response.text(), self._headers)
+                    told = refusal(
+                        response.status,
+                        response.reason,
+                        (await gathered(response.content.iter_any())).decode(errors="replace"),
+                        self._headers,
+                    )
                     raise StageError(f"{url} answered {told}", remedy=_REMEDY)
                 stream = await read_stream(response.content, started)
         except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
@@ -123,8 +129,10 @@ class StreamingClient:
         try:
             url = self._endpoint.base_url + path
             async with self._session.get(url, headers=self._headers, allow_redirects=False) as response:
-                return await response.text() if response.status == 200 else None
-        except (aiohttp.ClientError, OSError):
+                if response.status != 200:
+                    return None
+                return (await gathered(response.content.iter_any())).decode(errors="replace")
+        except (aiohttp.ClientError, OSError, ValueError):
             return None
 
 
@@ -152,7 +160,7 @@ async def read_stream(lines: AsyncIterable[bytes], started: asyncio.Event | None
         if data == b"[DONE]":
             ended = True
             break
-        message = json.loads(data)
+        message = parse_json(data, of_model=True)
         if "error" in message:
             raise ValueError(str(message["error"])[:300])
         for choice in message["choices"]:

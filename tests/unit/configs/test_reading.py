@@ -176,6 +176,15 @@ def test_bytes_of_an_answer_are_text_too() -> None:
         parse_json(b'"\xff"')
 
 
+def test_what_a_model_said_is_left_to_who_asked() -> None:
+    said = parse_json('{"text": "\\u0000\\ud83d", "logprob": NaN, "other": -Infinity}', of_model=True)
+    assert said["text"] == "\0\ud83d"
+    assert said["logprob"] != said["logprob"]
+    for text in (DEEP, "1" * 101, '{"a": 1, "a": 2}'):
+        with pytest.raises(MalformedError):
+            parse_json(text, of_model=True)
+
+
 def test_hostile_json_takes_little(tmp_path: Path) -> None:
     """Each is refused within a process's limits of memory and processor time."""
     for name, (text, _) in REFUSED_JSON.items():

@@ -102,7 +102,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     [
         ('{"question": "?"}\n', r"task gsm8k: .*test.jsonl:1 has no column answer; it has question"),
         ('{"question": "?", "answer": "1"}\n{"question": "?"}\n', "test.jsonl:2 has no column answer"),
-        ('{"question": "?", "answer": "1"}\n{"question"\n', "test.jsonl:2 is not JSON"),
+        ('{"question": "?", "answer": "1"}\n{"question"\n', "test.jsonl:2: not JSON"),
         ("[1, 2]\n", "test.jsonl:1 is no JSON object"),
         ("", "task gsm8k has no items"),
         ("\n\n", "task gsm8k has no items"),

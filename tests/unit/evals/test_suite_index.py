@@ -1,6 +1,7 @@
 """lm-eval's task files are found and read by its own rules, without importing it."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,10 @@ FILES = {
     "z/missing.yaml": "include: nowhere\ntask: missing\n",
     "z/loop.yaml": "include: loop.yaml\ntask: loop\n",
     "z/list.yaml": "- task: no\n",
+    "z/bomb.yaml": "task: bomb\na: &a [1]\n"
+    + "".join(f"{b}: &{b} [{', '.join(['*' + a] * 10)}]\n" for a, b in pairwise("abcdefgh")),
+    "z/cycle.yaml": "task: cycle\nloop: &l [*l]\n",
+    "z/device.yaml": "include: /dev/zero\ntask: device\n",
     "z/python.yaml": "task: python\nclass: !function task.Task\ngroup: g\n",
 }
 

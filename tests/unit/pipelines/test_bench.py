@@ -83,7 +83,7 @@ def test_a_wrong_config_is_refused_at_its_line(config: Path, old: str, new: str,
     [
         (["model=nowhere"], "no tokenizer in .*nowhere"),
         (["serving.api_key_variable=NOT_SET_ANYWHERE"], "NOT_SET_ANYWHERE is not set"),
-        (["load.prompts.file=missing.txt"], "missing.txt cannot be read"),
+        (["load.prompts.file=missing.txt"], "missing.txt: cannot be read"),
         (["serving.max_model_len=64"], "does not fit the server's 64"),
         (["serving={engine: vllm}"], "config.json cannot be read"),
     ],

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from configs.errors import StageError
+from serving_checks.processes import supervisor
 from serving_checks.processes.guard import descendants_of
 from serving_checks.processes.pulse import Patience
-from serving_checks.processes.supervisor import Supervised, run
+from serving_checks.processes.supervisor import Supervised, run, tail_of
 
 # A child that leaves the session and ignores SIGTERM, the hardest to get rid of; it writes its process id.
 STUBBORN = "import os,signal,sys,time; os.setsid(); signal.signal(15, signal.SIG_IGN); open(sys.argv[1],'w').write(str(os.getpid())); time.sleep(600)"  # noqa: E501
@@ -167,3 +168,14 @@ def test_shared_memory_that_another_process_maps_stays(tmp_path, shared_file):
             ours = mmap.mmap(file.fileno(), 4096)
     assert shared_file.exists()
     ours.close()
+
+
+def test_of_a_long_log_the_beginning_and_the_end_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_LOG_PART_BYTES", 8)
+    child = Supervised(["true"], log_file=tmp_path / "log")
+    assert child.log == "" and tail_of(tmp_path / "log", 3) == ""
+    for text, read in (("12345678", "12345678"), ("12345678abcdefgh", "12345678abcdefgh")):
+        (tmp_path / "log").write_text(text)
+        assert child.log == read
+    (tmp_path / "log").write_text("12345678" + "x" * 1000 + "abcdefgh")
+    assert child.log == "12345678\n...\nabcdefgh"
