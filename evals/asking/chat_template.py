@@ -14,6 +14,9 @@ _TODAY = datetime(2024, 7, 26)
 """Some templates write the day's date, and prompts of two days do not pair: for them it is the day that Llama 3.1's
 template names."""
 
+_REFUSALS = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
+"""Of a conversation by a template: in its own words, or by stumbling over it."""
+
 Messages = Sequence[dict[str, str]]
 
 
@@ -46,12 +49,12 @@ class ChatTemplate:
         """
         try:
             return self._rendered(messages, add_generation_prompt)
-        except jinja2.TemplateError:
+        except _REFUSALS:
             # Some templates refuse a system message; lm-eval leaves it out for them.
             rest = [message for message in messages if message["role"] != "system"]
         try:
             return self._rendered(rest, add_generation_prompt)
-        except jinja2.TemplateError as error:
+        except _REFUSALS as error:
             raise StageError(
                 f"the chat template of {self._model_path} refuses a conversation of"
                 f" {', '.join(message['role'] for message in messages)}: {error}",

@@ -149,7 +149,15 @@ def _text_in(row: dict[str, Any], config: HubCalibration) -> str:
 def _token_ids(document: Document, tokenizer: Any, chat_template: bool) -> list[int]:
     if chat_template:
         messages = [{"role": "user", "content": document}] if isinstance(document, str) else document
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        try:
+            text = tokenizer.apply_chat_template(messages, tokenize=False)
+        except Exception as error:  # A template is a program: what it stumbles over is of any type.
+            roles = ", ".join(message["role"] for message in messages)
+            raise RequestError(
+                f"the model's chat template refuses a calibration text of {roles}, {content_of(document)[:60]!r}:"
+                f" {type(error).__name__}: {error}",
+                remedy="take the text out, mend the template, or set calibration.chat_template to false",
+            ) from error
     else:
         text = document if isinstance(document, str) else "\n\n".join(message["content"] for message in document)
     return text_ids(tokenizer, [text])[0]

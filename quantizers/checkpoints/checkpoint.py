@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import RequestError, StageError
+from quantizers.checkpoints.chat_templates import check_chat_templates, has_chat_template
 from quantizers.checkpoints.gguf_tokenizer import write_tokenizer
 from quantizers.checkpoints.gguf_vocabulary import GgufVocabulary, read_vocabulary
 from quantizers.checkpoints.recognition import TELLING_FILES
@@ -89,6 +90,7 @@ def prepare(job: PrepareJob, clock: StageClock) -> tuple[CheckpointRecord, dict[
             proved = _convert_gguf(path, job.dtype, job.output_dir, clock)
             origin = f"gguf {path.name} ({digest_of_file(path)})"
             versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "gguf")}
+    check_chat_templates(job.output_dir)
     with clock.part("hash"):
         record = describe(job.output_dir, origin=origin, note=job.source.note)
     told = {"text_opening": proved.opening, "tokenizer_proof": proved.proof}

@@ -13,6 +13,7 @@ from configs.errors import RequestError
 from configs.quantities import Label, LocalPath
 from configs.reading.json_text import read_json_object
 from quantizers.checkpoints import gguf_header
+from quantizers.checkpoints.chat_templates import check_chat_templates
 from quantizers.checkpoints.gguf_vocabulary import check_vocabulary
 from quantizers.checkpoints.recognition import refuse_adapter, refuse_quantized, refuse_unfetched
 from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX, read_headers, weight_files
@@ -154,6 +155,7 @@ def check_folder(folder: Path) -> None:
             f"the safetensors in {folder} hold no weight matrices in float32, bfloat16 or float16",
             remedy="name a checkpoint in one of these types",
         )
+    check_chat_templates(folder)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
