@@ -16,6 +16,8 @@ MODEL_FILE_BYTES = 64 << 20
 """JSON and templates beside weights; a parsed value may take twenty times its text."""
 TEXT_FILE_BYTES = 1 << 30
 """Texts and rows that are held in memory as a whole."""
+WEIGHTS_FILE_BYTES = 1 << 50
+"""Not read as a whole; the bound is the file system's."""
 LINE_BYTES = 64 << 20
 """One row of JSON lines."""
 
@@ -73,6 +75,11 @@ def opened(path: Path, most_bytes: int) -> Iterator[BinaryIO]:
             or a pipe may have no end.
         OSError: The machine cannot read now.
     """
+    with _open(path, most_bytes) as file:
+        yield file
+
+
+def _open(path: Path, most_bytes: int) -> BinaryIO:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -81,8 +88,7 @@ def opened(path: Path, most_bytes: int) -> Iterator[BinaryIO]:
         if status.st_size > most_bytes:
             raise _too_large(path, most_bytes)
         # Some files of /proc and /sys are called regular and would wait for ever.
-        with open(path, "rb", opener=_without_waiting) as file:
-            yield file
+        return open(path, "rb", opener=_without_waiting)
     except OSError as error:
         if error.errno not in _OF_THE_PATH:
             raise
@@ -90,8 +96,6 @@ def opened(path: Path, most_bytes: int) -> Iterator[BinaryIO]:
             f"cannot be read: {error.strerror or error}", file=path, remedy="mend the path or the file's permissions"
         ) from error
     except ValueError as error:
-        if isinstance(error, MalformedError):
-            raise
         # What the operating system cannot take for a name, such as a NUL.
         raise UnreadableError(f"cannot be read: {error}", file=Path(ascii(str(path))), remedy="mend the path") from None
 

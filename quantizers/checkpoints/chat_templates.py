@@ -33,7 +33,7 @@ def chat_templates(folder: Path) -> dict[str, str]:
     if file.is_file():
         return {"default": read_text(file, _TEMPLATE_BYTES)}
     said = read_json_object(config).get("chat_template") if config.is_file() else None
-    if said is None:
+    if not said:
         return {}
     named = [{"name": "default", "template": said}] if isinstance(said, str) else said
     try:

@@ -26,7 +26,7 @@ from quantizers.checkpoints.sources import (
     locate_gguf,
     read_config,
 )
-from quantizers.checkpoints.tokenizer_files import TOKENIZER_PATTERNS, has_chat_template
+from quantizers.checkpoints.tokenizer_files import TOKENIZER_PATTERNS
 from quantizers.checkpoints.tokenizer_proof import ProvedTokenizer, prove_folder, prove_gguf
 from registry.contracts import CheckpointRecord, FilesJob
 from registry.contracts.base import DType

@@ -5,7 +5,6 @@ An outline comes from config.json or a GGUF header alone; the prepared checkpoin
 
 import importlib.metadata
 import re
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 
 from configs.errors import RequestError
 from quantizers.checkpoints import gguf_header
+from quantizers.checkpoints.chat_templates import has_chat_template
 from quantizers.checkpoints.recognition import TELLING_FILES, refuse_adapter, refuse_quantized
 from quantizers.checkpoints.sources import (
     ARCHITECTURES,
@@ -27,7 +27,6 @@ from quantizers.checkpoints.sources import (
     locate_gguf,
     read_config,
 )
-from quantizers.checkpoints.tokenizer_files import has_chat_template
 from registry.contracts.base import Record
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -183,7 +182,7 @@ def _from_gguf(name: str, path: Path) -> ModelOutline:
         kind = gguf_header.architecture(path)
         told = gguf_header.metadata(path, (f"{kind}.", "tokenizer.chat_template"), lists=False)
         parameters = gguf_header.element_count(path)
-    except (ValueError, struct.error) as error:
+    except ValueError as error:
         raise RequestError(f"the header of {path} is broken: {error}", remedy="fetch the file again") from error
     heads, hidden = (_size(told, f"{kind}.{key}", path) for key in ("attention.head_count", "embedding_length"))
     return ModelOutline(

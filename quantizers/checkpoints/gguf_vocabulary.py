@@ -6,7 +6,6 @@ expression in its own way because its engine has no \\p{Lu} or (?i:), the model'
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -176,7 +175,7 @@ def _metadata(path: Path, *, lists: bool) -> dict[str, Any]:
     wanted = ("tokenizer.", "general.name")
     try:
         return gguf_header.metadata(path, wanted, lists=lists)
-    except (ValueError, struct.error) as error:
+    except ValueError as error:
         raise RequestError(f"the header of {path} is broken: {error}", remedy="fetch the file again") from error
 
 

@@ -1,15 +1,15 @@
 """What a folder of safetensors holds, read from the files' headers alone (format: huggingface/safetensors README)."""
 
-import json
+import os
 import re
-import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from configs.errors import RequestError
-from configs.reading.json_text import read_json_object
+from configs.reading.json_text import parse_json, read_json_object
+from configs.reading.text import WEIGHTS_FILE_BYTES, opened
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -71,7 +71,7 @@ def read_headers(folder: Path) -> dict[str, TensorInfo]:
     for path in weight_files(folder):
         try:
             of_file = _read_header(path)
-        except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RequestError(
                 f"{path} is not a whole safetensors file: {error}", remedy="fetch or save the file again"
             ) from error
@@ -146,31 +146,27 @@ def _check_index(folder: Path, tensors: dict[str, TensorInfo]) -> None:
 
 
 def _read_header(path: Path) -> dict[str, TensorInfo]:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(_LENGTH_BYTES))
-        if length > _MAX_HEADER_BYTES:
-            raise ValueError("its header is too long")
-        header: dict[str, Any] = json.loads(file.read(length))
+    with opened(path, WEIGHTS_FILE_BYTES) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        if length > min(_MAX_HEADER_BYTES, size - _LENGTH_BYTES):
+            raise ValueError("its header is longer than the file, or than any header is")
+        header: dict[str, Any] = parse_json(file.read(length))
     header.pop("__metadata__", None)
-    tensors = {
-        name: TensorInfo(
-            dtype=entry["dtype"],
-            shape=tuple(entry["shape"]),
-            size_bytes=entry["data_offsets"][1] - entry["data_offsets"][0],
-            file=path,
-        )
-        for name, entry in header.items()
-    }
+    tensors: dict[str, TensorInfo] = {}
     end = 0
-    for name in sorted(tensors, key=lambda name: header[name]["data_offsets"]):
-        info = tensors[name]
-        item_bytes = _ITEM_BYTES.get(info.dtype)
-        if item_bytes and info.size_bytes != item_bytes * prod(info.shape):
-            raise ValueError(f"{name} has {info.size_bytes} bytes for {info.shape} values of {info.dtype}")
-        if header[name]["data_offsets"][0] != end:
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        shape, (begin, behind), dtype = entry["shape"], entry["data_offsets"], entry["dtype"]
+        if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, behind)):
+            raise ValueError(f"{name} has a shape or a place that is no number of values or bytes")
+        item_bytes = _ITEM_BYTES.get(dtype)
+        if item_bytes and behind - begin != item_bytes * prod(shape):
+            raise ValueError(f"{name} has {behind - begin} bytes for {tuple(shape)} values of {dtype}")
+        if begin != end:
             raise ValueError(f"{name} begins inside another tensor, or behind a gap")
-        end += info.size_bytes
+        tensors[name] = TensorInfo(dtype=dtype, shape=tuple(shape), size_bytes=behind - begin, file=path)
+        end = behind
     expected = _LENGTH_BYTES + length + end
-    if path.stat().st_size != expected:
-        raise ValueError(f"it has {path.stat().st_size} bytes where its header promises {expected}")
+    if size != expected:
+        raise ValueError(f"it has {size} bytes where its header promises {expected}")
     return tensors

@@ -2,7 +2,6 @@
 
 import difflib
 import importlib.metadata
-import struct
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -110,7 +109,7 @@ def checkpoint_bytes(source: SourceConfig) -> int | None:
             path = locate_gguf(source)
             try:
                 return 2 * gguf_header.element_count(path)
-            except (ValueError, struct.error) as error:
+            except ValueError as error:
                 raise RequestError(f"the header of {path} is broken: {error}", remedy="fetch the file again") from error
 
 
@@ -217,7 +216,7 @@ def check_gguf(path: Path) -> None:
         name = gguf_header.architecture(path) if parts <= 1 else ""
         if parts <= 1:
             gguf_header.tensors(path)
-    except (ValueError, struct.error) as error:
+    except ValueError as error:
         raise RequestError(
             f"{path} is no model: {error}", remedy="name a whole GGUF file of version 2 or 3, or fetch it again"
         ) from error

@@ -27,7 +27,7 @@ def refused(folder: Path) -> str:
 
 def test_templates_are_found_where_transformers_finds_them(tmp_path: Path) -> None:
     assert chat_templates(tmp_path) == {}
-    assert chat_templates(configured(tmp_path, None)) == {}
+    assert chat_templates(configured(tmp_path, None)) == chat_templates(configured(tmp_path, "")) == {}
     assert chat_templates(configured(tmp_path, "a")) == {"default": "a"}
     several = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]
     assert chat_templates(configured(tmp_path, several)) == {"default": "a", "tool_use": "b"}

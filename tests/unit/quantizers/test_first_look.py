@@ -8,9 +8,9 @@ import pytest
 
 from configs.errors import RequestError
 from quantizers.checkpoints import first_look
+from quantizers.checkpoints.chat_templates import has_chat_template
 from quantizers.checkpoints.first_look import outline_of, source_named
 from quantizers.checkpoints.sources import FolderSource, GgufSource, HubSource, PackageGgufSource
-from quantizers.checkpoints.tokenizer_files import has_chat_template
 from tests.unit.quantizers.test_quantizer_sources import TENSORS, write_safetensors
 
 CONFIG = {
