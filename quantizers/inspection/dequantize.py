@@ -7,12 +7,12 @@ NF4 with nested statistics (bitsandbytes/functional.py, `QuantState`), INT8 rows
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.reading.json_text import parse_json
 from quantizers.checkpoints.safetensors_header import TensorInfo, read_headers
 from registry.contracts.base import Method
 
@@ -107,7 +107,7 @@ def _nf4(files: TensorFiles, module: str) -> torch.Tensor:
     import torch
 
     prefix = f"{module}.weight"
-    state = json.loads(bytes(files.read(f"{prefix}.quant_state.bitsandbytes__nf4").tolist()))
+    state = parse_json(bytes(files.read(f"{prefix}.quant_state.bitsandbytes__nf4").tolist()))
     maxima = files.read(f"{prefix}.absmax")
     if "nested_blocksize" in state:
         shares = files.read(f"{prefix}.nested_quant_map")[maxima.long()]

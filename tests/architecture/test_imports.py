@@ -1,3 +1,4 @@
+import ast
 import importlib.metadata
 import importlib.util
 import re
@@ -61,6 +62,37 @@ def test_the_command_line_parses_without_an_engine() -> None:
 )
 def test_an_engine_has_one_importer(package: str, modules: set[str]) -> None:
     assert importers_of(package) == modules
+
+
+PARSES_OUR_OWN = {
+    # Records, caches and messages that this program wrote, each checked by its type or its checksum.
+    "registry/verified_files.py",
+    "registry/sealed.py",
+    "registry/stage_process.py",
+    "quantizers/engines/gptqmodel_engine.py",
+    "quantizers/checkpoints/chat_templates.py",
+    "evals/asking/request_cache.py",
+    "evals/asking/request_plan.py",
+    "serving_checks/processes/fork_server.py",
+    "pipelines/execution/stage_job.py",
+}
+
+
+def test_foreign_text_is_parsed_by_the_readers_alone() -> None:
+    parsing = {
+        "json": ("load", "loads"),
+        "yaml": ("load", "safe_load", "compose", "parse"),
+        "tomllib": ("load", "loads"),
+    }
+    callers = {
+        str(path.relative_to(ROOT))
+        for path in python_files(*PACKAGES)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.attr in parsing.get(node.value.id, ())
+    }
+    assert callers == PARSES_OUR_OWN
 
 
 OF_VLLM = (
