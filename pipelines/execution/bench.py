@@ -14,6 +14,7 @@ from pipelines.execution.workspace import Workspace
 from pipelines.planning.compatibility import serving_violations
 from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.planning.open_run import check_device
+from pipelines.planning.preflight import check_memory
 from pipelines.planning.stages import Stage, bench_dtype
 from pipelines.recipe.bench_config import BenchConfig, method_of
 from pipelines.records.bench_result import BenchResult
@@ -62,6 +63,7 @@ def open_bench(file: Path, overrides: list[str]) -> OpenBench:
     dtype = bench_dtype(config, machine)
     if isinstance(engine, LaunchedEngine):
         check_device(machine)
+        check_memory(config.serving, machine)
     check_servable(engine, ServerRequest(config.serving, config.model, dtype, machine.device, machine.serving_threads))
     ranks, stages = config.serving.tensor_parallel_size, config.serving.pipeline_parallel_size
     found = serving_violations(method_of(config.model), machine.device, ranks, stages, engine=engine.name)

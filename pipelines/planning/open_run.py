@@ -11,7 +11,7 @@ from configs.loading import load_yaml_model
 from evals.suites.resolve import load_suite, resolve
 from pipelines.planning.context import JobContext
 from pipelines.planning.device import MachineRecord, detect_machine
-from pipelines.planning.preflight import check_environments
+from pipelines.planning.preflight import check_environments, check_memory
 from pipelines.planning.stages import Fingerprints, Stage, stages_of
 from pipelines.recipe.fingerprints import calibration_fingerprint, source_fingerprint
 from pipelines.recipe.run_config import RunConfig
@@ -49,6 +49,7 @@ def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
     check_documents(config.calibration)
     suite = load_suite(config.evaluation.suite)
     machine = detect_machine(config.device)
+    check_memory(config.serving, machine)
     resolved = resolve(suite, config.evaluation.data)
     context = JobContext(config, machine, suite, resolved.item_texts())
     fingerprints = Fingerprints(

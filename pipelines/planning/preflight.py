@@ -9,6 +9,7 @@ from pathlib import Path
 from configs.errors import RequestError, StageError
 from pipelines.planning.compatibility import serving_violations
 from pipelines.planning.context import JobContext
+from pipelines.planning.device import MachineRecord
 from pipelines.planning.interpreters import check_interpreter
 from pipelines.planning.stages import STAGE_MODULES, Stage, quantize_dtype, serve_dtype
 from quantizers.base import METHODS, load_method
@@ -16,6 +17,7 @@ from quantizers.calibration.config import check_calibration
 from quantizers.checkpoints.sources import SourceConfig, checkpoint_bytes
 from quantizers.methods.rules import tensor_parallel_violations
 from registry.contracts import CheckpointRecord, StageResult
+from serving_checks.engines.base import ServingConfig
 from serving_checks.engines.table import engine_type
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,21 @@ def check_environments(environments: Mapping[str, Path], stages: Sequence[Stage]
     for stage in stages:
         if stage.interpreter:
             check_interpreter(stage.interpreter, STAGE_MODULES[stage.kind])
+
+
+def check_memory(serving: ServingConfig, machine: MachineRecord) -> None:
+    """Raise RequestError for a KV cache that this machine cannot hold; a GPU's rank has a GPU of its own."""
+    gib: float | None = getattr(serving, "kv_cache_gib", None)
+    ranks = serving.tensor_parallel_size * serving.pipeline_parallel_size
+    memory, sharing = machine.memory_bytes, ranks
+    if machine.device == "cuda":
+        memory, sharing = machine.gpu_memory_bytes or 0, 1
+    if gib is not None and memory and gib * sharing * 2**30 > memory:
+        raise RequestError(
+            f"serving.kv_cache_gib asks for {gib:g} GiB on each of {ranks} ranks, and this machine has"
+            f" {memory / 2**30:.1f} GiB" + (" on a GPU" if machine.device == "cuda" else ""),
+            remedy="lower serving.kv_cache_gib",
+        )
 
 
 def check_rules(context: JobContext, checkpoint: CheckpointRecord) -> None:

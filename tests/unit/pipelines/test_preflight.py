@@ -14,7 +14,7 @@ from configs.loading import load_yaml_model
 from evals.suites.resolve import load_suite
 from pipelines.planning.compatibility import REFUSALS, VLLM_VERSION, Refusal, serving_violations
 from pipelines.planning.context import JobContext
-from pipelines.planning.preflight import check_free_space, check_rules, rule_violations
+from pipelines.planning.preflight import check_free_space, check_memory, check_rules, rule_violations
 from pipelines.planning.stages import Stage, stages_of
 from pipelines.recipe.run_config import RunConfig
 from quantizers.checkpoints.sources import FolderSource, HubSource
@@ -55,6 +55,33 @@ def test_all_methods_are_judged_together() -> None:
     with pytest.raises(RequestError) as caught:
         check_rules(refused, checkpoint_record("sha256:c"))
     assert all(line in caught.value.what for line in found)
+
+
+@pytest.mark.parametrize(
+    ("serving", "machine", "told"),
+    [
+        ({"kv_cache_gib": 9}, {"memory_bytes": 16 << 30}, None),
+        (
+            {"kv_cache_gib": 9, "tensor_parallel_size": 2},
+            {"memory_bytes": 16 << 30},
+            "9 GiB on each of 2 ranks, and this machine has 16.0 GiB",
+        ),
+        ({"kv_cache_gib": 1000}, {"memory_bytes": 16 << 30}, "1000 GiB on each of 1 ranks, and this machine has 16.0"),
+        ({"kv_cache_gib": 9, "tensor_parallel_size": 2}, {"device": "cuda", "gpu_memory_bytes": 16 << 30}, None),
+        ({"kv_cache_gib": 20}, {"device": "cuda", "gpu_memory_bytes": 16 << 30}, "has 16.0 GiB on a GPU"),
+        ({"kv_cache_gib": 20}, {"device": "cuda", "gpu_memory_bytes": None}, None),
+    ],
+)
+def test_a_cache_that_the_machine_cannot_hold(
+    serving: dict[str, object], machine: dict[str, object], told: str | None
+) -> None:
+    config, here = run_config(serving=serving), MACHINE.model_copy(update=machine)
+    if told is None:
+        check_memory(config.serving, here)
+        return
+    with pytest.raises(RequestError) as caught:
+        check_memory(config.serving, here)
+    assert told in caught.value.what
 
 
 def test_heads_that_cannot_be_shared() -> None:
