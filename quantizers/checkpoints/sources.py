@@ -14,6 +14,7 @@ from configs.reading.json_text import read_json_object
 from quantizers.checkpoints import gguf_header
 from quantizers.checkpoints.chat_templates import check_chat_templates
 from quantizers.checkpoints.gguf_vocabulary import check_vocabulary
+from quantizers.checkpoints.model_texts import check_model_texts
 from quantizers.checkpoints.recognition import refuse_adapter, refuse_quantized, refuse_unfetched
 from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX, read_headers, weight_files
 from quantizers.checkpoints.tokenizer_files import tokenizer_files
@@ -131,6 +132,7 @@ def check_folder(folder: Path) -> None:
     refuse_adapter(folder)
     config = read_config(folder)
     _refuse_remote_code(folder, config)
+    check_model_texts(folder)
     check_architecture(config, folder)
     files = weight_files(folder)
     if not files:
