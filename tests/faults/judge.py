@@ -48,6 +48,11 @@ class Result(NamedTuple):
     hows: dict[str, str]
     """Stage -> done, reused, failed or skipped."""
 
+    @property
+    def made(self) -> "Result":
+        """The part that this run has made itself: what others may reuse."""
+        return self._replace(stages={name: one for name, one in self.stages.items() if self.hows[name] == "done"})
+
 
 def result_of(record: Mapping[str, Any]) -> Result:
     """Read a run's record."""

@@ -105,7 +105,7 @@ class Trial:
             self.refused = self.refused or not found
             self.findings += found
             if finished.record:
-                self.seen.append(result_of(finished.record))
+                self.seen.append(result_of(finished.record).made)
             if not found:
                 self.tell(gist(finished.text))
         self._no_processes()
@@ -137,7 +137,7 @@ class Trial:
         self.findings += wrong_in(result, self.golden, self.seen, unseen=self.cut_off) + lost_in(
             result, finished_before
         )
-        self.seen.append(result)
+        self.seen.append(result.made)
         again = sorted(name for name, how in result.hows.items() if how == "done")
         self.tell(f"made: {', '.join(again) or 'nothing'}")
         page = finished.record.get("page")

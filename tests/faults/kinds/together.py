@@ -4,6 +4,7 @@ import signal
 import time
 
 from tests.faults.inject import forget
+from tests.faults.judge import result_of
 from tests.faults.lab import Command
 from tests.faults.processes import send
 from tests.faults.trial import Kind, Missed, Trial, gist
@@ -22,6 +23,8 @@ def _both(trial: Trial, first: Command, second: Command) -> None:
 
     for command in (first, second):
         ends.append(lab.finish(command, _ALONE_SECONDS, tick))
+    # Each may reuse what the other has made.
+    trial.seen += [result_of(finished.record).made for finished in ends if finished.record]
     for finished in ends:
         trial.ended(finished)
         if finished.exit_code != 0:
@@ -61,6 +64,7 @@ def _one_killed(trial: Trial) -> None:
         lab.finish(second, _ALONE_SECONDS)
         raise Missed("the run ended before")
     trial.tell(f"two runs, one killed after {when:.1f} s")
+    trial.cut_off = True
     other = trial.ended(lab.finish(second, _ALONE_SECONDS))
     if other.exit_code != 0:
         trial.find("lost", f"the other run failed: {gist(other.text)}")

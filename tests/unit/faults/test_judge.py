@@ -65,6 +65,7 @@ def test_what_is_reused_is_the_same_to_the_letter() -> None:
     found = wrong_in(result_of(changed(*path, value=7.6, how="reused")), GOLDEN, [GOLDEN])
     assert [one.kind for one in found] == ["wrong"]
     assert "record.seconds" in found[0].what
+    assert result_of(changed(*path, value=7.6, how="reused")).made.stages == {}
 
 
 def test_a_result_that_nobody_saw_made_has_its_own_times_and_no_other_scores() -> None:
