@@ -11,7 +11,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,16 +31,20 @@ def owned_folder(parent: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def sweep_abandoned(parent: Path) -> None:
-    """Remove every folder below `parent` whose owner is gone. What cannot be removed stays for the next time."""
+def sweep_abandoned(parent: Path, before: Callable[[Path], None] | None = None) -> None:
+    """Remove every folder below `parent` whose owner is gone. What cannot be removed stays for the next time.
+
+    Args:
+        before: Called with each of them, while it is still there.
+    """
     for path in sorted(parent.glob("*")):
         if path.suffix == _LOCK:
-            remove_if_abandoned(path.with_suffix(""))
+            remove_if_abandoned(path.with_suffix(""), before)
         elif not _lock_of(path).exists():
             _remove(path)
 
 
-def remove_if_abandoned(folder: Path) -> None:
+def remove_if_abandoned(folder: Path, before: Callable[[Path], None] | None = None) -> None:
     """Remove an owned folder if its owner is gone; harmless while the owner lives, and when there is no such folder."""
     try:
         lock = os.open(_lock_of(folder), os.O_RDWR | os.O_CLOEXEC)
@@ -51,6 +55,8 @@ def remove_if_abandoned(folder: Path) -> None:
     except OSError:
         return  # its owner lives
     else:
+        if before:
+            before(folder)
         _remove(folder)
     finally:
         os.close(lock)

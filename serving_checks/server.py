@@ -15,6 +15,7 @@ from serving_checks.engines.table import engine_of
 from serving_checks.processes.endings import Death, Ending, death_of
 from serving_checks.processes.guard import descendants_of, remove_shared_memory, shared_memory_of
 from serving_checks.processes.pulse import UNBOUNDED, Patience, Pulse, Stuck
+from serving_checks.processes.scratch import note_shared_memory
 from serving_checks.processes.supervisor import Supervised
 from serving_checks.processes.watch import Watch
 from serving_checks.transport.http_json import get_text
@@ -235,6 +236,7 @@ def _launched(
         shared_memory: set[str] = set()
         stack.callback(lambda: remove_shared_memory(shared_memory | engine.shared_memory_of(child.log)))
         start_seconds = _await_health(engine, child, endpoint.base_url, patience, shared_memory)
+        note_shared_memory(shared_memory)
         endpoint = endpoint.model_copy(update={"prefix_block_tokens": engine.prefix_block_tokens(endpoint)})
         with Watch(child, patience) as watch, _blaming_the_server(engine, endpoint.base_url, child, watch):
             yield RunningServer(engine, endpoint, command.argv, start_seconds, child, watch)

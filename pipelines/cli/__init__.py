@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from configs.errors import QuantbenchError
 from registry.contracts.comparison import Verdict
@@ -34,20 +34,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    # A scheduler's SIGTERM takes the same way out as Ctrl-C: stages ended, half-made files removed.
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop = _Stop()
     try:
         exit_code = int(_module(args.command).execute(args))
         sys.stdout.flush()  # here, where a full disk below it is explained
         return exit_code
     except QuantbenchError as error:
         return _failed(error, args)
-    except KeyboardInterrupt:
-        print("\ninterrupted; run the same command again, complete stages are not repeated", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:
         return 0
-    except OSError as error:
+    except (KeyboardInterrupt, OSError) as error:
+        # With its terminal gone, even the farewell of the progress display fails.
+        if stop.asked or isinstance(error, KeyboardInterrupt):
+            return _interrupted()
         return _failed(explanation_of(error, args.command, Path(args.workspace)), args)
     except Exception as error:
         if args.debug:
@@ -92,5 +91,26 @@ def _module(command: str) -> Any:
     return importlib.import_module(f"pipelines.cli.{command}")
 
 
-def _interrupt(signal_number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _interrupted() -> int:
+    with suppress(OSError):
+        print("\ninterrupted; run the same command again, complete stages are not repeated", file=sys.stderr)
+    return INTERRUPTED
+
+
+class _Stop:
+    """A scheduler's SIGTERM and a closed terminal's SIGHUP take the same way out as Ctrl-C: stages are ended, half-made
+    files removed. A second signal does not break that off; where it hangs, SIGKILL leaves nothing either.
+
+    What this process was told to ignore, as by nohup, it goes on ignoring.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._interrupt)
+
+    def _interrupt(self, signal_number: int, frame: object) -> None:
+        if not self.asked:
+            self.asked = True
+            raise KeyboardInterrupt

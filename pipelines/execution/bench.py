@@ -29,6 +29,7 @@ from serving_checks.engines.table import engine_of
 from serving_checks.load.client import check_open_files
 from serving_checks.load.prompts import read_text
 from serving_checks.load.requests import LOAD_REQUESTS_FILE
+from serving_checks.processes.scratch import scratch_folder
 from serving_checks.server import check_servable
 from serving_checks.transport.http_json import authorization
 
@@ -105,7 +106,7 @@ def _measured(bench: OpenBench, directory: Path, on_progress: Callable[[str], No
     config, machine = bench.config, bench.machine
     stage = Stage("bench", "", {})
     log_file, scratch = directory / "bench.log", directory / "job"
-    with ForkServers(config, machine, scratch, for_stages=False) as fork_servers:
+    with scratch_folder(), ForkServers(config, machine, scratch, for_stages=False) as fork_servers:
         job = BenchJob(
             stage=stage.kind,
             result_file=scratch / "bench.result.json",

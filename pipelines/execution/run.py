@@ -23,6 +23,7 @@ from pipelines.stage_programs.record import RECORDING
 from registry.contracts import StageResult
 from registry.files import write_text_atomically
 from registry.sealed import write_sealed
+from serving_checks.processes.scratch import scratch_folder
 
 
 class RunObserver(Protocol):
@@ -41,7 +42,8 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
     check_device(machine)
     run_dir = workspace.new_run_dir(config.name)
     write_text_atomically(run_dir / "config.json", config.model_dump_json(indent=2))
-    with Recorder(config.tracking, workspace, run_dir, config.deadlines.of_stage("record")) as recorder:
+    recording = Recorder(config.tracking, workspace, run_dir, config.deadlines.of_stage("record"))
+    with scratch_folder(), recording as recorder:
 
         def before_work() -> None:
             recorder.start()

@@ -22,6 +22,7 @@ from pipelines.records.events import StageOutcome
 from pipelines.records.tune_record import TABLE_FILE, TuneCell, TuneRecord
 from registry.contracts import ServingRecord
 from registry.files import write_text_atomically
+from serving_checks.processes.scratch import scratch_folder
 
 WINNER_FILE = "serving.yaml"
 
@@ -74,7 +75,7 @@ def execute_tune(run: OpenRun, workspace: Workspace, observer: RunObserver) -> T
     tune = _tune_of(config)
     check_device(machine)
     run_dir = workspace.new_run_dir(f"{config.name}-tune")
-    with ForkServers(config, machine, run_dir / "logs") as fork_servers:
+    with scratch_folder(), ForkServers(config, machine, run_dir / "logs") as fork_servers:
         runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers)
         outcomes = _run_stages(run, runner, observer)
     parameters = {cell_name(cell): cell for cell in tune.cells()}

@@ -97,7 +97,7 @@ def run_engine(
     config = cast(CalibratedMethodConfig, job.config)
     rows = read_rows(job.calibration_dir)[: config.calibration_rows]
     job = job.model_copy(update={"checkpoint_dir": job.checkpoint_dir.resolve()})
-    with _engine_workplace(output_dir):
+    with _engine_workplace():
         with clock.part("import"):
             gptqmodel = import_engine(job.threads)
         try:
@@ -170,10 +170,10 @@ def _report_layers(model: Any, clock: StageClock, job: QuantizeJob) -> None:
 
 
 @contextlib.contextmanager
-def _engine_workplace(output_dir: Path) -> Iterator[None]:
+def _engine_workplace() -> Iterator[None]:
     """A working directory that goes away with the `logs/` folder the engine makes in it, and stdout sent to stderr."""
     with (
-        tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".gptqmodel-") as scratch,
+        tempfile.TemporaryDirectory(prefix="gptqmodel-") as scratch,
         contextlib.chdir(scratch),
         contextlib.redirect_stdout(sys.stderr),
     ):

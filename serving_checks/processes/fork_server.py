@@ -200,8 +200,10 @@ def _run_and_exit(module: str) -> NoReturn:
 def main(address: str, modules: Sequence[str]) -> None:
     """Import `modules`, then fork a process for each request and run it there."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(address)
+    # Its name is seen when it listens: whoever finds it may connect.
+    listener.bind(f"{address}~")
     listener.listen()
+    Path(f"{address}~").rename(address)
     for module in modules:
         importlib.import_module(module)
     # Else the first collection in every fork writes to each object's header, and so copies every page.

@@ -10,6 +10,8 @@ session by setsid, becomes the guard's child and is found by walking parents in 
 killed, the command gets SIGKILL through its parent-death signal. Files of shared memory, which nobody unlinks when
 their owner is killed, are unlinked once no process maps them any more.
 
+The run's folder for scratch is removed too, once its owner is gone (`scratch.py`): the last guard leaves nothing of it.
+
 Ends with the command's exit code, or 128 + the signal that ended it.
 """
 
@@ -24,8 +26,10 @@ from collections.abc import Iterable
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LIFELINE = 0
-_SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - where Linux keeps it (shm_overview(7))
+SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - where Linux keeps it (shm_overview(7))
 _COMMAND_NOT_STARTED = 127
+SCRATCH_VARIABLE = "QUANTBENCH_SCRATCH"
+"""Names the run's folder for what its processes let lie."""
 _LEFT_SECONDS = 1.0
 """For what a command leaves behind when it ends by itself. A listening socket may be among it, and whoever connects
 there waits for an answer that nobody gives."""
@@ -70,7 +74,7 @@ def shared_memory_of(pids: list[int]) -> set[str]:
     for pid in pids:
         try:
             with open(f"/proc/{pid}/maps") as file:  # noqa: PTH123
-                found.update(line[line.index(_SHARED_MEMORY) :].rstrip("\n") for line in file if _SHARED_MEMORY in line)
+                found.update(line[line.index(SHARED_MEMORY) :].rstrip("\n") for line in file if SHARED_MEMORY in line)
         except OSError:
             continue
     return found
@@ -147,6 +151,17 @@ def _end_all(children: _Children, grace_seconds: float) -> None:
     remove_shared_memory(shared_memory)
 
 
+def _remove_abandoned_scratch() -> None:
+    folder = os.environ.get(SCRATCH_VARIABLE)
+    if folder:
+        sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))  # noqa: PTH100, PTH120
+        from pathlib import Path
+
+        from registry.owned_folders import remove_if_abandoned
+
+        remove_if_abandoned(Path(folder))
+
+
 def supervise(command_pid: int, grace_seconds: float) -> int:
     """Wait until the command ends or the lifeline does, end all that is left; return the exit code to end with."""
     waker, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -156,11 +171,15 @@ def supervise(command_pid: int, grace_seconds: float) -> int:
         signal.signal(number, lambda *_: None)
     # What ended before its signal could wake us is found by the first `reap`.
     children = _Children(command_pid)
+    stopped = False
     while children.reap() and children.command_status is None:
         ready, _, _ = select.select([_LIFELINE, waker], [], [])
         if _LIFELINE in ready or stop_signals.intersection(os.read(waker, 4096)):
+            stopped = True
             break
     _end_all(children, grace_seconds if children.command_status is None else min(grace_seconds, _LEFT_SECONDS))
+    if stopped:
+        _remove_abandoned_scratch()
     status = children.command_status
     if status is None:
         return _COMMAND_NOT_STARTED

@@ -3,6 +3,9 @@
 import importlib.metadata
 import json
 import platform
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,3 +146,60 @@ def test_artifacts_of_an_empty_workspace(tmp_path: Path, capsys: pytest.CaptureF
     code, text = said(capsys, "artifacts", "show", "abc", "--workspace", workspace)
     assert code == 2
     assert "no object in the store with digest abc" in text
+
+
+WAITS = """
+import sys, time
+from pipelines import cli
+class Waiting:
+    @staticmethod
+    def execute(args):
+        try:
+            print("waits", flush=True)
+            time.sleep(600)
+        finally:
+            print("cleans up", flush=True)
+            time.sleep(float(sys.argv[1]))
+            print("is clean", flush=True)
+parser = cli._parser()
+cli._parser, cli._module = lambda: parser, lambda name: Waiting
+sys.exit(cli.main(["doctor"]))
+"""
+
+
+def waiting(seconds: float, *before: str) -> "subprocess.Popen[str]":
+    argv = [*before, sys.executable, "-P", "-c", WAITS, str(seconds)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waits\n"
+    return process
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_takes_the_orderly_way_out(sent: signal.Signals) -> None:
+    process = waiting(0.0)
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == "cleans up\nis clean\n"
+    assert "interrupted; run the same command again" in err
+
+
+def test_a_second_signal_does_not_break_the_cleaning_off() -> None:
+    process = waiting(0.5)
+    assert process.stdout is not None
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout.readline() == "cleans up\n"
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "is clean\n")
+
+
+def test_what_nohup_hides_stays_hidden() -> None:
+    process = waiting(0.0, "nohup")
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
