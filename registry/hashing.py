@@ -53,6 +53,11 @@ def files_below(directory: Path) -> dict[str, Path]:
     return {path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*")) if path.is_file()}
 
 
+def strangers_below(directory: Path) -> list[Path]:
+    """What is neither a file nor a folder: pipes and sockets, and links that lead nowhere."""
+    return [path for path in sorted(directory.rglob("*")) if not path.is_file() and not path.is_dir()]
+
+
 def entry_of(path: Path) -> FileEntry:
     """Read a file to its end and describe it."""
     return FileEntry(size_bytes=path.stat().st_size, digest=digest_of_file(path))

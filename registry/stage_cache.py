@@ -5,7 +5,6 @@ record that its stage makes. Whatever else it is, the stage runs again: damage c
 """
 
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,9 +95,8 @@ class StageCache:
             reference = self._entry(path).result.object
         except (FileNotFoundError, DamagedFile):
             reference = None
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.unlink(missing_ok=True)
+        if not path.is_dir():  # a folder has to make way when the new entry is written
+            path.unlink(missing_ok=True)
         if reference is not None and self._store.differences(reference.digest):
             self._store.discard(reference.digest)
 

@@ -4,6 +4,7 @@ An object's directory is a model directory as transformers and vLLM know it, so 
 reads one opens it here: what is read is what its digest says, or nothing is.
 """
 
+import errno
 import re
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -11,11 +12,13 @@ from pathlib import Path
 from configs.errors import RequestError, StageError
 from registry.contracts import ObjectRef
 from registry.files import fsync, fsync_tree, write_text_atomically
-from registry.hashing import Manifest
+from registry.hashing import Manifest, strangers_below
 from registry.owned_folders import owned_folder, sweep_abandoned
 from registry.verified_files import Known, look_at, read_known, write_known
 
 _HEX = re.compile(r"[0-9a-f]{64}")
+_REFUSED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Of reading: no word about the file."""
 _PUT_ATTEMPTS = 10
 """Each but the last failed because another process put the same object a moment before."""
 
@@ -59,6 +62,8 @@ class Store:
         An object that is there already stays if its bytes are whole, and is replaced if they are not. The manifest
         comes last: an object that has one was written completely.
         """
+        for stranger in strangers_below(staging_dir):
+            stranger.unlink()  # such as an engine's socket: nothing that could be kept
         fsync_tree(staging_dir)
         manifest, known = look_at(staging_dir, {})
         self._objects.mkdir(parents=True, exist_ok=True)
@@ -143,7 +148,8 @@ class Store:
     def discard(self, digest: str) -> None:
         """Remove an object with all that is known of it; harmless where there is none."""
         for path in (self._manifest_path(digest), self._verified_path(digest)):
-            path.unlink(missing_ok=True)
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
         with owned_folder(self._staging) as folder:
             try:
                 # Renamed first: whoever looks for the object finds it whole or not at all.
@@ -159,10 +165,15 @@ class Store:
         root = self.path(digest)
         if not root.is_dir():
             return ["its folder is gone"]
+        strangers = strangers_below(root)
+        if strangers:
+            return [f"{path.relative_to(root)}: no file" for path in strangers]
         manifest = self._manifest(digest)
         try:
             look = look_at(root, known)
         except OSError as error:
+            if error.errno in _REFUSED:
+                raise
             return [f"{error.filename} cannot be read: {error.strerror}"]
         if look.manifest.digest == digest:
             # The digest alone proves the bytes, so a lost or damaged manifest is written anew.

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from configs.errors import StageError
+from registry.files import make_way
 from registry.hashing import canonical_json
 from registry.os_faults import machine_fault
 
@@ -57,7 +58,7 @@ class RequestCache:
         self._facts = {"format": _FORMAT, **facts}
         self._identity = canonical_json(self._facts)
         self._damaged = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_way(path)
         try:
             self._connection = _open(path)
             self._check_facts()

@@ -119,7 +119,22 @@ def test_an_answer_that_was_changed_is_a_miss(tmp_path: Path, caplog: pytest.Log
     assert "1 damaged answers" in caplog.text
 
 
-def test_a_folder_in_the_way(tmp_path: Path) -> None:
-    (tmp_path / "cache").mkdir()
-    with pytest.raises(StageError, match="cannot be used"):
-        RequestCache(tmp_path / "cache", FACTS)
+@pytest.mark.parametrize("kind", ["folder", "dangling link"])
+def test_what_is_no_file_makes_way(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "cache"
+    path.mkdir() if kind == "folder" else path.symlink_to(tmp_path / "none" / "nowhere")
+    with caplog.at_level(logging.WARNING), RequestCache(path, FACTS) as cache:
+        cache.put([("k", 1)])
+        assert cache.get(["k"]) == {"k": 1}
+    assert "is in the way" in caplog.text
+
+
+def test_a_file_that_another_process_holds_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evals.asking.request_cache._BUSY_SECONDS", 0.01)
+    with RequestCache(tmp_path / "cache", FACTS) as cache:
+        cache.put([("k", 1)])
+        with sqlite3.connect(tmp_path / "cache") as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StageError, match="cannot be used"):
+                RequestCache(tmp_path / "cache", FACTS)
+        assert cache.get(["k"]) == {"k": 1}

@@ -1,5 +1,6 @@
 """The store keeps what was put, gives out nothing else, and survives being killed."""
 
+import errno
 import os
 import shutil
 import time
@@ -222,6 +223,59 @@ def test_an_object_has_its_manifest_last(store: Store, monkeypatch: pytest.Monke
     (digest,) = store.digests()
     assert put(store, a="1") == digest
     assert store.is_complete(digest)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "dangling link"])
+def test_what_is_no_file_is_damage(store: Store, kind: str) -> None:
+    digest = put(store, a="1", b="2")
+    path = store.path(digest) / "a"
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("nowhere")
+    assert store.differences(digest) == ["a: missing" if kind == "folder" else "a: no file"]
+    assert put(store, a="1", b="2") == digest
+    assert store.verify(digest) == []
+
+
+def test_what_is_no_file_is_not_put(store: Store) -> None:
+    with store.staging() as staging:
+        (staging / "a").write_text("1")
+        os.mkfifo(staging / "socket")
+        (staging / "link").symlink_to("nowhere")
+        digest = store.put(staging).digest
+    assert store.verify(digest) == []
+    assert digest == put(store, a="1")
+
+
+@pytest.mark.parametrize("folder", ["manifests", "verified", "objects"])
+def test_a_name_that_something_else_has(store: Store, folder: str) -> None:
+    digest = put(store, a="1")
+    path = store.path(digest).parent.parent / folder / (digest[7:] + ("" if folder == "objects" else ".json"))
+    if folder == "objects":
+        shutil.rmtree(path)
+        path.write_text("a file")
+    else:
+        path.unlink(missing_ok=True)
+        path.mkdir()
+    assert put(store, a="1") == digest
+    assert (store.open(digest) / "a").read_text() == "1"
+    store.discard(digest)
+    assert not store.path(digest).exists()
+
+
+def test_want_of_memory_condemns_no_object(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = put(store, a="1")
+
+    def refused(path: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr(verified_files, "entry_of", refused)
+    with pytest.raises(OSError, match="Too many open files"):
+        store.open(digest)
 
 
 def test_discard_leaves_nothing(store: Store, tmp_path: Path) -> None:
