@@ -53,7 +53,8 @@ class Workspace:
                 raise PermissionError(errno.EACCES, "it is read-only")
         except OSError as error:
             told = explanation_of(error, f"cannot write the workspace {self.root}", self.root)
-            raise RequestError(told.what, remedy=told.remedy, blame=told.blame) from None
+            remedy = told.remedy if "--workspace" in told.remedy else f"{told.remedy} with --workspace"
+            raise RequestError(told.what, remedy=remedy, blame=told.blame) from None
         self.store.sweep()
 
     def check_exists(self) -> None:
