@@ -70,6 +70,7 @@ class Questioner:
             raise StageError(
                 f"the tokenizer in {model_path} has neither BOS nor EOS: a text's first token has no context",
                 remedy="add the model's tokenizer_config.json",
+                blame="source",
             )
         self._prefix: int = eos if bos is None else bos
 

@@ -22,6 +22,7 @@ from configs.errors import UnreadableError
 from configs.reading.json_text import read_json_object
 from evals.suites.task_files import read_task_file, tasks_root
 from registry.files import write_text_atomically
+from registry.os_faults import check_not_refused
 
 _FORMAT = 1
 _IGNORED_FOLDERS = {"__pycache__", ".ipynb_checkpoints"}
@@ -83,9 +84,11 @@ def scan(root: Path) -> dict[str, Entry]:
     tags: dict[str, set[str]] = {}
     known: dict[Path, dict[str, Any]] = {}
     for path in sorted(_yaml_files(root), key=Path.as_posix):
-        # lm-eval passes over what it cannot read, whatever the reason.
-        with contextlib.suppress(UnreadableError, OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
+        try:
             _add(read_task_file(path, known), path.relative_to(root).as_posix(), entries, tags)
+        except (UnreadableError, OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+            # lm-eval passes over what it cannot read. An index without what the machine refused once would be kept.
+            check_not_refused(error, "reading lm-eval's task files", path)
     for tag, tasks in tags.items():
         if entries[tag].kind == "tag":
             entries[tag] = Entry("tag", None, tuple(sorted(tasks)))

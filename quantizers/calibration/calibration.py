@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import random
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import RequestError, StageError
@@ -21,6 +22,7 @@ from quantizers.calibration.exclusion import Exclusion
 from registry.contracts import CalibrationRecord
 from registry.files import write_text_atomically
 from registry.hashing import canonical_json, digest_of, digest_of_file, manifest_of
+from registry.os_faults import check_not_refused
 from registry.texts import opening_of, text_ids
 
 if TYPE_CHECKING:
@@ -130,6 +132,7 @@ def _documents(config: FileCalibration | HubCalibration) -> Iterator[Document]:
             f"the data set {config.id} has no column {config.text_column!r}", remedy="set text_column"
         ) from error
     except Exception as error:  # The hub's client raises dozens of types; all of them mean the same to a user.
+        check_not_refused(error, f"reading the data set {config.id}", Path.home())
         raise StageError(
             f"the data set {config.id} cannot be read: {type(error).__name__}: {error}",
             remedy="check id, config, split, revision and network, or use `source: file`",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from configs.errors import StageError
+from registry.os_faults import check_not_refused
 
 if TYPE_CHECKING:
     import pyarrow  # type: ignore[import-untyped]
@@ -94,6 +95,7 @@ def read_rows(path: Path) -> list[RequestRow]:
         table = pyarrow.parquet.read_table(path, page_checksum_verification=True)
         return [RequestRow(**row) for row in table.to_pylist()]
     except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
+        check_not_refused(error, f"reading {path}", path)
         raise StageError(f"{path} is damaged: {error}", remedy="measure the model again") from error
 
 

@@ -1,12 +1,13 @@
 """lm-eval's task files are found and read by its own rules, without importing it."""
 
+import errno
 import json
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from configs.errors import RequestError
+from configs.errors import RequestError, StageError
 from evals.suites import leaf_tasks, task_files, tasks_index
 from evals.suites.leaf_tasks import LeafTask
 from evals.suites.task_files import Function, read_task_file
@@ -121,3 +122,15 @@ def test_metrics_and_filters() -> None:
     assert LeafTask("t", {"class": Function(Path(), "t.T")}, None).metrics is None
     assert LeafTask("t", {"filter_list": [{"name": "strict", "filter": []}]}, None).filters == ["strict"]
     assert LeafTask("t", {}, None).filters == ["none"]
+
+
+def test_what_the_machine_refuses_makes_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.yaml").write_text("task: a\n")
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("evals.suites.tasks_index.read_task_file", refused)
+    with pytest.raises(StageError, match="too many files are open") as caught:
+        scan(tmp_path)
+    assert caught.value.blame == "machine"
