@@ -9,9 +9,10 @@ from typing import NamedTuple
 from configs.errors import Blame
 from serving_checks.processes.guard import descendants_of
 
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS = 1.0
+"""A look reads the state of every process of the machine."""
 _GAP_SECONDS = 10.0
-"""Between two looks that should be half a second apart: whoever looks was stopped himself, and likely all else too."""
+"""Between two looks that should be a second apart: whoever looks was stopped himself, and likely all else too."""
 _LEAST_SHARE = 0.05
 """Of one core: who computes less than this on the average only waits. Threads that poll take a percent or two."""
 _TICKS = os.sysconf("SC_CLK_TCK")

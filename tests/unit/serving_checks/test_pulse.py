@@ -102,7 +102,7 @@ def test_a_command_that_stops_itself_is_ended_and_leaves_nothing(tmp_path: Path)
             ["sh", "-c", "echo $$ > pid; kill -STOP $$; sleep 600"],
             log_file=tmp_path / "log",
             cwd=tmp_path,
-            patience=Patience(suspended_seconds=1.0),
+            patience=Patience(suspended_seconds=2.0),
             on_tick=ticks.append,
         )
     assert caught.value.blame == "machine"
