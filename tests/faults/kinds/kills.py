@@ -9,7 +9,7 @@ from tests.faults.processes import Role, send
 from tests.faults.trial import Kind, Missed, Trial
 
 _RUN_SECONDS = 12.0
-_ROLE_SECONDS: dict[Role, float] = {"server": 5.0, "server guard": 5.0, "recorder": 6.0}
+_ROLE_SECONDS: dict[Role, float] = {"server": 3.0, "server guard": 3.0, "recorder": 5.0}
 _FOR_EVER_SECONDS = 60.0
 """A pause behind every deadline of the recipe."""
 _MET_SECONDS = 2.0

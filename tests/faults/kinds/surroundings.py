@@ -61,6 +61,7 @@ def _full_stream(trial: Trial) -> None:
         finished = lab.run("run", str(lab.recipe), "--json", stdout=stream)
     finally:
         os.close(stream)
+    trial.cut_off = True
     trial.tell(f"stdout is full: exit {finished.exit_code}")
     if finished.exit_code == 0:
         trial.find("wrong", "exit 0 although its result could not be written")
