@@ -28,6 +28,7 @@ from registry.contracts.base import Record
 from registry.files import write_text_atomically
 from registry.hashing import digest_of
 from registry.os_faults import check_not_refused
+from registry.texts import text_ids
 
 PROMPTS_FILE = Path(__file__).parents[1] / "tasks" / "token_agreement" / "prompts.jsonl"
 TOP_LOGPROBS = 20
@@ -67,19 +68,23 @@ def fixed_prompts(path: Path = PROMPTS_FILE) -> list[str]:
     return [row["text"] for _, row in read_json_lines(path)]
 
 
-def collect(endpoint: Endpoint, path: Path, *, num_concurrent: int = 8) -> Path:
+def collect(endpoint: Endpoint, path: Path, tokenizer: Any, *, num_concurrent: int = 8) -> Path:
     """Ask the server for the log-probabilities of the fixed texts and write them to `path`, a line a text.
+
+    The texts are sent as texts, and the server tells how it cut them: load tests and the smoke test send texts too, the
+    evaluation sends token ids, and all of it is about one model only where both are the same.
 
     Args:
         endpoint: A running vLLM server; `prompt_logprobs` is its extension of the completions API.
+        tokenizer: Of transformers, the served model's.
 
     Returns:
         `path`.
 
     Raises:
-        StageError: The server did not answer, or answered without log-probabilities or with what is no number.
+        StageError: The server did not answer, answered without log-probabilities or with what is no number, or cuts a
+            text into other tokens than `tokenizer`.
     """
-
     texts = fixed_prompts()
     options = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": TOP_LOGPROBS, "return_token_ids": True}
     told = []
@@ -93,8 +98,21 @@ def collect(endpoint: Endpoint, path: Path, *, num_concurrent: int = 8) -> Path:
                 remedy="see the end of the server's log beside this stage's: it would answer so again",
                 blame="engine",
             ) from error
+    _check_tokens(told, text_ids(tokenizer, texts))
     write_text_atomically(path, "".join(one.model_dump_json() + "\n" for one in told))
     return path
+
+
+def _check_tokens(told: list[PromptLogprobs], wanted: list[list[int]]) -> None:
+    for one, ids in zip(told, wanted, strict=True):
+        if one.tokens != ids:
+            raise StageError(
+                f"the server cuts {one.text[:40]!r} into the tokens {one.tokens[:8]} ..., the model's tokenizer into"
+                f" {ids[:8]} ...: its answers to texts are no answers to what the evaluation asks",
+                remedy="see how the server loads its tokenizer in its log beside this stage's; serve with the engine"
+                " and transformers that the lock names",
+                blame="engine",
+            )
 
 
 def agree(baseline_file: Path, artifact_file: Path) -> TokenAgreementRecord:

@@ -15,6 +15,7 @@ from pipelines.planning.stages import STAGE_MODULES, Stage, quantize_dtype, serv
 from quantizers.base import METHODS, load_method
 from quantizers.calibration.config import check_calibration
 from quantizers.checkpoints.sources import SourceConfig, checkpoint_bytes
+from quantizers.methods.families import family_violations
 from quantizers.methods.rules import tensor_parallel_violations
 from registry.contracts import CheckpointRecord, StageResult
 from serving_checks.engines.base import ServingConfig
@@ -88,6 +89,7 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
         dtype = quantize_dtype(config, machine, method.method)
         shapes = checkpoint.linear_shapes
         lines = load_method(method.method).violations(method, shapes, ranks, machine.device, dtype)
+        lines += family_violations(method.method, checkpoint.architecture)
         refused = serving_violations(method.method, machine.device, ranks, stages, engine=engine.name)
         lines += [line for line in refused if line not in for_all]
         in_16_bits_only = method.method in engine.serves_in_16_bits_only

@@ -41,6 +41,10 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
         prepared = prepare(resolve(job.suite, job.data))
 
         def evaluate(server: RunningServer) -> None:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(server.endpoint.model_path)
+            collect(server.endpoint, output_dir / TOKEN_LOGPROBS_FILE, tokenizer)
             evaluations.append(
                 prepared.evaluate(
                     server.endpoint,
@@ -53,7 +57,6 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
                     **_answers(job),
                 )
             )
-            collect(server.endpoint, output_dir / TOKEN_LOGPROBS_FILE)
 
         return evaluate
 

@@ -15,9 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from configs.errors import StageError
+from configs.errors import RequestError, StageError
 from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
 from quantizers.checkpoints.tokenizer_files import tokenizer_files
+from quantizers.engines.layer_kinds import check_window, own_positions
 from quantizers.engines.packing import whole_tensor_packing
 from registry.contracts import QuantizedModule
 from registry.os_faults import check_not_refused
@@ -89,6 +90,7 @@ def run_engine(
         backend: Name of a member of the engine's BACKEND.
 
     Raises:
+        RequestError: The calibration rows are longer than a window that only some layers have.
         StageError: The engine failed, or left a Linear of the checkpoint unquantized.
     """
     if job.output_dir is None:
@@ -103,13 +105,10 @@ def run_engine(
         try:
             with clock.part("load"):
                 model = _load(gptqmodel, job, engine_config)
-            with clock.part("quantize"), whole_tensor_packing(), overrides:
+            check_window(model.model.config, [row["input_ids"] for row in rows])
+            with clock.part("quantize"), whole_tensor_packing(), own_positions(model.model), overrides:
                 _report_layers(model, clock, job)
-                model.quantize(
-                    calibration=rows,
-                    batch_size=1,
-                    backend=getattr(gptqmodel.BACKEND, backend),
-                )
+                model.quantize(calibration=rows, batch_size=1, backend=getattr(gptqmodel.BACKEND, backend))
             modules = read_quant_log(model.quant_log, model.extract_layers_node())
             # The engine logs in the order its workers finished; equal work is to give equal records.
             modules.sort(key=lambda module: module.name)
@@ -118,7 +117,7 @@ def run_engine(
                 _restore_dtype(model, job)
                 model.save(str(output_dir))
                 _finish_artifact(job.checkpoint_dir, output_dir)
-        except StageError:
+        except (RequestError, StageError):
             raise
         except Exception as error:
             check_not_refused(error, f"{ENGINE} at {job.name}", output_dir)

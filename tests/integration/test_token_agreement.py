@@ -30,9 +30,11 @@ def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def collected(model: Path, fork_server: Path) -> Path:
+    from transformers import AutoTokenizer
+
     request = ServerRequest(CONFIG, model, "float32", "cpu", 1)
     with serve(request, model / "server.log", fork_server=fork_server) as server:
-        return collect(server.endpoint, model / "token_logprobs.jsonl")
+        return collect(server.endpoint, model / "token_logprobs.jsonl", AutoTokenizer.from_pretrained(model))
 
 
 def noisy_copy(model: Path, path: Path) -> Path:

@@ -146,9 +146,18 @@ def two_tokens(logprob: float) -> Callable[[dict[str, Any]], Any]:
     return answer
 
 
+def tokens_of(*ids: int) -> Callable[..., Any]:
+    """A tokenizer by which every text has these ids."""
+
+    def tokenizer(texts: str | list[str], **_: Any) -> dict[str, Any]:
+        return {"input_ids": list(ids) if isinstance(texts, str) else [list(ids) for _ in texts]}
+
+    return tokenizer
+
+
 def test_a_server_is_asked_for_every_text(tmp_path: Path) -> None:
     with server(two_tokens(-0.1)) as endpoint:
-        one = collect(endpoint, tmp_path / "one.jsonl")
+        one = collect(endpoint, tmp_path / "one.jsonl", tokens_of(3, 7))
     lines = [json.loads(text) for text in one.read_text().splitlines()]
     assert [told["text"] for told in lines] == fixed_prompts()
     assert (lines[0]["ids"], lines[0]["logprobs"]) == ([[9, 7]], [[-0.1, -3.0]])
@@ -166,20 +175,26 @@ def test_a_server_is_asked_for_every_text(tmp_path: Path) -> None:
 )
 def test_a_server_that_does_not_tell(tmp_path: Path, answer: Callable[[dict[str, Any]], Any]) -> None:
     with server(answer) as endpoint, pytest.raises(StageError, match="told no log-probabilities") as raised:
-        collect(endpoint, tmp_path / "one.jsonl")
+        collect(endpoint, tmp_path / "one.jsonl", tokens_of(3, 7))
     assert raised.value.remedy
+    assert not (tmp_path / "one.jsonl").exists()
+
+
+def test_a_server_that_cuts_texts_otherwise_is_caught(tmp_path: Path) -> None:
+    with server(two_tokens(-0.1)) as endpoint, pytest.raises(StageError, match=r"into the tokens \[3, 7\]"):
+        collect(endpoint, tmp_path / "one.jsonl", tokens_of(1, 3, 7))
     assert not (tmp_path / "one.jsonl").exists()
 
 
 def test_no_server(tmp_path: Path) -> None:
     nobody = Endpoint(base_url="http://127.0.0.1:1", served_model_name="m", model_path="", max_model_len=8)
     with pytest.raises(StageError, match="stopped answering"):
-        collect(nobody, tmp_path / "one.jsonl")
+        collect(nobody, tmp_path / "one.jsonl", tokens_of())
 
 
 def test_a_server_without_an_answer(tmp_path: Path) -> None:
     with server(lambda body: {"choices": []}) as endpoint, pytest.raises(StageError, match="stopped answering"):
-        collect(endpoint, tmp_path / "one.jsonl")
+        collect(endpoint, tmp_path / "one.jsonl", tokens_of(3, 7))
 
 
 def test_the_fixed_texts_are_many_and_short() -> None:

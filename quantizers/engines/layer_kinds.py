@@ -1,0 +1,51 @@
+"""Decoder layers of several kinds: each gets the positions of its own kind while GPTQModel calls it.
+
+GPTQModel 7.3.6 records what the first decoder layer is called with, and calls all the others with the same
+(looper/input_cache.py, looper/forward_executor.py). Gemma 3's layers are of two kinds, and each kind has its own rotary
+table (transformers 5.19, models/gemma3/modeling_gemma3.py): layers of full attention were calibrated on positions that
+they never see when they serve. What differs too is how far a layer looks back; within the window both look alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from configs.errors import RequestError
+
+
+@contextlib.contextmanager
+def own_positions(model: Any) -> Iterator[None]:
+    """Give every decoder layer of `model` (a causal language model of transformers) its own kind's rotary table."""
+    rotary = getattr(model.model, "rotary_emb", None)
+    if rotary is None or "layer_type" not in inspect.signature(rotary.forward).parameters:
+        yield
+        return
+
+    def own(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        import torch
+
+        hidden = args[0] if args else kwargs["hidden_states"]
+        positions = torch.arange(hidden.shape[-2], device=hidden.device)[None]
+        table = rotary(hidden, positions, layer_type=layer.self_attn.layer_type)
+        return args, kwargs | {"position_embeddings": table}
+
+    hooks = [layer.register_forward_pre_hook(own, with_kwargs=True) for layer in model.model.layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def check_window(config: Any, rows: Sequence[Sequence[int]]) -> None:
+    """Refuse calibration rows that layers of full attention would see through another kind's window (RequestError)."""
+    window, longest = getattr(config, "sliding_window", None), max(map(len, rows), default=0)
+    if len(set(getattr(config, "layer_types", None) or ())) > 1 and window is not None and longest > window:
+        raise RequestError(
+            f"calibration rows of {longest} tokens are longer than the sliding window of {window} that some layers of"
+            " this model have; the engine would give all layers that window",
+            remedy=f"set calibration.tokens to {window} or less",
+        )
