@@ -66,8 +66,8 @@ class MlflowBackend:
         try:
             self._client: MlflowClient = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
             found = self._client.get_experiment_by_name(experiment)
-            local = sqlite_file(tracking_uri) is not None
-            location = {"artifact_location": artifact_root.as_uri()} if local else {}
+            file = sqlite_file(tracking_uri)
+            location = {"artifact_location": artifact_root.as_uri()} if file else {}
             self._experiment_id = (
                 found.experiment_id if found else self._client.create_experiment(experiment, **location)
             )
@@ -80,6 +80,14 @@ class MlflowBackend:
                 remedy="start or mend it, or name another by `tracking.uri`, then run the same command again; all"
                 " measurements are kept",
             ) from error
+        # MLflow keeps absolute places. In a workspace that was moved or copied it would write into the other one.
+        if found and file and file.parent == artifact_root.parent and found.artifact_location != artifact_root.as_uri():
+            raise StageError(
+                f"experiment {experiment} of {tracking_uri} keeps its files in {found.artifact_location}: the workspace"
+                " was moved or copied since",
+                remedy="name another experiment by `tracking.experiment`, then run the same command again; all"
+                " measurements are kept",
+            )
 
     @contextmanager
     def run(self, name: str, tags: Mapping[str, str], parent_run_id: str | None = None) -> Iterator[RunWriter]:

@@ -142,7 +142,7 @@ def test_the_commands_read_what_the_run_left(recipe: Path, record: dict[str, Any
     assert "recorded before" in json.loads(again.stdout)["tracking"]
 
 
-def test_a_damaged_artifact_is_noticed(recipe: Path, record: dict[str, Any]) -> None:
+def test_a_damaged_artifact_is_noticed_and_made_anew(recipe: Path, record: dict[str, Any]) -> None:
     workspace = recipe.parent / "workspace"
     digest = next(row["artifact"]["digest"] for row in record["rows"] if row["name"] == "nf4")
     weights = next(Store(workspace / "store").path(digest).glob("*.safetensors"))
@@ -152,3 +152,10 @@ def test_a_damaged_artifact_is_noticed(recipe: Path, record: dict[str, Any]) -> 
     verified = quantbench("artifacts", "verify", digest, "--workspace", str(workspace))
     assert verified.returncode == 3
     assert f"{weights.name}: changed" in verified.stdout
+    again = quantbench("run", str(recipe), "--workspace", str(workspace), "--json")
+    assert again.returncode == 0, again.stderr
+    assert f"{weights.name}: changed" in again.stderr
+    ended = json.loads(again.stdout)
+    assert [outcome["name"] for outcome in ended["outcomes"] if outcome["how"] != "reused"] == ["quantize:nf4"]
+    assert [row["measurement"] for row in ended["rows"]] == [row["measurement"] for row in record["rows"]]
+    assert quantbench("artifacts", "verify", "--workspace", str(workspace)).returncode == 0
