@@ -1,4 +1,4 @@
-"""`python -P -m quantizers job.json`: the prepare, calibrate, quantize and inspect stages."""
+"""`python -P -m quantizers job.json`: the prepare, soundness, calibrate, quantize and inspect stages."""
 
 import sys
 import time
@@ -12,6 +12,7 @@ from quantizers.calibration.config import CalibrateJob
 from quantizers.checkpoints.checkpoint import PrepareJob, prepare
 from quantizers.checkpoints.safetensors_header import read_headers, weight_files
 from quantizers.inspection.inspection import InspectJob, bits_per_weight, inspect
+from quantizers.inspection.soundness import SoundnessJob, prove_soundness
 from registry.contracts import ArtifactRecord, ObjectRef, StageJob, StageResult
 from registry.hashing import manifest_of
 from registry.stage_process import StageClock, main
@@ -23,6 +24,15 @@ def prepare_stage(job: StageJob, clock: StageClock) -> StageResult:
         record, versions = prepare(cast(PrepareJob, job), clock)
     made = ObjectRef(digest=record.digest, size_bytes=record.size_bytes)
     return StageResult(stage=job.stage, record=record.model_dump(mode="json"), object=made, versions=versions)
+
+
+def soundness_stage(job: StageJob, clock: StageClock) -> StageResult:
+    """Checkpoint -> SoundnessRecord and what the checkpoint said about each token of fixed texts."""
+    job = cast(SoundnessJob, job)
+    record, versions = prove_soundness(job, clock)
+    return StageResult(
+        stage=job.stage, record=record.model_dump(mode="json"), object=_object(job.output_dir), versions=versions
+    )
 
 
 def calibrate_stage(job: StageJob, clock: StageClock) -> StageResult:
@@ -89,6 +99,7 @@ if __name__ == "__main__":
         main(
             {
                 "prepare": (PrepareJob, prepare_stage),
+                "soundness": (SoundnessJob, soundness_stage),
                 "calibrate": (CalibrateJob, calibrate_stage),
                 "quantize": (QuantizeJob, quantize_stage),
                 "inspect": (InspectJob, inspect_stage),

@@ -1,7 +1,8 @@
 """Stage processes without engines, for tests of failure and timing: they write small files and sound records.
 
 `QUANTBENCH_FAKE` holds JSON: stage name -> `fail`, `die`, `leave`, `kill`, `stop`, `hang`, `disk_full`, `bug`,
-`bad_result`, or `harm`, which once changes a byte of the checkpoint that the stage reads.
+`bad_result`, or `harm`, which once changes a byte of the checkpoint that the stage reads; for `soundness` also
+the name of a check that fails, for `measure` also `other logits`.
 `QUANTBENCH_FAKE_LOG` names a file that gets a line for each stage that begins.
 """
 
@@ -18,6 +19,7 @@ from pydantic import ConfigDict
 from configs.errors import StageError
 from evals.samples import SAMPLES_FILE, write_samples
 from registry.contracts import ObjectRef, StageJob, StageResult
+from registry.contracts.token_logprobs import TOKEN_LOGPROBS_FILE
 from registry.hashing import manifest_of
 from registry.stage_process import StageClock, main
 from tests.records import (
@@ -27,7 +29,9 @@ from tests.records import (
     inspection_record,
     measurement_record,
     profile_record,
+    prompt_logprobs,
     samples,
+    soundness_record,
     tuned_record,
 )
 
@@ -52,6 +56,9 @@ def work(job: StageJob, clock: StageClock) -> StageResult:
     (job.output_dir / "content.txt").write_text(f"{stem} {json.dumps(job.config, sort_keys=True)}")
     with clock.part("load"):
         _misbehave(behaviour, job)
+    if job.stage in ("soundness", "measure"):
+        nats = 0.7 if behaviour == "other logits" else 0.1
+        (job.output_dir / TOKEN_LOGPROBS_FILE).write_text(prompt_logprobs(nats).model_dump_json() + "\n")
     if job.stage == "measure":
         write_samples(job.output_dir / SAMPLES_FILE, samples(wrong=0 if stem.endswith("baseline") else 5))
     digest = manifest_of(job.output_dir).digest
@@ -59,6 +66,7 @@ def work(job: StageJob, clock: StageClock) -> StageResult:
     record = {
         "prepare": lambda: checkpoint_record(digest),
         "calibrate": lambda: calibration_record(digest),
+        "soundness": lambda: soundness_record(digest, behaviour),
         "quantize": lambda: artifact_record(digest, name=job.name),
         "inspect": lambda: inspection_record(digest),
         "tune": lambda: tuned_record(job.model_digest, job.serving["max_num_seqs"]),
@@ -101,4 +109,10 @@ def _misbehave(behaviour: str | None, job: FakeJob) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(dict.fromkeys(("prepare", "calibrate", "quantize", "inspect", "measure", "tune"), (FakeJob, work))))
+    sys.exit(
+        main(
+            dict.fromkeys(
+                ("prepare", "soundness", "calibrate", "quantize", "inspect", "measure", "tune"), (FakeJob, work)
+            )
+        )
+    )

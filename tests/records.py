@@ -1,5 +1,7 @@
 """Sound records for tests, made by hand."""
 
+import math
+
 from evals.samples import SAMPLES_FILE, Sample
 from registry.contracts import (
     ArtifactRecord,
@@ -15,8 +17,11 @@ from registry.contracts import (
     MemoryRecord,
     Percentiles,
     ProfileRecord,
+    PromptLogprobs,
     QuantizedModule,
     ServingRecord,
+    SoundnessCheck,
+    SoundnessRecord,
     TaskScore,
 )
 
@@ -70,6 +75,32 @@ def artifact_record(digest: str, name: str = "int8") -> ArtifactRecord:
         quantize_dtype="float32",
         quantize_device="cpu",
         duration_seconds=1.5,
+    )
+
+
+def prompt_logprobs(nats: float) -> PromptLogprobs:
+    """Of a text of two tokens, the second one as likely as exp(-nats)."""
+    rest = math.log(1 - math.exp(-nats))
+    return PromptLogprobs(text="ab", tokens=[0, 1], ids=[[1, 2]], logprobs=[[-nats, rest]])
+
+
+def soundness_record(digest: str, failing: str | None = None) -> SoundnessRecord:
+    """Sound but for the check that is named."""
+    return SoundnessRecord(
+        checkpoint_digest=digest,
+        dtype="float32",
+        checks=[
+            SoundnessCheck(name=name, outcome="pass", detail="as it should be")
+            if name != failing
+            else SoundnessCheck(name=name, outcome="fail", detail="not as it should be", remedy="mend it")
+            for name in ("finite", "language", "beginning", "answers")
+        ],
+        tokens=1000,
+        begins_with_bos=False,
+        nats_per_token=2.9,
+        other_way_nats_per_token=2.94,
+        probe_prompt="The capital of France is",
+        probe_answer=" Paris",
     )
 
 

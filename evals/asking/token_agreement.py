@@ -16,51 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import model_validator
 
 from configs.errors import StageError, UnreadableError
 from configs.reading.json_text import read_json_lines
 from configs.reading.text import lines_of
 from evals.asking.client import Client
 from evals.statistics.paired import paired_means
-from registry.contracts import Endpoint, PromptAgreement, TokenAgreementRecord
-from registry.contracts.base import Record
+from registry.contracts import Endpoint, PromptAgreement, PromptLogprobs, TokenAgreementRecord
+from registry.contracts.token_logprobs import TOP_LOGPROBS
 from registry.files import write_text_atomically
 from registry.hashing import digest_of
 from registry.os_faults import check_not_refused
 from registry.texts import text_ids
 
 PROMPTS_FILE = Path(__file__).parents[1] / "tasks" / "token_agreement" / "prompts.jsonl"
-TOP_LOGPROBS = 20
-"""vLLM's own limit (`--max-logprobs`)."""
-TOKEN_LOGPROBS_FILE = "token_logprobs.jsonl"  # noqa: S105 - no password
 _LEAST = 1e-6
 """Smallest probability of the last cell. Servers compute in float32, where the rest of a distribution that is all in
 its first tokens is noise of this size."""
 _WORST_PROMPTS = 3
-
-
-class PromptLogprobs(Record):
-    """What one server said about one text; a line of the file."""
-
-    text: str
-    tokens: list[int]
-    """The text's token ids, as the server cut it."""
-    ids: list[list[int]]
-    """For each token but the first: the most likely tokens there and the text's own, the likeliest first."""
-    logprobs: list[list[float]]
-    """Their log-probabilities in nats, in the same order."""
-
-    @model_validator(mode="after")
-    def _one_place_a_token(self) -> "PromptLogprobs":
-        lengths = [len(place) for place in self.ids]
-        if not lengths or not all(lengths) or len(lengths) != len(self.tokens) - 1:
-            raise ValueError(f"{len(self.tokens)} tokens, {sum(map(bool, lengths))} places with log-probabilities")
-        if [len(place) for place in self.logprobs] != lengths:
-            raise ValueError("ids and log-probabilities do not match")
-        if not all(math.isfinite(logprob) for place in self.logprobs for logprob in place):
-            raise ValueError("a log-probability is not a number: the model is broken, look into its inspection")
-        return self
 
 
 def fixed_prompts(path: Path = PROMPTS_FILE) -> list[str]:
@@ -125,7 +98,8 @@ def agree(baseline_file: Path, artifact_file: Path) -> TokenAgreementRecord:
     if [one.tokens for one in baseline] != [one.tokens for one in artifact]:
         raise StageError(
             f"{baseline_file} and {artifact_file} hold different texts, or the same cut into different tokens",
-            remedy="the tokenizers differ; see the artifact's inspection, then measure both again",
+            remedy="their tokenizers differ: see an artifact's inspection, or for a baseline beside transformers the"
+            " engine's log",
         )
     positions = [
         [_compare(*cells) for cells in zip(one.ids, one.logprobs, other.ids, other.logprobs, strict=True)]

@@ -5,7 +5,7 @@ import importlib
 import threading
 from pathlib import Path
 
-from evals.asking.token_agreement import TOKEN_LOGPROBS_FILE, agree
+from evals.asking.token_agreement import agree
 from evals.judging.characterize import characterize
 from evals.judging.pairing import joint_looks, paired
 from evals.judging.retention import compare, policy_of
@@ -18,6 +18,7 @@ from registry.contracts import (
     MeasurementRecord,
     StageResult,
 )
+from registry.contracts.token_logprobs import TOKEN_LOGPROBS_FILE
 from registry.stage_cache import StageKey
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evals.asking.token_agreement import fixed_prompts
 from evals.judging.adaptive import Adaptive
 from pipelines.planning.context import JobContext
 from pipelines.planning.stages import Stage
@@ -14,6 +15,7 @@ from quantizers.base import QuantizeJob
 from quantizers.calibration.config import CalibrateJob
 from quantizers.checkpoints.checkpoint import PrepareJob
 from quantizers.inspection.inspection import InspectJob
+from quantizers.inspection.soundness import SoundnessJob
 from registry.contracts import ArtifactRecord, CheckpointRecord, MeasurementRecord, StageJob, StageResult
 from registry.store import Store
 
@@ -48,32 +50,33 @@ def job_of(
         load = cell_load(config.load, config.tune)
         return ServeJob(**common, **served, serving=stage.config["serving"], load=load)
     checkpoint = CheckpointRecord.model_validate(results["prepare"].record)
+    reading = common | computing | {"checkpoint_dir": directories["checkpoint"], "checkpoint": checkpoint}
+    return _checkpoint_job(stage, context, results, directories, reading)
+
+
+def _checkpoint_job(
+    stage: Stage,
+    context: JobContext,
+    results: Mapping[str, StageResult],
+    directories: Mapping[str, Path],
+    reading: dict[str, Any],
+) -> StageJob:
+    """The job of a stage that reads the checkpoint and serves nothing."""
+    if stage.kind == "soundness":
+        return SoundnessJob(**reading, texts=fixed_prompts())
     if stage.kind == "calibrate":
-        return CalibrateJob(
-            **common,
-            **computing,
-            config=config.calibration,
-            checkpoint_dir=directories["checkpoint"],
-            checkpoint=checkpoint,
-            excluded_texts=context.excluded_texts,
-        )
+        return CalibrateJob(**reading, config=context.config.calibration, excluded_texts=context.excluded_texts)
     if stage.kind == "inspect":
         return InspectJob(
-            **common,
-            **computing,
-            checkpoint_dir=directories["checkpoint"],
-            checkpoint=checkpoint,
+            **reading,
             artifact_dir=directories["artifact"],
             artifact=ArtifactRecord.model_validate(results[stage.inputs["artifact"]].record),
         )
     calibration = results[stage.inputs["calibration"]] if "calibration" in stage.inputs else None
     return QuantizeJob(
-        **common,
-        **computing,
+        **reading,
         name=stage.subject,
         config=stage.method,
-        checkpoint_dir=directories["checkpoint"],
-        checkpoint=checkpoint,
         calibration_dir=directories.get("calibration"),
         calibration_digest=_object_digest(calibration) if calibration else None,
     )

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from configs.errors import QuantbenchError
 from evals.suites.suite import Suite
+from pipelines.execution.baseline import check_measured, refuse_unsound
 from pipelines.execution.comparison import compare_measured, import_ahead
 from pipelines.execution.fork_servers import ForkServers
 from pipelines.execution.recording import Recorder
@@ -20,10 +22,20 @@ from pipelines.records.rows import Row, artifact_row, baseline_row
 from pipelines.records.run_record import RunRecord
 from pipelines.report.page import write_page
 from pipelines.stage_programs.record import RECORDING
-from registry.contracts import StageResult
+from registry.contracts import SoundnessCheck, StageResult
 from registry.files import write_text_atomically
 from registry.sealed import write_sealed
 from serving_checks.processes.scratch import scratch_folder
+
+
+@dataclass
+class Findings:
+    """What was judged of the models that were measured, as far as the run has come."""
+
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
+    """Artifact's name -> what it kept of the baseline."""
+    soundness: list[SoundnessCheck] = field(default_factory=list)
+    """Of the baseline, once it was measured."""
 
 
 class RunObserver(Protocol):
@@ -51,14 +63,14 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
 
         with ForkServers(config, machine, run_dir / "logs") as fork_servers:
             runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers, before_work)
-            outcomes, comparisons = _run_stages(run, runner, workspace, observer)
+            outcomes, found = _run_stages(run, runner, workspace, observer)
         measured = RunRecord(
             run_id=run_dir.name,
             run_dir=run_dir,
             started_at=run.started_at,
             config=config.as_json(),
             machine=run.context.machine,
-            rows=rows_of(run, runner.results, comparisons),
+            rows=rows_of(run, runner.results, found),
             outcomes=outcomes,
             breakdown=time_breakdown(outcomes, time.monotonic() - run.start_seconds),
         )
@@ -67,26 +79,45 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
 
 def _run_stages(
     run: OpenRun, runner: Runner, workspace: Workspace, observer: RunObserver
-) -> tuple[list[StageOutcome], dict[str, Comparison]]:
-    comparisons: dict[str, Comparison] = {}
+) -> tuple[list[StageOutcome], Findings]:
+    found = Findings()
     outcomes = []
     for stage in run.stages:
         outcome = runner.run(stage)
         checkpoint = known_checkpoint(runner.results) if stage.kind == "prepare" else None
         if checkpoint:
             check_rules(run.context, checkpoint)
-        if stage.kind == "measure" and stage.subject != "baseline" and outcome.result.failure is None:
-            try:
-                comparison = compare_measured(
-                    runner.results["measure:baseline"], outcome.result, run.context.suite, workspace
-                )
-            except QuantbenchError as error:
-                outcome = runner.reject(outcome, error)
-            else:
-                comparisons |= {stage.subject: comparison} if comparison else {}
+        if stage.kind == "measure" and outcome.result.failure is None:
+            judge = _judge_baseline if stage.subject == "baseline" else _judge_artifact
+            outcome = judge(run, runner, workspace, outcome, found)
         outcomes.append(outcome)
-        observer.on_outcome(outcome, rows_of(run, runner.results, comparisons))
-    return outcomes, comparisons
+        observer.on_outcome(outcome, rows_of(run, runner.results, found))
+    return outcomes, found
+
+
+def _judge_baseline(
+    run: OpenRun, runner: Runner, workspace: Workspace, outcome: StageOutcome, found: Findings
+) -> StageOutcome:
+    """What is found goes into `found`; a baseline that is not sound ends the run here."""
+    try:
+        found.soundness += check_measured(runner.results["soundness"], outcome.result, run.context, workspace)
+        refuse_unsound(found.soundness)
+    except QuantbenchError as error:
+        return runner.reject(outcome, error, stops_run=True)
+    return outcome
+
+
+def _judge_artifact(
+    run: OpenRun, runner: Runner, workspace: Workspace, outcome: StageOutcome, found: Findings
+) -> StageOutcome:
+    """The same of an artifact that was measured: an error costs its row only."""
+    try:
+        comparison = compare_measured(runner.results["measure:baseline"], outcome.result, run.context.suite, workspace)
+    except QuantbenchError as error:
+        return runner.reject(outcome, error)
+    if comparison:
+        found.comparisons[outcome.name.removeprefix("measure:")] = comparison
+    return outcome
 
 
 def _recorded(measured: RunRecord, suite: Suite, recorder: Recorder) -> RunRecord:
@@ -101,11 +132,11 @@ def _recorded(measured: RunRecord, suite: Suite, recorder: Recorder) -> RunRecor
     return record
 
 
-def rows_of(run: OpenRun, results: Mapping[str, StageResult], comparisons: Mapping[str, Comparison]) -> list[Row]:
+def rows_of(run: OpenRun, results: Mapping[str, StageResult], found: Findings) -> list[Row]:
     """Baseline first, then the artifacts in the order in which they are measured."""
     methods = run.context.config.methods
-    return [baseline_row(results)] + [
-        artifact_row(name, methods[name].method, results, comparisons.get(name))
+    return [baseline_row(results, found.soundness)] + [
+        artifact_row(name, methods[name].method, results, found.comparisons.get(name))
         for name in run.subjects
         if name != "baseline"
     ]

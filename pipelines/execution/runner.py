@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from configs.errors import QuantbenchError, StageError
+from pipelines.execution.baseline import refuse_unsound
 from pipelines.execution.fork_servers import OFFLINE, ForkServers, fetches
 from pipelines.execution.jobs import job_of
 from pipelines.execution.stage_job import run_job
@@ -15,7 +16,7 @@ from pipelines.planning.stages import STAGE_MODULES, Stage
 from pipelines.records.events import EventLog, How, StageOutcome
 from pipelines.stage_programs.measure import MeasureJob
 from pipelines.stage_programs.serving_stage import ServeJob
-from registry.contracts import Failure, InspectionRecord, StageResult
+from registry.contracts import Failure, InspectionRecord, SoundnessRecord, StageResult
 from registry.explain import explanation_of
 from registry.store import DamagedObject
 
@@ -51,6 +52,8 @@ class Runner:
         self._before_work = before_work
         self._events = EventLog(run_dir / "events.jsonl")
         self._stages: dict[str, Stage] = {}
+        self._stopped_by: str | None = None
+        """The stage that showed that the baseline is not sound."""
         self.results: dict[str, StageResult] = {}
 
     def run(self, stage: Stage) -> StageOutcome:
@@ -59,24 +62,33 @@ class Runner:
         self._stages[stage.name] = stage
         how: How
         broken = [name for name in stage.inputs.values() if not _succeeded(self.results.get(name))]
-        if broken:
-            failure = Failure(what=f"{', '.join(broken)} failed", remedy="mend that first; this stage was skipped")
-            result, how = StageResult(stage=stage.kind, failure=failure), "skipped"
+        if self._stopped_by or broken:
+            result, how = StageResult(stage=stage.kind, failure=self._following_from(broken)), "skipped"
         else:
             try:
                 result, how = self._on_whole_inputs(stage)
             except (QuantbenchError, OSError) as error:
                 failure = Failure.of(explanation_of(error, stage.name, self._workspace.root))
                 result, how = StageResult(stage=stage.kind, failure=failure), "failed"
-        if stage.kind == "inspect" and result.failure is None:
-            result, how = _judged(result, how)
+        if stage.kind in _JUDGED and result.failure is None:
+            result, how = _JUDGED[stage.kind](result, how)
         self.results[stage.name] = result
+        if stage.kind == "soundness" and how == "failed":
+            self._stopped_by = stage.name
         outcome = StageOutcome(name=stage.name, how=how, wall_seconds=time.monotonic() - start, result=result)
         self._events.append(outcome)
         return outcome
 
-    def reject(self, outcome: StageOutcome, error: QuantbenchError) -> StageOutcome:
-        """Turn a finished stage into a failed one: its result was found not to be usable."""
+    def reject(self, outcome: StageOutcome, error: QuantbenchError, *, stops_run: bool = False) -> StageOutcome:
+        """Turn a finished stage into a failed one: its result was found not to be usable.
+
+        Args:
+            outcome: The stage's.
+            error: What was found.
+            stops_run: Nothing that follows in the run is worth making: every stage is skipped.
+        """
+        if stops_run:
+            self._stopped_by = outcome.name
         failure = Failure.of(error)
         result = outcome.result.model_copy(update={"failure": failure})
         self.results[outcome.name] = result
@@ -111,6 +123,18 @@ class Runner:
                 f"{damage.what}; {name} was run again and did not give the same bytes",
                 remedy="run the same command again: what depends on it is made anew",
             )
+
+    def _following_from(self, broken: list[str]) -> Failure:
+        """Of a stage that is skipped: what it follows from, traced back to the baseline where that is the cause."""
+        if self._stopped_by:
+            broken = [self._stopped_by]
+        earlier = [self.results[name].failure for name in broken if name in self.results]
+        because_of = [*broken, *(name for failure in earlier if failure for name in failure.because_of)]
+        return Failure(
+            what=f"{', '.join(broken)} failed",
+            remedy="mend that first; this stage was skipped",
+            because_of=list(dict.fromkeys(because_of)),
+        )
 
     def _reuse_or_execute(self, stage: Stage) -> tuple[StageResult, How]:
         key = stage.key(self.results)
@@ -184,7 +208,7 @@ class Runner:
                 self._workspace.store.open(digest)
 
 
-def _judged(result: StageResult, how: How) -> tuple[StageResult, How]:
+def _judged_inspection(result: StageResult, how: How) -> tuple[StageResult, How]:
     """An inspection that found something wrong is a finished stage (kept in the cache) and a failed artifact."""
     failed = [check for check in InspectionRecord.model_validate(result.record).checks if not check.passed]
     if not failed:
@@ -200,6 +224,19 @@ def _judged(result: StageResult, how: How) -> tuple[StageResult, How]:
 
 def _digest(result: StageResult) -> str | None:
     return result.object.digest if result.object else None
+
+
+def _judged_soundness(result: StageResult, how: How) -> tuple[StageResult, How]:
+    """The same of the baseline."""
+    try:
+        refuse_unsound(SoundnessRecord.model_validate(result.record).checks)
+    except StageError as error:
+        return result.model_copy(update={"failure": Failure.of(error)}), "failed"
+    return result, how
+
+
+_JUDGED = {"inspect": _judged_inspection, "soundness": _judged_soundness}
+"""Kinds of stages whose record says whether they passed."""
 
 
 def _succeeded(result: StageResult | None) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from configs.errors import RequestError, blaming
 from configs.loading import load_yaml_model
+from evals.judging.expectation import check_expectations
 from evals.suites.resolve import load_suite, resolve
 from pipelines.planning.context import JobContext
 from pipelines.planning.device import MachineRecord, detect_machine
@@ -51,6 +52,7 @@ def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
     machine = detect_machine(config.device)
     check_memory(config.serving, machine)
     resolved = resolve(suite, config.evaluation.data)
+    check_expectations(config.expect, resolved)
     context = JobContext(config, machine, suite, resolved.item_texts())
     fingerprints = Fingerprints(
         source=source_fingerprint(config.source),

@@ -23,11 +23,12 @@ from registry.stage_cache import StageKey
 from serving_checks.engines.table import engine_type
 from serving_checks.load.prompts import read_text
 
-STAGE_VERSIONS = {"prepare": 2, "calibrate": 2, "quantize": 2, "inspect": 1, "measure": 3, "tune": 1}
+STAGE_VERSIONS = {"prepare": 2, "soundness": 1, "calibrate": 2, "quantize": 2, "inspect": 1, "measure": 3, "tune": 1}
 """Of our own code: a number goes up when the same inputs would give another result."""
 
 STAGE_MODULES = {
     "prepare": "quantizers",
+    "soundness": "quantizers",
     "calibrate": "quantizers",
     "quantize": "quantizers",
     "inspect": "quantizers",
@@ -57,7 +58,7 @@ class Stage:
     """One stage of one run.
 
     Args:
-        kind: `prepare`, `calibrate`, `quantize`, `inspect`, `measure` or `tune`.
+        kind: `prepare`, `soundness`, `calibrate`, `quantize`, `inspect`, `measure` or `tune`.
         subject: The method entry's name, or `baseline`, or a tuner's cell, or nothing for stages that all share.
         config: What of the config (and of the machine) shapes the result.
         inputs: Role -> name of the stage whose object is read, such as `checkpoint` -> `prepare`.
@@ -127,6 +128,7 @@ def stages_of(config: RunConfig, machine: MachineRecord, fingerprints: Fingerpri
             {"source": config.source.model_dump(mode="json"), "source_fingerprint": fingerprints.source},
             dtype="bfloat16",
         ),
+        _soundness(config, machine),
         _measure(config, machine, fingerprints.suite, None, "baseline"),
     ]
     plain: list[tuple[str, MethodConfig]] = []
@@ -156,6 +158,12 @@ def _interpreter(config: RunConfig, stage: Stage) -> Path | None:
     """An environment named for a method is for quantizing with it, and comes before one for all of a kind."""
     method = stage.method.method if stage.method and stage.kind == "quantize" else ""
     return config.environments.get(method) or config.environments.get(stage.kind)
+
+
+def _soundness(config: RunConfig, machine: MachineRecord) -> Stage:
+    dtype = serve_dtype(config, machine, None)
+    shaping = {"texts": digest_of_file(PROMPTS_FILE), "device": machine.device, "dtype": dtype}
+    return Stage("soundness", "", shaping, {"checkpoint": "prepare"}, dtype=dtype)
 
 
 def _artifact_stages(

@@ -19,6 +19,7 @@ class Deadlines(StrictModel):
 
     prepare_minutes: _Long = 24 * 60
     """A download included."""
+    soundness_minutes: _Long = 12 * 60
     calibrate_minutes: _Long = 24 * 60
     quantize_minutes: _Long = 72 * 60
     """Of one method."""

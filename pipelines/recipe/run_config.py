@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from configs.base import StrictModel
 from configs.names import MethodName
 from configs.quantities import Count, Label, LocalPath, Name
+from evals.judging.expectation import Expectation
 from evals.statistics.sequential import LookPlan
 from evals.suites.local_data import DataConfig
 from pipelines.recipe.deadlines import Deadlines
@@ -71,6 +72,8 @@ class RunConfig(StrictModel):
     methods: dict[MethodName, AnyMethodConfig] = Field(min_length=1)
     """Artifacts to make, in this order: name -> method and its parameters."""
     evaluation: EvaluationConfig
+    expect: list[Expectation] = []
+    """Published scores that the baseline has to reproduce; a mismatch stops the run before anything is quantized."""
     serving: AnyServingConfig = Field(default_factory=default_config)
     """`engine` chooses what serves; each engine has keys of its own."""
     load: LoadConfig = LoadConfig()

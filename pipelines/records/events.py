@@ -24,6 +24,8 @@ ENGINE_PARTS: dict[str, PartKind] = {
     "serve_start": "serve",
     "smoke": "serve",
     "serve_stop": "serve",
+    "score": "evaluate",
+    "answer": "evaluate",
     "evaluate": "evaluate",
     "load_test": "load test",
     "checks": "checks",

@@ -15,6 +15,8 @@ from registry.contracts import (
     MeasurementRecord,
     RetentionRecord,
     ServingRecord,
+    SoundnessCheck,
+    SoundnessRecord,
     StageResult,
     TokenAgreementRecord,
 )
@@ -74,7 +76,11 @@ class Row(ServedModel):
     characterization: CharacterizationRecord | None = None
     """Where it lost; beside `retention`."""
     token_agreement: TokenAgreementRecord | None = None
+    soundness: list[SoundnessCheck] = []
+    """Of the baseline: what was asked of it before anything was compared with it."""
     failure: str | None = None
+    blocked_by: str | None = None
+    """Stage of the baseline whose failure left this artifact unmade or unmeasured: no fault of the artifact's."""
 
     @property
     def size_bytes(self) -> int | None:
@@ -116,8 +122,18 @@ class Row(ServedModel):
         return self.measurement.serving if self.measurement else None
 
 
-def baseline_row(results: Mapping[str, StageResult]) -> Row:
-    """The unquantized model's row."""
+_OF_THE_BASELINE = ("prepare", "soundness", "measure:baseline")
+"""Stages that are the baseline's own; what fails there is no artifact's fault."""
+
+
+def baseline_row(results: Mapping[str, StageResult], measured: list[SoundnessCheck]) -> Row:
+    """The unquantized model's row.
+
+    Args:
+        results: Of all stages so far.
+        measured: What its measurement said of its soundness; the checkpoint's checks come from the stage.
+    """
+    asked = _record(results, "soundness")
     measurement = _record(results, "measure:baseline")
     checkpoint = _record(results, "prepare")
     return Row(
@@ -125,7 +141,8 @@ def baseline_row(results: Mapping[str, StageResult]) -> Row:
         method="none",
         checkpoint=CheckpointRecord.model_validate(checkpoint) if checkpoint else None,
         measurement=MeasurementRecord.model_validate(measurement) if measurement else None,
-        failure=_failure(results, "prepare", "measure:baseline"),
+        soundness=[*(SoundnessRecord.model_validate(asked).checks if asked else []), *measured],
+        failure=_failure(results, *_OF_THE_BASELINE),
     )
 
 
@@ -148,7 +165,7 @@ def artifact_row(
         retention=comparison.retention if comparison else None,
         characterization=comparison.characterization if comparison else None,
         token_agreement=comparison.token_agreement if comparison else None,
-        failure=_failure(results, "prepare", f"quantize:{name}", f"inspect:{name}", f"measure:{name}"),
+        **_fault(results, f"quantize:{name}", f"inspect:{name}", f"measure:{name}"),
     )
 
 
@@ -162,6 +179,17 @@ def worst_verdict(rows: list[Row]) -> Verdict:
 
 def _record(results: Mapping[str, StageResult], stage: str) -> dict[str, object] | None:
     return results[stage].record if stage in results else None
+
+
+def _fault(results: Mapping[str, StageResult], *stages: str) -> dict[str, str]:
+    """The artifact's first failure, or the baseline's that it follows from."""
+    for stage in stages:
+        failure = results[stage].failure if stage in results else None
+        if failure is None:
+            continue
+        baseline = [name for name in failure.because_of if name in _OF_THE_BASELINE]
+        return {"blocked_by": baseline[0]} if baseline else {"failure": f"{stage}: {failure.what}"}
+    return {}
 
 
 def _failure(results: Mapping[str, StageResult], *stages: str) -> str | None:

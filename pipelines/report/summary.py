@@ -43,9 +43,12 @@ def lowest_category(row: Row) -> CategoryRetention | None:
 
 
 def sentences(rows: list[Row]) -> list[Sentence]:
-    """One sentence an artifact; the baseline has none unless it, or a check of its server, failed."""
+    """One sentence an artifact; the baseline has none unless it is doubtful, or it or a check of its server failed."""
     baseline, *artifacts = rows
     told = [Sentence(name=baseline.name, text=baseline.failure, tone="bad")] if baseline.failure else []
+    doubts = [check.detail for check in baseline.soundness if check.outcome == "warn"]
+    if doubts and not baseline.failure:
+        told.append(Sentence(name=baseline.name, text=f"is doubtful: {'; '.join(doubts)}", tone="warn"))
     if failing := failed_checks(baseline):
         told.append(Sentence(name=baseline.name, text="; ".join(failing), tone="bad"))
     return told + [_sentence(row, baseline, concurrencies(rows)) for row in artifacts]
@@ -60,6 +63,9 @@ def failed_checks(row: Row) -> list[str]:
 def _sentence(row: Row, baseline: Row, levels: list[int]) -> Sentence:
     if row.failure:
         return Sentence(name=row.name, text=f"failed in {row.failure.splitlines()[0]}", tone="bad")
+    if row.blocked_by and row.measurement is None:
+        made = "made and not measured" if row.artifact else "not made"
+        return Sentence(name=row.name, text=f"was {made}, since {row.blocked_by} failed", tone="plain")
     if row.measurement is None:
         return Sentence(name=row.name, text="is not measured yet", tone="plain")
     failing = failed_checks(row)

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from evals.asking.lm_eval_runner import prepare
-from evals.asking.token_agreement import TOKEN_LOGPROBS_FILE, collect
+from evals.asking.token_agreement import collect
 from evals.judging.adaptive import Adaptive
 from evals.suites.local_data import DataConfig
 from evals.suites.resolve import resolve
 from evals.suites.suite import Suite
 from pipelines.stage_programs.serving_stage import Evaluate, ServeJob, serve_and_measure, stored_result
 from registry.contracts import EvaluationRecord, MeasurementRecord, StageJob, StageResult
+from registry.contracts.token_logprobs import TOKEN_LOGPROBS_FILE
 from registry.hashing import digest_of
 from registry.stage_process import StageClock, main
 from serving_checks.engines.table import engine_of

@@ -70,7 +70,11 @@ def record(job: StageJob, clock: StageClock) -> StageResult:
 
 
 def _record_row(backend: MlflowBackend, parent: RunWriter, row: Row, model: str, store: Store) -> None:
-    tags = {"quantbench.method": row.method, "quantbench.sound": "true" if row.sound else "false"}
+    sound = {True: "true", False: "false", None: "unknown"}[row.sound]
+    tags = {"quantbench.method": row.method, "quantbench.sound": sound}
+    # Of several expectations the worst is told.
+    for check in sorted(row.soundness, key=lambda check: ("pass", "warn", "fail").index(check.outcome)):
+        tags[f"soundness.{check.name}"] = check.outcome
     if row.artifact:
         tags |= {
             "quantbench.artifact_digest": row.artifact.digest,

@@ -28,7 +28,9 @@ from registry.contracts.serving import (
     RateSearch,
     ServingRecord,
 )
+from registry.contracts.soundness import SoundnessCheck, SoundnessRecord
 from registry.contracts.stage import Failure, ObjectRef, StageResult
+from registry.contracts.token_logprobs import PromptLogprobs
 
 __all__ = [
     "SLO",
@@ -57,10 +59,13 @@ __all__ = [
     "Percentiles",
     "ProfileRecord",
     "PromptAgreement",
+    "PromptLogprobs",
     "QuantizedModule",
     "RateSearch",
     "RetentionRecord",
     "ServingRecord",
+    "SoundnessCheck",
+    "SoundnessRecord",
     "StageJob",
     "StageResult",
     "StratumDrop",

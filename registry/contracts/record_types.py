@@ -8,9 +8,11 @@ from registry.contracts.calibration import CalibrationRecord
 from registry.contracts.checkpoint import CheckpointRecord
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.serving import ServingRecord
+from registry.contracts.soundness import SoundnessRecord
 
 RECORD_TYPES: Mapping[str, type[Record]] = {
     "prepare": CheckpointRecord,
+    "soundness": SoundnessRecord,
     "calibrate": CalibrationRecord,
     "quantize": ArtifactRecord,
     "inspect": InspectionRecord,

@@ -20,6 +20,8 @@ class Failure(Record):
     what: str
     remedy: str
     exit_code: int = 3
+    because_of: list[str] = []
+    """Stages whose failure this one follows from: it was skipped. Empty for a failure of its own."""
     blame: Blame | None = None
     """Where the fault lies; None where nothing shows it."""
 

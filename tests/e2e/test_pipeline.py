@@ -95,6 +95,31 @@ def test_every_row_is_measured(record: dict[str, Any]) -> None:
         assert 0 < row["token_agreement"]["kl_nats"] < 1
 
 
+def test_the_baseline_is_proved_sound_and_beside_transformers(record: dict[str, Any]) -> None:
+    checks = {check["name"]: check for check in record["rows"][0]["soundness"]}
+    outcomes = {name: check["outcome"] for name, check in checks.items()}
+    assert outcomes == {"finite": "pass", "language": "warn", "beginning": "pass", "answers": "pass", "served": "pass"}
+    assert "vllm" in checks["served"]["detail"]
+    assert "KL divergence" in checks["served"]["detail"]
+
+
+def test_a_published_score_that_is_missed_stops_the_run(recipe: Path, record: dict[str, Any]) -> None:
+    workspace = str(recipe.parent / "workspace")
+    expected = 'expect=[{task: demo_grammar, score: 0.99, tolerance: 0.01, source: "a card"}]'
+    # Another artifact, so that there is something that must not be made.
+    changed = ("--set", expected, "--set", "methods.gptq.group_size=64")
+    finished = quantbench("run", str(recipe), "--workspace", workspace, "--json", *changed)
+    assert finished.returncode == 3
+    told = json.loads(finished.stdout)
+    how = {outcome["name"]: outcome["how"] for outcome in told["outcomes"]}
+    assert how.pop("measure:baseline") == "failed"
+    assert {how.pop(name) for name in ("prepare", "soundness")} == {"reused"}
+    assert set(how.values()) == {"skipped"}
+    assert "BASELINE MISMATCH: demo_grammar acc is 0." in told["rows"][0]["failure"]
+    assert [row["failure"] for row in told["rows"][1:]] == [None, None]
+    assert [row["blocked_by"] for row in told["rows"][1:]] == ["measure:baseline", "measure:baseline"]
+
+
 def test_the_page_stands_alone(record: dict[str, Any]) -> None:
     page = Path(record["page"]).read_text()
     assert "gptq" in page

@@ -222,6 +222,7 @@ def test_the_cuda_recipe_fits_its_model() -> None:
     stages = stages_of(config, machine, FINGERPRINTS)
     assert [stage.name for stage in stages] == [
         "prepare",
+        "soundness",
         "measure:baseline",
         "calibrate",
         "quantize:gptq-int4",

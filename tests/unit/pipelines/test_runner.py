@@ -98,6 +98,7 @@ def test_order_brings_quick_methods_first() -> None:
     config = run_config(methods={"gptq": GPTQ, "int8": INT8})
     assert [stage.name for stage in stages_of(config, MACHINE, FINGERPRINTS)] == [
         "prepare",
+        "soundness",
         "measure:baseline",
         "quantize:int8",
         "inspect:int8",
@@ -166,6 +167,7 @@ def test_a_failed_stage_stops_only_what_needs_it_and_is_tried_again(bench: Bench
     config = changed(int8={"threshold": 5.0}, gptq={"group_size": 32})
     assert how(bench.run(config, quantize_int8="fail")) == {
         "prepare": "reused",
+        "soundness": "reused",
         "measure:baseline": "reused",
         "quantize:int8": "failed",
         "inspect:int8": "skipped",
