@@ -84,6 +84,13 @@ def test_a_cache_that_the_machine_cannot_hold(
     assert told in caught.value.what
 
 
+def test_a_method_that_gets_an_architecture_wrong_is_refused_before_work() -> None:
+    gemma = checkpoint_record("sha256:c").model_copy(update={"architecture": "Gemma3ForCausalLM"})
+    methods = {"awq": {"method": "awq", "group_size": 64}, "nf4": {"method": "bnb_nf4"}}
+    (line,) = [line for line in rule_violations(context(methods=methods), gemma) if "Gemma3ForCausalLM" in line]
+    assert line.startswith("awq: awq is not for Gemma3ForCausalLM")
+
+
 def test_heads_that_cannot_be_shared() -> None:
     found = rule_violations(context(serving={"tensor_parallel_size": 3}), checkpoint_record("sha256:c"))
     assert any("tensor parallel 3 cannot share 4 attention heads" in line for line in found)
