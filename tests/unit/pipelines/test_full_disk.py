@@ -225,5 +225,6 @@ def test_a_real_small_disk_with_real_processes(tmp_path: Path) -> None:
     assert found["said"]
     assert all("No space left on device" in one for one in found["said"])
     assert set(found["how"].values()) <= {"done", "reused"}
-    assert len(found["digests"]) == 5
+    # One object a stage: what was cut off left none beside those of the last run.
+    assert len(found["digests"]) == len(found["how"])
     assert found["left"] == []
