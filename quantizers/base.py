@@ -103,6 +103,8 @@ class Quantizer(Protocol):
     needs_calibration: ClassVar[bool]
     engine: ClassVar[str]
     """The distribution that does the work; its version shapes the result."""
+    float16_step: ClassVar[str]
+    """What happens in float16 whatever the dtype, in words: it ends weights beyond 65504. Empty where nothing does."""
 
     def violations(
         self,

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.planning.compatibility import serving_violations
+from pipelines.planning.compatibility import Asked, serving_violations
 from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.planning.stages import installed_versions
 from quantizers.base import METHODS, load_method
@@ -98,7 +98,10 @@ def _able(
 ) -> dict[str, str]:
     """What can be done with a method here."""
     engine = load_method(method).engine
-    refusals = [serving_violations(method, machine.device, 2, engine=one.name) for one in serving]
+    refusals = [
+        serving_violations(Asked(method, machine.device, 2, engine=one.name, avx512=machine.has_avx512))
+        for one in serving
+    ]
     return {
         "quantize": f"{engine} {versions[engine]}, {machine.quantize_dtype(method)}"
         if engine in versions
@@ -118,4 +121,7 @@ def _serves(engine: type[Engine], method: Method, machine: MachineRecord, versio
     version = next((versions[name] for name in engine.distributions if name in versions), None)
     if version is None:
         return f"{engine.name}: no, install {' or '.join(engine.distributions)}"
+    refused = serving_violations(Asked(method, machine.device, 1, engine=engine.name, avx512=machine.has_avx512))
+    if refused:
+        return f"no: {refused[0]}"
     return f"{engine.name} {version}, {machine.serve_dtype(method in engine.serves_in_16_bits_only)}"

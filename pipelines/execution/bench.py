@@ -11,7 +11,7 @@ from configs.loading import load_yaml_model
 from pipelines.execution.fork_servers import OFFLINE, ForkServers
 from pipelines.execution.stage_job import run_job
 from pipelines.execution.workspace import Workspace
-from pipelines.planning.compatibility import serving_violations
+from pipelines.planning.compatibility import Asked, serving_violations
 from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.planning.open_run import check_device
 from pipelines.planning.preflight import check_memory
@@ -67,7 +67,8 @@ def open_bench(file: Path, overrides: list[str]) -> OpenBench:
         check_memory(config.serving, machine)
     check_servable(engine, ServerRequest(config.serving, config.model, dtype, machine.device, machine.serving_threads))
     ranks, stages = config.serving.tensor_parallel_size, config.serving.pipeline_parallel_size
-    found = serving_violations(method_of(config.model), machine.device, ranks, stages, engine=engine.name)
+    method = method_of(config.model)
+    found = serving_violations(Asked(method, machine.device, ranks, stages, engine.name, avx512=machine.has_avx512))
     if found:
         raise RequestError("; ".join(found), remedy="change `serving` as it says")
     authorization(engine.api_key_variable)

@@ -1,4 +1,4 @@
-"""What engines do not serve, as data: method x engine x tensor parallel x pipeline parallel x device, with sources."""
+"""What engines do not serve, as data: by method, engine, ranks, device, instructions, bits, head size; with sources."""
 
 from typing import NamedTuple
 
@@ -23,6 +23,29 @@ class Refusal(NamedTuple):
     """True: over more than one rank."""
     pipeline_parallel: bool | None = None
     device: Device | None = None
+    avx512: bool | None = None
+    """False: on a CPU without these instructions."""
+    bits: int | None = None
+    """Per weight."""
+    head_sizes: tuple[int, ...] | None = None
+    """Features of an attention head that are served; the row holds for all others."""
+
+
+class Asked(NamedTuple):
+    """How one model is to be served."""
+
+    method: Method | None
+    """That made the artifact; None for the baseline."""
+    device: Device
+    tensor_parallel: int
+    """Ranks that share each layer."""
+    pipeline_parallel: int = 1
+    """Ranks that share the layers out among them."""
+    engine: str = "vllm"
+    avx512: bool | None = None
+    """None where it is not known, as below."""
+    bits: int | None = None
+    head_size: int | None = None
 
 
 _BITSANDBYTES_SHARDED = Refusal(
@@ -31,6 +54,15 @@ _BITSANDBYTES_SHARDED = Refusal(
     source="vllm_bnb_plugin/bitsandbytes_loader.py",
     says="Prequant BitsAndBytes models with tensor parallelism is not",
     tensor_parallel=True,
+)
+_4_BITS_WITHOUT_AVX512 = Refusal(
+    because="its CPU kernel for packed weights is made of AVX512 instructions, which this CPU lacks: the first request"
+    " ends the server",
+    remedy="take bnb_nf4 or bnb_int8, or serve on a CPU with AVX512 or on a GPU",
+    source="vllm/platforms/cpu.py",
+    says="import vllm._C_AVX2",
+    device="cpu",
+    avx512=False,
 )
 _TRANSFORMERS_ONE_PROCESS = Refusal(
     because="it runs a model in one process",
@@ -51,29 +83,53 @@ REFUSALS = (
         pipeline_parallel=True,
         device="cpu",
     ),
+    _4_BITS_WITHOUT_AVX512._replace(method="gptq"),
+    _4_BITS_WITHOUT_AVX512._replace(method="awq"),
+    Refusal(
+        because="it has no CPU kernel for GPTQ in 8 bits",
+        remedy="set bits to 4 or take bnb_int8",
+        source="vllm/model_executor/kernels/linear/mixed_precision/cpu.py",
+        says="_CPUWNA16_SUPPORTED_QUANT_TYPES = (scalar_types.uint4, scalar_types.uint4b8)",
+        method="gptq",
+        device="cpu",
+        bits=8,
+    ),
+    Refusal(
+        because="its attention on a CPU takes head sizes of 32, 64, 80, 96, 112, 128, 160, 192, 224, 256 and 512",
+        remedy="serve this model on a GPU, where every size is taken",
+        source="vllm/v1/attention/backends/cpu_attn.py",
+        says="return [32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512]",
+        device="cpu",
+        head_sizes=(32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512),
+    ),
     _TRANSFORMERS_ONE_PROCESS._replace(tensor_parallel=True),
     _TRANSFORMERS_ONE_PROCESS._replace(pipeline_parallel=True),
 )
 
 
-def serving_violations(
-    method: Method | None, device: Device, tensor_parallel: int, pipeline_parallel: int = 1, engine: str = "vllm"
-) -> list[str]:
-    """Why `engine` would not serve a model so; empty where it would.
-
-    Args:
-        method: That made the artifact; None for the baseline.
-        tensor_parallel: Ranks that share each layer.
-        pipeline_parallel: Ranks that share the layers out among them.
-    """
-    asked = (method, engine, tensor_parallel > 1, pipeline_parallel > 1, device)
+def serving_violations(asked: Asked) -> list[str]:
+    """Why the engine would not serve a model so; empty where it would."""
     return [
-        f"{engine}: {row.because} ({row.source}); {row.remedy}"
+        f"{asked.engine}: {row.because}{_size(row, asked)} ({row.source}); {row.remedy}"
         for row in REFUSALS
-        if all(
-            column in (None, value)
-            for column, value in zip(
-                (row.method, row.engine, row.tensor_parallel, row.pipeline_parallel, row.device), asked, strict=True
-            )
-        )
+        if _holds(row, asked)
     ]
+
+
+def _holds(row: Refusal, asked: Asked) -> bool:
+    columns = (
+        (row.method, asked.method),
+        (row.engine, asked.engine),
+        (row.tensor_parallel, asked.tensor_parallel > 1),
+        (row.pipeline_parallel, asked.pipeline_parallel > 1),
+        (row.device, asked.device),
+        (row.avx512, asked.avx512),
+        (row.bits, asked.bits),
+    )
+    if row.head_sizes and (asked.head_size is None or asked.head_size in row.head_sizes):
+        return False
+    return all(column in (None, value) for column, value in columns)
+
+
+def _size(row: Refusal, asked: Asked) -> str:
+    return f"; this model's is {asked.head_size}" if row.head_sizes else ""

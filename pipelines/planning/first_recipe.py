@@ -140,10 +140,15 @@ class FirstRecipe:
             parameters=model.parameters,
             dtype="bfloat16",
             max_position_embeddings=model.max_position_embeddings,
+            positions=model.max_position_embeddings,
             tie_word_embeddings=False,
             linear_shapes=model.linear_shapes,
+            beyond_float16={},
             num_attention_heads=model.num_attention_heads,
             num_key_value_heads=model.num_key_value_heads,
+            head_size=model.head_dim,
+            embedding_rows=1,  # No rule asks for it.
+            has_bos_or_eos=True,
             has_chat_template=model.has_chat_template,
             origin=model.name,
         )

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from configs.errors import RequestError, StageError
-from pipelines.planning.compatibility import serving_violations
+from pipelines.planning.compatibility import Asked, serving_violations
 from pipelines.planning.context import JobContext
 from pipelines.planning.device import MachineRecord
 from pipelines.planning.interpreters import check_interpreter
 from pipelines.planning.stages import STAGE_MODULES, Stage, quantize_dtype, serve_dtype
-from quantizers.base import METHODS, load_method
+from quantizers.base import METHODS, MethodConfig, load_method
 from quantizers.calibration.config import check_calibration
 from quantizers.checkpoints.sources import SourceConfig, checkpoint_bytes
 from quantizers.methods.families import family_violations
-from quantizers.methods.rules import tensor_parallel_violations
+from quantizers.methods.rules import range_violations, tensor_parallel_violations
 from registry.contracts import CheckpointRecord, StageResult
 from serving_checks.engines.base import ServingConfig
 from serving_checks.engines.table import engine_type
@@ -76,8 +76,12 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
     compared = config.checks.sharded_over(ranks)
     if compared and compared != ranks:
         found += [f"checks.sharding: {line}" for line in tensor_parallel_violations(checkpoint, compared)]
-    for_all = serving_violations(None, machine.device, ranks, stages, engine=engine.name)
+    found += _length_violations(context, checkpoint) + _token_violations(checkpoint)
+    asked = Asked(None, machine.device, ranks, stages, engine.name, machine.has_avx512, head_size=checkpoint.head_size)
+    for_all = serving_violations(asked)
     found += for_all
+    served = serve_dtype(config, machine, None)
+    found += [f"baseline: {line}" for line in range_violations(checkpoint.beyond_float16, [served])]
     if not engine.gives_logprobs:
         found.append(
             f"{engine.name} gives no log-probabilities of tokens by their ids, which the evaluation asks for;"
@@ -90,8 +94,9 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
         shapes = checkpoint.linear_shapes
         lines = load_method(method.method).violations(method, shapes, ranks, machine.device, dtype)
         lines += family_violations(method.method, checkpoint.architecture)
-        refused = serving_violations(method.method, machine.device, ranks, stages, engine=engine.name)
+        refused = serving_violations(asked._replace(method=method.method, bits=getattr(method, "bits", None)))
         lines += [line for line in refused if line not in for_all]
+        lines += _range_violations(context, checkpoint, method)
         in_16_bits_only = method.method in engine.serves_in_16_bits_only
         if serve_dtype(config, machine, method.method) == "float32" and in_16_bits_only:
             lines.append(
@@ -99,6 +104,41 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
             )
         found += [f"{name}: {line}" for line in lines]
     return found
+
+
+def _length_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
+    asked = context.config.serving.max_model_len
+    if asked <= checkpoint.positions:
+        return []
+    return [
+        f"serving.max_model_len {asked} exceeds the model's {checkpoint.positions} positions; set it to"
+        f" {checkpoint.positions} or less"
+    ]
+
+
+def _token_violations(checkpoint: CheckpointRecord) -> list[str]:
+    if checkpoint.has_bos_or_eos:
+        return []
+    return [
+        "the tokenizer has neither BOS nor EOS, behind which a text's first token is asked for; add the model's"
+        " tokenizer_config.json, which names them"
+    ]
+
+
+def _range_violations(context: JobContext, checkpoint: CheckpointRecord, method: MethodConfig) -> list[str]:
+    config, machine = context.config, context.machine
+    engine = load_method(method.method)
+    quantizing, serving = quantize_dtype(config, machine, method.method), serve_dtype(config, machine, method.method)
+    computing = getattr(method, "compute_dtype", "bfloat16")
+    found = range_violations(checkpoint.beyond_float16, [quantizing, serving, computing])
+    if found or not engine.float16_step:
+        return found
+    linears = {
+        name: value
+        for name, value in checkpoint.beyond_float16.items()
+        if name.removesuffix(".weight") in checkpoint.linear_shapes
+    }
+    return range_violations(linears, ["float16"], f", {engine.float16_step},")
 
 
 def _suite_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
@@ -113,7 +153,7 @@ def _suite_violations(context: JobContext, checkpoint: CheckpointRecord) -> list
 
 def _calibration_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
     try:
-        check_calibration(context.config.calibration, checkpoint.max_position_embeddings, checkpoint.has_chat_template)
+        check_calibration(context.config.calibration, checkpoint.positions, checkpoint.has_chat_template)
     except RequestError as error:
         return [f"calibration: {error.what}; {error.remedy}"]
     return []

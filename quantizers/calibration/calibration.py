@@ -44,7 +44,7 @@ def calibrate(job: CalibrateJob, clock: StageClock) -> tuple[CalibrationRecord, 
         StageError: A hub data set cannot be fetched.
     """
     config = job.config
-    check_calibration(config, job.checkpoint.max_position_embeddings, job.checkpoint.has_chat_template)
+    check_calibration(config, job.checkpoint.positions, job.checkpoint.has_chat_template)
     forbidden = Exclusion(job.excluded_texts)
     with clock.part("import"):
         from transformers import AutoTokenizer

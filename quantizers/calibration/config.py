@@ -62,12 +62,12 @@ class CalibrateJob(FilesJob):
     threads: int
 
 
-def check_calibration(config: CalibrationConfig, max_position_embeddings: int, has_chat_template: bool) -> None:
+def check_calibration(config: CalibrationConfig, positions: int, has_chat_template: bool) -> None:
     """Refuse what the calibrate stage would refuse before it loads anything (RequestError)."""
-    if config.tokens > max_position_embeddings:
+    if config.tokens > positions:
         raise RequestError(
-            f"calibration rows of {config.tokens} tokens exceed the model's {max_position_embeddings} positions",
-            remedy=f"set tokens to {max_position_embeddings} or less",
+            f"calibration rows of {config.tokens} tokens exceed the model's {positions} positions",
+            remedy=f"set tokens to {positions} or less",
         )
     if config.chat_template and not has_chat_template:
         raise RequestError(

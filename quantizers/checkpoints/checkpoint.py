@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import RequestError, StageError
 from quantizers.checkpoints.chat_templates import check_chat_templates, has_chat_template
+from quantizers.checkpoints.completeness import refuse_incomplete
 from quantizers.checkpoints.gguf_tokenizer import write_tokenizer
 from quantizers.checkpoints.gguf_vocabulary import GgufVocabulary, read_vocabulary
+from quantizers.checkpoints.gguf_weights import load_weights
 from quantizers.checkpoints.recognition import TELLING_FILES
 from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX, read_headers, weight_files
 from quantizers.checkpoints.sources import (
@@ -28,6 +31,7 @@ from quantizers.checkpoints.sources import (
 )
 from quantizers.checkpoints.tokenizer_files import TOKENIZER_PATTERNS
 from quantizers.checkpoints.tokenizer_proof import ProvedTokenizer, prove_folder, prove_gguf
+from quantizers.checkpoints.weight_values import beyond_float16
 from registry.contracts import CheckpointRecord, FilesJob
 from registry.contracts.base import DType
 from registry.files import write_text_atomically
@@ -35,6 +39,8 @@ from registry.hashing import digest_of_file, manifest_of
 from registry.os_faults import check_not_refused
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from registry.stage_process import StageClock
 
 _COMPANIONS = (
@@ -91,52 +97,75 @@ def prepare(job: PrepareJob, clock: StageClock) -> tuple[CheckpointRecord, dict[
             origin = f"gguf {path.name} ({digest_of_file(path)})"
             versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "gguf")}
     check_chat_templates(job.output_dir)
-    with clock.part("hash"):
+    with clock.part("check"):
         record = describe(job.output_dir, origin=origin, note=job.source.note)
     told = {"text_opening": proved.opening, "tokenizer_proof": proved.proof}
     return record.model_copy(update=told), versions
 
 
 def describe(folder: Path, *, origin: str, note: str | None = None) -> CheckpointRecord:
-    """The record of a safetensors checkpoint, from its headers and config; no weight and no tokenizer is loaded."""
-    config = read_config(folder)
-    check_architecture(config, folder)
+    """The record of a safetensors checkpoint.
+
+    Raises:
+        RequestError: Tensors are missing, foreign, of another shape, contradictory or not finite, or the tokenizer
+            does not load.
+    """
+    check_architecture(read_config(folder), folder)
+    config = refuse_incomplete(folder)
     headers = read_headers(folder)
+    beyond = beyond_float16(folder)
+    tokenizer = _tokenizer(folder)
     manifest = manifest_of(folder)
     bytes_by_dtype: dict[str, int] = {}
     for info in headers.values():
         bytes_by_dtype[info.dtype] = bytes_by_dtype.get(info.dtype, 0) + info.size_bytes
-    stored = max(bytes_by_dtype, key=lambda name: bytes_by_dtype[name], default="nothing")
+    stored = max(bytes_by_dtype, key=lambda name: bytes_by_dtype[name])
     if stored not in _DTYPES:
         raise RequestError(
             f"most weights in {folder} are stored as {stored}",
             remedy=f"use a checkpoint in one of {', '.join(_DTYPES)}",
         )
-    linear_shapes = {
-        name.removesuffix(".weight"): (info.shape[0], info.shape[1])
-        for name, info in headers.items()
-        if ".layers." in name and name.endswith(".weight") and len(info.shape) == 2
-    }
-    if not linear_shapes:
-        raise RequestError(f"{folder} is no model: it has no decoder layers", remedy="name a whole checkpoint")
-    tied = bool(config.get("tie_word_embeddings", "lm_head.weight" not in headers))
     return CheckpointRecord(
         digest=manifest.digest,
         size_bytes=manifest.size_bytes,
-        architecture=config["architectures"][0],
+        architecture=config.architectures[0],
         parameters=sum(
-            _product(info.shape) for name, info in headers.items() if not (tied and name == "lm_head.weight")
+            prod(info.shape)
+            for name, info in headers.items()
+            if not (config.tie_word_embeddings and name == "lm_head.weight")
         ),
         dtype=_DTYPES[stored],
         max_position_embeddings=_whole_number(config, "max_position_embeddings", folder),
-        tie_word_embeddings=tied,
-        linear_shapes=linear_shapes,
+        positions=positions(config),
+        tie_word_embeddings=config.tie_word_embeddings,
+        linear_shapes={
+            name.removesuffix(".weight"): (info.shape[0], info.shape[1])
+            for name, info in headers.items()
+            if ".layers." in name and name.endswith(".weight") and len(info.shape) == 2
+        },
+        beyond_float16=beyond,
         num_attention_heads=_whole_number(config, "num_attention_heads", folder),
-        num_key_value_heads=config.get("num_key_value_heads") or _whole_number(config, "num_attention_heads", folder),
+        num_key_value_heads=_whole_number(config, "num_key_value_heads", folder),
+        head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        embedding_rows=config.vocab_size,
+        has_bos_or_eos=tokenizer.bos_token_id is not None or tokenizer.eos_token_id is not None,
         has_chat_template=has_chat_template(folder),
         origin=origin,
         note=note,
     )
+
+
+def positions(config: PretrainedConfig) -> int:
+    """Tokens that a model reads at most, by vLLM's reckoning (vllm/config/model.py, `_get_and_verify_max_len`).
+
+    Linear and dynamic rope scaling come on top of `max_position_embeddings`; every other kind, and Gemma 3's, is in it.
+    """
+    scaling: dict[str, Any] = config.rope_parameters or {}
+    # Models with layers of several kinds have parameters for each kind.
+    kinds = [scaling] if "rope_type" in scaling else [kind for kind in scaling.values() if isinstance(kind, dict)]
+    factors = [kind.get("factor") or 1.0 for kind in kinds if kind.get("rope_type") in ("linear", "dynamic")]
+    scaled = factors and not config.model_type.startswith("gemma3")
+    return int(config.max_position_embeddings * (max(factors) if scaled else 1.0))
 
 
 def _copy_folder(source: Path, target: Path) -> None:
@@ -179,24 +208,9 @@ def _download(model_id: str, revision: str) -> Path:
 def _convert_gguf(path: Path, dtype: DType, target: Path, clock: StageClock) -> ProvedTokenizer:
     vocabulary = read_vocabulary(path)
     with clock.part("import"):
-        import torch
-        from transformers import AutoModelForCausalLM, GgufConfig
+        import transformers  # noqa: F401 - or the first part that needs it would be charged for it
     with clock.part("load"):
-        try:
-            # Without `dequantize=True` the model cannot be saved again.
-            model = AutoModelForCausalLM.from_pretrained(
-                path.parent,
-                gguf_file=path.name,
-                dtype=getattr(torch, dtype),
-                quantization_config=GgufConfig(dequantize=True, gguf_file=path.name),
-            )
-        except Exception as error:
-            check_not_refused(error, f"reading {path}", target)
-            raise StageError(
-                f"transformers cannot read {path}: {type(error).__name__}: {error}",
-                remedy="fetch the GGUF file again, or use the model's safetensors",
-                blame="source",
-            ) from error
+        model = load_weights(path, dtype)
     with clock.part("save"):
         _name_special_tokens(model, vocabulary)
         model.save_pretrained(target)
@@ -215,15 +229,20 @@ def _name_special_tokens(model: Any, vocabulary: GgufVocabulary) -> None:
         model.generation_config.eos_token_id = vocabulary.ends
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # transformers raises whatever a file makes it stumble over.
+        raise RequestError(
+            f"transformers cannot read the tokenizer in {folder}: {type(error).__name__}: {error}",
+            remedy="fetch the tokenizer's files again",
+        ) from error
 
 
-def _whole_number(config: dict[str, Any], key: str, folder: Path) -> int:
-    value = config.get(key)
+def _whole_number(config: PretrainedConfig, key: str, folder: Path) -> int:
+    value = getattr(config, key, None)
     if not isinstance(value, int) or value < 1:
         raise RequestError(f"{folder}/config.json says {key}: {value!r}", remedy=f"write the model's own {key} there")
     return value

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
-from quantizers.methods.rules import group_size_violations, packing_violations
+from quantizers.methods.rules import cpu_kernel_violations, group_size_violations, packing_violations
 from registry.contracts.base import Device, DType
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class AWQ:
     config_type: ClassVar[type[MethodConfig]] = Config
     needs_calibration: ClassVar[bool] = True
     engine: ClassVar[str] = "gptqmodel"
+    float16_step: ClassVar[str] = "in which its packed weights are multiplied"
 
     def violations(
         self,
@@ -46,6 +47,7 @@ class AWQ:
         config = cast(Config, config)
         found = group_size_violations(linear_shapes, config.group_size, tensor_parallel)
         found += packing_violations(linear_shapes, config.bits, tensor_parallel)
+        found += cpu_kernel_violations(linear_shapes, tensor_parallel, device)
         if not config.zero_point:
             found.append("vLLM serves AWQ with zero points only; set zero_point to true")
         return found

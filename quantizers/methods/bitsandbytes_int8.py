@@ -28,6 +28,7 @@ class BitsAndBytesInt8:
     config_type: ClassVar[type[MethodConfig]] = Config
     needs_calibration: ClassVar[bool] = False
     engine: ClassVar[str] = "bitsandbytes"
+    float16_step: ClassVar[str] = "to which its rows are rounded first"
 
     def violations(
         self,

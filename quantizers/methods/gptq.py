@@ -9,7 +9,7 @@ from pydantic import Field
 
 from configs.quantities import Ratio, Share
 from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
-from quantizers.methods.rules import group_size_violations, packing_violations
+from quantizers.methods.rules import cpu_kernel_violations, group_size_violations, packing_violations
 from registry.contracts.base import Device, DType
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class GPTQ:
     config_type: ClassVar[type[MethodConfig]] = Config
     needs_calibration: ClassVar[bool] = True
     engine: ClassVar[str] = "gptqmodel"
+    float16_step: ClassVar[str] = "in which its scales are kept"
 
     def violations(
         self,
@@ -54,6 +55,7 @@ class GPTQ:
         config = cast(Config, config)
         found = group_size_violations(linear_shapes, config.group_size, tensor_parallel)
         found += packing_violations(linear_shapes, config.bits, tensor_parallel)
+        found += cpu_kernel_violations(linear_shapes, tensor_parallel, device)
         if not config.symmetric:
             found.append("vLLM serves symmetric GPTQ only; set symmetric to true")
         return found

@@ -6,9 +6,11 @@ all violations of all methods together.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 
 from quantizers.base import LinearShapes
 from registry.contracts import CheckpointRecord
+from registry.contracts.base import Device
 
 GROUP_SIZES = (128, 64, 32)
 """Group sizes with kernels in vLLM (model_executor/layers/quantization/auto_gptq.py, auto_awq.py), widest first."""
@@ -17,6 +19,13 @@ _ROW_PARALLEL = ("o_proj", "down_proj", "dense", "fc2")
 """Linears whose inputs vLLM splits over the tensor-parallel ranks; all others have their outputs split."""
 
 _INT32_BITS = 32
+
+_CPU_KERNEL_MULTIPLE = 32
+_FUSED = {
+    **dict.fromkeys((".q_proj", ".k_proj", ".v_proj"), ".qkv_proj"),
+    **dict.fromkeys((".gate_proj", ".up_proj"), ".gate_up_proj"),
+}
+"""What vLLM loads as one matrix."""
 
 
 def shard_shape(name: str, shape: tuple[int, int], tensor_parallel: int) -> tuple[float, float]:
@@ -70,6 +79,51 @@ def packing_violations(linear_shapes: LinearShapes, bits: int, tensor_parallel: 
         f"{features:g} features of {layers} do not fill words of {per_word} packed {bits}-bit weights"
         f" at tensor parallel {tensor_parallel}; use fewer tensor-parallel ranks or a bitsandbytes method"
         for layers, features in _summarize(unfit)
+    ]
+
+
+def cpu_kernel_violations(linear_shapes: LinearShapes, tensor_parallel: int, device: Device) -> list[str]:
+    """Layers that vLLM's CPU kernel for packed 4-bit weights does not take.
+
+    It wants multiples of 32 on both sides (vllm/model_executor/kernels/linear/mixed_precision/cpu.py), and sees what
+    vLLM loads as one matrix: queries, keys and values, and a gated layer's two inputs.
+    """
+    if device != "cpu":
+        return []
+    outputs: dict[str, float] = {}
+    unfit: dict[str, float] = {}
+    for name, shape in linear_shapes.items():
+        rows, columns = shard_shape(name, shape, tensor_parallel)
+        if columns % _CPU_KERNEL_MULTIPLE:
+            unfit[name] = columns
+        outputs[_fused(name)] = outputs.get(_fused(name), 0) + rows
+    unfit |= {name: features for name, features in outputs.items() if features % _CPU_KERNEL_MULTIPLE}
+    return [
+        f"the CPU kernel for packed weights takes multiples of {_CPU_KERNEL_MULTIPLE} features, and {layers} has"
+        f" {features:g} at tensor parallel {tensor_parallel}; use a bitsandbytes method, or serve on a GPU"
+        for layers, features in _summarize(unfit)
+    ]
+
+
+def _fused(name: str) -> str:
+    return re.sub(r"\.(?:[qkv]_proj|(?:gate|up)_proj)$", lambda match: _FUSED[match[0]], name)
+
+
+def range_violations(beyond_float16: Mapping[str, float], dtypes: Sequence[str], why: str = "") -> list[str]:
+    """Weights that float16 cannot hold, where one of `dtypes` is float16.
+
+    Args:
+        beyond_float16: Tensor name -> its largest magnitude, of those that exceed float16.
+        dtypes: What the weights are going to be held in.
+        why: Goes behind the word float16.
+    """
+    if "float16" not in dtypes or not beyond_float16:
+        return []
+    worst = max(beyond_float16, key=lambda name: beyond_float16[name])
+    more = f" and {len(beyond_float16) - 1} more tensors" if len(beyond_float16) > 1 else ""
+    return [
+        f"the weights of {worst}{more} reach {beyond_float16[worst]:g}, and float16{why} ends at 65504; take bnb_nf4"
+        " with compute_dtype bfloat16, and bfloat16 wherever the recipe names a dtype"
     ]
 
 

@@ -14,11 +14,22 @@ class CheckpointRecord(Record):
     dtype: DType
     """What the weights are stored as."""
     max_position_embeddings: int
+    """What config.json says."""
+    positions: int
+    """Tokens that the model reads at most: the same with the rope scaling that comes on top of it."""
     tie_word_embeddings: bool
     linear_shapes: dict[str, tuple[int, int]]
     """Every Linear that a method may quantize (lm_head left out): module name -> (out_features, in_features)."""
+    beyond_float16: dict[str, float]
+    """Tensor name -> its largest magnitude, of those that exceed what float16 holds."""
     num_attention_heads: int
     num_key_value_heads: int
+    head_size: int
+    """Features of one attention head."""
+    embedding_rows: int
+    """Token ids that the model has an embedding for; a tokenizer may know more or fewer."""
+    has_bos_or_eos: bool
+    """Whether the tokenizer has a token for a text's begin or end."""
     has_chat_template: bool
     text_opening: list[int] = []
     """Token ids that the model expects before every text: BOS, or none."""

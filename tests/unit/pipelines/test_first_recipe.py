@@ -18,7 +18,7 @@ SLOW = MachineRecord(
     device="cpu",
     device_name="an old CPU",
     fast_bfloat16=False,
-    cpu_flags=["avx2", "avx512f"],
+    cpu_flags=["avx2", "avx512bw", "avx512dq", "avx512f", "avx512vl"],
     threads=2,
     memory_bytes=24 << 30,
 )

@@ -12,7 +12,7 @@ import pytest
 from configs.errors import RequestError, StageError
 from configs.loading import load_yaml_model
 from evals.suites.resolve import load_suite
-from pipelines.planning.compatibility import REFUSALS, VLLM_VERSION, Refusal, serving_violations
+from pipelines.planning.compatibility import REFUSALS, VLLM_VERSION, Asked, Refusal, serving_violations
 from pipelines.planning.context import JobContext
 from pipelines.planning.preflight import check_free_space, check_memory, check_rules, rule_violations
 from pipelines.planning.stages import Stage, stages_of
@@ -97,7 +97,7 @@ def test_heads_that_cannot_be_shared() -> None:
 
 
 def test_calibration_rows_longer_than_the_model_reads() -> None:
-    long_rows = context(calibration={"source": "self", "samples": 4, "tokens": 4096})
+    long_rows = context(calibration={"source": "self", "samples": 4, "tokens": 8192})
     assert any(line.startswith("calibration:") for line in rule_violations(long_rows, checkpoint_record("sha256:c")))
 
 
@@ -179,8 +179,7 @@ def test_a_row_s_source_still_says_so(row: Refusal) -> None:
     ],
 )
 def test_the_table(asked: tuple[Method | None, Device, int, int, str], refused: str | None) -> None:
-    *combination, engine = asked
-    found = serving_violations(*combination, engine=engine)
+    found = serving_violations(Asked(*asked))
     assert len(found) == (refused is not None)
     assert refused is None or refused in found[0]
 
@@ -194,7 +193,7 @@ def test_a_pipeline_on_a_cpu_is_told_once() -> None:
 
 def test_one_rank_is_refused_to_none() -> None:
     asked = [(method, engine) for method in ("gptq", "awq", "bnb_nf4", "bnb_int8") for engine in ENGINES]
-    assert not any(serving_violations(method, "cuda", 1, engine=engine) for method, engine in asked)
+    assert not any(serving_violations(Asked(method, "cuda", 1, engine=engine)) for method, engine in asked)
 
 
 def test_an_engine_without_log_probabilities_cannot_be_evaluated() -> None:
@@ -223,6 +222,8 @@ def test_the_cuda_recipe_fits_its_model() -> None:
             "num_attention_heads": heads,
             "num_key_value_heads": kv_heads,
             "max_position_embeddings": 131072,
+            "positions": 131072,
+            "head_size": 128,
         }
     )
     assert rule_violations(JobContext(config, machine, load_suite("demo"), []), checkpoint) == []
@@ -240,3 +241,63 @@ def test_the_cuda_recipe_fits_its_model() -> None:
         "measure:awq-int4",
     ]
     assert {stage.dtype for stage in stages} == {"bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"positions": 128}, "serving.max_model_len 2048 exceeds the model's 128 positions; set it to 128 or less"),
+        (
+            {"head_size": 24},
+            "128, 160, 192, 224, 256 and 512; this model's is 24",
+        ),
+        ({"has_bos_or_eos": False}, "the tokenizer has neither BOS nor EOS"),
+    ],
+)
+def test_what_the_model_cannot_do_is_told_once_with_the_numbers(changes: dict[str, object], told: str) -> None:
+    checkpoint = checkpoint_record("sha256:c").model_copy(update=changes)
+    (line,) = rule_violations(context(), checkpoint)
+    assert told in line
+
+
+def test_every_head_size_is_taken_on_a_gpu() -> None:
+    assert not serving_violations(Asked(None, "cuda", 1, head_size=24))
+    assert serving_violations(Asked(None, "cpu", 1, head_size=24))
+    assert not serving_violations(Asked(None, "cpu", 1, engine="transformers", head_size=24))
+
+
+@pytest.mark.parametrize("missing", ["avx512f", "avx512bw", "avx512dq", "avx512vl"])
+def test_packed_weights_need_avx512_on_a_cpu(missing: str) -> None:
+    old = MACHINE.model_copy(update={"cpu_flags": [flag for flag in MACHINE.cpu_flags if flag != missing]})
+    methods = {name: {"method": name} for name in ("bnb_int8", "bnb_nf4")}
+    four_bits = {name: {"method": name, "group_size": 64} for name in ("gptq", "awq")}
+    asked = replace(context(methods=methods | four_bits), machine=old)
+    found = rule_violations(asked, checkpoint_record("sha256:c"))
+    assert [line.partition(":")[0] for line in found] == ["gptq", "awq"]
+    assert all("made of AVX512 instructions, which this CPU lacks" in line for line in found)
+    assert not rule_violations(replace(asked, machine=MACHINE), checkpoint_record("sha256:c"))
+
+
+def test_gptq_in_8_bits_is_not_served_on_a_cpu() -> None:
+    asked = context(methods={"gptq": {"method": "gptq", "group_size": 64, "bits": 8}})
+    (line,) = rule_violations(asked, checkpoint_record("sha256:c"))
+    assert "no CPU kernel for GPTQ in 8 bits" in line
+    assert not serving_violations(Asked("gptq", "cuda", 1, bits=8))
+
+
+def test_a_weight_beyond_float16_forbids_what_goes_through_it() -> None:
+    methods = {name: {"method": name, "group_size": 64} for name in ("gptq", "awq")}
+    methods |= {name: {"method": name} for name in ("bnb_int8", "bnb_nf4")}
+    linear = {"model.layers.0.mlp.down_proj.weight": 2.0e6}
+    checkpoint = checkpoint_record("sha256:c").model_copy(update={"beyond_float16": linear})
+    found = rule_violations(context(methods=methods), checkpoint)
+    assert [line.partition(":")[0] for line in found] == ["gptq", "awq", "bnb_int8"]
+    assert all("the weights of model.layers.0.mlp.down_proj.weight reach 2e+06, and float16" in line for line in found)
+    # Only what a method rounds goes through float16, unless a dtype says so.
+    outside = checkpoint.model_copy(update={"beyond_float16": {"model.norm.weight": 1.0e5}})
+    assert not rule_violations(context(methods=methods), outside)
+    narrow = {"nf4": {"method": "bnb_nf4", "compute_dtype": "float16"}}
+    (line,) = rule_violations(context(methods=narrow), outside)
+    assert line.startswith("nf4: the weights of model.norm.weight reach 100000")
+    found = rule_violations(context(methods=narrow, dtype={"serve": "float16"}), outside)
+    assert [line.partition(":")[0] for line in found] == ["baseline", "nf4"]

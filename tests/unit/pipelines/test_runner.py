@@ -29,7 +29,12 @@ from serving_checks.processes.guard import descendants_of
 ROOT = Path(__file__).resolve().parents[3]
 FINGERPRINTS = Fingerprints("sha256:source", "sha256:calibration", "sha256:suite")
 MACHINE = MachineRecord(
-    device="cpu", device_name="a test's CPU", fast_bfloat16=False, cpu_flags=[], threads=2, memory_bytes=1 << 30
+    device="cpu",
+    device_name="a test's CPU",
+    fast_bfloat16=False,
+    cpu_flags=["avx512bw", "avx512dq", "avx512f", "avx512vl"],
+    threads=2,
+    memory_bytes=1 << 30,
 )
 
 

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from configs.errors import RequestError
 from quantizers.base import METHODS, load_method, parse_config
-from quantizers.methods.rules import group_size_violations, packing_violations
+from quantizers.methods.rules import cpu_kernel_violations, group_size_violations, packing_violations
 
 SHAPES = {
     f"model.layers.{layer}.{name}": shape
@@ -35,6 +35,16 @@ def test_packed_words_have_to_be_full_on_every_rank() -> None:
     shapes = {"model.layers.0.mlp.up_proj": (24, 64)}
     assert packing_violations(shapes, 4, 1) == []
     assert "12 features of model.layers.0.mlp.up_proj" in packing_violations(shapes, 4, 2)[0]
+
+
+def test_a_cpu_s_kernel_takes_multiples_of_32_of_what_is_loaded_as_one() -> None:
+    shapes = {f"model.layers.0.self_attn.{name}_proj": (rows, 64) for name, rows in {"q": 64, "k": 16, "v": 16}.items()}
+    assert cpu_kernel_violations(shapes, 1, "cpu") == []
+    (line,) = cpu_kernel_violations(shapes, 2, "cpu")
+    assert "model.layers.0.self_attn.qkv_proj has 48 at tensor parallel 2" in line
+    assert cpu_kernel_violations(shapes, 2, "cuda") == []
+    (line,) = cpu_kernel_violations({"model.layers.0.mlp.down_proj": (64, 48)}, 1, "cpu")
+    assert "model.layers.0.mlp.down_proj has 48" in line
 
 
 def test_every_table_line_is_a_method_whose_config_names_it() -> None:

@@ -8,7 +8,6 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from configs.errors import RequestError
-from quantizers.checkpoints.checkpoint import PrepareJob, describe, prepare
 from quantizers.checkpoints.sources import (
     FolderSource,
     GgufSource,
@@ -18,8 +17,6 @@ from quantizers.checkpoints.sources import (
     check_source,
     checkpoint_bytes,
 )
-from registry.stage_process import StageClock
-from tests.tiny_llama import make_tiny_tokenizer
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -208,37 +205,3 @@ def test_a_package_that_is_not_installed_is_named() -> None:
 def test_a_hub_source_needs_a_revision() -> None:
     with pytest.raises(ValidationError, match="revision"):
         TypeAdapter(SourceConfig).validate_python({"kind": "hub", "id": "a/b"})
-
-
-def test_the_record_comes_from_headers_and_config(folder: Path) -> None:
-    record = describe(folder, origin="folder model", note="a note")
-    assert record.architecture == "LlamaForCausalLM"
-    assert record.parameters == 16 * 8 + 8 * 8 + 8 * 24 + 8
-    assert record.linear_shapes == {"model.layers.0.self_attn.q_proj": (8, 8), "model.layers.0.mlp.down_proj": (8, 24)}
-    assert (record.dtype, record.num_key_value_heads, record.has_chat_template) == ("bfloat16", 2, True)
-
-
-def test_prepare_copies_what_belongs_to_a_checkpoint_only(folder: Path, tmp_path: Path) -> None:
-    (folder / "training_args.bin").write_bytes(b"\x80\x04")
-    (folder / "notes.md").write_text("")
-    make_tiny_tokenizer(folder)
-    output = tmp_path / "output"
-    job = PrepareJob(
-        stage="prepare",
-        result_file=tmp_path / "result.json",
-        output_dir=output,
-        source=FolderSource(kind="folder", path=folder),
-        dtype="float32",
-    )
-    record, _ = prepare(job, StageClock(tmp_path / "progress"))
-    assert sorted(path.name for path in output.iterdir()) == [
-        "chat_template.jinja",
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
-    assert record.dtype == "bfloat16"
-    assert record.text_opening == []
-    assert "tokenizer.json" in record.tokenizer_proof
-    assert record.digest == describe(output, origin="").digest
