@@ -59,6 +59,9 @@ def main() -> int:
     options = parser.parse_args()
     why_not = _isolated()
     adopt_orphans()
+    # What a background job of a shell ignores, those that it starts would ignore too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as the first process it would be deaf
     root = Path(tempfile.mkdtemp(prefix="qbf-"))
     lab = Lab(root, isolated=why_not is None)

@@ -156,10 +156,17 @@ def damage(path: Path, rng: Random, others: list[Path]) -> str:
     return said
 
 
-def forget(workspace: Path, rng: Random) -> str:
-    """Take some finished stages out of the cache, half of the time with what they had made, so that there is work."""
+def forget(workspace: Path, rng: Random, stage: str = "") -> str:
+    """Take some finished stages out of the cache, half of the time with what they had made, so that there is work.
+
+    Args:
+        stage: A kind of stage of which one is among them.
+    """
     entries = files_of(workspace, "cache entries")
     chosen = rng.sample(entries, rng.randint(1, min(3, len(entries)))) if entries else []
+    wanted = [entry for entry in entries if entry.parent.name == stage]
+    if wanted and not set(wanted) & set(chosen):
+        chosen.append(rng.choice(wanted))
     with_objects = rng.random() < 0.5
     for entry in chosen:
         text = entry.read_text()

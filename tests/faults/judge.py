@@ -10,6 +10,7 @@ Each fault ends in one class, the worst that was found:
 """
 
 import json
+import os
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping
@@ -141,13 +142,15 @@ def finished_stages(workspace: Path, before: Iterable[str] = ()) -> dict[str, st
 
 
 def leftovers(workspace: Path, tmp: Path, shared_memory: Path = Path("/dev/shm")) -> list[Finding]:  # noqa: S108
-    """Files that nobody needs any more."""
+    """Files that nobody needs any more; the folder in which all runs of a user have theirs stays, empty."""
+    of_user = f"qb-{os.getuid()}"
     places = [
         *workspace.glob("store/staging/*"),
         *workspace.glob("scratch/*"),
         *(path for path in workspace.rglob(".*") if path.is_file()),
         *(path for path in workspace.rglob("*") if path.is_socket() or path.is_fifo()),
-        *tmp.iterdir(),
+        *(path for path in tmp.iterdir() if path.name != of_user),
+        *(tmp / of_user).glob("*"),
         *shared_memory.iterdir(),
     ]
     found = [Finding("left behind", str(path)) for path in places]

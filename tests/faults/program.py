@@ -48,6 +48,7 @@ def take_warm(folder: Path) -> None:
     """From now on this process starts no fork server and no recorder itself."""
     from serving_checks.processes.supervisor import Supervised
 
+    hand_on_scratch()
     start = Supervised.start
 
     def start_warm(self: Supervised) -> Supervised:
@@ -61,6 +62,22 @@ def take_warm(folder: Path) -> None:
 
     patched: Any = start_warm
     Supervised.start = patched
+
+
+def hand_on_scratch() -> None:
+    """A fork inherits the run's folder for scratch from its fork server; a warm one does not know the run."""
+    from serving_checks.processes.guard import SCRATCH_VARIABLE
+    from serving_checks.processes.supervisor import Supervised
+
+    fork: Any = Supervised._fork
+
+    def fork_with_scratch(self: Supervised, *arguments: Any) -> Any:
+        handed = {name: os.environ[name] for name in ("TMPDIR", SCRATCH_VARIABLE) if name in os.environ}
+        self.env = handed | self.env
+        return fork(self, *arguments)
+
+    patched: Any = fork_with_scratch
+    Supervised._fork = patched
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import sys
 
 from serving_checks.engines.base import ServerCommand, ServerRequest
 from serving_checks.engines.vllm import VllmEngine
+from tests.faults.program import hand_on_scratch
 
 _as_vllm = VllmEngine.command
 
@@ -22,3 +23,4 @@ def _as_stand_in(self: VllmEngine, request: ServerRequest, port: int) -> ServerC
 
 
 VllmEngine.command = _as_stand_in
+hand_on_scratch()

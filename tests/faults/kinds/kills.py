@@ -55,7 +55,7 @@ def _signalled(trial: Trial, role: Role, numbers: tuple[signal.Signals, ...]) ->
         lab.restore(empty=True)
         trial.tell("an empty workspace")
     else:
-        trial.tell(forget(lab.workspace, rng))
+        trial.tell(forget(lab.workspace, rng, "measure" if role.startswith(("server", "load")) else ""))
     number = rng.choice(numbers)
     sender = _Signal(trial, role, number)
     finished = lab.finish(lab.start("run", str(lab.recipe), "--json"), on_tick=sender.tick)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -125,11 +126,14 @@ def test_leftovers_are_found(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
     (workspace / "store" / "objects" / "kept").write_text("kept")
     (workspace / "machine.lock").write_text("1")
+    of_runs = tmp / f"qb-{os.getuid()}"
+    of_runs.mkdir()
     assert leftovers(workspace, tmp, shared) == []
     planted = [
         workspace / "store" / "staging" / "1-abc" / "half",
         workspace / "cache" / "measure" / ".ab.json.x7",
-        tmp / "qb-scratch" / "socket",
+        tmp / "tmp_x" / "socket",
+        of_runs / "ab12.lock",
         shared / "psm_1",
     ]
     for path in planted:
