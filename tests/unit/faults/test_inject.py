@@ -11,7 +11,7 @@ from tests.faults.hostile import TEXTS, drawn, edited, edits
 from tests.faults.inject import DAMAGES, Damage, damage, files_of, forget
 
 
-@pytest.mark.parametrize("harm", set(DAMAGES), ids=lambda harm: str(harm.__name__))
+@pytest.mark.parametrize("harm", dict.fromkeys(DAMAGES), ids=lambda harm: str(harm.__name__))
 def test_every_damage_changes_the_file(tmp_path: Path, harm: Damage) -> None:
     path = tmp_path / "file"
     content = b'{"value": 12345, "text": "twelve"}' * 40
