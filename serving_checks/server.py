@@ -16,7 +16,7 @@ from serving_checks.processes.endings import Death, Ending, death_of
 from serving_checks.processes.guard import descendants_of, remove_shared_memory, shared_memory_of
 from serving_checks.processes.pulse import UNBOUNDED, Patience, Pulse, Stuck
 from serving_checks.processes.scratch import note_shared_memory
-from serving_checks.processes.supervisor import Supervised
+from serving_checks.processes.supervisor import Supervised, quoted
 from serving_checks.processes.watch import Watch
 from serving_checks.transport.http_json import get_text
 
@@ -161,7 +161,7 @@ def _death_of(engine: LaunchedEngine, child: Supervised, ending: Ending) -> Deat
 
 
 def _shown(child: Supervised) -> str:
-    return f"  command: {child.command_line}\n  last lines of {child.log_file}:\n{child.log_tail()}"
+    return f"  command: {child.command_line}\n  last lines of {child.log_file}:\n{quoted(child.log_tail())}"
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def _died(name: str, finished: supervisor.Finished, doing: str, log_file: Path, 
     death = death_of(finished.ending)
     return StageError(
         f"{name} {finished.ending.how} after {finished.duration_seconds:.0f} s without a result, at {doing}:"
-        f" {death.reason}; the end of {log_file}:\n" + _indented(finished.ending.log_tail),
+        f" {death.reason}; the end of {log_file}:\n" + supervisor.quoted(finished.ending.log_tail),
         remedy=f"{death.remedy}; to watch this stage alone: {shlex.join(argv)}",
         blame=death.blame,
     )
@@ -87,7 +87,3 @@ def _progress_text(result_file: Path) -> str:
         return "starting"
     part = str(said["part"]).replace("_", " ")
     return f"{part} {said['done']}/{said['total']}" if said.get("total") else part
-
-
-def _indented(log_tail: str) -> str:
-    return "\n".join("    " + line for line in log_tail.splitlines()) or "    (nothing)"

@@ -25,7 +25,7 @@ from serving_checks.load.prompts import read_text
 from serving_checks.load.requests import LOAD_REQUESTS_FILE
 from serving_checks.processes.endings import death_of
 from serving_checks.processes.pulse import UNBOUNDED, Patience
-from serving_checks.processes.supervisor import Supervised, tail_of
+from serving_checks.processes.supervisor import Supervised, quoted, tail_of
 
 _OTHER_FILES = 128
 """Open files of generator and server besides the requests' connections: libraries, logs, event loops."""
@@ -155,7 +155,7 @@ class LoadClient:
 
     def _kept(self, requests_file: Path, server_log: Path | None) -> str:
         """What there is to read about a failure: a failed stage's output directory goes, its logs stay."""
-        tail = f"  the load generator's log ends:\n{self._child.log_tail()}"
+        tail = f"  the load generator's log ends:\n{quoted(self._child.log_tail())}"
         if server_log and requests_file.exists():
             kept = requests_file
             if requests_file.parent != server_log.parent:
@@ -163,7 +163,7 @@ class LoadClient:
                 shutil.move(requests_file, kept)
             tail = f"  all requests until then: {kept}\n{tail}"
         if server_log and server_log.exists():
-            tail += f"\n  the server's log ({server_log}) ends:\n{tail_of(server_log, _SERVER_LOG_LINES)}"
+            tail += f"\n  the server's log ({server_log}) ends:\n{quoted(tail_of(server_log, _SERVER_LOG_LINES))}"
         return tail
 
 

@@ -17,6 +17,7 @@ import json
 import os
 import runpy
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -186,6 +187,9 @@ def _run_and_exit(module: str) -> NoReturn:
         if not (stop.code is None or isinstance(stop.code, int)):
             print(stop.code, file=sys.stderr)
         exit_code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        traceback.print_exc()
+        exit_code = 128 + signal.SIGINT  # as a Python of its own ends
     except BaseException:
         traceback.print_exc()
     finally:

@@ -137,7 +137,7 @@ class Supervised:
         while (exit_code := self.wait(_TICK_SECONDS)) is None:
             stuck, self.suspended_seconds = pulse.look(), pulse.suspended_seconds
             if stuck:
-                what = f"{stuck.what}: {self.command_line}\n{self.log_tail()}"
+                what = f"{stuck.what}: {self.command_line}\n{quoted(self.log_tail())}"
                 raise StageError(what, remedy=f"{stuck.remedy} ({self.log_file})", blame=stuck.blame)
             if on_tick:
                 on_tick(pulse.suspended_now)
@@ -267,3 +267,8 @@ def tail_of(log_file: Path, lines: int) -> str:
     with log_file.open("rb") as log:
         log.seek(max(0, os.fstat(log.fileno()).st_size - _LINE_BYTES * lines))
         return "\n".join(log.read(_LOG_PART_BYTES).decode(errors="replace").splitlines()[-lines:])
+
+
+def quoted(log_tail: str) -> str:
+    """The end of a log in a message: evidence, set in so that it is not taken for our own words."""
+    return "\n".join("    " + line for line in log_tail.splitlines()) or "    (nothing)"

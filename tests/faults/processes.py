@@ -107,7 +107,7 @@ def _role_of(log: str) -> Role | None:
         return "recorder"
     if name == "load.log":
         return "load"
-    if name.endswith(".server.log"):
+    if name.endswith("+server.log"):
         return "server"
     if name.startswith("fork-server"):
         return "fork server"

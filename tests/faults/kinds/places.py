@@ -80,7 +80,7 @@ def _read_only(trial: Trial) -> None:
     subprocess.run(["mount", "-o", "remount,bind,ro", str(part)], capture_output=True, check=False)
     try:
         trial.tell(f"read-only: {part.name}")
-        trial.run(blame=r"read-only|cannot (be )?writ|permission")
+        trial.run(blame=r"read-only|may write|cannot (be )?writ|permission")
     finally:
         subprocess.run(["umount", "-l", str(part)], check=False)
     trial.settle()

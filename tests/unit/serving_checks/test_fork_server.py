@@ -130,12 +130,13 @@ def test_two_forks_at_once_do_not_touch_each_other(tmp_path, module, server):
     assert gone(two)
 
 
-def test_kill_of_the_fork_is_an_exit_code(tmp_path, module, server):
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_ends_the_fork_is_its_exit_code(tmp_path, module, server, sent):
     argv = command(module, "sleep", str(tmp_path / "pid"))
     with Supervised(argv, log_file=tmp_path / "log", fork_server=tmp_path / "socket") as child:
         sleeper = pid_in(tmp_path / "pid")
-        os.kill(descendants_of(child.pid)[0], signal.SIGKILL)
-        assert child.wait(20) == 137
+        os.kill(descendants_of(child.pid)[0], sent)
+        assert child.wait(20) == 128 + sent
     assert gone(sleeper)
 
 

@@ -162,5 +162,5 @@ def test_too_few_file_handles_are_told_before_anything_starts(tmp_path: Path, mo
 
 def test_a_text_that_is_not_there_is_told_before_anything_starts(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"prompts": Prompts(short=16, file=tmp_path / "missing.txt")})
-    with pytest.raises(RequestError, match=r"missing\.txt cannot be read"):
+    with pytest.raises(RequestError, match=r"missing\.txt: cannot be read"):
         LoadClient(config, SERVING, tmp_path, tmp_path)
