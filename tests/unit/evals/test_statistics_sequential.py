@@ -102,7 +102,7 @@ def test_looks_that_were_not_declared(number: int) -> None:
 )
 def test_looks_ascend_to_all_items(fractions: tuple[float, ...]) -> None:
     for refused in (lambda: LookPlan(fractions=fractions), lambda: Look(fractions=fractions, number=1)):
-        with pytest.raises(ValidationError, match="looks ascend|finite number"):
+        with pytest.raises(ValidationError, match=r"looks ascend|finite number"):
             refused()
 
 
