@@ -19,6 +19,7 @@ from quantizers.calibration.config import (
 )
 from quantizers.calibration.documents import Document, content_of, read_documents
 from quantizers.calibration.exclusion import Exclusion
+from quantizers.calibration.token_range import refuse_beyond_embedding
 from registry.contracts import CalibrationRecord
 from registry.files import write_text_atomically
 from registry.hashing import canonical_json, digest_of, digest_of_file, manifest_of
@@ -65,6 +66,7 @@ def calibrate(job: CalibrateJob, clock: StageClock) -> tuple[CalibrationRecord, 
             " hold evaluation items)",
             remedy="add text" + (f", set samples to {len(rows)}" if rows else "") + " or set tokens to less",
         )
+    refuse_beyond_embedding(rows, tokenizer, job.checkpoint.embedding_rows)
     write_text_atomically(job.output_dir / ROWS_FILE, canonical_json(rows))
     record = CalibrationRecord(
         digest=manifest_of(job.output_dir).digest,

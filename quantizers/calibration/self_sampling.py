@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from quantizers.calibration.token_range import refuse_beyond_embedding
 from registry.texts import opening_of, text_ids
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def sample_rows(
     rejected = 0
     with clock.part("sample"):
         for _ in range(_ROUNDS):
-            openings = _openings(tokenizer, config.samples - len(rows), config.chat_template, generator)
+            openings = _openings(tokenizer, job, config.samples - len(rows), generator)
             for batch in openings.split(_BATCH_ROWS):
 
                 def report(length: int, done: int = len(rows), size: int = len(batch)) -> None:
@@ -69,7 +70,7 @@ def sample_rows(
     return rows, rejected
 
 
-def _openings(tokenizer: Any, rows: int, chat_template: bool, generator: Any) -> Any:
+def _openings(tokenizer: Any, job: CalibrateJob, rows: int, generator: Any) -> Any:
     """[rows, length] token ids that the rows begin with; _FREE where the model is to choose.
 
     Rows of both kinds share a batch: a random row has one token set after what begins every text, a chat row the whole
@@ -79,11 +80,14 @@ def _openings(tokenizer: Any, rows: int, chat_template: bool, generator: Any) ->
 
     begin = opening_of(tokenizer)
     special = set(tokenizer.all_special_ids)
-    ordinary = torch.tensor([token for token in range(len(tokenizer)) if token not in special])
+    # A tokenizer may know more tokens than the model has an embedding for.
+    known = min(len(tokenizer), job.checkpoint.embedding_rows)
+    ordinary = torch.tensor([token for token in range(known) if token not in special])
     opening: list[int] = []
-    if chat_template:
+    if job.config.chat_template:
         rendered = tokenizer.apply_chat_template([{"role": "user", "content": _MARK}], tokenize=False)
         opening = text_ids(tokenizer, [rendered.partition(_MARK)[0]])[0]
+    refuse_beyond_embedding([begin, opening], tokenizer, job.checkpoint.embedding_rows)
     openings = torch.full((rows, max(len(begin) + 1, len(opening))), _FREE, device=generator.device)
     drawn = torch.randint(len(ordinary), (rows,), generator=generator, device=generator.device)
     openings[:, : len(begin)] = torch.tensor(begin, dtype=openings.dtype, device=generator.device)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import StageError
 from quantizers.base import LinearShapes, QuantizeOutcome
-from quantizers.checkpoints.tokenizer_files import tokenizer_files
+from quantizers.checkpoints.tokenizer_files import carry_over
 from registry.contracts import QuantizedModule
 from registry.os_faults import check_not_refused
 
@@ -36,7 +35,7 @@ def run_bitsandbytes(job: QuantizeJob, clock: StageClock, **parameters: Any) -> 
     """
     with clock.part("import"):
         import torch
-        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
     torch.set_num_threads(job.threads)
     try:
         with clock.part("quantize"):
@@ -56,6 +55,8 @@ def run_bitsandbytes(job: QuantizeJob, clock: StageClock, **parameters: Any) -> 
                 if parameter.is_floating_point():
                     parameter.data = parameter.data.to(stored)
             model.config.dtype = stored
+            # The library refuses to save some generation configs; the source's own file comes in its place anyway.
+            model.generation_config = GenerationConfig()
             model.save_pretrained(job.output_dir)
     except Exception as error:  # The library raises whatever it stumbles over.
         check_not_refused(error, f"bitsandbytes at {job.name}", job.output_dir)
@@ -71,8 +72,7 @@ def run_bitsandbytes(job: QuantizeJob, clock: StageClock, **parameters: Any) -> 
             remedy="check that the versions in the environment are those of the lock file",
             blame="engine",
         )
-    for path in (*tokenizer_files(job.checkpoint_dir), *job.checkpoint_dir.glob("generation_config.json")):
-        shutil.copyfile(path, job.output_dir / path.name)
+    carry_over(job.checkpoint_dir, job.output_dir)
     return QuantizeOutcome(
         modules=[QuantizedModule(name=name) for name in sorted(quantized)],
         versions={name: importlib.metadata.version(name) for name in _LIBRARIES},

@@ -6,7 +6,6 @@ import contextlib
 import importlib.machinery
 import json
 import os
-import shutil
 import sys
 import tempfile
 import types
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from configs.errors import RequestError, StageError
 from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
-from quantizers.checkpoints.tokenizer_files import tokenizer_files
+from quantizers.checkpoints.tokenizer_files import carry_over
 from quantizers.engines.layer_kinds import check_window, own_positions
 from quantizers.engines.packing import whole_tensor_packing
 from registry.contracts import QuantizedModule
@@ -234,8 +233,4 @@ def _finish_artifact(checkpoint_dir: Path, output_dir: Path) -> None:
     would give equal weights different digests.
     """
     (output_dir / "quant_log.csv").unlink(missing_ok=True)
-    generation = "generation_config.json"
-    for written in (*tokenizer_files(output_dir), output_dir / generation):
-        written.unlink(missing_ok=True)
-    for source in (*tokenizer_files(checkpoint_dir), *checkpoint_dir.glob(generation)):
-        shutil.copyfile(source, output_dir / source.name)
+    carry_over(checkpoint_dir, output_dir)

@@ -7,6 +7,9 @@ source's only after that is undone:
 * behind a Linear (o behind v, down behind up): that Linear's rows were divided by the scale and then rounded. The scale
   is fitted row by row, and the *same* numbers are used to undo the columns of the Linear behind it.
 
+Columns that nothing reads are left out: those whose input is always zero, behind a norm weight or a row of zeros.
+Methods that look at activations may write anything there.
+
 What this cannot see: a row of v or up (AWQ only) that is wrong by a factor and whose counterpart column in o or down is
 wrong by the inverse factor, which computes the same; and everything outside the Linears, which reloading shows.
 """
@@ -36,6 +39,10 @@ _BEHIND_LINEAR = {"self_attn.o_proj": "self_attn.v_proj", "mlp.down_proj": "mlp.
 
 _TINY = sys.float_info.min
 """Keeps a module of zeros from a division by zero."""
+_NOT_COMPARABLE = 1e9
+"""The relative error of what cannot be compared, and the largest that is told."""
+_NO_VARIANCE = 1e-6
+"""Of the mean square: less is lost in the rounding of float32 sums."""
 
 
 def compare_weights(
@@ -45,7 +52,7 @@ def compare_weights(
     method: Method,
     quantization_config: dict[str, Any],
     report: Callable[[int, int], None],
-) -> tuple[dict[str, float], dict[str, float]]:
+) -> tuple[dict[str, float | None], dict[str, float]]:
     """Compare every Linear of `checkpoint`.
 
     Args:
@@ -58,12 +65,14 @@ def compare_weights(
 
     Returns:
         Module name -> Pearson correlation, and module name -> Frobenius norm of the difference over the source's.
-        A module with weights that are not finite has correlation 0 and relative error 1e9.
+        None stands for a correlation that is not defined (see `agreement`). A module with weights that are not finite
+        has correlation 0 and relative error 1e9.
     """
-    correlation: dict[str, float] = {}
+    correlation: dict[str, float | None] = {}
     relative_error: dict[str, float] = {}
     norm_offset = 1.0 if checkpoint.architecture.startswith("Gemma") else 0.0
     for done, module in enumerate(checkpoint.linear_shapes):
+        read = _columns_read(source, module, checkpoint, norm_offset)
         original = source.read(f"{module}.weight").float()
         restored = dequantize(artifact, module, method, quantization_config)
         if method == "awq":
@@ -72,30 +81,76 @@ def compare_weights(
             if row_module is not None:
                 row_source = source.read(f"{row_module}.weight").float()
                 row_artifact = dequantize(artifact, row_module, method, quantization_config)
-                scale = _row_fit(
-                    row_source, _scaled(row_artifact, _norm_ratio(source, artifact, row_module, norm_offset))
-                )
+                row_artifact = _scaled(row_artifact, _norm_ratio(source, artifact, row_module, norm_offset))
+                row_read = _columns_read(source, row_module, checkpoint, norm_offset)
+                scale = _row_fit(_kept(row_source, row_read), _kept(row_artifact, row_read))
             restored = _scaled(restored, scale)
             if module in {_row_partner(name, checkpoint) for name in _siblings(module)}:
-                restored = restored / _row_fit(original, restored)[:, None]
+                restored = restored / _row_fit(_kept(original, read), _kept(restored, read))[:, None]
+        if original.shape == restored.shape:
+            original, restored = _kept(original, read), _kept(restored, read)
         correlation[module], relative_error[module] = agreement(original, restored)
         report(done + 1, len(checkpoint.linear_shapes))
     return correlation, relative_error
 
 
-def agreement(original: torch.Tensor, restored: torch.Tensor) -> tuple[float, float]:
-    """Pearson correlation and relative Frobenius error of two weight matrices of one shape."""
+def agreement(original: torch.Tensor, restored: torch.Tensor) -> tuple[float | None, float]:
+    """Pearson correlation and relative Frobenius error of two weight matrices of one shape.
+
+    A matrix of equal numbers has no variance and so no correlation with anything: None, and the error alone judges. The
+    error of a matrix of zeros is 0 where zeros were restored.
+    """
     if original.shape != restored.shape:
-        return 0.0, 1e9
+        return 0.0, _NOT_COMPARABLE
     x, y = original.flatten(), restored.flatten()
+    if not len(x):
+        return None, 0.0
     # By scalar products, which read each weight in place: centred copies of both took most of an inspection's time.
     xx, xy, yy = (float(one @ other) for one, other in ((x, x), (x, y), (y, y)))
     if not math.isfinite(yy):
-        return 0.0, 1e9
+        return 0.0, _NOT_COMPARABLE
+    difference = float((x - y).norm())
+    error = min(difference / max(math.sqrt(xx), _TINY), _NOT_COMPARABLE) if difference else 0.0
     mean_x, mean_y = float(x.mean()), float(y.mean())
-    variances = (xx / len(x) - mean_x**2) * (yy / len(y) - mean_y**2)
-    correlation = (xy / len(x) - mean_x * mean_y) / math.sqrt(variances) if variances > 0 else 0.0
-    return min(correlation, 1.0), float((x - y).norm()) / max(math.sqrt(xx), _TINY)
+    variance_x, variance_y = xx / len(x) - mean_x**2, yy / len(y) - mean_y**2
+    if variance_x <= _NO_VARIANCE * xx / len(x) or variance_y <= _NO_VARIANCE * yy / len(y):
+        return None, error
+    return min((xy / len(x) - mean_x * mean_y) / math.sqrt(variance_x * variance_y), 1.0), error
+
+
+def _columns_read(
+    source: TensorFiles, module: str, checkpoint: CheckpointRecord, norm_offset: float
+) -> torch.Tensor | None:
+    """[in_features] of bool: inputs of `module` that are not zero whatever the text; None where that is not known."""
+    import torch
+
+    layer, part, name = module.rsplit(".", 2)
+    if f"{part}.{name}" not in _BEHIND_LINEAR:
+        norm = _norm_of(source, layer, part)
+        return None if norm is None else source.read(norm).float() + norm_offset != 0
+    behind = ("v_proj",) if part == "self_attn" else ("gate_proj", "up_proj")
+    rows = [
+        _rows_that_give(source, f"{layer}.{part}.{one}") for one in behind if f"{layer}.{part}.{one}.weight" in source
+    ]
+    if len(rows) < len(behind):
+        return None
+    read = torch.stack(rows).all(0)
+    if part == "self_attn":
+        # Each head of values is read by all the heads of queries that share it.
+        shared = checkpoint.num_attention_heads // checkpoint.num_key_value_heads
+        read = read.view(checkpoint.num_key_value_heads, -1).repeat_interleave(shared, 0).flatten()
+    return read if len(read) == checkpoint.linear_shapes[module][1] else None
+
+
+def _rows_that_give(source: TensorFiles, module: str) -> torch.Tensor:
+    """[out_features] of bool: outputs that are not zero whatever the input."""
+    gives: torch.Tensor = (source.read(f"{module}.weight") != 0).any(1)
+    bias = f"{module}.bias"
+    return gives | (source.read(bias) != 0) if bias in source else gives
+
+
+def _kept(weights: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
+    return weights if columns is None or bool(columns.all()) else weights[:, columns]
 
 
 def _siblings(module: str) -> list[str]:
@@ -121,13 +176,18 @@ def _norm_ratio(source: TensorFiles, artifact: TensorFiles, module: str, offset:
     layer, part, name = module.rsplit(".", 2)
     if f"{part}.{name}" in _BEHIND_LINEAR:
         return None
-    for norm in _BEHIND_NORM.get(f".{part}.", ()):
-        key = f"{layer}.{norm}.weight"
-        if key in source and key in artifact:
-            before, after = source.read(key).float() + offset, artifact.read(key).float() + offset
-            # A channel that the norm switches off carries nothing, whatever its scale.
-            return torch.where(before == 0, torch.zeros_like(before), after / before)
-    return None
+    key = _norm_of(source, layer, part)
+    if key is None or key not in artifact:
+        return None
+    before, after = source.read(key).float() + offset, artifact.read(key).float() + offset
+    # A channel that the norm switches off carries nothing, whatever its scale.
+    return torch.where(before == 0, torch.zeros_like(before), after / before)
+
+
+def _norm_of(source: TensorFiles, layer: str, part: str) -> str | None:
+    """The weights of the norm before a part's first Linears."""
+    names = (f"{layer}.{norm}.weight" for norm in _BEHIND_NORM.get(f".{part}.", ()))
+    return next((name for name in names if name in source), None)
 
 
 def _scaled(weights: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import statistics
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 MIN_CORRELATION = 0.9
 """Sound 4-bit weights of real models give 0.99 and more, an artifact that an engine had ruined gave 0.10."""
+
+MAX_ERROR_WITHOUT_VARIANCE = math.sqrt(1 - MIN_CORRELATION**2)
+"""The relative error of the best fit of two matrices of mean 0 that correlate by MIN_CORRELATION."""
 
 _NOMINAL_BITS = {"bnb_nf4": 4, "bnb_int8": 8}
 _MAX_OVERHEAD_BITS = 2.0
@@ -68,7 +73,7 @@ def inspect(job: InspectJob, clock: StageClock) -> tuple[InspectionRecord, dict[
     headers = read_headers(job.artifact_dir)
     checks.append(check_packed(headers, job.checkpoint, job.artifact))
     checks.append(check_size(headers, job.checkpoint, job.artifact, read_headers(job.checkpoint_dir)))
-    correlation: dict[str, float] = {}
+    correlation: dict[str, float | None] = {}
     error: dict[str, float] = {}
     if checks[1].passed:
         with (
@@ -152,19 +157,26 @@ def check_size(
     return InspectionCheck(name="size", passed=passed, detail=detail)
 
 
-def check_agreement(correlation: dict[str, float], error: dict[str, float]) -> InspectionCheck:
-    """Dequantized weights have to follow the source's in every module."""
-    bad = sorted((name for name, value in correlation.items() if value < MIN_CORRELATION), key=correlation.__getitem__)
-    worst = min(correlation, key=correlation.__getitem__)
-    detail = (
-        f"{len(correlation)} modules, lowest correlation {correlation[worst]:.4f} ({worst}),"
-        f" median relative error {statistics.median(error.values()):.4f}"
+def check_agreement(correlation: dict[str, float | None], error: dict[str, float]) -> InspectionCheck:
+    """Dequantized weights have to follow the source's in every module; the error judges where none correlates."""
+    defined = {name: value for name, value in correlation.items() if value is not None}
+    bad = [
+        f"{name} {value:.2f}" for name, value in sorted(defined.items(), key=itemgetter(1)) if value < MIN_CORRELATION
+    ]
+    bad += [
+        f"{name} (without variance; relative error {error[name]:.2g})"
+        for name, value in correlation.items()
+        if value is None and error[name] > MAX_ERROR_WITHOUT_VARIANCE
+    ]
+    lowest = min(defined, key=defined.__getitem__, default=None)
+    detail = f"{len(correlation)} modules, " + (
+        f"lowest correlation {defined[lowest]:.4f} ({lowest})" if lowest else "none with a correlation"
     )
+    detail += f", median relative error {statistics.median(error.values()):.4f}"
     if bad:
-        named = ", ".join(f"{name} {correlation[name]:.2f}" for name in bad[:3])
         detail += (
-            f"; below {MIN_CORRELATION}: {named} ({len(bad)} in all). The artifact does not hold the source's weights:"
-            " throw it away and quantize again, in another dtype if the engine has one"
+            f"; below {MIN_CORRELATION}: {', '.join(bad[:3])} ({len(bad)} in all). The artifact does not hold the"
+            " source's weights: throw it away and quantize again, in another dtype if the engine has one"
         )
     return InspectionCheck(name="weight_agreement", passed=not bad, detail=detail)
 
@@ -250,7 +262,7 @@ def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
 def _record(
     job: InspectJob,
     checks: list[InspectionCheck],
-    correlation: dict[str, float] | None = None,
+    correlation: dict[str, float | None] | None = None,
     error: dict[str, float] | None = None,
     answer: str = "",
 ) -> InspectionRecord:

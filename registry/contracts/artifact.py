@@ -52,8 +52,8 @@ class InspectionCheck(Record):
 class InspectionRecord(Record):
     artifact_digest: str
     checks: list[InspectionCheck]
-    module_correlation: dict[str, float]
-    """Module name -> Pearson correlation of dequantized with source weights."""
+    module_correlation: dict[str, float | None]
+    """Module name -> Pearson correlation of dequantized with source weights; None for a matrix without variance."""
     module_relative_error: dict[str, float]
     """Module name -> Frobenius norm of the difference over that of the source."""
     probe_prompt: str

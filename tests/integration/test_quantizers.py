@@ -192,3 +192,51 @@ def test_too_few_tokens_are_refused_with_the_counts(
     with pytest.raises(RequestError, match="gives 0 tokens in whole rows of 32, 128 are asked for"):
         calibrate_stage(job, clock)
     assert list((tmp_path / "output").iterdir()) == []
+
+
+def test_a_tokenizer_of_more_tokens_than_the_embedding_is_sampled_inside_it(
+    checkpoint: tuple[Path, CheckpointRecord], clock: StageClock, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    folder = Path(shutil.copytree(checkpoint[0], tmp_path / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<extra_{number}>" for number in range(300)])
+    tokenizer.save_pretrained(folder)
+    longer = folder, describe(folder, origin="a long tokenizer")
+    calibrate_stage(calibration_job(longer, tmp_path / "self", source="self", samples=64), clock)
+    rows = json.loads((tmp_path / "self" / "rows.json").read_text())
+    assert max(map(max, rows)) < longer[1].embedding_rows
+    text = tmp_path / "text.txt"
+    text.write_text("<extra_299> " * 200)
+    with pytest.raises(RequestError, match="<extra_299>"):
+        calibrate_stage(calibration_job(longer, tmp_path / "file", source="file", path=text), clock)
+
+
+@pytest.mark.parametrize("method", ["bnb_nf4", "bnb_int8"])
+def test_a_generation_config_that_the_engine_refuses_is_kept_as_it_is(
+    checkpoint: tuple[Path, CheckpointRecord], clock: StageClock, tmp_path: Path, method: str
+) -> None:
+    folder = Path(shutil.copytree(checkpoint[0], tmp_path / "model"))
+    odd = json.dumps({"do_sample": False, "temperature": 0.6, "top_p": 0.9})
+    (folder / "generation_config.json").write_text(odd)
+    output = tmp_path / "output"
+    output.mkdir()
+    job = QuantizeJob.model_validate(
+        {
+            "stage": "quantize",
+            "result_file": tmp_path / "result.json",
+            "output_dir": output,
+            "name": method,
+            "config": {"method": method},
+            "checkpoint_dir": folder,
+            "checkpoint": describe(folder, origin="an odd generation config"),
+            "calibration_dir": None,
+            "calibration_digest": None,
+            "device": "cpu",
+            "dtype": "bfloat16",
+            "threads": 1,
+        }
+    )
+    quantize_stage(job, clock)
+    assert (output / "generation_config.json").read_text() == odd

@@ -1,0 +1,118 @@
+"""What correlation and error say of odd matrices, and that columns which nothing reads are not compared."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantizers.inspection.agreement import agreement, compare_weights
+from quantizers.inspection.dequantize import TensorFiles
+from quantizers.inspection.inspection import check_agreement
+from registry.contracts import CheckpointRecord
+from tests.records import checkpoint_record
+
+LAYER = "model.layers.0"
+SHAPES = {
+    f"{LAYER}.self_attn.q_proj": (8, 8),
+    f"{LAYER}.self_attn.v_proj": (4, 8),
+    f"{LAYER}.self_attn.o_proj": (8, 8),
+    f"{LAYER}.mlp.gate_proj": (12, 8),
+    f"{LAYER}.mlp.up_proj": (12, 8),
+    f"{LAYER}.mlp.down_proj": (8, 12),
+}
+Q, V, OUT, DOWN = (
+    f"{LAYER}.{name}" for name in ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.down_proj")
+)
+
+
+@pytest.mark.parametrize(("value", "kept"), [(0.0, True), (3.0, True), (0.0, False), (3.0, False)])
+def test_a_matrix_without_variance_is_judged_by_its_error(value: float, kept: bool) -> None:
+    import torch
+
+    original = torch.full((16, 16), value)
+    restored = original * 1.01 if kept else torch.randn(16, 16)
+    correlation, error = agreement(original, restored)
+    assert correlation is None
+    assert check_agreement({"a": correlation}, {"a": error}).passed == kept
+
+
+def test_weights_that_became_nothing_are_caught() -> None:
+    import torch
+
+    correlation, error = agreement(torch.randn(16, 16), torch.zeros(16, 16))
+    assert (correlation, error) == (None, pytest.approx(1.0))
+    check = check_agreement({"a": correlation, "b": 0.99}, {"a": error, "b": 0.1})
+    assert not check.passed
+    assert "a (without variance; relative error 1)" in check.detail
+
+
+def record() -> CheckpointRecord:
+    sizes = {"linear_shapes": SHAPES, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return checkpoint_record("sha256:c").model_copy(update=sizes)
+
+
+def correlations(tmp_path: Path, source: dict[str, Any], ruined: dict[str, Any]) -> dict[str, float | None]:
+    """Of 8-bit rows of `source`, of which some weights were replaced."""
+    from safetensors.torch import save_file
+
+    packed = {}
+    for module in SHAPES:
+        weights = ruined.get(module, source[f"{module}.weight"])
+        rows = weights.abs().amax(1).clamp(min=1e-6)
+        packed[f"{module}.weight"] = (weights / rows[:, None] * 127).round().to(weights.dtype).char()
+        packed[f"{module}.SCB"] = rows
+    for name, tensors in (("source", source), ("artifact", packed)):
+        (tmp_path / name).mkdir()
+        save_file({key: one.contiguous() for key, one in tensors.items()}, tmp_path / name / "model.safetensors")
+    with TensorFiles(tmp_path / "source") as one, TensorFiles(tmp_path / "artifact") as other:
+        return compare_weights(one, other, record(), "bnb_int8", {}, lambda done, total: None)[0]
+
+
+def sound() -> dict[str, Any]:
+    import torch
+
+    torch.manual_seed(0)
+    tensors = {f"{module}.weight": torch.randn(shape) for module, shape in SHAPES.items()}
+    return tensors | {
+        f"{LAYER}.{norm}.weight": torch.ones(8) for norm in ("input_layernorm", "post_attention_layernorm")
+    }
+
+
+def test_columns_behind_a_norm_of_zero_are_left_out(tmp_path: Path) -> None:
+    source = sound()
+    source[f"{LAYER}.input_layernorm.weight"][:6] = 0
+    ruined = source[f"{Q}.weight"].clone()
+    ruined[:, :6] = 0
+    found = correlations(tmp_path, source, {Q: ruined})
+    assert found[Q] is not None
+    assert found[Q] > 0.99
+
+
+def test_columns_that_are_read_are_compared(tmp_path: Path) -> None:
+    source = sound()
+    ruined = source[f"{Q}.weight"].clone()
+    ruined[:, :6] = 0
+    found = correlations(tmp_path, source, {Q: ruined})
+    assert found[Q] is not None
+    assert found[Q] < 0.9
+
+
+def test_columns_behind_rows_of_zeros_are_left_out(tmp_path: Path) -> None:
+    """Two heads of queries share each head of values: rows 0 and 1 feed columns 0 to 3, rows 2 and 3 the others."""
+    source = sound()
+    source[f"{V}.weight"][:2] = 0
+    source[f"{LAYER}.mlp.gate_proj.weight"][:9] = 0
+    outputs, down = source[f"{OUT}.weight"].clone(), source[f"{DOWN}.weight"].clone()
+    outputs[:, :4] = 0
+    down[:, :9] = 0
+    found = correlations(tmp_path, source, {OUT: outputs, DOWN: down})
+    assert min(value for value in found.values() if value is not None) > 0.99
+
+
+def test_a_module_of_which_nothing_is_read_is_not_judged(tmp_path: Path) -> None:
+    import torch
+
+    source = sound()
+    source[f"{LAYER}.input_layernorm.weight"].zero_()
+    found = correlations(tmp_path, source, {Q: torch.randn(8, 8)})
+    assert found[Q] is None
