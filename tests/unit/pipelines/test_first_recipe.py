@@ -73,7 +73,6 @@ def recipe_for(outline: ModelOutline, machine: MachineRecord = SLOW) -> FirstRec
     [
         (LLAMA_8B, 128, 128),
         (QWEN3, 128, 128),
-        (PHI3, 128, 128),
         (SMOLLM2, 64, 64),
         (ROWS_OF_96, 32, 32),
         (ROWS_OF_200, -1, None),
@@ -85,6 +84,12 @@ def test_the_widest_group_that_divides_every_row_is_taken(outline: ModelOutline,
     assert (sizes.get("gptq"), sizes.get("awq")) == (gptq, awq)
     assert ("awq" in recipe.left_out) == (awq is None)
     assert ("gptq" in recipe.passed_over) == (gptq != 128)
+
+
+def test_a_method_that_the_engine_gets_wrong_for_the_model_is_left_out() -> None:
+    recipe = recipe_for(PHI3, GPU)
+    assert set(recipe.methods) == {"int8", "nf4"}
+    assert {"gptq", "awq"} <= set(recipe.left_out)
 
 
 @pytest.mark.parametrize("outline", [GEMMA3_270M, GEMMA3_1B])
