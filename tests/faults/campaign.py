@@ -18,6 +18,8 @@ from tests.faults.trial import Kind, Missed, Trial
 _GOLDEN_SECONDS = 900.0
 _ATTEMPTS = 4
 """A moment that never came is drawn anew so often."""
+_SHOWN = 6
+"""Findings of one fault; all of them with `--only`."""
 _FAILING = ("wrong", "lost", "left behind")
 
 
@@ -120,7 +122,8 @@ class Campaign:
     def _print(self, told: dict[str, Any], *, whole: bool) -> None:
         print(f"{told['number']:5} {told['class']:12} {told['seconds']:6.1f} s  {told['kind']}", flush=True)
         if whole or told["class"] != "survived":
-            for line in [*told["story"], *(f"{kind}: {what}" for kind, what in told.get("findings", []))]:
+            found = [f"{kind}: {what}" for kind, what in told.get("findings", [])]
+            for line in [*told["story"], *(found if whole else found[:_SHOWN])]:
                 print(f"{'':10}{line if whole else line[:700]}", flush=True)
 
 
