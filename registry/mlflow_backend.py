@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 from urllib.parse import unquote
 
 from configs.errors import StageError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _LONGEST_PARAM = 6000
 _MOST_METRICS = 1000
 """MLflow takes no more in one batch."""
+_OWNER = "quantbench.recorder"
+"""Tag: the file that a run's recorder keeps locked."""
 
 
 def sqlite_uri(path: Path) -> str:
@@ -55,14 +58,18 @@ class MlflowBackend:
         experiment: Made when it is not there.
         artifact_root: Where a new experiment keeps small files when the tracking store is a local file; a server
             decides for itself.
+        owner_file: Is made and locked (flock(2)) for as long as this process lives. Its runs name it, so that whoever
+            comes next knows of a run that is RUNNING whether somebody still writes it; those of the dead are ended.
     """
 
-    def __init__(self, tracking_uri: str, experiment: str, artifact_root: Path) -> None:
+    def __init__(self, tracking_uri: str, experiment: str, artifact_root: Path, owner_file: Path) -> None:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
         self.tracking_uri = tracking_uri
+        self._owner = _locked(owner_file)
+        self._owner_tag = {_OWNER: str(owner_file)}
         try:
             self._client: MlflowClient = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
             found = self._client.get_experiment_by_name(experiment)
@@ -88,18 +95,27 @@ class MlflowBackend:
                 remedy="name another experiment by `tracking.experiment`, then run the same command again; all"
                 " measurements are kept",
             )
+        self._end_abandoned_runs()
 
     @contextmanager
     def run(self, name: str, tags: Mapping[str, str], parent_run_id: str | None = None) -> Iterator[RunWriter]:
         """A run that is FINISHED when the block ends and FAILED when it raises."""
         nesting = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
-        run_id = self._client.create_run(self._experiment_id, tags={**tags, **nesting}, run_name=name).info.run_id
+        run_id = self._client.create_run(
+            self._experiment_id, tags={**tags, **nesting, **self._owner_tag}, run_name=name
+        ).info.run_id
         try:
             yield RunWriter(self._client, run_id)
         except BaseException:
             self._client.set_terminated(run_id, "FAILED")
             raise
         self._client.set_terminated(run_id, "FINISHED")
+
+    def _end_abandoned_runs(self) -> None:
+        for run in self._client.search_runs([self._experiment_id], "attributes.status = 'RUNNING'"):
+            owner_file = run.data.tags.get(_OWNER)
+            if owner_file and _is_abandoned(Path(owner_file)):
+                self._client.set_terminated(run.info.run_id, "KILLED")
 
     def register_version(self, model: str, source: Path, run_id: str, digest: str, tags: Mapping[str, str]) -> str:
         """A version of the registered model that points at `source`; found again when the digest has one already.
@@ -127,6 +143,24 @@ class MlflowBackend:
     def set_alias(self, model: str, alias: str, version: str) -> None:
         """Point `models:/<model>@<alias>` at a version."""
         self._client.set_registered_model_alias(model, alias, version)
+
+
+def _locked(path: Path) -> TextIO:
+    """`path`, made where it is not there, and locked until the process ends or the file is closed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a", encoding="utf-8")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether the process that had locked `path` is gone; of a file that is not on this machine that is not known."""
+    try:
+        with path.open("r+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 class RunWriter:

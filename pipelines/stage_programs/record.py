@@ -47,7 +47,8 @@ def record(job: StageJob, clock: StageClock) -> StageResult:
     assert isinstance(job, RecordJob)  # noqa: S101 - the table below says so
     store = Store(job.store_root)
     with clock.part("import"):
-        backend = MlflowBackend(job.tracking_uri, job.tracking.experiment, job.artifact_root)
+        owner_file = job.result_file.with_name("record.lock").resolve()
+        backend = MlflowBackend(job.tracking_uri, job.tracking.experiment, job.artifact_root, owner_file)
     while not job.finished_run_file.exists():
         time.sleep(_POLL_SECONDS)
     finished = FinishedRun.model_validate_json(job.finished_run_file.read_text(encoding="utf-8"))
