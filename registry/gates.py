@@ -69,6 +69,11 @@ class Evidence(StrictModel):
         """Whether the baseline is not surely further above guessing than the margin: it could not show such a loss."""
         return self.headroom_low is not None and self.headroom_low <= self.margin
 
+    @property
+    def may_have_something(self) -> bool:
+        """Whether the baseline, by its estimate, is further above guessing than the margin."""
+        return self.headroom is not None and self.headroom > self.margin
+
 
 class CategoryVerdict(StrictModel):
     category: str
@@ -142,7 +147,8 @@ def _verdict(one: Evidence, p_pass: float, p_fail: float, categories: int, polic
             verdict="inconclusive",
             reason=reason,
             undecided="nothing to keep",
-            settled=p_pass <= policy.alpha,
+            # Where the estimate itself lies above the margin, more items may show that there is something.
+            settled=p_pass <= policy.alpha and not one.may_have_something,
         )
     if p_pass <= policy.alpha:
         reason = f"{found}; that is surely less than the {allowed} allowed ({_p(p_pass, categories)})."

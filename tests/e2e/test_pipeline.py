@@ -103,23 +103,6 @@ def test_the_baseline_is_proved_sound_and_beside_transformers(record: dict[str, 
     assert "KL divergence" in checks["served"]["detail"]
 
 
-def test_a_published_score_that_is_missed_stops_the_run(recipe: Path, record: dict[str, Any]) -> None:
-    workspace = str(recipe.parent / "workspace")
-    expected = 'expect=[{task: demo_grammar, score: 0.99, tolerance: 0.01, source: "a card"}]'
-    # Another artifact, so that there is something that must not be made.
-    changed = ("--set", expected, "--set", "methods.gptq.group_size=64")
-    finished = quantbench("run", str(recipe), "--workspace", workspace, "--json", *changed)
-    assert finished.returncode == 3
-    told = json.loads(finished.stdout)
-    how = {outcome["name"]: outcome["how"] for outcome in told["outcomes"]}
-    assert how.pop("measure:baseline") == "failed"
-    assert {how.pop(name) for name in ("prepare", "soundness")} == {"reused"}
-    assert set(how.values()) == {"skipped"}
-    assert "BASELINE MISMATCH: demo_grammar acc is 0." in told["rows"][0]["failure"]
-    assert [row["failure"] for row in told["rows"][1:]] == [None, None]
-    assert [row["blocked_by"] for row in told["rows"][1:]] == ["measure:baseline", "measure:baseline"]
-
-
 def test_the_page_stands_alone(record: dict[str, Any]) -> None:
     page = Path(record["page"]).read_text()
     assert "gptq" in page
@@ -184,3 +167,21 @@ def test_a_damaged_artifact_is_noticed_and_made_anew(recipe: Path, record: dict[
     assert [outcome["name"] for outcome in ended["outcomes"] if outcome["how"] != "reused"] == ["quantize:nf4"]
     assert [row["measurement"] for row in ended["rows"]] == [row["measurement"] for row in record["rows"]]
     assert quantbench("artifacts", "verify", "--workspace", str(workspace)).returncode == 0
+
+
+# The last: it leaves the workspace with a run that ended early.
+def test_a_published_score_that_is_missed_stops_the_run(recipe: Path, record: dict[str, Any]) -> None:
+    workspace = str(recipe.parent / "workspace")
+    expected = 'expect=[{task: demo_grammar, score: 0.99, tolerance: 0.01, source: "a card"}]'
+    # Another artifact, so that there is something that must not be made.
+    changed = ("--set", expected, "--set", "methods.gptq.group_size=64")
+    finished = quantbench("run", str(recipe), "--workspace", workspace, "--json", *changed)
+    assert finished.returncode == 3
+    told = json.loads(finished.stdout)
+    how = {outcome["name"]: outcome["how"] for outcome in told["outcomes"]}
+    assert how.pop("measure:baseline") == "failed"
+    assert {how.pop(name) for name in ("prepare", "soundness")} == {"reused"}
+    assert set(how.values()) == {"skipped"}
+    assert "BASELINE MISMATCH: demo_grammar acc is 0." in told["rows"][0]["failure"]
+    assert [row["failure"] for row in told["rows"][1:]] == [None, None]
+    assert [row["blocked_by"] for row in told["rows"][1:]] == ["measure:baseline", "measure:baseline"]

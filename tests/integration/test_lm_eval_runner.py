@@ -1,6 +1,7 @@
 """lm-eval against a completions server that is made here: scores, counts, and what happens when it fails."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -170,7 +171,9 @@ def test_one_item_is_scored_without_a_standard_error(model_dir: Path, tmp_path: 
     assert (record.categories[0].items, record.categories[0].stderr) == (1, None)
 
 
-def test_tasks_that_are_added_are_the_only_ones_asked(model_dir: Path, tmp_path: Path) -> None:
+def test_tasks_that_are_added_are_the_only_ones_asked(
+    model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     facts = {"engine": "vllm 0", "dtype": "float32"}
     options: dict[str, Any] = {"cache_file": tmp_path / "cache", "cache_facts": facts}
     first = evaluate(model_dir, tmp_path / "first", FormulaModel(), small_suite(), **options)
@@ -181,8 +184,13 @@ def test_tasks_that_are_added_are_the_only_ones_asked(model_dir: Path, tmp_path:
     alone = evaluate(model_dir, tmp_path / "alone", FormulaModel(), small_suite(tasks=["demo_commonsense"]))
     assert len(model.bodies) == alone.requests_sent
     assert both.tasks[0] == first.tasks[0]
-    with pytest.raises(StageError, match="dtype is float32, asked for bfloat16"):
-        evaluate(model_dir, tmp_path, FormulaModel(), more, **options | {"cache_facts": {"dtype": "bfloat16"}})
+    with caplog.at_level(logging.WARNING):
+        other = evaluate(
+            model_dir, tmp_path / "other", FormulaModel(), more, **options | {"cache_facts": {"dtype": "bfloat16"}}
+        )
+    assert other.answers_from_cache == 0, "answers of one dtype are none of another"
+    assert "dtype is float32, asked for bfloat16" in caplog.text
+    assert (tmp_path / "cache.damaged").is_file()
 
 
 GENERATING_TASK = """

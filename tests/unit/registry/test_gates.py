@@ -121,6 +121,14 @@ def test_next_to_no_score_is_nothing_to_keep_where_guessing_scores_nothing() -> 
     )
 
 
+@pytest.mark.parametrize(("value", "settled"), [(0.015, True), (0.1, False)])
+def test_a_loss_that_is_refuted_settles_what_has_nothing_to_keep_unless_it_may_have(
+    value: float, settled: bool
+) -> None:
+    (found,) = judge([evidence(**headroom(value, 0.09), p_pass=0.001)], POLICY)
+    assert (found.undecided, found.settled) == ("nothing to keep", settled)
+
+
 def test_nothing_to_lose_can_fail_still() -> None:
     (found,) = judge([evidence(**headroom(0.0), p_pass=1.0, p_fail=0.001)], POLICY)
     assert (found.verdict, found.undecided) == ("fail", None)
