@@ -81,7 +81,8 @@ def wrong_in(result: Result, golden: Result, seen: Iterable[Result], *, unseen: 
         candidates = [one.stages[name] for one in known if name in one.stages]
         if how != "reused" or result.stages[name] in candidates:
             continue
-        if unseen and any(_steady(result.stages[name]) == _steady(one) for one in candidates):
+        # Its files hold times too, so the object may be another.
+        if unseen and any(_steady(result.stages[name]["record"]) == _steady(one["record"]) for one in candidates):
             continue
         places = [place for place, _, _ in _differences(result.stages[name], candidates[0] if candidates else None)]
         found.append(Finding("wrong", f"{name} was reused with another result than was made: {places[:4]}"))

@@ -1,6 +1,5 @@
 """One fault from the restored workspace to its class: what kinds are written with."""
 
-import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +97,8 @@ class Trial:
             self._judge_result(finished, finished_before or {})
         elif interrupted and finished.exit_code is not None:
             told = "" if finished.exit_code < 0 else finished.stderr
-            if finished.exit_code not in (-signal.SIGKILL, INTERRUPTED) or "Traceback" in told:
+            # A signal that comes before the first line of the program has run ends it as it ends any.
+            if (finished.exit_code > 0 and finished.exit_code != INTERRUPTED) or "Traceback" in told:
                 self.find("unexplained", f"interrupted, and ended with {finished.exit_code}: {told[-400:]}")
         else:
             found = explained(finished.text, finished.exit_code, blame)

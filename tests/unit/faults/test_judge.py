@@ -73,7 +73,7 @@ def test_a_result_that_nobody_saw_made_has_its_own_times_and_no_other_scores() -
     golden = result_of(
         changed("outcomes", 0, "result", value={"record": {"value": 0.5}, "timings_seconds": {"load": 1.0}})
     )
-    again = {"record": {"value": 0.5}, "timings_seconds": {"load": 2.0}}
+    again = {"record": {"value": 0.5}, "timings_seconds": {"load": 2.0}, "object": {"digest": "of files with times"}}
     other = {"record": {"value": 0.6}, "timings_seconds": {"load": 1.0}}
     for result, unseen, wrong in ((again, True, False), (again, False, True), (other, True, True)):
         told = result_of(changed("outcomes", 0, "result", value=result, how="reused"))
