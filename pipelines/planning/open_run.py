@@ -12,12 +12,12 @@ from evals.judging.expectation import check_expectations
 from evals.suites.resolve import load_suite, resolve
 from pipelines.planning.context import JobContext
 from pipelines.planning.device import MachineRecord, detect_machine
-from pipelines.planning.preflight import check_environments, check_memory
+from pipelines.planning.preflight import check_environments, check_families, check_memory
 from pipelines.planning.stages import Fingerprints, Stage, stages_of
 from pipelines.recipe.fingerprints import calibration_fingerprint, source_fingerprint
 from pipelines.recipe.run_config import RunConfig
 from quantizers.calibration.documents import check_documents
-from quantizers.checkpoints.sources import check_source
+from quantizers.checkpoints.sources import check_source, told_architecture
 from registry.contracts import CheckpointRecord, StageResult
 
 
@@ -47,6 +47,8 @@ def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
     config = load_yaml_model(recipe, RunConfig, overrides)
     with blaming("source"):
         check_source(config.source)
+    # The other rules need the prepared checkpoint's shapes; this one need not wait for them.
+    check_families(config.methods, told_architecture(config.source))
     check_documents(config.calibration)
     suite = load_suite(config.evaluation.suite)
     machine = detect_machine(config.device)

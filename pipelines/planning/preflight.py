@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from configs.errors import RequestError, StageError
 from pipelines.planning.compatibility import Asked, serving_violations
@@ -57,14 +58,29 @@ def check_memory(serving: ServingConfig, machine: MachineRecord) -> None:
         )
 
 
+def check_families(methods: Mapping[str, MethodConfig], architecture: str | None) -> None:
+    """Raise RequestError for methods that cannot make a model of this architecture; None: it is not known yet."""
+    found = [
+        f"{name}: {line}"
+        for name, method in methods.items()
+        for line in family_violations(method.method, architecture or "")
+    ]
+    if found:
+        _refuse(found)
+
+
 def check_rules(context: JobContext, checkpoint: CheckpointRecord) -> None:
     """Raise RequestError with all that forbids the run on this checkpoint, machine and serving config."""
     found = rule_violations(context, checkpoint)
     if found:
-        raise RequestError(
-            "the run is refused before its work begins:" + "".join(f"\n  - {line}" for line in found),
-            remedy="change the recipe as each line says",
-        )
+        _refuse(found)
+
+
+def _refuse(found: Sequence[str]) -> NoReturn:
+    raise RequestError(
+        "the run is refused before its work begins:" + "".join(f"\n  - {line}" for line in found),
+        remedy="change the recipe as each line says",
+    )
 
 
 def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:

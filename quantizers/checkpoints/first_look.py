@@ -24,6 +24,7 @@ from quantizers.checkpoints.sources import (
     SourceConfig,
     check_architecture,
     check_source,
+    gguf_architecture,
     locate_gguf,
     read_config,
 )
@@ -179,7 +180,8 @@ def _in_layers(outline: ModelOutline) -> int:
 
 def _from_gguf(name: str, path: Path) -> ModelOutline:
     try:
-        kind = gguf_header.architecture(path)
+        architecture = gguf_architecture(path)
+        kind = ARCHITECTURES[architecture]
         told = gguf_header.metadata(path, (f"{kind}.", "tokenizer.chat_template"), lists=False)
         parameters = gguf_header.element_count(path)
     except ValueError as error:
@@ -187,7 +189,7 @@ def _from_gguf(name: str, path: Path) -> ModelOutline:
     heads, hidden = (_size(told, f"{kind}.{key}", path) for key in ("attention.head_count", "embedding_length"))
     return ModelOutline(
         name=name,
-        architecture=next(one for one, of_gguf in ARCHITECTURES.items() if of_gguf == kind),
+        architecture=architecture,
         num_hidden_layers=_size(told, f"{kind}.block_count", path),
         hidden_size=hidden,
         intermediate_size=_size(told, f"{kind}.feed_forward_length", path),

@@ -184,6 +184,23 @@ def check_architecture(config: dict[str, Any], place: Path) -> None:
         raise RequestError(f"the architecture {named[0]} in {place} is not supported", remedy=_supported(named[0]))
 
 
+def told_architecture(source: SourceConfig) -> str | None:
+    """The architecture that a sound source's config or header names; None where it has to be fetched to be known."""
+    match source:
+        case FolderSource():
+            return str(read_config(source.path)["architectures"][0])
+        case HubSource():
+            return None
+        case GgufSource() | PackageGgufSource():
+            return gguf_architecture(locate_gguf(source))
+
+
+def gguf_architecture(path: Path) -> str:
+    """The key of ARCHITECTURES that a sound GGUF file's header means."""
+    kind = gguf_header.architecture(path)
+    return next(one for one, of_gguf in ARCHITECTURES.items() if of_gguf == kind)
+
+
 def locate_gguf(source: GgufSource | PackageGgufSource) -> Path:
     """The GGUF file that a source means.
 

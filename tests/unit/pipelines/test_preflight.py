@@ -1,6 +1,7 @@
 """Everything that is wrong with a run is told at once, with layer names, before work begins."""
 
 import importlib.util
+import json
 import logging
 import re
 import shutil
@@ -14,10 +15,10 @@ from configs.loading import load_yaml_model
 from evals.suites.resolve import load_suite
 from pipelines.planning.compatibility import REFUSALS, VLLM_VERSION, Asked, Refusal, serving_violations
 from pipelines.planning.context import JobContext
-from pipelines.planning.preflight import check_free_space, check_memory, check_rules, rule_violations
+from pipelines.planning.preflight import check_families, check_free_space, check_memory, check_rules, rule_violations
 from pipelines.planning.stages import Stage, stages_of
 from pipelines.recipe.run_config import RunConfig
-from quantizers.checkpoints.sources import FolderSource, HubSource
+from quantizers.checkpoints.sources import FolderSource, HubSource, told_architecture
 from registry.contracts import ObjectRef, StageResult
 from registry.contracts.base import Device, Method
 from serving_checks.engines.table import ENGINES
@@ -89,6 +90,16 @@ def test_a_method_that_gets_an_architecture_wrong_is_refused_before_work() -> No
     methods = {"awq": {"method": "awq", "group_size": 64}, "nf4": {"method": "bnb_nf4"}}
     (line,) = [line for line in rule_violations(context(methods=methods), gemma) if "Gemma3ForCausalLM" in line]
     assert line.startswith("awq: awq is not for Gemma3ForCausalLM")
+
+
+def test_a_method_is_refused_by_what_the_source_s_config_says(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Gemma3ForCausalLM"]}))
+    methods = run_config(methods={"nf4": {"method": "bnb_nf4"}, "mine": {"method": "awq"}}).methods
+    architecture = told_architecture(FolderSource(kind="folder", path=tmp_path))
+    with pytest.raises(RequestError, match=r"\n  - mine: awq is not for Gemma3ForCausalLM") as caught:
+        check_families(methods, architecture)
+    assert "nf4" not in caught.value.what
+    check_families(methods, told_architecture(HubSource(kind="hub", id="org/gemma", revision="1" * 40)))
 
 
 def test_heads_that_cannot_be_shared() -> None:
