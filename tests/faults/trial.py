@@ -88,7 +88,7 @@ class Trial:
             finished_before: Stages that have to be reused -> why.
         """
         self.tell(f"exit {finished.exit_code} after {finished.seconds:.1f} s")
-        self.cut_off = self.cut_off or finished.record is None
+        self.cut_off = self.cut_off or interrupted or finished.record is None
         if finished.hung:
             self.find(
                 "unexplained", f"no end; alive were {[(one.pid, one.log or one.command) for one in finished.hung]}"
