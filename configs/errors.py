@@ -78,6 +78,17 @@ def blaming(blame: Blame) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def naming(copy: Path, original: str) -> Iterator[None]:
+    """What is refused in the block is told of the original that the user knows, and not of our copy of it."""
+    try:
+        yield
+    except QuantbenchError as error:
+        error.what = error.what.replace(str(copy), original)
+        error.remedy = error.remedy.replace(str(copy), original)
+        raise
+
+
 class ConfigError(RequestError):
     """A config file is wrong at a known place.
 

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.errors import RequestError, StageError
+from configs.errors import RequestError, StageError, naming
 from quantizers.checkpoints.chat_templates import check_chat_templates, has_chat_template
 from quantizers.checkpoints.completeness import refuse_incomplete
 from quantizers.checkpoints.gguf_tokenizer import write_tokenizer
@@ -81,7 +81,7 @@ def prepare(job: PrepareJob, clock: StageClock) -> tuple[CheckpointRecord, dict[
                 _copy_folder(path, job.output_dir)
             with clock.part("tokenizer"):
                 proved = prove_folder(job.output_dir, path)
-            origin = f"folder {path.name}"
+            origin, original = f"folder {path.name}", str(path)
         case HubSource(id=model_id, revision=revision):
             with clock.part("download"):
                 snapshot = _download(model_id, revision)
@@ -89,15 +89,15 @@ def prepare(job: PrepareJob, clock: StageClock) -> tuple[CheckpointRecord, dict[
                 _copy_folder(snapshot, job.output_dir)
             with clock.part("tokenizer"):
                 proved = prove_folder(job.output_dir, snapshot)
-            origin = f"hub {model_id}@{snapshot.name}"
+            origin, original = f"hub {model_id}@{snapshot.name}", f"{model_id}@{snapshot.name}"
         case GgufSource() | PackageGgufSource():
             path = locate_gguf(job.source)
             check_gguf(path)
             proved = _convert_gguf(path, job.dtype, job.output_dir, clock)
-            origin = f"gguf {path.name} ({digest_of_file(path)})"
+            origin, original = f"gguf {path.name} ({digest_of_file(path)})", str(path)
             versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "gguf")}
-    check_chat_templates(job.output_dir)
-    with clock.part("check"):
+    with clock.part("check"), naming(job.output_dir, original):
+        check_chat_templates(job.output_dir)
         record = describe(job.output_dir, origin=origin, note=job.source.note)
     told = {"text_opening": proved.opening, "tokenizer_proof": proved.proof}
     return record.model_copy(update=told), versions

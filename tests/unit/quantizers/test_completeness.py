@@ -63,7 +63,9 @@ def prepared(source: Path, output: Path) -> CheckpointRecord:
 def refused(folder: Path) -> str:
     with pytest.raises(RequestError) as caught:
         prepared(folder, folder.parent / "output")
-    return str(caught.value)
+    told = str(caught.value)
+    assert str(folder.parent / "output") not in told, "our copy means nothing to the user"
+    return told
 
 
 def test_what_belongs_to_a_checkpoint_is_copied_and_recorded(folder: Path, tmp_path: Path) -> None:
