@@ -135,7 +135,10 @@ def _await_health(
             what = f"the server died at start with exit code {exit_code}: {death.reason}"
             raise StageError(f"{what}\n{_shown(child)}", remedy=death.remedy, blame=death.blame)
         if _healthy(engine, base_url):
-            return time.monotonic() - start
+            seconds = time.monotonic() - start
+            # Once more: some of it was made since the look above, and a rank that is killed removes nothing.
+            shared_memory |= shared_memory_of(descendants_of(child.pid))
+            return seconds
         stuck = pulse.look()
         if stuck:
             raise StageError(
