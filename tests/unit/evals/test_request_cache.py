@@ -61,6 +61,7 @@ def test_rows_of_another_model_s_file_are_misses(tmp_path: Path, caplog: pytest.
     assert "1 damaged answers" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_gives_no_other_answer(tmp_path: Path) -> None:
     path, given = tmp_path / "cache", {f"key {number}": number / 7 for number in range(20)}
     with RequestCache(path, FACTS) as cache:

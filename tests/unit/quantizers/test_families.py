@@ -24,6 +24,7 @@ def test_the_source_still_says_so(row: Refusal) -> None:
     assert row.says in Path(str(distribution("gptqmodel").locate_file(row.source))).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_each_layer_of_gemma_3_gets_the_positions_of_its_own_kind(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
