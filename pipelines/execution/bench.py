@@ -14,9 +14,9 @@ from pipelines.execution.workspace import Workspace
 from pipelines.planning.compatibility import Asked, serving_violations
 from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.planning.open_run import check_device
-from pipelines.planning.preflight import check_memory
+from pipelines.planning.preflight import check_memory, length_violations
 from pipelines.planning.stages import Stage, bench_dtype
-from pipelines.recipe.bench_config import BenchConfig, method_of
+from pipelines.recipe.bench_config import BenchConfig, method_of, sizes_of
 from pipelines.records.bench_result import BenchResult
 from pipelines.report.bench_page import write_bench_page
 from pipelines.stage_programs.bench_stage import BenchJob
@@ -67,8 +67,11 @@ def open_bench(file: Path, overrides: list[str]) -> OpenBench:
         check_memory(config.serving, machine)
     check_servable(engine, ServerRequest(config.serving, config.model, dtype, machine.device, machine.serving_threads))
     ranks, stages = config.serving.tensor_parallel_size, config.serving.pipeline_parallel_size
-    method = method_of(config.model)
-    found = serving_violations(Asked(method, machine.device, ranks, stages, engine.name, avx512=machine.has_avx512))
+    method, sizes = method_of(config.model), sizes_of(config.model)
+    asked = Asked(method, machine.device, ranks, stages, engine.name, machine.has_avx512, head_size=sizes.head_size)
+    found = serving_violations(asked)
+    if isinstance(engine, LaunchedEngine) and sizes.positions:
+        found += length_violations(config.serving, sizes.positions)
     if found:
         raise RequestError("; ".join(found), remedy="change `serving` as it says")
     authorization(engine.api_key_variable)

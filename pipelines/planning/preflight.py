@@ -92,7 +92,7 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
     compared = config.checks.sharded_over(ranks)
     if compared and compared != ranks:
         found += [f"checks.sharding: {line}" for line in tensor_parallel_violations(checkpoint, compared)]
-    found += _length_violations(context, checkpoint) + _token_violations(checkpoint)
+    found += length_violations(config.serving, checkpoint.positions) + _token_violations(checkpoint)
     asked = Asked(None, machine.device, ranks, stages, engine.name, machine.has_avx512, head_size=checkpoint.head_size)
     for_all = serving_violations(asked)
     found += for_all
@@ -122,13 +122,13 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
     return found
 
 
-def _length_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
-    asked = context.config.serving.max_model_len
-    if asked <= checkpoint.positions:
+def length_violations(serving: ServingConfig, positions: int) -> list[str]:
+    """Why a model that reads so many tokens is not served like this; empty where it is."""
+    if serving.max_model_len <= positions:
         return []
     return [
-        f"serving.max_model_len {asked} exceeds the model's {checkpoint.positions} positions; set it to"
-        f" {checkpoint.positions} or less"
+        f"serving.max_model_len {serving.max_model_len} exceeds the model's {positions} positions; set it to"
+        f" {positions} or less"
     ]
 
 
@@ -169,7 +169,7 @@ def _suite_violations(context: JobContext, checkpoint: CheckpointRecord) -> list
 
 def _calibration_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
     try:
-        check_calibration(context.config.calibration, checkpoint.positions, checkpoint.has_chat_template)
+        check_calibration(context.config.calibration, checkpoint)
     except RequestError as error:
         return [f"calibration: {error.what}; {error.remedy}"]
     return []

@@ -1,7 +1,7 @@
 """What `quantbench bench` is asked: one model, how it is served, and what is done to the server."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -46,6 +46,28 @@ class BenchConfig(StrictModel):
         self.load.check_fits(self.serving.max_model_len)
         self.checks.check_fits(self.serving.max_model_len, self.serving.max_num_seqs)
         return self
+
+
+class ToldSizes(NamedTuple):
+    """What a folder's config.json says that an engine's limits depend on; None where it does not say."""
+
+    head_size: int | None = None
+    positions: int | None = None
+    """Tokens that the model reads at most; None where rope scaling may come on top."""
+
+
+def sizes_of(model_dir: Path) -> ToldSizes:
+    """Sizes of the model in a folder, as far as its config.json says them."""
+    try:
+        told = read_json_object(model_dir / "config.json")
+    except UnreadableError:
+        return ToldSizes()
+    hidden, heads, head, positions = (
+        value if type(value) is int and value > 0 else None  # True is a whole number to Python
+        for value in map(told.get, ("hidden_size", "num_attention_heads", "head_dim", "max_position_embeddings"))
+    )
+    scaled = "factor" in str(told.get("rope_scaling")) + str(told.get("rope_parameters"))
+    return ToldSizes(head or (hidden // heads if hidden and heads else None), None if scaled else positions)
 
 
 def method_of(model_dir: Path) -> Method | None:

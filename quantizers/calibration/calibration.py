@@ -45,7 +45,7 @@ def calibrate(job: CalibrateJob, clock: StageClock) -> tuple[CalibrationRecord, 
         StageError: A hub data set cannot be fetched.
     """
     config = job.config
-    check_calibration(config, job.checkpoint.positions, job.checkpoint.has_chat_template)
+    check_calibration(config, job.checkpoint)
     forbidden = Exclusion(job.excluded_texts)
     with clock.part("import"):
         from transformers import AutoTokenizer

@@ -62,14 +62,23 @@ class CalibrateJob(FilesJob):
     threads: int
 
 
-def check_calibration(config: CalibrationConfig, positions: int, has_chat_template: bool) -> None:
+def check_calibration(config: CalibrationConfig, checkpoint: CheckpointRecord) -> None:
     """Refuse what the calibrate stage would refuse before it loads anything (RequestError)."""
-    if config.tokens > positions:
+    if config.tokens > checkpoint.positions:
         raise RequestError(
-            f"calibration rows of {config.tokens} tokens exceed the model's {positions} positions",
-            remedy=f"set tokens to {positions} or less",
+            f"calibration rows of {config.tokens} tokens exceed the model's {checkpoint.positions} positions",
+            remedy=f"set tokens to {checkpoint.positions} or less",
         )
-    if config.chat_template and not has_chat_template:
+    # GPTQModel 7.3.6 calls all layers as it calls the first, and so with that one's window
+    # (looper/input_cache.py, looper/forward_executor.py).
+    if checkpoint.sliding_window and config.tokens > checkpoint.sliding_window:
+        raise RequestError(
+            f"calibration rows of {config.tokens} tokens are longer than the sliding window of"
+            f" {checkpoint.sliding_window} that some layers of this model have, and the engine would give all layers"
+            " that window",
+            remedy=f"set tokens to {checkpoint.sliding_window} or less",
+        )
+    if config.chat_template and not checkpoint.has_chat_template:
         raise RequestError(
             "calibration asks for the chat template, but the model has none", remedy="set chat_template to false"
         )

@@ -137,6 +137,7 @@ def describe(folder: Path, *, origin: str, note: str | None = None) -> Checkpoin
         dtype=_DTYPES[stored],
         max_position_embeddings=_whole_number(config, "max_position_embeddings", folder),
         positions=positions(config),
+        sliding_window=sliding_window(config),
         tie_word_embeddings=config.tie_word_embeddings,
         linear_shapes={
             name.removesuffix(".weight"): (info.shape[0], info.shape[1])
@@ -166,6 +167,12 @@ def positions(config: PretrainedConfig) -> int:
     factors = [kind.get("factor") or 1.0 for kind in kinds if kind.get("rope_type") in ("linear", "dynamic")]
     scaled = factors and not config.model_type.startswith("gemma3")
     return int(config.max_position_embeddings * (max(factors) if scaled else 1.0))
+
+
+def sliding_window(config: PretrainedConfig) -> int | None:
+    """Tokens that some of a model's layers look back; None where all layers are of one kind."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return getattr(config, "sliding_window", None) if len(kinds) > 1 else None
 
 
 def _copy_folder(source: Path, target: Path) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from configs.errors import RequestError, StageError
 from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
 from quantizers.checkpoints.tokenizer_files import carry_over
-from quantizers.engines.layer_kinds import check_window, own_positions
+from quantizers.engines.layer_kinds import own_positions
 from quantizers.engines.packing import whole_tensor_packing
 from registry.contracts import QuantizedModule
 from registry.os_faults import check_not_refused
@@ -104,7 +104,6 @@ def run_engine(
         try:
             with clock.part("load"):
                 model = _load(gptqmodel, job, engine_config)
-            check_window(model.model.config, [row["input_ids"] for row in rows])
             with clock.part("quantize"), whole_tensor_packing(), own_positions(model.model), overrides:
                 _report_layers(model, clock, job)
                 model.quantize(calibration=rows, batch_size=1, backend=getattr(gptqmodel.BACKEND, backend))

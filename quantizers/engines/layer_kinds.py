@@ -3,17 +3,16 @@
 GPTQModel 7.3.6 records what the first decoder layer is called with, and calls all the others with the same
 (looper/input_cache.py, looper/forward_executor.py). Gemma 3's layers are of two kinds, and each kind has its own rotary
 table (transformers 5.19, models/gemma3/modeling_gemma3.py): layers of full attention were calibrated on positions that
-they never see when they serve. What differs too is how far a layer looks back; within the window both look alike.
+they never see when they serve. What differs too is how far a layer looks back. Within the window both look alike, and
+longer calibration rows are refused (quantizers/calibration/config.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
-
-from configs.errors import RequestError
 
 
 @contextlib.contextmanager
@@ -38,14 +37,3 @@ def own_positions(model: Any) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def check_window(config: Any, rows: Sequence[Sequence[int]]) -> None:
-    """Refuse calibration rows that layers of full attention would see through another kind's window (RequestError)."""
-    window, longest = getattr(config, "sliding_window", None), max(map(len, rows), default=0)
-    if len(set(getattr(config, "layer_types", None) or ())) > 1 and window is not None and longest > window:
-        raise RequestError(
-            f"calibration rows of {longest} tokens are longer than the sliding window of {window} that some layers of"
-            " this model have; the engine would give all layers that window",
-            remedy=f"set calibration.tokens to {window} or less",
-        )

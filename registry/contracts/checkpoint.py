@@ -17,6 +17,8 @@ class CheckpointRecord(Record):
     """What config.json says."""
     positions: int
     """Tokens that the model reads at most: the same with the rope scaling that comes on top of it."""
+    sliding_window: int | None = None
+    """Tokens that some layers look back where others see the whole text; None where all layers are of one kind."""
     tie_word_embeddings: bool
     linear_shapes: dict[str, tuple[int, int]]
     """Every Linear that a method may quantize (lm_head left out): module name -> (out_features, in_features)."""

@@ -85,7 +85,8 @@ class Pulse:
     ) -> None:
         self._root, self._patience, self._sign, self._clock, self._vitals = root, patience, sign, clock, vitals
         self._start = self._looked_at = clock()
-        self._sign_at, self._last_sign, self._cpu_then = self._start, sign(), 0.0
+        self._sign_at, self._last_sign = self._start, sign()
+        self._cpu_seconds = self._computed = 0.0
         self._suspended_since: float | None = None
         self._suspended: list[int] = []
         self.suspended_seconds = 0.0
@@ -109,7 +110,10 @@ class Pulse:
             self._suspended_since = before if self._suspended_since is None else self._suspended_since
         else:
             self._suspended_since = None
-        return self._late(now) or self._held(now) or self._silent(now, vitals.cpu_seconds)
+        # Less than before means that a process ended, whose time is not told any more.
+        self._computed += max(0.0, vitals.cpu_seconds - self._cpu_seconds)
+        self._cpu_seconds = vitals.cpu_seconds
+        return self._late(now) or self._held(now) or self._silent(now)
 
     def _late(self, now: float) -> Stuck | None:
         limit = self._patience.deadline_seconds
@@ -133,15 +137,15 @@ class Pulse:
             "machine",
         )
 
-    def _silent(self, now: float, cpu_seconds: float) -> Stuck | None:
+    def _silent(self, now: float) -> Stuck | None:
         limit, sign = self._patience.silent_seconds, self._sign()
         got_on = sign != self._last_sign
         if limit is None or got_on or now - self._sign_at <= limit:
             if got_on:
-                self._sign_at, self._last_sign, self._cpu_then = now, sign, cpu_seconds
+                self._sign_at, self._last_sign, self._computed = now, sign, 0.0
             return None
-        computed = cpu_seconds - self._cpu_then
-        self._sign_at, self._cpu_then = now, cpu_seconds
+        computed = self._computed
+        self._sign_at, self._computed = now, 0.0
         if computed >= _LEAST_SHARE * limit:
             return None
         return Stuck(

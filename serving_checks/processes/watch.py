@@ -6,6 +6,7 @@ in whatever process he is. `Watch.over` then says what happened.
 """
 
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -53,7 +54,8 @@ class Watch:
     def _run(self) -> None:
         while not self._left.is_set():
             exit_code = self._child.wait(_TICK_SECONDS)
-            self._found = self._pulse.look() if exit_code is None else self._child.ending(exit_code)
+            with suppress(OSError):  # of a look for which no file could be opened: the next one may see
+                self._found = self._pulse.look() if exit_code is None else self._child.ending(exit_code)
             if self._found:
                 self._child.stop()
                 self._ended.set()

@@ -93,6 +93,28 @@ def test_what_cannot_work_is_told_before_a_server_is_started(config: Path, overr
         open_bench(config, overrides)
 
 
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"hidden_size": 96, "num_attention_heads": 4}, "this model's is 24"),
+        ({"head_dim": 24, "hidden_size": 4096, "num_attention_heads": 32}, "this model's is 24"),
+        ({"max_position_embeddings": 256}, "max_model_len 2048 exceeds the model's 256 positions"),
+        ({"max_position_embeddings": 256, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}, None),
+        ({"head_dim": "24", "max_position_embeddings": True}, None),
+    ],
+)
+def test_what_the_folder_says_of_its_sizes_is_held_against_the_engine_s_limits(
+    config: Path, told: dict[str, Any], says: str | None
+) -> None:
+    (config.parent / "model" / "config.json").write_text(json.dumps(told))
+    overrides = ["serving={engine: vllm}", "device=cpu"]
+    if says is None:
+        open_bench(config, overrides)
+    else:
+        with pytest.raises(RequestError, match=says):
+            open_bench(config, overrides)
+
+
 def test_an_engine_s_own_refusals_are_told_before_it_is_started(config: Path) -> None:
     (config.parent / "model" / "config.json").write_text("{}")
     with pytest.raises(RequestError, match="does not serve"):

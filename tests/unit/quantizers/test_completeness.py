@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from configs.errors import RequestError
-from quantizers.checkpoints.checkpoint import PrepareJob, describe, positions, prepare
+from quantizers.checkpoints.checkpoint import PrepareJob, describe, positions, prepare, sliding_window
 from quantizers.checkpoints.gguf_weights import load_weights
 from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX
 from quantizers.checkpoints.sources import FolderSource
@@ -199,6 +199,15 @@ def test_rope_scaling_counts_as_vllm_counts_it(folder: Path, scaling: dict[str, 
 
     change(folder / "config.json", rope_parameters=None, rope_scaling=scaling)
     assert positions(AutoConfig.from_pretrained(folder)) == expected
+
+
+def test_a_window_is_told_only_where_layers_are_of_several_kinds() -> None:
+    from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig
+
+    kinds = ["sliding_attention", "full_attention"]
+    assert sliding_window(Gemma3TextConfig(num_hidden_layers=2, layer_types=kinds, sliding_window=64)) == 64
+    assert sliding_window(MistralConfig(num_hidden_layers=2, sliding_window=64)) is None
+    assert sliding_window(LlamaConfig()) is None
 
 
 def write_llama_gguf(path: Path, leave_out: str = "", add: str = "") -> Path:

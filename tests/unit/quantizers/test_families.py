@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import RequestError
-from quantizers.engines.layer_kinds import check_window, own_positions
+from quantizers.engines.layer_kinds import own_positions
 from quantizers.methods.families import GPTQMODEL_VERSION, REFUSALS, Refusal, family_violations
 from tests.tiny_families import make_tiny
 
@@ -54,15 +53,3 @@ def test_a_model_of_one_kind_of_layer_is_left_alone(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(make_tiny("LlamaForCausalLM", tmp_path))
     with own_positions(model):
         assert not model.model.layers[0]._forward_pre_hooks
-
-
-def test_rows_longer_than_a_window_of_some_layers_are_refused() -> None:
-    class Config:
-        sliding_window = 8
-        layer_types = ["sliding_attention", "full_attention"]
-
-    check_window(Config, [[1] * 8])
-    with pytest.raises(RequestError, match="9 tokens are longer than the sliding window of 8"):
-        check_window(Config, [[1], [1] * 9])
-    Config.layer_types = ["sliding_attention"]
-    check_window(Config, [[1] * 9])

@@ -11,6 +11,7 @@ from quantizers.calibration.calibration import pack_rows
 from quantizers.calibration.config import FileCalibration, check_calibration
 from quantizers.calibration.documents import check_documents, read_documents
 from quantizers.calibration.exclusion import Exclusion
+from tests.records import checkpoint_record
 
 ITEM = "Which planet is known as the red planet?"
 
@@ -152,11 +153,14 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
 
 def test_what_cannot_work_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    check_calibration(config(path), 64, True)
+    model = checkpoint_record("sha256:c").model_copy(update={"positions": 64})
+    check_calibration(config(path), model)
     with pytest.raises(RequestError, match="128 tokens exceed the model's 64 positions"):
-        check_calibration(config(path, tokens=128), 64, True)
+        check_calibration(config(path, tokens=128), model)
+    with pytest.raises(RequestError, match="64 tokens are longer than the sliding window of 32"):
+        check_calibration(config(path, tokens=64), model.model_copy(update={"sliding_window": 32}))
     with pytest.raises(RequestError, match="the model has none"):
-        check_calibration(config(path, chat_template=True), 64, False)
+        check_calibration(config(path, chat_template=True), model.model_copy(update={"has_chat_template": False}))
     with pytest.raises(RequestError, match=r"a\.txt: cannot be read: No such file"):
         check_documents(config(path))
     with pytest.raises(RequestError, match=r"neither \.jsonl nor \.txt"):

@@ -54,6 +54,14 @@ def test_who_computes_is_not_silent_and_who_polls_is() -> None:
     assert "no sign of life for 10 min" in stuck.what
 
 
+def test_a_process_that_ends_takes_nothing_of_what_the_others_compute() -> None:
+    tree = Tree(silent_seconds=600)
+    tree.cpu_seconds = 5000.0
+    assert tree.after(300, share=0.5) is None
+    tree.cpu_seconds -= 5000.0
+    assert tree.after(10_000, share=0.5) is None
+
+
 def test_progress_is_a_sign_of_life() -> None:
     tree = Tree(silent_seconds=600)
     for _ in range(5):

@@ -1,5 +1,6 @@
 """Servers that die, are killed or are stopped while they are used: whoever waits for them is told, and soon."""
 
+import errno
 import os
 import signal
 import threading
@@ -13,7 +14,9 @@ import pytest
 from configs.errors import StageError
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.processes.guard import alive, descendants_of
-from serving_checks.processes.pulse import Patience
+from serving_checks.processes.pulse import Patience, Pulse
+from serving_checks.processes.supervisor import Supervised
+from serving_checks.processes.watch import Watch
 from serving_checks.server import RunningServer, serve
 from serving_checks.transport.http_json import post_json
 from tests.fake_engine import FakeEngine
@@ -125,3 +128,21 @@ def test_a_server_that_was_stopped_before_it_was_ready(tmp_path: Path) -> None:
         serve(asked, tmp_path / "log", FakeEngine(asked.config, "--mode", "hang"), patience=Patience(None, None, 1.0)),
     ):
         pass
+
+
+def test_a_look_for_which_no_file_can_be_opened_does_not_end_the_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = threading.Event()
+
+    def look(_: Pulse) -> None:
+        tried.set()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Pulse, "look", look)
+    with Supervised(["sleep", "600"], log_file=tmp_path / "log") as child, Watch(child, Patience()) as watch:
+        assert tried.wait(60)
+        while not descendants_of(child.pid):
+            time.sleep(0.05)
+        os.kill(descendants_of(child.pid)[0], signal.SIGKILL)
+        assert watch.over(60)
