@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evals.judging.clusters import Clusters, clustered
+from evals.judging.evidence import share_evidence
 from evals.judging.pairing import Pair, joint_looks, paired
 from evals.samples import Sample
 from evals.statistics.paired import PairedMeans, paired_means
 from evals.statistics.resampling import paired_bootstrap
-from evals.statistics.score import Z95, PairedCells, difference_interval, mean_interval, paired_cells, ratio_interval
+from evals.statistics.score import Z95, PairedCells, paired_cells, ratio_interval
 from evals.statistics.sequential import Look, sequential_p
-from evals.statistics.significance import detectable_loss, is_binary, mcnemar_p, normal_p, paired_t_interval, paired_t_p
+from evals.statistics.significance import detectable_loss, is_binary, mcnemar_p, paired_t_interval, paired_t_p
 from evals.suites.suite import Suite
 from registry.contracts import CategoryLook, CategoryRetention, CategoryScore, EvaluationRecord, RetentionRecord
 from registry.gates import CategoryVerdict, Evidence, GatePolicy, holm, judge, overall
@@ -34,7 +35,9 @@ class Judged(NamedTuple):
 
 def policy_of(suite: Suite) -> GatePolicy:
     """The margins and the level that a suite declares."""
-    return GatePolicy(alpha=suite.alpha, margins={category.name: category.margin for category in suite.categories})
+    return GatePolicy(
+        alpha=suite.alpha, power=suite.power, margins={category.name: category.margin for category in suite.categories}
+    )
 
 
 def compare(
@@ -168,29 +171,11 @@ def _share(
     to_wrong = sum(one.score > other.score for one, other in pairs)
     to_right = sum(one.score < other.score for one, other in pairs)
     cells = paired_cells(items.baseline, items.artifact, items.weights)
-    low, high = difference_interval(cells, Z95)
-    guessing = chance or 0.0
-    score_low, score_high = mean_interval(cells.baseline, cells.counts, Z95)
+    evidence = share_evidence(score.category, cells, margin, chance, items.rows)
     # McNemar's test counts items; it has no word for one that stands for several.
     one_by_one = binary and len(differences) == items.rows and np.ptp(items.weights) == 0
     second_moment = float(np.average(differences**2, weights=items.weights))
     detectable = detectable_loss(second_moment, cells.items, level, power, floor=binary or second_moment == 0)
-    p_pass, p_fail = normal_p(cells.mean_z(-margin))
-    evidence = Evidence(
-        category=score.category,
-        unit="share",
-        items=items.rows,
-        margin=margin,
-        loss=-means.difference,
-        loss_low=-high,
-        loss_high=-low,
-        p_pass=p_pass,
-        p_fail=p_fail,
-        chance=guessing,
-        headroom=means.baseline - guessing,
-        headroom_low=score_low - guessing,
-        headroom_high=score_high - guessing,
-    )
     numbers = CategoryRetention(
         **_shared(score, items, means, margin),
         baseline=means.baseline,
@@ -198,8 +183,8 @@ def _share(
         baseline_stderr=means.baseline_stderr,
         artifact_stderr=means.artifact_stderr,
         **_ratios(means, cells, chance, evidence.nothing_to_keep),
-        difference_low=low,
-        difference_high=high,
+        difference_low=-evidence.loss_high,
+        difference_high=-evidence.loss_low,
         flips_to_wrong=to_wrong,
         flips_to_right=to_right,
         p_value=mcnemar_p(to_wrong, to_right)

@@ -38,6 +38,15 @@ class PairedCells:
     def items(self) -> float:
         return float(self.counts.sum())
 
+    @property
+    def mean_baseline(self) -> float:
+        return float(self.counts @ self.baseline) / self.items
+
+    @property
+    def mean_difference(self) -> float:
+        """Artifact - baseline."""
+        return float(self.counts @ (self.artifact - self.baseline)) / self.items
+
     def mean_z(self, mean: float, slope: float = 1.0) -> float:
         """Score statistic of `mean(artifact - slope * baseline) = mean`, positive where the observed mean is above."""
         return float(score_z(self.artifact - slope * self.baseline, self.counts, mean))
@@ -104,7 +113,7 @@ def score_z(values: Floats, counts: Floats, mean: float) -> Floats:
 
 def difference_interval(cells: PairedCells, z: float) -> tuple[float, float]:
     """Interval of mean(artifact - baseline) whose ends have the score statistics +z and -z."""
-    observed = float(cells.counts @ (cells.artifact - cells.baseline)) / cells.items
+    observed = cells.mean_difference
     return (
         _crossing(cells.mean_z, z, observed, -1.0),
         _crossing(cells.mean_z, -z, observed, 1.0),
@@ -130,7 +139,7 @@ def mean_interval(values: Floats, counts: Floats, z: float) -> tuple[float, floa
 
 def ratio_interval(cells: PairedCells, z: float, chance: float = 0.0) -> tuple[float, float] | None:
     """Interval of (artifact - chance) / (baseline - chance) of the means; None where the data do not bound it."""
-    above = float(cells.counts @ cells.baseline) / cells.items - chance
+    above = cells.mean_baseline - chance
     if above <= 0:
         return None
     observed = (float(cells.counts @ cells.artifact) / cells.items - chance) / above

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,12 @@ class ResolvedTask:
         steady_scorers()
         return config | {"custom_dataset": local_dataset} if self.files else config
 
+    @property
+    def items(self) -> int | None:
+        """How many of its documents are scored; None where neither a limit nor local rows tell."""
+        documents = sum(1 for _ in rows_of(_scored_file(self), self.name)) if self.files else None
+        return min((count for count in (self.limit, documents) if count is not None), default=None)
+
     def sampled_ids(self, documents: int) -> list[int]:
         """Which of the task's documents are scored, ascending (lm-eval's `samples=` wants them so).
 
@@ -77,6 +84,11 @@ class ResolvedSuite:
     def of(self, category: str) -> list[ResolvedTask]:
         """The leaf tasks of a category."""
         return [task for task in self.tasks if task.category == category]
+
+    def items_of(self, category: str) -> int | None:
+        """How many items the category has; None where lm-eval's tasks bring the rows and no limit is given."""
+        counts = [task.items for task in self.of(category)]
+        return None if None in counts else sum(count or 0 for count in counts)
 
     def item_texts(self) -> list[str]:
         """The longest text of every item in local files, sampled or not: what calibration rows must not hold."""
@@ -132,11 +144,12 @@ def resolve(suite: Suite, data: DataConfig | None = None) -> ResolvedSuite:
         RequestError: A task is not there, scores by other metrics, runs code, or its rows are not there or not right.
     """
     data_map = load_map(data.map) if data else None
-    tasks = [
-        _resolved(suite, category, leaf, data, data_map)
-        for category in suite.categories
-        for leaf in checked_leaves(category)
-    ]
+    tasks: list[ResolvedTask] = []
+    for category in suite.categories:
+        leaves = checked_leaves(category)
+        items = suite.items_of(category)
+        limit = category.limit if items is None else math.ceil(items / len(leaves))
+        tasks += [_resolved(suite, category, leaf, limit, data, data_map) for leaf in leaves]
     owners: dict[str, str] = {}
     for task in tasks:
         if task.name in owners:
@@ -175,7 +188,12 @@ def _check_given(category: Category, leaf: LeafTask, what: str, wanted: str, giv
 
 
 def _resolved(
-    suite: Suite, category: Category, leaf: LeafTask, data: DataConfig | None, data_map: DataMap | None
+    suite: Suite,
+    category: Category,
+    leaf: LeafTask,
+    limit: int | None,
+    data: DataConfig | None,
+    data_map: DataMap | None,
 ) -> ResolvedTask:
     config = dict(leaf.config)
     if category.num_fewshot is not None:
@@ -195,7 +213,7 @@ def _resolved(
         "files": {split: digest_of_file(path) for split, path in files.items()},
         "lm_eval": importlib.metadata.version("lm-eval"),
         "chat_template": category.chat_template,
-        "limit": category.limit,
+        "limit": limit,
         "seed": suite.seed,
         "drawn_as": drawn_as,
     }
@@ -208,7 +226,7 @@ def _resolved(
         files=files,
         digest=digest_of(facts),
         chat_template=category.chat_template,
-        limit=category.limit,
+        limit=limit,
         seed=suite.seed,
         drawn_as=drawn_as,
     )

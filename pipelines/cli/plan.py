@@ -2,16 +2,21 @@
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from evals.judging.reach import Reach, reach
+from evals.suites.resolve import resolve
+from evals.suites.suite import Suite
 from pipelines.cli.run import add_recipe_arguments as add_arguments
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.open_run import known_checkpoint, open_run
 from pipelines.planning.plan import plan_stages
 from pipelines.planning.preflight import check_rules
+from registry.contracts import EvaluationRecord, MeasurementRecord, StageResult
 
 __all__ = ["HELP", "add_arguments", "execute"]
 
@@ -19,19 +24,19 @@ HELP = "say what would run, what is reused and why something is stale; starts no
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Print the plan; 2 when a method cannot be made or served as asked."""
+    """Print the plan and the verdicts within reach; 2 when a method cannot be made or served as asked."""
     run = open_run(args.recipe, args.overrides)
     workspace = Workspace(Path(args.workspace))
     planned, reused = plan_stages(run.stages, workspace.cache)
     checkpoint = known_checkpoint(reused)
+    categories = reach(resolve(run.context.suite, run.context.config.evaluation.data), _baseline(reused))
     if args.json:
-        stages = [stage.model_dump(mode="json") for stage in planned]
-        print(
-            json.dumps(
-                {"machine": run.context.machine.model_dump(mode="json"), "stages": stages},
-                indent=2,
-            )
-        )
+        facts = {
+            "machine": run.context.machine.model_dump(mode="json"),
+            "stages": [stage.model_dump(mode="json") for stage in planned],
+            "verdicts": [one.model_dump(mode="json") for one in categories],
+        }
+        print(json.dumps(facts, indent=2))
     else:
         table = Table("stage", "action", "why", title=f"{run.context.config.name} on {run.context.machine.device_name}")
         for stage in planned:
@@ -41,8 +46,27 @@ def execute(args: argparse.Namespace) -> int:
                 stage.reason,
             )
         Console().print(table)
+        Console().print(_verdicts(run.context.suite, categories))
         if checkpoint is None:
             Console().print("rules about shapes are checked once the checkpoint is prepared")
     if checkpoint:
         check_rules(run.context, checkpoint)
     return 0
+
+
+def _baseline(reused: Mapping[str, StageResult]) -> EvaluationRecord | None:
+    """What the baseline scored, where that is kept."""
+    measured = reused.get("measure:baseline")
+    return MeasurementRecord.model_validate(measured.record).evaluation if measured else None
+
+
+def _verdicts(suite: Suite, categories: Sequence[Reach]) -> Table:
+    """Which verdicts the suite can reach on an artifact."""
+    table = Table("category", "items", "margin", "verdict", title=f"verdicts that suite {suite.name} can reach")
+    table.add_column("a pass if nothing is lost and")
+    for one in categories:
+        items = "?" if one.items is None else f"{one.items:,}"
+        said = one.said if one.can_pass else f"[yellow]{one.said}"
+        chance = f"{one.assumption}: {one.chance:.0%}"
+        table.add_row(one.category, items, f"{100 * one.margin:g} %", said, chance)
+    return table

@@ -7,7 +7,7 @@ from typing import Any
 from evals.asking.token_agreement import fixed_prompts
 from evals.judging.adaptive import Adaptive
 from pipelines.planning.context import JobContext
-from pipelines.planning.stages import Stage
+from pipelines.planning.stages import Stage, proved_by
 from pipelines.recipe.tune_config import cell_load
 from pipelines.stage_programs.measure import MeasureJob
 from pipelines.stage_programs.serving_stage import ServeJob
@@ -40,7 +40,11 @@ def job_of(
     }
     if stage.kind == "measure":
         model = results[stage.inputs["model"]]
-        asked = {"adaptive": _adaptive(context, stage, results, directories), "profile": stage.profile}
+        asked = {
+            "adaptive": _adaptive(context, stage, results, directories),
+            "profile": stage.profile,
+            "proved": proved_by(results) if stage.proofs == "kernel" else [],
+        }
         measuring = common | computing | asked
         return _measure_job(context, model, directories["model"], log_file, measuring)
     if stage.kind == "tune":

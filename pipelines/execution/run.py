@@ -18,7 +18,7 @@ from pipelines.planning.preflight import check_rules
 from pipelines.planning.stages import Stage
 from pipelines.records.comparison import Comparison
 from pipelines.records.events import StageOutcome, time_breakdown
-from pipelines.records.rows import Row, artifact_row, baseline_row
+from pipelines.records.rows import Row, artifact_row, baseline_row, with_shared_proofs
 from pipelines.records.run_record import RunRecord
 from pipelines.report.page import write_page
 from pipelines.stage_programs.record import RECORDING
@@ -135,8 +135,9 @@ def _recorded(measured: RunRecord, suite: Suite, recorder: Recorder) -> RunRecor
 def rows_of(run: OpenRun, results: Mapping[str, StageResult], found: Findings) -> list[Row]:
     """Baseline first, then the artifacts in the order in which they are measured."""
     methods = run.context.config.methods
-    return [baseline_row(results, found.soundness)] + [
+    artifacts = [
         artifact_row(name, methods[name].method, results, found.comparisons.get(name))
         for name in run.subjects
         if name != "baseline"
     ]
+    return with_shared_proofs([baseline_row(results, found.soundness), *artifacts])

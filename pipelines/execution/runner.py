@@ -141,12 +141,12 @@ class Runner:
         if key is None:
             raise StageError(f"{stage.name} has no inputs", remedy="report it", blame="quantbench")
         cached = self._workspace.cache.get(key)
-        if stage.is_answered_by(cached):
+        if stage.is_answered_by(cached, self.results):
             return cached, "reused"
         with self._workspace.machine_lock(lambda pid: self._on_progress(stage, f"waiting for run of process {pid}")):
             # Another run may have made it while this one waited.
             cached = self._workspace.cache.get(key)
-            if stage.is_answered_by(cached):
+            if stage.is_answered_by(cached, self.results):
                 return cached, "reused"
             if self._before_work:
                 self._before_work()

@@ -31,14 +31,14 @@ def plan_stages(stages: Sequence[Stage], cache: StageCache) -> tuple[list[Planne
     for stage in stages:
         key = stage.key(reused)
         result = cache.get(key) if key else None
-        if key is not None and stage.is_answered_by(result):
+        if key is not None and stage.is_answered_by(result, reused):
             reused[stage.name] = result
             planned.append(
                 PlannedStage(name=stage.name, action="reuse", reason="same key, finished before", key_digest=key.digest)
             )
             continue
         digest = key.digest if key else None
-        why = "its result has no profile" if result is not None else _why(stage, key, reused, cache)
+        why = _why(stage, key, reused, cache) if result is None else "its result lacks a profile or proofs wanted now"
         planned.append(PlannedStage(name=stage.name, action="run", reason=why, key_digest=digest))
     return planned, reused
 

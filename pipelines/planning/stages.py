@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 from evals.asking.token_agreement import PROMPTS_FILE
 from pipelines.planning.device import MachineRecord
@@ -16,7 +16,7 @@ from pipelines.planning.interpreters import versions_of
 from pipelines.recipe.bench_config import BenchConfig, method_of
 from pipelines.recipe.run_config import RunConfig
 from quantizers.base import MethodConfig, load_method
-from registry.contracts import MeasurementRecord, StageResult
+from registry.contracts import MeasurementRecord, ProofScope, StageResult
 from registry.contracts.base import DType, Method
 from registry.hashing import digest_of, digest_of_file
 from registry.stage_cache import StageKey
@@ -66,6 +66,8 @@ class Stage:
         dtype: What the stage computes in.
         interpreter: The Python that the recipe's `environments` names for it; None for this process's own.
         profile: A measurement is wanted with a profile. No part of the key: what is measured does not depend on it.
+        proofs: Of which measurements proofs of batching and fairness are wanted, `kernel` or `each`; None: of none. No
+            part of the key either.
     """
 
     kind: str
@@ -76,6 +78,7 @@ class Stage:
     dtype: DType = "float32"
     interpreter: Path | None = None
     profile: bool = False
+    proofs: Literal["kernel", "each"] | None = None
 
     @property
     def name(self) -> str:
@@ -103,11 +106,32 @@ class Stage:
             libraries=versions_of(self.interpreter, libraries) if self.interpreter else installed_versions(libraries),
         )
 
-    def is_answered_by(self, result: StageResult | None) -> TypeGuard[StageResult]:
-        """Whether a kept result of the stage's key holds all that is wanted now."""
-        if result is None or not self.profile:
+    def is_answered_by(self, result: StageResult | None, results: Mapping[str, StageResult]) -> TypeGuard[StageResult]:
+        """Whether a kept result of the stage's key holds all that is wanted now.
+
+        Args:
+            result: The kept one.
+            results: Of the stages before this one: a proof on another's server may be this one's too.
+        """
+        if result is None or not (self.profile or self.proofs):
             return result is not None
-        return MeasurementRecord.model_validate(result.record).serving.profile is not None
+        serving = MeasurementRecord.model_validate(result.record).serving
+        if self.profile and serving.profile is None:
+            return False
+        if self.proofs is None or not serving.scheduling_left:
+            return True
+        return self.proofs == "kernel" and serving.proof_scope in proved_by(results)
+
+
+def proved_by(results: Mapping[str, StageResult]) -> list[ProofScope]:
+    """What the proofs on servers that were measured are true of.
+
+    Args:
+        results: Of the stages that are done.
+    """
+    measured = [one for one in results.values() if one.stage == "measure" and one.record and one.failure is None]
+    scopes = [MeasurementRecord.model_validate(one.record).serving.proves for one in measured]
+    return [scope for scope in scopes if scope is not None]
 
 
 class Fingerprints(NamedTuple):
@@ -197,7 +221,7 @@ def _measure(
         "serving": config.serving.model_dump(mode="json"),
         # What the file says, and not where it lies.
         "load": config.load.model_dump(mode="json", exclude={"prompts": {"file"}}),
-        "checks": config.checks.model_dump(mode="json"),
+        "checks": config.checks.model_dump(mode="json", exclude={"proofs"}),
         "load_text": digest_of(read_text(config.load.prompts.file)),
         # What it names, items and rows, is in the suite's digest; names and places are no matter.
         "evaluation": config.evaluation.model_dump(mode="json", exclude={"suite", "data", "adaptive", "looks"}),
@@ -214,7 +238,8 @@ def _measure(
         # What is asked depends on what the baseline answered, and on our statistics.
         shaping |= {"looks": config.evaluation.looks.model_dump(mode="json"), "statistics": STATISTICS_VERSION}
         inputs |= {"baseline": "measure:baseline"}
-    return Stage("measure", name, shaping, inputs, method, dtype, profile=config.profile)
+    proofs = config.checks.proofs if config.checks.of_scheduling else None
+    return Stage("measure", name, shaping, inputs, method, dtype, profile=config.profile, proofs=proofs)
 
 
 def quantize_dtype(config: RunConfig, machine: MachineRecord, method: Method) -> DType:

@@ -1,7 +1,7 @@
 """One row a model: what the terminal and the page both show. Pure: records in, values out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pipelines.records.comparison import Comparison
 from registry.contracts import (
@@ -13,6 +13,7 @@ from registry.contracts import (
     InspectionRecord,
     LoadPoint,
     MeasurementRecord,
+    ProofScope,
     RetentionRecord,
     ServingRecord,
     SoundnessCheck,
@@ -167,6 +168,35 @@ def artifact_row(
         token_agreement=comparison.token_agreement if comparison else None,
         **_fault(results, f"quantize:{name}", f"inspect:{name}", f"measure:{name}"),
     )
+
+
+def with_shared_proofs(rows: Sequence[Row]) -> list[Row]:
+    """The rows; one whose server was not asked itself has the proofs of the first that is alike, each with its name."""
+    proved: dict[ProofScope, Row] = {}
+    for row in rows:
+        if row.serving and row.serving.proves:
+            proved.setdefault(row.serving.proves, row)
+    return [_with_proofs_of(proved, row) for row in rows]
+
+
+def _with_proofs_of(proved: Mapping[ProofScope, Row], row: Row) -> Row:
+    if row.measurement is None or not row.measurement.serving.scheduling_left:
+        return row
+    serving = row.measurement.serving
+    other = proved.get(serving.proof_scope) if serving.proof_scope else None
+    if other is None or other.serving is None:
+        return row
+    shared = [
+        check.model_copy(
+            update={
+                "proved_on": other.name,
+                "reason": f"proved on the server of {other.name}, which runs the same kernel: {check.reason}",
+            }
+        )
+        for check in other.serving.scheduling_checks
+    ]
+    checked = serving.model_copy(update={"checks": [*shared, *serving.checks]})
+    return row.model_copy(update={"measurement": row.measurement.model_copy(update={"serving": checked})})
 
 
 def worst_verdict(rows: list[Row]) -> Verdict:

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
@@ -306,8 +307,9 @@ def _checks_cell(row: Row) -> Cell:
     if failing:
         which = failing[0] if len(failing) == 1 else str(len(failing))
         return Cell(text=f"{which} FAILED", second=passed, tone="bad", tooltip=tooltip)
-    left_out = f"{len(checks) - len(ran)} not run" if len(ran) < len(checks) else None
-    return Cell(text=passed if ran else UNKNOWN, second=left_out, tooltip=tooltip)
+    left_out = [f"{len(checks) - len(ran)} not run"] if len(ran) < len(checks) else []
+    shared = [f"{count} on {name}" for name, count in Counter(check.proved_on for check in ran).items() if name]
+    return Cell(text=passed if ran else UNKNOWN, second=", ".join(left_out + shared) or None, tooltip=tooltip)
 
 
 def check_text(check: CheckRecord) -> str:

@@ -33,6 +33,8 @@ def serving_metrics(serving: ServingRecord) -> dict[str, float | int | None]:
         highest = serving.rate_search.highest_good_requests_per_second
         metrics["rate_search.highest_good_requests_per_second"] = highest
     for check in serving.checks:
+        if check.proved_on is not None:
+            continue  # measured on another model's server
         metrics |= {_name(f"check.{check.check}.{name}"): value for name, value in check.numbers.items()}
     return metrics
 

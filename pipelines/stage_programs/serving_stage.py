@@ -19,7 +19,16 @@ from pipelines.planning.stages import STAGE_LIBRARIES, installed_versions
 from pipelines.recipe.deadlines import Deadlines
 from pipelines.stage_programs.proofs import prove_scheduling, prove_sharding
 from pipelines.stage_programs.suspension import doubted_checks, doubted_points
-from registry.contracts import CheckRecord, LoadPoint, MemoryRecord, ObjectRef, ServingRecord, StageJob, StageResult
+from registry.contracts import (
+    CheckRecord,
+    LoadPoint,
+    MemoryRecord,
+    ObjectRef,
+    ProofScope,
+    ServingRecord,
+    StageJob,
+    StageResult,
+)
 from registry.contracts.base import Device, DType, Record
 from registry.hashing import manifest_of
 from registry.stage_process import StageClock
@@ -57,6 +66,8 @@ class ServeJob(StageJob):
     """Address of a fork server of the engine; servers start in the plain way without."""
     checks: ChecksConfig | None = None
     """Proofs about how the model is served, after all measurements; none when null."""
+    proved: list[ProofScope] = []
+    """Servers like these were proved to batch and to be fair: one that is alike is not asked again."""
     profile: bool = False
     """Profile a few engine steps when all is measured."""
 
@@ -104,7 +115,8 @@ def serve_and_measure(
         first: ShardFacts | CheckRecord | None = None
         if job.checks:
             with clock.part("checks"):
-                checks = _scheduling(server, job.checks)
+                served = served.model_copy(update={"scheduling_left": served.proof_scope in job.proved})
+                checks = [] if served.scheduling_left else _scheduling(server, job.checks)
                 first = _shard_facts(server) if ranks else None
         if trace_dir:
             with clock.part("profile"):

@@ -25,6 +25,7 @@ from registry.contracts.serving import (
     MemoryRecord,
     Percentiles,
     ProfileRecord,
+    ProofScope,
     RateSearch,
     ServingRecord,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "ProfileRecord",
     "PromptAgreement",
     "PromptLogprobs",
+    "ProofScope",
     "QuantizedModule",
     "RateSearch",
     "RetentionRecord",

@@ -129,6 +129,28 @@ class CheckRecord(Record):
     """A sentence with the numbers that decided."""
     numbers: dict[str, float] = {}
     """What was measured, units in the names."""
+    proved_on: str | None = None
+    """The model whose server was asked, where it was another one that runs the same engine and kernel alike."""
+
+
+SCHEDULING_CHECKS = ("batching", "starvation")
+"""What they prove is true of an engine with a kernel, whatever the weights are."""
+
+
+class ProofScope(Record):
+    """What a proof about scheduling holds for: two servers that are alike in this batch and schedule alike."""
+
+    engine: str
+    engine_version: str
+    device_name: str
+    dtype: DType
+    kernel: str
+    """The kernels by which the engine multiplies."""
+    tensor_parallel_size: int
+    threads: int | None
+    eager: bool | None
+    prefix_caching: bool | None
+    max_num_seqs: int | None
 
 
 class ProfileRecord(Record):
@@ -171,7 +193,28 @@ class ServingRecord(Record):
     """Parquet in the measurement's object, a row a request of all load points."""
     rate_search: RateSearch | None = None
     checks: list[CheckRecord] = []
+    scheduling_left: bool = False
+    """Batching and fairness were not proved here, since they had been on a server that is alike (`ProofScope`)."""
     profile: ProfileRecord | None = None
     memory: MemoryRecord
     warnings: list[str] = []
     """Fallbacks and other lines of the engine's log that a reviewer has to know."""
+
+    @property
+    def scheduling_checks(self) -> list[CheckRecord]:
+        """Proofs of batching and fairness that were made on this server itself."""
+        return [check for check in self.checks if check.check in SCHEDULING_CHECKS and check.proved_on is None]
+
+    @property
+    def proof_scope(self) -> ProofScope | None:
+        """What a proof on this server is true of; None where the engine does not say which kernel it has."""
+        if self.quantization_kernel is None:
+            return None
+        fields = {name: getattr(self, name) for name in ProofScope.model_fields if name in type(self).model_fields}
+        return ProofScope.model_validate(fields | {"kernel": self.quantization_kernel})
+
+    @property
+    def proves(self) -> ProofScope | None:
+        """What was proved here of all servers that are alike; None where a proof failed or none was made."""
+        made = self.scheduling_checks
+        return self.proof_scope if made and all(check.outcome == "pass" for check in made) else None

@@ -1,5 +1,7 @@
 """Which proofs are wanted of a served model, and with what load and limits."""
 
+from typing import Literal
+
 from configs.base import StrictModel
 from serving_checks.checks.batching import BatchingConfig
 from serving_checks.checks.sharding import ShardingConfig
@@ -15,6 +17,14 @@ class ChecksConfig(StrictModel):
     """Do long prompts keep short ones waiting?"""
     sharding: ShardingConfig | None = ShardingConfig()
     """Is the model really split over the ranks, and does it still say the same?"""
+    proofs: Literal["kernel", "each"] = "kernel"
+    """`kernel`: batching and fairness are proved on the first server of each kernel, the baseline's too, and what runs
+    the same engine and kernel alike is covered by that. `each`: on every model's server."""
+
+    @property
+    def of_scheduling(self) -> bool:
+        """Whether batching or fairness is to be proved."""
+        return self.batching is not None or self.starvation is not None
 
     def check_fits(self, max_model_len: int, max_num_seqs: int | None) -> None:
         """Refuse before any work what the checks would refuse after hours of it.

@@ -12,31 +12,15 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent
 _SEED = 20_240_611
-_ITEMS = 120
+_ITEMS = 400
 
 _PEOPLE = [
-    "boy",
-    "girl",
-    "king",
-    "queen",
-    "actor",
-    "actress",
-    "uncle",
-    "aunt",
-    "prince",
-    "princess",
-    "father",
-    "mother",
-]
+    "boy", "girl", "king", "queen", "actor", "actress", "uncle", "aunt", "prince", "princess", "father", "mother",
+]  # fmt: skip
 _PLACES = ["house", "garden", "school", "river", "market", "station", "window", "table", "forest", "bridge"]
 _VERBS = [
-    ("runs", "run"),
-    ("sleeps", "sleep"),
-    ("sings", "sing"),
-    ("waits", "wait"),
-    ("works", "work"),
-    ("lives", "live"),
-]
+    ("runs", "run"), ("sleeps", "sleep"), ("sings", "sing"), ("waits", "wait"), ("works", "work"), ("lives", "live"),
+]  # fmt: skip
 _PARTICIPLES = [
     ("written", "wrote"), ("eaten", "ate"), ("taken", "took"), ("broken", "broke"),
     ("seen", "saw"), ("forgotten", "forgot"), ("stolen", "stole"), ("chosen", "chose"),
@@ -46,30 +30,34 @@ _WORDS = [
     "apple", "river", "stone", "green", "music", "winter", "paper", "window", "garden", "silver",
     "coffee", "dragon", "pencil", "bridge", "mother", "flower", "summer", "forest", "yellow", "doctor",
     "market", "orange", "planet", "guitar", "kitchen", "mountain", "blanket", "morning", "village", "chicken",
+    "table", "horse", "house", "water", "bread", "chair", "cloud", "tiger", "lemon", "train",
+    "ocean", "finger", "candle", "island", "rabbit", "button", "ticket", "carpet", "castle", "bottle",
+    "teacher", "picture", "letter", "hammer", "butter", "farmer", "monkey", "basket", "mirror", "dinner",
+    "garlic", "purple", "pocket", "spider", "turtle", "saddle", "shadow", "singer", "tunnel", "wallet",
+    "pillow", "rocket", "cheese", "anchor", "jacket", "parrot",
 ]  # fmt: skip
-_WITHOUT_PLURAL = {"green", "music", "silver", "yellow"}
+_WITHOUT_PLURAL = {"green", "music", "silver", "yellow", "water", "bread", "butter", "purple", "garlic", "cheese"}
 
 
-def _pair(kind: str, good: str, bad: str) -> dict[str, str]:
-    return {"kind": kind, "good": good, "bad": bad}
+def _choice(kind: str, start: str, good: str, bad: str) -> dict[str, str]:
+    return {"kind": kind, "start": start, "good": good, "bad": bad}
 
 
 def _grammar(_: random.Random) -> Iterator[dict[str, str]]:
-    """Minimal pairs: agreement, agreement across a phrase, participles, local binding of reflexives."""
+    """Which word goes on: agreement, agreement across a phrase, participles, local binding of reflexives."""
     for head, place, (singular, plural) in itertools.product(_PEOPLE, _PLACES, _VERBS):
         many = f"The {head}{'es' if head.endswith('s') else 's'} near the {place}"
-        one = f"The {head} near the {place}s"
-        yield _pair("phrase", f"{many} {plural} well.", f"{many} {singular} well.")
-        yield _pair("phrase", f"{one} {singular} well.", f"{one} {plural} well.")
-    for head, place, (singular, plural) in itertools.product(_PEOPLE, _PLACES, _VERBS):
-        yield _pair("agreement", f"My {head} {singular} in the {place}.", f"My {head} {plural} in the {place}.")
-    for head, (participle, past) in itertools.product(_PEOPLE, _PARTICIPLES):
-        yield _pair("participle", f"The {head} has {participle} it.", f"The {head} has {past} it.")
+        yield _choice("phrase", many, plural, singular)
+        yield _choice("phrase", f"The {head} near the {place}s", singular, plural)
+    for (head, place), (singular, plural) in itertools.product(itertools.product(_PEOPLE, _PLACES), _VERBS):
+        yield _choice("agreement", f"In the {place}, my {head}", singular, plural)
+    for head, place, (participle, past) in itertools.product(_PEOPLE, _PLACES, _PARTICIPLES):
+        yield _choice("participle", f"The {head} in the {place} has", participle, past)
     for head, other in itertools.permutations(_PEOPLE, 2):
         if (head in _MALE) != (other in _MALE):
             right, wrong = ("himself", "herself") if other in _MALE else ("herself", "himself")
-            start = f"The {head} said the {other} hurt"
-            yield _pair("binding", f"{start} {right}.", f"{start} {wrong}.")
+            for verb in ("said", "thought"):
+                yield _choice("binding", f"The {head} {verb} the {other} hurt", right, wrong)
 
 
 def _arithmetic(_: random.Random) -> Iterator[dict[str, str]]:
@@ -79,8 +67,7 @@ def _arithmetic(_: random.Random) -> Iterator[dict[str, str]]:
             yield {"kind": "sum", "question": f"{a} + {b}", "answer": str(a + b)}
         yield {"kind": "product", "question": f"{a} * {b}", "answer": str(a * b)}
         yield {"kind": "tens", "question": f"{a}0 + {b}0", "answer": f"{a + b}0"}
-        if a > b:
-            yield {"kind": "difference", "question": f"{a} - {b}", "answer": str(a - b)}
+        yield {"kind": "difference", "question": f"{a + b} - {b}", "answer": str(a)}
 
 
 def _instruction(_: random.Random) -> Iterator[dict[str, str]]:
@@ -100,13 +87,13 @@ _BUILDERS = {"grammar": _grammar, "arithmetic": _arithmetic, "instruction": _ins
 
 
 def _text(name: str) -> str:
-    """The file's content: `_ITEMS` items, an equal share of each kind, drawn with a fixed seed."""
+    """The file's content: `_ITEMS` items or fewer, an equal share of each kind, drawn with a fixed seed."""
     rng = random.Random(f"{_SEED}-{name}")  # noqa: S311 - a reproducible draw, nothing secret
     by_kind: dict[str, list[dict[str, str]]] = {}
     for item in _BUILDERS[name](rng):
         by_kind.setdefault(item["kind"], []).append(item)
     share = _ITEMS // len(by_kind)
-    items = [item for candidates in by_kind.values() for item in rng.sample(candidates, share)]
+    items = [item for all_ in by_kind.values() for item in rng.sample(all_, min(share, len(all_)))]
     rng.shuffle(items)
     return "".join(json.dumps(item) + "\n" for item in items)
 
