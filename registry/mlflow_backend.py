@@ -99,15 +99,15 @@ class MlflowBackend:
 
     @contextmanager
     def run(self, name: str, tags: Mapping[str, str], parent_run_id: str | None = None) -> Iterator[RunWriter]:
-        """A run that is FINISHED when the block ends and FAILED when it raises."""
+        """A run that is FINISHED when the block ends, FAILED when it raises, and KILLED when the process is to end."""
         nesting = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
         run_id = self._client.create_run(
             self._experiment_id, tags={**tags, **nesting, **self._owner_tag}, run_name=name
         ).info.run_id
         try:
             yield RunWriter(self._client, run_id)
-        except BaseException:
-            self._client.set_terminated(run_id, "FAILED")
+        except BaseException as error:
+            self._client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
         self._client.set_terminated(run_id, "FINISHED")
 

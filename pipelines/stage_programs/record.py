@@ -1,8 +1,11 @@
 """The recorder's process: one parent run, one child run a model, one registered version an artifact."""
 
 import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from configs.base import StrictModel
@@ -32,6 +35,44 @@ class FinishedRun(StrictModel):
     """`time.monotonic()`, the machine's clock that all processes share, at the end of the run's breakdown."""
 
 
+class EndOnRequest:
+    """SIGTERM ends this process: at once, or between two steps of what is held.
+
+    Whoever stops a run stops its recorder too, in the middle of writing perhaps, and a run of MLflow that nobody
+    closes is shown as RUNNING until the next one is recorded, which may be never.
+    """
+
+    def __init__(self) -> None:
+        self._held = self._asked = False
+
+    def listen(self) -> None:
+        """From now on."""
+        signal.signal(signal.SIGTERM, self.request)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A block that is broken off at `between_steps` only."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+
+    def between_steps(self) -> None:
+        """Raise SystemExit where the end was asked for."""
+        if self._asked:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def request(self, *_: object) -> None:
+        """What SIGTERM does."""
+        self._asked = True
+        if not self._held:
+            self.between_steps()
+
+
+_ENDING = EndOnRequest()
+
+
 class RecordJob(StageJob):
     finished_run_file: Path
     """Is written when the run is over, a `FinishedRun`."""
@@ -54,7 +95,7 @@ def record(job: StageJob, clock: StageClock) -> StageResult:
     finished = FinishedRun.model_validate_json(job.finished_run_file.read_text(encoding="utf-8"))
     run = finished.run
     model = job.tracking.registered_model or str(run.config["name"])
-    with clock.part("record"):
+    with clock.part("record"), _ENDING.held():
         tags = {"quantbench.run_id": run.run_id, "quantbench.device": run.machine.device_name}
         with backend.run(run.run_id, tags) as parent:
             parent.params(_flat(run.config))
@@ -62,6 +103,7 @@ def record(job: StageJob, clock: StageClock) -> StageResult:
             if run.page:
                 parent.file(run.page)
             for row in run.rows:
+                _ENDING.between_steps()
                 _record_row(backend, parent, row, model, store)
             # Last, so that they hold the recording's own time too.
             breakdown = run.breakdown.with_own(RECORDING, time.monotonic() - finished.start_seconds)
@@ -154,4 +196,5 @@ def _flat(value: object, prefix: str = "") -> dict[str, object]:
 if __name__ == "__main__":
     # Its long imports fall into the run's first stages, which come first.
     os.nice(19)
+    _ENDING.listen()
     sys.exit(main({"record": (RecordJob, record)}))

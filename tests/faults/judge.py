@@ -156,7 +156,7 @@ def leftovers(workspace: Path, tmp: Path, shared_memory: Path = Path("/dev/shm")
     ]
     found = [Finding("left behind", str(path)) for path in places]
     running = _running_in_mlflow(workspace / "mlflow.db")
-    return found + ([Finding("left behind", f"{running} runs of MLflow are RUNNING")] if running else [])
+    return found + [Finding("left behind", f"run {name} of MLflow is RUNNING") for name in running]
 
 
 def worst(findings: Iterable[Finding]) -> Class:
@@ -203,9 +203,9 @@ def _last_lines(text: str) -> str:
     return " | ".join(lines[-4:])[-600:]
 
 
-def _running_in_mlflow(database: Path) -> int:
+def _running_in_mlflow(database: Path) -> list[str]:
     if not database.is_file():
-        return 0
+        return []
     with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        return int(connection.execute("SELECT count(*) FROM runs WHERE status = 'RUNNING'").fetchone()[0])
-    return 0
+        return [str(name) for (name,) in connection.execute("SELECT name FROM runs WHERE status = 'RUNNING'")]
+    return []

@@ -140,8 +140,8 @@ def test_leftovers_are_found(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
     with closing(sqlite3.connect(workspace / "mlflow.db")) as database, database:
-        database.execute("CREATE TABLE runs (status TEXT)")
-        database.execute("INSERT INTO runs VALUES ('RUNNING')")
+        database.execute("CREATE TABLE runs (name TEXT, status TEXT)")
+        database.execute("INSERT INTO runs VALUES ('half', 'RUNNING')")
     found = leftovers(workspace, tmp, shared)
     assert {one.kind for one in found} == {"left behind"}
     assert len(found) == len(planted) + 1

@@ -1,8 +1,9 @@
 """What a run keeps of itself at its end: the page, the record, and all of the time that it took."""
 
 import json
+import sqlite3
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from pipelines.planning.open_run import OpenRun
 from pipelines.recipe.run_config import TrackingConfig
 from pipelines.records.run_record import RunRecord
 from pipelines.stage_programs import record as recorder
-from pipelines.stage_programs.record import FinishedRun, RecordJob
+from pipelines.stage_programs.record import EndOnRequest, FinishedRun, RecordJob
 from registry.files import write_text_atomically
 from registry.sealed import read_sealed
 from registry.stage_process import StageClock
@@ -122,6 +123,44 @@ def test_a_recorder_that_waits_writes_what_comes(tmp_path: Path) -> None:
     with Recorder(TrackingConfig(), workspace, run.run_dir) as recorder:
         assert recorder.record(run, time.monotonic()).endswith("(recorded before)")
         assert recorder._child is None
+
+
+@pytest.mark.slow
+def test_a_recorder_that_is_stopped_amid_its_writing_leaves_nothing_running(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "workspace")
+    workspace.create()
+    (tmp_path / "run").mkdir()
+    run = report_record(tmp_path / "run", page=None)
+    many = [row.model_copy(update={"name": f"{row.name}-{number}"}) for number in range(100) for row in run.rows]
+    write_text_atomically(run.run_dir / "config.json", "{}")
+
+    def states() -> list[str]:
+        with suppress(sqlite3.Error), closing(sqlite3.connect(workspace.root / "mlflow.db")) as database:
+            return [state for (state,) in database.execute("SELECT status FROM runs")]
+        return []
+
+    with Recorder(TrackingConfig(), workspace, run.run_dir) as recorder:
+        recorder.start()
+        finished = FinishedRun(run=run.model_copy(update={"rows": many}), start_seconds=time.monotonic())
+        write_text_atomically(recorder._job.finished_run_file, finished.model_dump_json())
+        while "FINISHED" not in states():
+            time.sleep(0.01)
+    found = states()
+    assert len(found) < len(many)
+    assert set(found) == {"FINISHED", "KILLED"}
+
+
+def test_who_is_asked_to_end_does_so_between_two_steps() -> None:
+    ending = EndOnRequest()
+    steps = []
+    with pytest.raises(SystemExit), ending.held():
+        ending.between_steps()
+        ending.request()
+        steps.append("not broken off")
+        ending.between_steps()
+    assert steps
+    with pytest.raises(SystemExit):
+        EndOnRequest().request()
 
 
 @pytest.mark.slow
