@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import StageError
+from evals.statistics.score import share_interval
 from evals.suites.suite import Category
 from registry.contracts import CategoryScore
 from registry.contracts.base import Record
@@ -134,10 +135,12 @@ def category_score(category: Category, samples: Sequence[Sample]) -> CategorySco
     residuals = np.bincount(cluster_places(samples), weights * (scores - mean)) / weights.sum()
     clusters = len(residuals)
     stderr = math.sqrt(float(residuals @ residuals) * clusters / (clusters - 1)) if clusters > 1 else None
-    value = mean
+    value, low, high = mean, None, None
     if category.unit == "perplexity":
         value = _exponential(-mean)
         stderr = value * stderr if stderr is not None else None
+    elif scores.min() >= 0 and scores.max() <= 1:
+        low, high = share_interval(scores, weights, cluster_places(samples))
     return CategoryScore(
         category=category.name,
         metric=category.metric,
@@ -147,6 +150,8 @@ def category_score(category: Category, samples: Sequence[Sample]) -> CategorySco
         higher_is_better=category.higher_is_better,
         chance=category.chance,
         unit=category.unit,
+        low=low,
+        high=high,
     )
 
 

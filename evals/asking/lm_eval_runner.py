@@ -98,7 +98,7 @@ class Prepared:
             categories.append(category_score(category, mine))
             for task in self._names(category):
                 score = category_score(category, [sample for sample in mine if sample.task == task])
-                fields = score.model_dump(exclude={"unit", "schema_version"})
+                fields = score.model_dump(exclude={"unit", "low", "high", "schema_version"})
                 tasks.append(TaskScore(task=task, filter=category.filter, **fields))
         return EvaluationRecord(
             model_digest=model_digest,

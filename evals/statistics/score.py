@@ -137,6 +137,22 @@ def mean_interval(values: Floats, counts: Floats, z: float) -> tuple[float, floa
     return _crossing(statistic, z, observed, 0.0), _crossing(statistic, -z, observed, 1.0)
 
 
+def share_interval(scores: Floats, weights: Floats, clusters: NDArray[np.intp]) -> tuple[float, float]:
+    """95 % interval of the weighted mean of one model's scores.
+
+    Args:
+        scores: In 0..1 [items].
+        weights: [items].
+        clusters: Items that share a number are not independent and count as one [items].
+    """
+    total = np.bincount(clusters, weights)
+    mean = np.bincount(clusters, weights * scores)[total > 0] / total[total > 0]
+    heavy = total[total > 0]
+    values, where = np.unique(np.concatenate([[0.0, 1.0], mean]), return_inverse=True)
+    counts = np.bincount(where.ravel()[2:], weights=heavy, minlength=len(values)) * heavy.sum() / (heavy @ heavy)
+    return mean_interval(values, counts, Z95)
+
+
 def ratio_interval(cells: PairedCells, z: float, chance: float = 0.0) -> tuple[float, float] | None:
     """Interval of (artifact - chance) / (baseline - chance) of the means; None where the data do not bound it."""
     above = cells.mean_baseline - chance

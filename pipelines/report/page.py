@@ -35,6 +35,7 @@ from pipelines.report.table import (
     OUTCOME_TONES,
     UNKNOWN,
     VERDICT_TONES,
+    bounds_text,
     build_table,
     mebibytes,
     printable,
@@ -76,7 +77,7 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
             forest=forest_plot(record.rows),
             judged=judged,
             drop_text=drop_text,
-            interval=_interval,
+            interval=bounds_text,
             verdict_tones=VERDICT_TONES,
             sentences=sentences(record.rows),
             failures=failed(record),
@@ -168,10 +169,6 @@ def _versions(results: dict[str, StageResult], name: str) -> dict[str, str]:
 
 def _known(value: float | None, digits: int, stderr: float | None = None) -> str:
     return UNKNOWN if value is None else with_stderr(value, stderr, digits)
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
 
 
 def _picked(indices: list[int], values: list[Any]) -> list[Any]:

@@ -20,13 +20,15 @@ _LINE_HEIGHT = 15
 
 
 class Point(NamedTuple):
-    """One model: `x` output tokens per second, `y` the lowest retention with its standard error."""
+    """One model: `x` output tokens per second, `y` what was kept above guessing in the lowest category."""
 
     name: str
     category: str
     x: float
     y: float
-    stderr: float
+    low: float
+    """95 % interval of `y`; `y` itself where there is none."""
+    high: float
     series: str
     """CSS class of its colour."""
 
@@ -40,11 +42,11 @@ def points_of(rows: list[Row]) -> list[Point]:
         lowest = lowest_category(row)
         if speed is None or not math.isfinite(speed) or (index and lowest is None):
             continue
-        if lowest is None or lowest.retention is None:
-            points.append(Point(row.name, "", speed, 1.0, 0.0, series(index)))
+        if lowest is None or lowest.kept is None:
+            points.append(Point(row.name, "", speed, 1.0, 1.0, 1.0, series(index)))
         else:
-            stderr = lowest.retention_stderr or 0
-            points.append(Point(row.name, lowest.category, speed, lowest.retention, stderr, series(index)))
+            low, high = (lowest.kept if end is None else end for end in (lowest.kept_low, lowest.kept_high))
+            points.append(Point(row.name, lowest.category, speed, lowest.kept, low, high, series(index)))
     return points
 
 
@@ -54,8 +56,8 @@ def quality_speed_plot(rows: list[Row]) -> Markup | None:
     if len(points) < 2:
         return None
     x_ticks = ticks(0, max(point.x for point in points) * 1.12)
-    lowest = min(point.y - point.stderr for point in points)
-    highest = max(point.y + point.stderr for point in points)
+    lowest = min(point.low for point in points)
+    highest = max(point.high for point in points)
     margin = 0.08 * (highest - lowest) + 0.01
     y_ticks = ticks(max(0.0, lowest - margin), highest + margin)
 
@@ -67,7 +69,7 @@ def quality_speed_plot(rows: list[Row]) -> Markup | None:
 
     parts = [
         Markup('<svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
-            _WIDTH, _HEIGHT, "Lowest category retention against output tokens per second"
+            _WIDTH, _HEIGHT, "What was kept in the lowest category against output tokens per second"
         ),
         *_axes(x_ticks, y_ticks, x_of, y_of, concurrencies(rows)[-1]),
         *_marks(points, x_of, y_of),
@@ -96,7 +98,7 @@ def _axes(x_ticks: list[float], y_ticks: list[float], x_of: Scale, y_of: Scale, 
     parts.append(label("title middle", (left + right) / 2, _HEIGHT - 8, f"output tokens/s with {requests} at a time"))
     parts.append(
         Markup('<text class="title middle" transform="translate(14 {:.1f}) rotate(-90)">{}</text>').format(
-            (_TOP + bottom) / 2, "retention in the lowest category"
+            (_TOP + bottom) / 2, "kept above guessing in the lowest category"
         )
     )
     return parts
@@ -106,8 +108,8 @@ def _marks(points: list[Point], x_of: Scale, y_of: Scale) -> list[Markup]:
     parts = []
     for point in points:
         x, y = x_of(point.x), y_of(point.y)
-        if point.stderr:
-            low, high = y_of(point.y - point.stderr), y_of(point.y + point.stderr)
+        if point.low < point.high:
+            low, high = y_of(point.low), y_of(point.high)
             kind = f"error {point.series}"
             parts += [line(kind, x, low, x, high)]
             parts += [line(kind, x - 4, end, x + 4, end) for end in (low, high)]
@@ -120,7 +122,7 @@ def _labels(points: list[Point], x_of: Scale, y_of: Scale) -> list[Markup]:
     taken = []
     for point in points:
         x = x_of(point.x)
-        taken.append(Box(x - 5, y_of(point.y + point.stderr) - 3, x + 5, y_of(point.y - point.stderr) + 3))
+        taken.append(Box(x - 5, y_of(point.high) - 3, x + 5, y_of(point.low) + 3))
     area = Box(_LEFT, _TOP, _WIDTH - 4, _HEIGHT - _BOTTOM)
     parts = []
     for point in points:

@@ -5,7 +5,7 @@ from pipelines.records.rows import Row
 from pipelines.records.run_record import RunRecord
 from pipelines.report.load import concurrencies
 from pipelines.report.memory import more_tokens
-from pipelines.report.table import VERDICT_TONES, Tone, better_than_plausible, check_text, with_stderr
+from pipelines.report.table import VERDICT_TONES, Tone, better_than_plausible, check_text, kept_text
 from registry.contracts import CategoryRetention, Failure
 from registry.contracts.base import Record
 
@@ -36,10 +36,10 @@ class TimedStage(Record):
 
 
 def lowest_category(row: Row) -> CategoryRetention | None:
-    """The category of which the row kept the smallest share, among those where there was something to keep."""
+    """The category of which the row kept the smallest share above guessing, of those with something to keep."""
     categories = row.retention.categories if row.retention else []
-    known = [kept for kept in categories if kept.retention is not None]
-    return min(known, key=lambda kept: kept.retention or 0.0, default=None)
+    known = [kept for kept in categories if kept.kept is not None]
+    return min(known, key=lambda kept: kept.kept or 0.0, default=None)
 
 
 def sentences(rows: list[Row]) -> list[Sentence]:
@@ -78,9 +78,8 @@ def _sentence(row: Row, baseline: Row, levels: list[int]) -> Sentence:
     odd = [kept.category for kept in row.retention.categories if better_than_plausible(kept)]
     text += f"; implausibly better than the baseline in {', '.join(odd)}" if odd else ""
     lowest = lowest_category(row)
-    if lowest and lowest.retention is not None:
-        kept = with_stderr(lowest.retention, lowest.retention_stderr)
-        text += f"; lowest category {lowest.category}, keeps {kept}"
+    if lowest:
+        text += f"; lowest category {lowest.category}, keeps {kept_text(lowest)}"
     gained = _gained(row, baseline, levels)
     text += f"; has {' and '.join(gained)}" if gained else ""
     text = "; ".join([text, *_room(row, baseline), *failing])

@@ -25,6 +25,8 @@ NOTHING_TO_KEEP = "nothing to keep"
 """Stands in place of a category's retention where the baseline has next to no score, or no more than guessing gives."""
 DTYPE_MARK = "†"
 
+_KNOWS = {"share": "knows beyond guessing", "perplexity": "scores"}
+_MOST_DIGITS = 6
 _BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Terminal sequences, control characters, and what turns the direction of text around."""
@@ -115,8 +117,9 @@ def _categories(suite: Suite) -> list[_ColumnAndCells]:
         else:
             unit = "" if category.chance is None else f"chance {100 * category.chance:.3g} %"
         hint = (
-            f"{category.description} Below, the share of the baseline that is kept, or `{NOTHING_TO_KEEP}` where the"
-            " baseline has next to no score, or no more than guessing gives, and no loss could show."
+            f"{category.description} Below, the share that is kept of what the baseline {_KNOWS[category.unit]}, with"
+            f" its 95 % interval, or `{NOTHING_TO_KEEP}` where the baseline has next to no score, or no more than"
+            " guessing gives, and no loss could show."
         )
         column = Column(title=category.name, unit=unit, hint=hint, group="quality")
         columns.append((column, functools.partial(_category_cell, category=category.name)))
@@ -166,20 +169,34 @@ def _category_cell(row: Row, category: str) -> Cell:
 def _kept_text(kept: CategoryRetention) -> str | None:
     if kept.nothing_to_keep:
         return NOTHING_TO_KEEP
-    return None if kept.retention is None else f"kept {with_stderr(kept.retention, kept.retention_stderr)}"
+    return None if kept.kept is None else f"kept {kept_text(kept)}"
+
+
+def kept_text(kept: CategoryRetention) -> str:
+    """`0.82 [0.70, 0.93]`: what was kept above guessing, with its score interval; empty where nothing can be told."""
+    if kept.kept is None:
+        return ""
+    return f"{kept.kept:.2f}{bounds_text(kept.kept_low, kept.kept_high)}"
+
+
+def bounds_text(low: float | None, high: float | None) -> str:
+    """` [0.70, 0.93]`; nothing where there is no interval."""
+    return "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
 
 
 def _score_text(score: CategoryScore) -> str:
-    digits = 1 if score.unit == "perplexity" else 2
-    return with_stderr(score.value, score.stderr, digits)
+    if not score.stderr and score.low is not None:
+        # All items alike: no spread was seen, which is no certainty.
+        return f"{score.value:.2f}{bounds_text(score.low, score.high)}"
+    return with_stderr(score.value, score.stderr, 1 if score.unit == "perplexity" else 2)
 
 
 def _tooltip(score: CategoryScore, kept: CategoryRetention | None) -> str:
     facts = [f"{score.items} items, metric {score.metric}"]
     if kept:
         facts.append(f"{kept.verdict}: {kept.verdict_reason}")
-    if kept and kept.chance_corrected_retention is not None and kept.chance:
-        facts.append(f"above chance it keeps {kept.chance_corrected_retention:.2f}")
+    if kept and kept.retention is not None and kept.chance:
+        facts.append(f"with what guessing scores, the ratio is {kept.retention:.2f}")
     if kept and kept.flips_to_wrong is not None:
         facts.append(f"{kept.flips_to_wrong} items turned wrong, {kept.flips_to_right} turned right")
     if kept and better_than_plausible(kept):
@@ -367,8 +384,12 @@ def mebibytes(size_bytes: float) -> str:
 
 
 def with_stderr(value: float, stderr: float | None, digits: int = 2) -> str:
-    """`0.83 ± 0.04`; the value alone where there is no standard error."""
-    return f"{value:.{digits}f}" if stderr is None else f"{value:.{digits}f} ± {stderr:.{digits}f}"
+    """`0.83 ± 0.04`; the value alone where there is no standard error, and more digits rather than `± 0.00`."""
+    if not stderr:
+        return f"{value:.{digits}f}"
+    while round(stderr, digits) == 0 and digits < _MOST_DIGITS:
+        digits += 1
+    return f"{value:.{digits}f} ± {stderr:.{digits}f}"
 
 
 def printable(text: str) -> str:

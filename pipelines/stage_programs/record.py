@@ -177,9 +177,10 @@ def _record_measurement(child: RunWriter, measurement: MeasurementRecord, row: R
         metrics[f"{score.category}.{score.metric}"] = score.value
         metrics[f"{score.category}.{score.metric}_stderr"] = score.stderr
     for kept in row.retention.categories if row.retention else []:
-        if kept.retention is not None:
-            metrics[f"{kept.category}.retention"] = kept.retention
-            metrics[f"{kept.category}.retention_stderr"] = kept.retention_stderr
+        # `kept` comes first in MLflow's order too.
+        names = ("kept", "kept_low", "kept_high", "retention", "retention_stderr")
+        known = {name: getattr(kept, name) for name in names if getattr(kept, name) is not None}
+        metrics |= {f"{kept.category}.{name}": value for name, value in known.items()}
     child.metrics(metrics)
 
 

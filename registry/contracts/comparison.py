@@ -72,6 +72,20 @@ class CategoryRetention(Record):
     items_to_decide: int | None = None
     """Items in all that would decide an inconclusive verdict with 80 % power if the loss stays as observed."""
 
+    @property
+    def kept(self) -> float | None:
+        """What is told first: what was kept above guessing where guessing has a score; a ratio of scores flatters."""
+        return self.retention if self.chance is None else self.chance_corrected_retention
+
+    @property
+    def kept_low(self) -> float | None:
+        """95 % interval of `kept`; None where the data do not bound it."""
+        return self.retention_low if self.chance is None else self.chance_corrected_retention_low
+
+    @property
+    def kept_high(self) -> float | None:
+        return self.retention_high if self.chance is None else self.chance_corrected_retention_high
+
 
 class RetentionRecord(Record):
     baseline_digest: str

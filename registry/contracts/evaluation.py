@@ -36,6 +36,9 @@ class CategoryScore(Record):
     higher_is_better: bool
     chance: float | None
     unit: Literal["share", "perplexity"]
+    low: float | None = None
+    """95 % interval of a share, by its score; of finite width where all items are right, whose `stderr` is 0."""
+    high: float | None = None
 
 
 class CategoryLook(Record):

@@ -15,6 +15,7 @@ from evals.statistics.score import (
     paired_cells,
     ratio_interval,
     score_z,
+    share_interval,
 )
 from tests import simulations as simulate
 
@@ -165,3 +166,11 @@ def test_impossible_hypotheses() -> None:
     values = np.array([0.0, 1.0])
     assert score_z(values, np.array([1.0, 1.0]), 1.5) == -math.inf
     assert score_z(values, np.array([1.0, 1.0]), -0.5) == math.inf
+
+
+def test_a_share_of_one_is_not_certain_and_clusters_count_as_one() -> None:
+    items = np.ones(50)
+    low, high = share_interval(items, items, np.arange(50))
+    assert (low, high) == (pytest.approx(50 / (50 + Z95**2)), 1.0)
+    fewer, _ = share_interval(items, items, np.arange(50) // 5)
+    assert fewer == pytest.approx(10 / (10 + Z95**2))

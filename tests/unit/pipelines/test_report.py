@@ -19,9 +19,9 @@ from pipelines.report.forest import forest_plot
 from pipelines.report.judged import judged
 from pipelines.report.page import render_page, write_page
 from pipelines.report.plot import quality_speed_plot
-from pipelines.report.summary import reused_text, sentences
+from pipelines.report.summary import lowest_category, reused_text, sentences
 from pipelines.report.svg import ticks
-from pipelines.report.table import UNKNOWN, Cell, build_table, printable
+from pipelines.report.table import UNKNOWN, Cell, build_table, printable, with_stderr
 from registry.contracts import (
     Failure,
 )
@@ -71,7 +71,7 @@ def test_the_table_says_what_was_measured() -> None:
     assert cells["bits per weight"].text == "4.56"
     assert (cells["arithmetic chance 0 %"].text, cells["arithmetic chance 0 %"].second) == (
         "0.26 ± 0.04",
-        "kept 0.83 ± 0.04",
+        "kept 0.81 [0.73, 0.89]",
     )
     assert cells["language perplexity, lower is better"].text == "25.2 ± 2.1"
     assert (cells["tokens/s at 8"].text, cells["tokens/s at 8"].second) == ("97.4", "1.11×")
@@ -160,12 +160,54 @@ def test_terminal_and_page_show_the_same_table(tmp_path: Path, width: int) -> No
                 assert f">{value}<" in page
 
 
+def test_the_lowest_category_is_so_above_guessing() -> None:
+    """0.93 of the score is 0.82 of what a two-choice task shows beyond guessing, and that is the lowest."""
+    row = report_rows()[1]
+    assert row.retention is not None
+    kept = {one.category: one for one in row.retention.categories}
+    flattered = kept["grammar"].model_copy(update={"retention": 0.93, "chance_corrected_retention": 0.82})
+    lower = kept["knowledge"].model_copy(update={"retention": 0.9, "chance_corrected_retention": 0.9})
+    retention = row.retention.model_copy(update={"categories": [flattered, lower]})
+    found = lowest_category(row.model_copy(update={"retention": retention}))
+    assert found is not None
+    assert (found.category, found.kept) == ("grammar", 0.82)
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "digits", "text"),
+    [
+        (0.83, 0.04, 2, "0.83 ± 0.04"),
+        (0.98, 0.002, 2, "0.980 ± 0.002"),
+        (0.5, 0.0, 2, "0.50"),
+        (0.5, None, 2, "0.50"),
+        (35.6, 1.2, 1, "35.6 ± 1.2"),
+    ],
+)
+def test_no_standard_error_is_written_as_zero(value: float, stderr: float | None, digits: int, text: str) -> None:
+    assert with_stderr(value, stderr, digits) == text
+
+
+def test_a_score_without_spread_is_written_with_its_interval() -> None:
+    row = report_rows()[0]
+    assert row.measurement is not None
+    scores = [
+        score.model_copy(update={"value": 1.0, "stderr": 0.0, "low": 0.969, "high": 1.0})
+        if score.category == "grammar"
+        else score
+        for score in row.measurement.evaluation.categories
+    ]
+    evaluation = row.measurement.evaluation.model_copy(update={"categories": scores})
+    measured = row.measurement.model_copy(update={"evaluation": evaluation})
+    rows = [row.model_copy(update={"measurement": measured})]
+    assert cells_by_title(rows, "baseline")["grammar chance 50 %"].text == "1.00 [0.97, 1.00]"
+
+
 def test_sentences_name_the_lowest_category_and_the_failure() -> None:
     told = {sentence.name: sentence for sentence in sentences(report_rows())}
     assert told["int8"].text.startswith("pass: all 6 categories lose less than their margins")
     assert told["int8"].tone == "good"
     assert told["gptq"].text.startswith("fails in arithmetic (1 of 6 categories)")
-    assert "lowest category arithmetic, keeps 0.83 ± 0.04" in told["gptq"].text
+    assert "lowest category arithmetic, keeps 0.81 [0.73, 0.89]" in told["gptq"].text
     assert "implausibly better than the baseline in commonsense" in told["gptq"].text
     assert told["nf4"].tone == "bad"
     assert told["awq"].text.startswith("failed in inspect:awq")
@@ -335,7 +377,7 @@ def test_without_a_terminal_each_stage_gets_a_line_and_long_ones_a_heartbeat(mon
     ]
     assert "measure:int8 done in 230 s" in lines
     assert any(
-        line.startswith("  int8: verdict pass (6 of 6), dtype float32, knowledge 0.53 ± 0.04 (kept 0.99 ± 0.01)")
+        line.startswith("  int8: verdict pass (6 of 6), dtype float32, knowledge 0.53 ± 0.04 (kept 0.97 [0.89, 1.05])")
         for line in lines
     )
 

@@ -35,11 +35,11 @@ def test_a_baseline_with_nothing_to_keep_shows_no_retention(tmp_path: Path) -> N
     rows = with_nothing_to_keep(report_rows(), "grammar")
     cell = cells_by_title(rows, "int8")["grammar chance 50 %"]
     assert (cell.second, cell.tone) == (NOTHING_TO_KEEP, "plain")
-    assert "above chance" not in (cell.tooltip or "")
-    assert "above chance" in (cells_by_title(report_rows(), "int8")["grammar chance 50 %"].tooltip or "")
+    assert "guessing scores, the ratio" not in (cell.tooltip or "")
+    assert "guessing scores, the ratio" in (cells_by_title(report_rows(), "int8")["grammar chance 50 %"].tooltip or "")
     (told,) = sentences(rows)
     assert "grammar" not in told.text
-    assert "lowest category arithmetic, keeps 0.97" in told.text
+    assert "lowest category arithmetic, keeps 0.95 [0.87, 1.03]" in told.text
     assert [point.category for point in points_of(rows)] == ["", "arithmetic"]
     plot = str(forest_plot(rows))
     assert (plot.count(f">{NOTHING_TO_KEEP}<"), plot.count(">inconclusive<")) == (1, 0)
@@ -58,7 +58,12 @@ def test_mlflow_gets_no_retention_where_there_is_nothing_to_keep() -> None:
     assert row.measurement is not None
     _record_measurement(child, row.measurement, row)
     assert logged["arithmetic.retention"] == pytest.approx(0.97)
-    assert not {"grammar.retention", "grammar.retention_stderr"} & logged.keys()
+    assert [name for name in logged if name.startswith("arithmetic.")][:3] == [
+        "arithmetic.acc",
+        "arithmetic.acc_stderr",
+        "arithmetic.kept",
+    ]
+    assert not {"grammar.kept", "grammar.retention", "grammar.retention_stderr"} & logged.keys()
     assert "grammar.acc" in logged
 
 
