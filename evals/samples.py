@@ -31,6 +31,7 @@ _ANSWER_CHARACTERS = 1000
 class Sample(Record):
     """One item's score: one row for each task, filter and document."""
 
+    schema_version: int = 2
     task: str
     category: str
     filter: str
@@ -41,7 +42,10 @@ class Sample(Record):
     cluster: str = ""
     """Samples that share it are not independent, such as translations of one question; the document's hash if empty."""
     prompt_hash: str
-    """Of all prompts that were sent for the item; two models compare only where it is equal."""
+    """Of the prompts' texts, as lm-eval made them: before tokens, and before what did not fit was left out."""
+    sent_hash: str
+    """Of what the server was asked for the item: token ids, and how a text is to be written. Two models compare only
+    where it is equal."""
     target_hash: str
     score: float
     """0 or 1 for accuracy; for perplexity the mean log-likelihood a word, in nats."""
@@ -52,7 +56,14 @@ class Sample(Record):
     target: str = ""
     """The expected answer, at most 500 characters."""
     prompt_tokens: int = 0
-    """Length of the item's longest prompt."""
+    """Length of the item's longest prompt, as it was sent."""
+    truncated: bool = False
+    """The beginning of one of its prompts was left out, since it did not fit into the context."""
+    windows: int = 0
+    """Pieces that a running text was read in, of which the model saw one at a time; 0 where the item is none."""
+    tied: bool = False
+    """The score hung on tokens, or on choices, that were exactly as likely; of tokens the lowest id was taken, of
+    choices the first."""
     log_likelihoods: list[float] = []
     """Of each choice, in nats; one number for a perplexity; empty where text is generated."""
     answer: str = ""
@@ -152,6 +163,9 @@ def category_score(category: Category, samples: Sequence[Sample]) -> CategorySco
         unit=category.unit,
         low=low,
         high=high,
+        truncated=sum(sample.truncated for sample in samples),
+        windows=sum(sample.windows for sample in samples),
+        tied=sum(sample.tied for sample in samples),
     )
 
 
@@ -164,7 +178,13 @@ def _schema() -> pyarrow.Schema:
     import pyarrow
 
     text, number, whole = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
-    types: dict[Any, pyarrow.DataType] = {str: text, float: number, int: whole, list[float]: pyarrow.list_(number)}
+    types: dict[Any, pyarrow.DataType] = {
+        str: text,
+        float: number,
+        int: whole,
+        bool: pyarrow.bool_(),
+        list[float]: pyarrow.list_(number),
+    }
     fields = {name: field for name, field in Sample.model_fields.items() if name != "schema_version"}
     return pyarrow.schema(
         [pyarrow.field(name, types[field.annotation], nullable=False) for name, field in fields.items()]

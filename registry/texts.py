@@ -7,6 +7,8 @@ saw one. The tokenizer says which; that it says what its source said is proved w
 from collections.abc import Sequence
 from typing import Any
 
+from registry.hashing import digest_of
+
 _ANY_TEXT = "a"
 
 
@@ -30,6 +32,18 @@ def opening_of(tokenizer: Any) -> list[int]:
     if ending := whole[place + len(bare) :]:
         raise TextEnding(ending)
     return whole[:place]
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Of all by which `tokenizer` (of transformers) makes ids of texts and texts of ids; names of files are no part."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # Left behind by whoever used the tokenizer last; every call says them anew.
+        backend.no_truncation()
+        backend.no_padding()
+    rules = tokenizer.get_vocab() if backend is None else backend.to_str()
+    special = [str(tokenizer.special_tokens_map), sorted(tokenizer.all_special_ids)]
+    return digest_of({"rules": rules, "special": special, "opening": opening_of(tokenizer)})
 
 
 def text_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -32,15 +32,18 @@ class FormulaModel:
         return -(1 + zlib.crc32(str((list(prefix), token)).encode()) % 1000) / 100
 
     def likeliest(self, prefix: Sequence[int]) -> int:
-        return max(range(VOCABULARY), key=lambda token: self.log_probability(prefix, token))
+        """As argmax has it: of several, the one with the lowest id."""
+        return self.most_likely(prefix, 1)[0]
+
+    def most_likely(self, prefix: Sequence[int], count: int) -> list[int]:
+        return sorted(range(VOCABULARY), key=lambda token: -self.log_probability(prefix, token))[:count]
 
     def score(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[float, bool]:
         """What an evaluation has to find."""
         whole = [*context, *continuation]
         places = range(len(context), len(whole))
         values = [self.log_probability(whole[:place], whole[place]) for place in places]
-        best = [self.log_probability(whole[:place], self.likeliest(whole[:place])) for place in places]
-        return sum(values), all(value >= most for value, most in zip(values, best, strict=True))
+        return sum(values), all(whole[place] == self.likeliest(whole[:place]) for place in places)
 
     def text(self, prompt: Sequence[int]) -> str:
         return f" text {len(prompt)}"
@@ -69,7 +72,7 @@ class FormulaModel:
             values.append(None)
             likeliest.append(None)
             for place in range(1, len(prompt)):
-                tokens = {prompt[place], self.likeliest(prompt[:place])}
+                tokens = {prompt[place], *self.most_likely(prompt[:place], body["logprobs"])}
                 values.append(self.log_probability(prompt[:place], prompt[place]))
                 likeliest.append({f"token_id:{token}": self.log_probability(prompt[:place], token) for token in tokens})
         best = self.likeliest(prompt)

@@ -5,6 +5,7 @@ import math
 from evals.samples import SAMPLES_FILE, Sample
 from registry.contracts import (
     ArtifactRecord,
+    AskingConditions,
     CalibrationRecord,
     CategoryScore,
     CheckpointRecord,
@@ -120,6 +121,10 @@ def inspection_record(digest: str, passed: bool = True) -> InspectionRecord:
     )
 
 
+CONDITIONS = AskingConditions(max_model_len=512, tokenizer="sha256:t", engine={"engine": "vllm", "vllm": "0.32.0"})
+"""Of every measurement here."""
+
+
 def samples(wrong: int) -> list[Sample]:
     """`ITEMS` samples of which the first `wrong` are wrong."""
     return [
@@ -129,6 +134,7 @@ def samples(wrong: int) -> list[Sample]:
             doc_id=item,
             doc_hash=f"d{item}",
             prompt_hash=f"p{item}",
+            sent_hash=f"s{item}",
             target_hash=f"t{item}",
             filter="none",
             metric="acc",
@@ -205,6 +211,7 @@ def measurement_record(digest: str, wrong: int = 0, profile: ProfileRecord | Non
     score = {"metric": "acc", "value": share, "stderr": 0.05, "items": ITEMS, "higher_is_better": True, "chance": 0.25}
     evaluation = EvaluationRecord(
         model_digest=digest,
+        conditions=CONDITIONS,
         suite="demo",
         suite_version="1",
         suite_digest="sha256:s",

@@ -22,6 +22,7 @@ from evals.statistics.sequential import LookPlan, boundaries
 from evals.statistics.significance import paired_t_interval, paired_t_p
 from evals.suites.suite import Category, Suite
 from registry.contracts import EvaluationRecord
+from tests.records import CONDITIONS
 
 Floats = NDArray[np.float64]
 
@@ -234,6 +235,7 @@ def simulated_samples(
             doc_id=item,
             doc_hash=f"d{item}",
             prompt_hash="p",
+            sent_hash="s",
             target_hash="t",
             score=float(scores[drawn[name][item]]),
         )
@@ -249,6 +251,7 @@ def simulated_evaluation(suite: Suite, samples: Sequence[Sample]) -> EvaluationR
     ]
     return EvaluationRecord(
         model_digest="sha256:m",
+        conditions=CONDITIONS,
         suite=suite.name,
         suite_version=suite.version,
         suite_digest="sha256:s",

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from configs.errors import StageError
+from registry.hashing import digest_of
 
 _TODAY = datetime(2024, 7, 26)
 """Some templates write the day's date, and prompts of two days do not pair: for them it is the day that Llama 3.1's
@@ -40,6 +41,11 @@ class ChatTemplate:
                 remedy="add the model's chat_template.jinja, or take `chat_template` out of a copy of the suite's file",
             ) from error
         self._tokenizer, self._model_path = tokenizer, model_path
+
+    @property
+    def digest(self) -> str:
+        """Of the template's text."""
+        return digest_of(self._tokenizer.get_chat_template())
 
     def __call__(self, messages: Messages, add_generation_prompt: bool = True) -> str:
         """The conversation up to where the model's answer begins or, without the prompt for one, goes on.

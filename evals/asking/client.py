@@ -12,7 +12,17 @@ from configs.errors import StageError
 from configs.reading.json_text import parse_json
 from configs.reading.text import gathered
 from evals.asking.request_cache import RequestCache
-from evals.asking.request_plan import Answer, Generating, LogLikelihood, Question, Request, Score, Scoring, plan
+from evals.asking.request_plan import (
+    NOTHING,
+    Answer,
+    Generating,
+    LogLikelihood,
+    Question,
+    Request,
+    Score,
+    Scoring,
+    plan,
+)
 from registry.contracts import Endpoint
 
 if TYPE_CHECKING:
@@ -41,14 +51,12 @@ class _Open:
     """A question whose continuation is not yet scored to its end."""
 
     missing: int
-    total: float = 0.0
-    greedy: bool = True
+    so_far: LogLikelihood = NOTHING
 
     def add(self, part: LogLikelihood) -> bool:
         """Take one request's share of the answer; whether it was the last."""
         self.missing -= 1
-        self.total += part[0]
-        self.greedy = self.greedy and part[1]
+        self.so_far += part
         return self.missing == 0
 
 
@@ -117,7 +125,7 @@ class Client:
             return {}
         keys = {question.key: question for question in questions}
         found = self._cache.get(list(keys))
-        return {keys[key]: value if isinstance(value, str) else (value[0], value[1]) for key, value in found.items()}
+        return {keys[key]: value if isinstance(value, str) else LogLikelihood(*value) for key, value in found.items()}
 
     async def _ask_server(
         self, questions: Sequence[Question], answers: dict[Question, Answer], on_progress: Callable[[], None]
@@ -177,9 +185,8 @@ class Client:
             new[request.question] = choice["text"] or ""
         else:
             for question, part in _parts(request, choice):
-                so_far = open_questions[question]
-                if so_far.add(part):
-                    new[question] = (so_far.total, so_far.greedy)
+                if open_questions[question].add(part):
+                    new[question] = open_questions[question].so_far
         if self._cache is not None and new:
             self._cache.put([(question.key, answer) for question, answer in new.items()])
         answers.update(new)
@@ -232,10 +239,10 @@ def _parts(request: Scoring, choice: dict[str, Any]) -> list[tuple[Score, LogLik
             remedy="serve the model with vLLM 0.32 or later, whose completions take `logprob_token_ids`",
             blame="engine",
         ) from error
-    for _, (value, _) in parts:
-        if not math.isfinite(value):
+    for _, part in parts:
+        if not math.isfinite(part.nats):
             raise StageError(
-                f"the server gave a log-likelihood of {value}",
+                f"the server gave a log-likelihood of {part.nats}",
                 remedy="weights or a kernel overflow: for the baseline the source or its dtype is to blame, for an"
                 " artifact see its inspection",
             )

@@ -20,10 +20,11 @@ from evals.asking.questions import Questioned, Questioner, import_libraries
 from evals.asking.request_cache import RequestCache
 from evals.asking.request_plan import Answer, Question
 from evals.judging.adaptive import Adaptive, Asked, evaluate_adaptively
+from evals.judging.pairing import check_conditions
 from evals.samples import SAMPLES_FILE, Sample, category_score, write_samples
 from evals.suites.resolve import ResolvedSuite, ResolvedTask
 from evals.suites.suite import Category
-from registry.contracts import CategoryLook, Endpoint, EvaluationRecord, TaskScore
+from registry.contracts import AskingConditions, CategoryLook, Endpoint, EvaluationRecord, TaskScore
 
 OnProgress = Callable[[int, int], None]
 
@@ -55,6 +56,7 @@ class Prepared:
         on_progress: OnProgress,
         cache_file: Path | None = None,
         cache_facts: Mapping[str, str] | None = None,
+        engine: Mapping[str, str] | None = None,
         adaptive: Adaptive | None = None,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> EvaluationRecord:
@@ -67,12 +69,13 @@ class Prepared:
             cache_file: Keeps every answer at once: what is there is not asked again. One file for each model and
                 engine; it refuses to serve others.
             cache_facts: What an answer depends on besides model, context length and question: engine, version, dtype.
+            engine: What of the engine shapes an answer, for `AskingConditions`.
             adaptive: Asks look by look until every category is decided; all items of the suite when left out.
             silence_seconds: When to give up on a server that answers nothing.
 
         Raises:
             StageError: The server stopped answering, or answered with what is no number; a task lacks documents, or the
-                model the chat template that a category asks for.
+                model the chat template that a category asks for; or the model is not asked as the baseline was.
         """
         with ExitStack() as stack:
             cache = None
@@ -80,17 +83,24 @@ class Prepared:
                 facts = {"model_digest": model_digest, "max_model_len": str(endpoint.max_model_len)}
                 cache = stack.enter_context(RequestCache(cache_file, facts | dict(cache_facts or {})))
             asker = Asker(self, endpoint, Client(endpoint, num_concurrent, cache, silence_seconds), on_progress)
+            conditions = asker.conditions(engine or {})
             if adaptive is None:
                 asked = Asked(asker.ask(asker.items), [])
             else:
+                check_conditions(adaptive.baseline.conditions, conditions)
                 asked = evaluate_adaptively(adaptive, self.resolved.suite, asker.ask)
         order = {task.name: place for place, task in enumerate(self.resolved.tasks)}
         samples = sorted(asked.samples, key=lambda sample: (order[sample.task], sample.doc_id))
         write_samples(output_dir / SAMPLES_FILE, samples)
-        return self._record(samples, model_digest, asker, asked.looks)
+        return self._record(samples, model_digest, asker, conditions, asked.looks)
 
     def _record(
-        self, samples: list[Sample], model_digest: str, asker: Asker, looks: list[CategoryLook]
+        self,
+        samples: list[Sample],
+        model_digest: str,
+        asker: Asker,
+        conditions: AskingConditions,
+        looks: list[CategoryLook],
     ) -> EvaluationRecord:
         tasks, categories = [], []
         for category in self.resolved.suite.categories:
@@ -102,6 +112,7 @@ class Prepared:
                 tasks.append(TaskScore(task=task, filter=category.filter, **fields))
         return EvaluationRecord(
             model_digest=model_digest,
+            conditions=conditions,
             suite=self.resolved.suite.name,
             suite_version=self.resolved.suite.version,
             suite_digest=self.resolved.digest,
@@ -179,15 +190,25 @@ class Asker:
         self.client = client
         self.questions = self.truncated_prompts = 0
         self._prepared, self._on_progress = prepared, on_progress
-        questioner = Questioner(endpoint.model_path, endpoint.max_model_len)
+        self._questioner = Questioner(endpoint.model_path, endpoint.max_model_len)
         self._items = {
-            task.name: _built(task, prepared.tasks[task.name], questioner) for task in prepared.resolved.tasks
+            task.name: _built(task, prepared.tasks[task.name], self._questioner) for task in prepared.resolved.tasks
         }
 
     @property
     def items(self) -> dict[str, list[int]]:
         """Task -> its documents of the suite, by their place in its data."""
         return {name: list(items) for name, items in self._items.items()}
+
+    def conditions(self, engine: Mapping[str, str]) -> AskingConditions:
+        """What the answers' comparison with another model's rests on."""
+        templated = any(task.chat_template for task in self._prepared.resolved.tasks)
+        return AskingConditions(
+            max_model_len=self._questioner.max_model_len,
+            tokenizer=self._questioner.tokenizer_digest,
+            chat_template=self._questioner.chat_template.digest if templated else None,
+            engine=dict(engine),
+        )
 
     def ask(self, items: Mapping[str, Sequence[int]]) -> list[Sample]:
         """Samples of these documents of these tasks, in the suite's order.
@@ -239,13 +260,16 @@ def _built(resolved: ResolvedTask, task: Any, questioner: Questioner) -> dict[in
         fewshot_as_multiturn=resolved.chat_template,
         chat_template=questioner.chat_template if resolved.chat_template else None,
     )
-    by_place: dict[int, list[Questioned]] = defaultdict(list)
+    for instance in task.instances:
+        # lm-eval counts the documents that were chosen; messages and samples name their place in the data.
+        instance.doc_id = chosen[instance.doc_id]
+    by_document: dict[int, list[Questioned]] = defaultdict(list)
     for one in questioner.ask(task.instances):
-        by_place[one.instance.doc_id].append(one)
+        by_document[one.instance.doc_id].append(one)
     documents = task.doc_iterator(samples=set(chosen))
     return {
-        doc_id: (document, sorted(by_place[place], key=lambda one: int(one.instance.idx)))
-        for doc_id, (place, document) in zip(chosen, documents, strict=True)
+        doc_id: (document, sorted(by_document[doc_id], key=lambda one: int(one.instance.idx)))
+        for doc_id, (_, document) in zip(chosen, documents, strict=True)
     }
 
 
@@ -275,12 +299,15 @@ def _samples(
             doc_hash=digest(document),
             cluster=f"{category.name}:{doc_id}" if category.parallel else "",
             prompt_hash=digest([one.instance.args for one in mine]),
+            sent_hash=digest([question.key for one in mine for question in one.questions]),
             target_hash=digest(task.doc_to_target(document)),
             score=score,
             weight=weight,
             prompt=mine[-1].instance.args[0],
             prompt_tokens=max(one.prompt_tokens for one in mine),
-            **_readable(category.metric, task, document, mine),
+            truncated=any(one.truncated for one in mine),
+            windows=sum(one.windows for one in mine),
+            **_readable(category.metric, task, document, mine, answers),
         )
 
 
@@ -313,8 +340,10 @@ def _score(metric: str, found: Mapping[str, Any], where: str) -> tuple[float, fl
     return score, weight
 
 
-def _readable(metric: str, task: Any, document: Any, asked: Sequence[Questioned]) -> dict[str, Any]:
-    """What a reader wants to see of an item."""
+def _readable(
+    metric: str, task: Any, document: Any, asked: Sequence[Questioned], answers: Mapping[Question, Answer]
+) -> dict[str, Any]:
+    """What a reader wants to see of an item, and whether it was decided by a tie."""
     responses = [one.instance.resps[0] for one in asked]
     target = task.doc_to_target(document)
     if task.OUTPUT_TYPE == "generate_until":
@@ -323,16 +352,19 @@ def _readable(metric: str, task: Any, document: Any, asked: Sequence[Questioned]
         return {"log_likelihoods": [float(responses[0])]}
     likelihoods = [float(response[0]) for response in responses]
     if task.OUTPUT_TYPE == "loglikelihood":
-        return {"target": _text(target), "log_likelihoods": likelihoods}
+        tied = any(one.likelihood(answers).tied for one in asked)
+        return {"target": _text(target), "log_likelihoods": likelihoods, "tied": tied}
     choices = [str(choice) for choice in task.doc_to_choice(document)]
     likelihoods = likelihoods[: len(choices)]
     lengths = [max(1, len(choice)) if metric == "acc_norm" else 1 for choice in choices]
-    best = max(range(len(choices)), key=lambda place: likelihoods[place] / lengths[place])
+    normalized = [likelihood / length for likelihood, length in zip(likelihoods, lengths, strict=True)]
+    best = max(range(len(choices)), key=normalized.__getitem__)
     right = task.doc_to_text(document) if getattr(task, "multiple_input", 0) else target
     return {
         "target": choices[right] if isinstance(right, int) and 0 <= right < len(choices) else _text(right),
         "log_likelihoods": likelihoods,
         "answer": choices[best],
+        "tied": normalized.count(normalized[best]) > 1,
     }
 
 

@@ -11,14 +11,13 @@ from typing import Any
 
 from configs.errors import StageError
 from evals.asking.chat_template import ChatTemplate
-from evals.asking.request_plan import Answer, Generate, LogLikelihood, Question, Score
-from registry.texts import text_ids
+from evals.asking.request_plan import NOTHING, Answer, Generate, LogLikelihood, Question, Score
+from evals.suites.generation import generation
+from registry.texts import text_ids, tokenizer_digest
 
 _REQUESTS_A_BATCH = 256
 """Tokenized at once: many for speed, not all since every choice repeats its context."""
-_DEFAULT_MAX_TOKENS = 256
 _SEED = 1234
-_NOT_SENT = {"until", "max_gen_toks", "do_sample", "temperature"}
 
 
 def import_libraries() -> None:
@@ -36,20 +35,26 @@ class Questioned:
 
     instance: Any
     questions: tuple[Question, ...]
-    """One; several for a text in windows or an answer that is sampled several times; none for an empty choice."""
+    """One; several for a text in windows or an answer that is sampled several times."""
     prompt_tokens: int
     truncated: bool
+    """Its beginning did not fit into the context and was left out."""
+    windows: int = 0
+    """Pieces of a running text."""
 
-    def responses(self, answers: Mapping[Question, Answer]) -> list[Answer | float]:
+    def responses(self, answers: Mapping[Question, Answer]) -> list[Any]:
         """What lm-eval wants in `Instance.resps`, one for each repeat."""
-        found = [answers[question] for question in self.questions]
         if self.instance.request_type == "generate_until":
-            return list(found)
-        scores: list[LogLikelihood] = [answer for answer in found if isinstance(answer, tuple)]
-        total = sum(score for score, _ in scores)
+            return [_cut(str(answers[question]), question) for question in self.questions]
+        whole = self.likelihood(answers)
         if self.instance.request_type == "loglikelihood_rolling":
-            return [total] * self.instance.repeats
-        return [(total, all(greedy for _, greedy in scores))] * self.instance.repeats
+            return [whole.nats] * self.instance.repeats
+        return [(whole.nats, whole.greedy)] * self.instance.repeats
+
+    def likelihood(self, answers: Mapping[Question, Answer]) -> LogLikelihood:
+        """Of all that was asked together; nothing of texts."""
+        found = (answers[question] for question in self.questions)
+        return sum((answer for answer in found if isinstance(answer, LogLikelihood)), NOTHING)
 
 
 class Questioner:
@@ -64,6 +69,7 @@ class Questioner:
 
         self._tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
         self._model_path = model_path
+        self.max_model_len = max_model_len
         self._room = max_model_len - 1
         bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
         if bos is None and eos is None:
@@ -73,6 +79,11 @@ class Questioner:
                 blame="source",
             )
         self._prefix: int = eos if bos is None else bos
+
+    @functools.cached_property
+    def tokenizer_digest(self) -> str:
+        """Of what makes tokens of texts and texts of tokens."""
+        return tokenizer_digest(self._tokenizer)
 
     @functools.cached_property
     def chat_template(self) -> ChatTemplate:
@@ -118,15 +129,22 @@ class Questioner:
                 context, continuation = continuation[:1], continuation[1:]
             else:
                 context = (self._prefix,)
+        if not continuation:
+            raise StageError(
+                f"{_place(instance)}: the choice {continuation_text!r} has no token of its own after {text[-40:]!r}, so"
+                " it would be certain and beat every other",
+                remedy="the tokenizer joins it with the context's last word, and lm-eval refuses such a pair too: take"
+                " the item out of the task's rows, or leave the task out",
+                blame="source",
+            )
         excess = max(0, len(context) + len(continuation) - self._room)
         kept = context[excess:]
-        if continuation and not kept:
+        if not kept:
             raise StageError(
-                f"task {instance.task_name}: a choice of {len(continuation)} tokens is longer than the context",
+                f"{_place(instance)}: a choice of {len(continuation)} tokens is longer than the context",
                 remedy="raise `max_model_len`, or leave the task out",
             )
-        questions = (Score(kept, continuation),) if continuation else ()
-        return Questioned(instance, questions, len(kept), excess > 0)
+        return Questioned(instance, (Score(kept, continuation),), len(kept), excess > 0)
 
     def _rolling(self, instance: Any, tokens: Mapping[str, tuple[int, ...]]) -> Questioned:
         from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -136,31 +154,29 @@ class Questioner:
         questions = tuple(
             Score(tuple(context), tuple(continuation)) for context, continuation in map(make_disjoint_window, windows)
         )
-        return Questioned(instance, questions, len(text), truncated=False)
+        return Questioned(instance, questions, len(text), truncated=False, windows=len(questions))
 
     def _generate(self, instance: Any, tokens: Mapping[str, tuple[int, ...]]) -> Questioned:
-        from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+        from lm_eval.models.utils import handle_stop_sequences
 
-        text, wanted = instance.args
-        wanted = normalize_gen_kwargs(wanted, _DEFAULT_MAX_TOKENS)
+        text, settings = instance.args
+        wanted = generation(instance.task_name, settings)
         prompt = tokens[text] or (self._prefix,)
-        room = self._room - wanted["max_gen_toks"]
+        room = self._room - wanted.max_tokens
         if room < 1:
             raise StageError(
-                f"task {instance.task_name}: answers of {wanted['max_gen_toks']} tokens leave no room for a prompt",
+                f"task {instance.task_name}: answers of {wanted.max_tokens} tokens leave no room for a prompt",
                 remedy="raise `max_model_len`, or leave the task out",
             )
-        stop = handle_stop_sequences(list(wanted["until"]), self._tokenizer.eos_token)
-        options = {name: value for name, value in wanted.items() if name not in _NOT_SENT}
-        repeats = instance.repeats if wanted["temperature"] > 0 else 1
+        repeats = instance.repeats if wanted.temperature > 0 else 1
         questions = tuple(
             Generate(
                 prompt=prompt[-room:],
-                max_tokens=wanted["max_gen_toks"],
-                stop=tuple(stop),
-                temperature=wanted["temperature"],
+                max_tokens=wanted.max_tokens,
+                stop=tuple(handle_stop_sequences(list(wanted.stop), self._tokenizer.eos_token)),
+                temperature=wanted.temperature,
                 seed=_SEED + repeat,
-                options=json.dumps(options, sort_keys=True),
+                options=json.dumps(dict(wanted.sampling), sort_keys=True),
             )
             for repeat in range(repeats)
         ) * (instance.repeats // repeats)
@@ -171,6 +187,18 @@ class Questioner:
 
     def _plain(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False, return_attention_mask=False).input_ids)
+
+
+def _cut(text: str, question: Question) -> str:
+    """At the first of all stop sequences: one that came with others in a single token, a server may pass over."""
+    from lm_eval.models.utils import postprocess_generated_text
+
+    stop = list(question.stop) if isinstance(question, Generate) else None
+    return str(postprocess_generated_text(text, stop, None))
+
+
+def _place(instance: Any) -> str:
+    return f"task {instance.task_name}, item {instance.doc_id}"
 
 
 def _pair(context: str, continuation: str) -> tuple[str, str]:

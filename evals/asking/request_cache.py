@@ -23,7 +23,8 @@ from registry.hashing import canonical_json
 from registry.os_faults import machine_fault
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = "2"
+_FORMAT = "3"
+"""Of keys and values: goes up when the same question is asked otherwise or its answer says more."""
 _BUSY_SECONDS = 30.0
 _KEYS_PER_QUERY = 500
 """Below sqlite's smallest limit of parameters in a statement."""

@@ -13,13 +13,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 _TOKENS_A_REQUEST = 128
 """vLLM's bound on `logprob_token_ids`."""
 _SEED = 1234
+_LIKELIEST_TOLD = 4
+"""Tokens that are told with each of a prompt, the likeliest ones: so many may be equally likely, and all are seen."""
+_PLAIN_SAMPLING = {"temperature": 0, "repetition_penalty": 1.0}
+"""A model's generation_config.json may ask for a penalty, and the token after the prompt would not be the likeliest."""
+_TEXT_AS_WRITTEN = {"skip_special_tokens": False, "spaces_between_special_tokens": False}
+"""As lm-eval's `vllm`: a stop sequence that is a special token stops only where such tokens are told as text."""
 ECHO_COST = 1.3
 """Of a prompt token whose log-probability is wanted, in prompt tokens: the output layer and the answer's size."""
 REQUEST_COST = 6.0
@@ -56,8 +62,29 @@ class Generate:
 
 
 Question = Score | Generate
-LogLikelihood = tuple[float, bool]
-"""Sum of the continuation's log-probabilities in nats, and whether each of its tokens was the likeliest one."""
+
+
+class LogLikelihood(NamedTuple):
+    """Of a continuation, or of a part of it; parts are put together by `+`."""
+
+    nats: float
+    """Sum of its log-probabilities."""
+    greedy: bool
+    """Each of its tokens was the likeliest one; of several that are equally likely, the one with the lowest id, as
+    argmax takes it."""
+    tied: bool = False
+    """Each was among the likeliest, and at some place another one was seen that was exactly as likely."""
+
+    def __add__(self, other: LogLikelihood) -> LogLikelihood:  # type: ignore[override] # not tuple's
+        among_the_likeliest = (self.greedy or self.tied) and (other.greedy or other.tied)
+        return LogLikelihood(
+            self.nats + other.nats,
+            self.greedy and other.greedy,
+            among_the_likeliest and (self.tied or other.tied),
+        )
+
+
+NOTHING = LogLikelihood(0.0, greedy=True)
 Answer = LogLikelihood | str
 
 
@@ -75,8 +102,8 @@ class Scoring:
         return {
             "prompt": self.prompt,
             "max_tokens": 1,
-            "temperature": 0,
-            "logprobs": 1,
+            **_PLAIN_SAMPLING,
+            "logprobs": _LIKELIEST_TOLD if echo else 1,
             "logprob_token_ids": list(dict.fromkeys(token for _, token in self.wanted)),
             # Two tokens can have one spelling.
             "return_tokens_as_token_ids": True,
@@ -84,16 +111,20 @@ class Scoring:
 
     def parts(self, choice: dict[str, Any]) -> Iterator[tuple[Score, LogLikelihood]]:
         """Each question's share of the answer."""
-        likeliest = choice["logprobs"]["top_logprobs"]
-        inside = slice(self.start, len(self.prompt))
-        values = choice["logprobs"]["token_logprobs"][inside] if self.start < len(self.prompt) else []
-        # Equal to the likeliest counts as greedy, as in lm-eval's `local-completions`.
-        greedy = all(value >= max(top.values()) for value, top in zip(values, likeliest[inside], strict=False))
-        after = likeliest[-1]
-        best = max(after.values())
+        told = choice["logprobs"]["top_logprobs"]
+        inside = range(self.start, len(self.prompt))
+        whole = sum((_place(told[place], self.prompt[place]) for place in inside), NOTHING)
         for question, token in self.wanted:
-            value = after[f"token_id:{token}"]
-            yield question, (sum(values) + value, greedy and value >= best)
+            # The last place tells the likeliest token, the lowest of several, and those that were asked for.
+            yield question, whole + _place(told[-1], token)
+
+
+def _place(told: Mapping[str, float], token: int) -> LogLikelihood:
+    """One token's share, out of what is told of its place: `token_id:<id>` -> log-probability."""
+    value, most = told[f"token_id:{token}"], max(told.values())
+    likeliest = [int(name.removeprefix("token_id:")) for name, one in told.items() if one == most]
+    among_them = value >= most
+    return LogLikelihood(value, among_them and token == min(likeliest), among_them and len(likeliest) > 1)
 
 
 @dataclass
@@ -108,6 +139,7 @@ class Generating:
             "temperature": question.temperature,
             "stop": question.stop,
             "seed": question.seed,
+            **_TEXT_AS_WRITTEN,
             **json.loads(question.options),
         }
 

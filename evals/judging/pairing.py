@@ -6,7 +6,7 @@ from pathlib import Path
 
 from configs.errors import StageError
 from evals.samples import Sample, read_samples
-from registry.contracts import CategoryLook, EvaluationRecord
+from registry.contracts import AskingConditions, CategoryLook, EvaluationRecord
 
 Pair = tuple[Sample, Sample]
 
@@ -17,8 +17,9 @@ def paired(
     """The items that both evaluations asked.
 
     Raises:
-        StageError: The two did not answer the same prompts, or items are missing that had been asked.
+        StageError: The two were not asked alike, or items are missing that had been asked.
     """
+    check_conditions(baseline.conditions, artifact.conditions)
     if baseline.suite_digest != artifact.suite_digest:
         raise StageError(
             f"suite {baseline.suite} changed between baseline and artifact", remedy="measure both again with one suite"
@@ -33,6 +34,40 @@ def paired(
                 remedy="run `quantbench artifacts verify`; measure both again with one suite and one limit",
             )
     return pairs
+
+
+def check_conditions(baseline: AskingConditions, artifact: AskingConditions) -> None:
+    """Raise StageError where answers of the two do not compare, with the names and both values."""
+    found = differing_conditions(baseline, artifact)
+    if found:
+        raise StageError(
+            "baseline and artifact were not asked alike: " + "; ".join(found),
+            remedy="measure both with one recipe on one environment; where the tokenizers differ, give the artifact the"
+            " source's files",
+        )
+
+
+def differing_conditions(one: AskingConditions, other: AskingConditions) -> list[str]:
+    """`context length 16 and 512`: what shaped the answers of one otherwise than those of the other."""
+    facts, others = _named(one), _named(other)
+    names = [*facts, *(name for name in others if name not in facts)]
+    return [
+        f"{name} {facts.get(name, 'none')} and {others.get(name, 'none')}"
+        for name in names
+        if facts.get(name) != others.get(name)
+    ]
+
+
+def _named(known: AskingConditions) -> dict[str, str]:
+    return {
+        "context length": str(known.max_model_len),
+        "tokenizer": _short(known.tokenizer),
+        "chat template": _short(known.chat_template or "none"),
+    } | known.engine
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]
 
 
 def pair(
@@ -69,7 +104,13 @@ def pair(
         if (one.prompt_hash, one.target_hash) != (other.prompt_hash, other.target_hash):
             raise StageError(
                 f"{one.task}, item {one.doc_id}: baseline and artifact were asked different prompts",
-                remedy="the tokenizers or chat templates differ; see the artifact's inspection, then measure again",
+                remedy="the chat templates or the task's examples differ; see the artifact's inspection, then measure"
+                " again",
+            )
+        if one.sent_hash != other.sent_hash:
+            raise StageError(
+                f"{one.task}, item {one.doc_id}: baseline and artifact were asked the same prompt in different tokens",
+                remedy="their tokenizers or context lengths differ: measure both again with one recipe",
             )
     return pairs
 

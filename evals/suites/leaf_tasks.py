@@ -36,6 +36,11 @@ class LeafTask:
     """Where an embedded task's data files lie; None for lm-eval's tasks."""
 
     @property
+    def is_generative(self) -> bool:
+        """Whether it wants texts; of a task that is a Python class, only that class knows."""
+        return "class" not in self.config and self.config.get("output_type", "generate_until") == "generate_until"
+
+    @property
     def metrics(self) -> list[str] | None:
         """Names of what the task scores an item by; None where only its Python class knows."""
         if "class" in self.config:

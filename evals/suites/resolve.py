@@ -14,6 +14,7 @@ from typing import Any
 import configs
 from configs.errors import RequestError
 from configs.loading import load_yaml_model
+from evals.suites.generation import check_generation
 from evals.suites.leaf_tasks import LeafTask, leaf_tasks, near
 from evals.suites.local_data import DataConfig, DataMap, load_map, local_dataset, local_files, rows_of, with_local_files
 from evals.suites.scorers import check_scorer, steady_scorers
@@ -165,7 +166,8 @@ def checked_leaves(category: Category) -> list[LeafTask]:
     """The category's leaf tasks.
 
     Raises:
-        RequestError: One is not there, runs code that the model wrote, or gives neither the metric nor the filter.
+        RequestError: One is not there, runs code that the model wrote, wants texts written in a way that no server here
+            knows, or gives neither the metric nor the filter.
     """
     leaves = [leaf for name in category.tasks for leaf in leaf_tasks(name)]
     for leaf in leaves:
@@ -174,6 +176,8 @@ def checked_leaves(category: Category) -> list[LeafTask]:
                 f"task {leaf.name} of category {category.name} runs code that the model wrote",
                 remedy="take it out of the suite: there is no sandbox here to run such code in",
             )
+        if leaf.is_generative:
+            check_generation(leaf.name, leaf.config.get("generation_kwargs"))
         _check_given(category, leaf, "metric", category.metric, leaf.metrics)
         _check_given(category, leaf, "filter", category.filter, leaf.filters)
     return leaves

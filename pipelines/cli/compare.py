@@ -13,7 +13,7 @@ from rich.console import Console
 
 from configs.errors import RequestError
 from evals.judging.characterize import characterize
-from evals.judging.pairing import paired
+from evals.judging.pairing import differing_conditions, paired
 from evals.judging.retention import compare, policy_of
 from evals.suites.resolve import load_suite
 from evals.suites.suite import Suite
@@ -148,15 +148,27 @@ def _measured(label: str, result: StageResult, workspace: Workspace) -> Measured
 
 
 def _comparable(baselines: list[Measured], artifacts: list[Measured]) -> tuple[Measured, Measured]:
-    """The newest two that were measured on the same suite, items and prompts.
+    """The newest two that were measured on the same suite and items, and asked alike.
 
     Raises:
         RequestError: There are no such two.
     """
-    for baseline in baselines:
-        for artifact in artifacts:
-            if baseline.evaluation.suite_digest == artifact.evaluation.suite_digest:
-                return baseline, artifact
+    same_items = [
+        (baseline, artifact)
+        for baseline in baselines
+        for artifact in artifacts
+        if baseline.evaluation.suite_digest == artifact.evaluation.suite_digest
+    ]
+    for one, other in same_items:
+        if not differing_conditions(one.evaluation.conditions, other.evaluation.conditions):
+            return one, other
+    if same_items:
+        one, other = same_items[0]
+        found = differing_conditions(one.evaluation.conditions, other.evaluation.conditions)
+        raise RequestError(
+            f"{one.label} and {other.label} were not asked alike: {'; '.join(found)}",
+            remedy="run one recipe with both: only answers to the same token ids compare",
+        )
     one, other = baselines[0], artifacts[0]
     told = [f"suite {found.suite}, version {found.suite_version}" for found in (one.evaluation, other.evaluation)]
     what = (

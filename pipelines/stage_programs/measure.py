@@ -18,6 +18,8 @@ from registry.stage_process import StageClock, main
 from serving_checks.engines.table import engine_of
 from serving_checks.server import RunningServer
 
+_SHAPING_SETTINGS = {"tensor_parallel_size", "pipeline_parallel_size", "enforce_eager"}
+
 
 class MeasureJob(ServeJob):
     """Serve one model and measure it."""
@@ -55,6 +57,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
                     on_progress=lambda done, total: clock.progress("evaluate", done, total),
                     adaptive=job.adaptive,
                     silence_seconds=60 * job.deadlines.answer_minutes,
+                    engine=_shaping(job),
                     **_answers(job),
                 )
             )
@@ -66,6 +69,13 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
     return stored_result(job, output_dir, record)
 
 
+def _shaping(job: MeasureJob) -> dict[str, str]:
+    """What of the engine shapes an answer, but for dtype: artifacts are served in that which their kernels take."""
+    settings = job.serving.model_dump(mode="json", include=_SHAPING_SETTINGS)
+    facts = {"engine": job.serving.engine, "device": job.device} | settings
+    return {name: str(value) for name, value in facts.items()} | engine_of(job.serving).versions()
+
+
 def _answers(job: MeasureJob) -> dict[str, Any]:
     """Where answers are kept, and what they depend on besides the model, its context length and the question."""
     if job.answers_dir is None:
@@ -75,8 +85,7 @@ def _answers(job: MeasureJob) -> dict[str, Any]:
         "device": job.device_name,
         "threads": str(job.threads),
     }
-    shaping = {"tensor_parallel_size", "pipeline_parallel_size", "max_model_len", "enforce_eager"}
-    serving = job.serving.model_dump(mode="json", include=shaping)
+    serving = job.serving.model_dump(mode="json", include={*_SHAPING_SETTINGS, "max_model_len"})
     name = digest_of({"model": job.model_digest, "facts": facts, "serving": serving}).removeprefix("sha256:")
     return {"cache_file": job.answers_dir / f"{name}.sqlite", "cache_facts": facts}
 

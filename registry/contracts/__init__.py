@@ -14,7 +14,7 @@ from registry.contracts.characterization import (
 )
 from registry.contracts.checkpoint import CheckpointRecord
 from registry.contracts.comparison import CategoryRetention, RetentionRecord
-from registry.contracts.evaluation import CategoryLook, CategoryScore, EvaluationRecord, TaskScore
+from registry.contracts.evaluation import AskingConditions, CategoryLook, CategoryScore, EvaluationRecord, TaskScore
 from registry.contracts.job import FilesJob, StageJob
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.serving import (
@@ -36,6 +36,7 @@ from registry.contracts.token_logprobs import PromptLogprobs
 __all__ = [
     "SLO",
     "ArtifactRecord",
+    "AskingConditions",
     "Breakdown",
     "CalibrationRecord",
     "CategoryLook",

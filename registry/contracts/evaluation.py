@@ -8,6 +8,19 @@ Spending = Literal["obrien_fleming", "pocock"]
 """How the error is spent over several looks at the data."""
 
 
+class AskingConditions(Record):
+    """What shapes an answer besides weights and dtype: scores compare where all of it is equal."""
+
+    max_model_len: int
+    """Context length in tokens: what is longer was cut at its beginning, and a running text read in pieces."""
+    tokenizer: str
+    """Digest of the tokenizer's vocabulary, special tokens and rules."""
+    chat_template: str | None = None
+    """Digest of the template that questions were asked through; None where none was."""
+    engine: dict[str, str] = {}
+    """The engine's name, version and settings by their names."""
+
+
 class TaskScore(Record):
     """One lm-eval task's score on one metric and filter."""
 
@@ -23,6 +36,12 @@ class TaskScore(Record):
     higher_is_better: bool
     chance: float | None
     """What guessing scores; None where guessing has no score (perplexity)."""
+    truncated: int = 0
+    """Items whose prompt did not fit into the context: its beginning was left out."""
+    windows: int = 0
+    """Pieces that running texts were read in, a text that fits in one; 0 where no text is read."""
+    tied: int = 0
+    """Items whose score hung on two tokens, or two choices, that were exactly as likely as far as the engine tells."""
 
 
 class CategoryScore(Record):
@@ -39,6 +58,10 @@ class CategoryScore(Record):
     low: float | None = None
     """95 % interval of a share, by its score; of finite width where all items are right, whose `stderr` is 0."""
     high: float | None = None
+    truncated: int = 0
+    """This and what follows as in `TaskScore`."""
+    windows: int = 0
+    tied: int = 0
 
 
 class CategoryLook(Record):
@@ -61,8 +84,10 @@ class CategoryLook(Record):
 
 
 class EvaluationRecord(Record):
+    schema_version: int = 2
     model_digest: str
     """Digest of the checkpoint or artifact that was served."""
+    conditions: AskingConditions
     suite: str
     suite_version: str
     suite_digest: str
@@ -78,5 +103,6 @@ class EvaluationRecord(Record):
     answers_from_cache: int = 0
     """Questions that an earlier evaluation of the same model and engine had answered."""
     truncated_prompts: int
+    """Requests whose beginning was left out; the scores count items."""
     looks: list[CategoryLook] = []
     """Of an adaptive evaluation, one a category; empty where all items were asked."""

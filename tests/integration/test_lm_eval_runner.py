@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from configs.errors import StageError
+from configs.errors import RequestError, StageError
 from evals.asking.client import Client
 from evals.asking.lm_eval_runner import Asker, _score, prepare
-from evals.samples import Sample, read_samples
+from evals.asking.questions import Questioner
+from evals.judging.pairing import pair, paired
+from evals.samples import SAMPLES_FILE, Sample, read_samples
 from evals.suites import leaf_tasks
+from evals.suites.generation import generation
 from evals.suites.resolve import load_suite, resolve
 from evals.suites.suite import Category, Suite
 from registry.contracts import Endpoint, EvaluationRecord
@@ -22,7 +25,7 @@ from tests.tiny_llama import make_tiny_tokenizer
 
 
 class EvenModel(FormulaModel):
-    """Every token is as likely as every other and so the most likely one; every text is the same."""
+    """Every token is as likely as every other, and the one with the lowest id is taken; every text is the same."""
 
     def __init__(self, logprob: float = -0.5, text: str = " Bern.", fail_after: int | None = None) -> None:
         super().__init__(fail_after)
@@ -30,9 +33,6 @@ class EvenModel(FormulaModel):
 
     def log_probability(self, prefix: Sequence[int], token: int) -> float:
         return self.logprob
-
-    def likeliest(self, prefix: Sequence[int]) -> int:
-        return 0
 
     def text(self, prompt: Sequence[int]) -> str:
         return self.written
@@ -67,6 +67,9 @@ def evaluate(
         )
 
 
+PERPLEXITY = {"unit": "perplexity", "higher_is_better": False}
+
+
 def small_suite(**changes: object) -> Suite:
     fields: dict[str, object] = {
         "name": "grammar",
@@ -88,10 +91,27 @@ def test_every_category_is_scored_and_every_item_kept(model_dir: Path, tmp_path:
     assert len(samples) == sum(score.items for score in record.categories) == len(resolve(suite).item_texts())
     assert record.requests >= record.requests_sent == len(model.bodies)
     assert record.truncated_prompts == 0
-    # Each token is the greedy one, so greedy-match categories are full; each has the log-likelihood of its length.
-    assert scores["knowledge"].value == 1.0
+    # All tokens are tied, and none that is asked for has the lowest id.
+    assert scores["knowledge"].value == 0.0
+    assert scores["knowledge"].tied == scores["knowledge"].items
     assert scores["language"].value > 1.0
-    assert scores["language"].unit == "perplexity"
+    assert (scores["language"].unit, scores["language"].tied) == ("perplexity", 0)
+    texts = [sample for sample in samples if sample.category == "language"]
+    assert {sample.windows for sample in texts} == {1}
+    assert scores["language"].windows == len(texts)
+    assert not any(sample.windows for sample in samples if sample.category != "language")
+
+
+def test_choices_that_are_exactly_as_likely_are_counted(model_dir: Path, tmp_path: Path) -> None:
+    """Of the two sentences of an item, the first counts then: as lm-eval has it."""
+
+    class Same(EvenModel):
+        def log_probability(self, prefix: Sequence[int], token: int) -> float:
+            return 0.0
+
+    record = evaluate(model_dir, tmp_path, Same(), small_suite())
+    assert record.categories[0].tied == record.categories[0].items == record.tasks[0].tied
+    assert evaluate(model_dir, tmp_path / "other", FormulaModel(), small_suite()).categories[0].tied == 0
 
 
 def test_samples_can_be_read_by_a_person(model_dir: Path, tmp_path: Path) -> None:
@@ -110,8 +130,6 @@ def test_scores_are_those_of_lm_eval_s_own_client(model_dir: Path, tmp_path: Pat
     """The same formula through lm-eval's evaluate and a client that asks for one score after the other."""
     from lm_eval.api.model import LM
     from lm_eval.evaluator import evaluate as evaluate_by_lm_eval
-
-    from evals.asking.questions import Questioner
 
     model, suite = FormulaModel(), load_suite("demo")
 
@@ -136,10 +154,58 @@ def test_scores_are_those_of_lm_eval_s_own_client(model_dir: Path, tmp_path: Pat
 
 
 def test_truncated_prompts_are_counted(model_dir: Path, tmp_path: Path) -> None:
-    record = evaluate(
-        model_dir, tmp_path, EvenModel(), small_suite(name="knowledge", tasks=["demo_knowledge"]), max_model_len=14
-    )
-    assert record.truncated_prompts > 0
+    suite = small_suite(name="knowledge", tasks=["demo_knowledge"])
+    record = evaluate(model_dir, tmp_path, EvenModel(), suite, max_model_len=14)
+    samples = read_samples(tmp_path / record.samples_file)
+    assert 0 < record.categories[0].truncated == sum(sample.truncated for sample in samples) < len(samples)
+    assert record.truncated_prompts >= record.categories[0].truncated
+
+
+def test_the_same_prompts_in_other_token_ids_do_not_pair(model_dir: Path, tmp_path: Path) -> None:
+    """One model at two context lengths: equal texts, and some lost their beginning."""
+    suite = small_suite(name="knowledge", tasks=["demo_knowledge"])
+    records = {
+        length: evaluate(model_dir, tmp_path / str(length), EvenModel(), suite, max_model_len=length)
+        for length in (14, 512)
+    }
+    short, long = (read_samples(tmp_path / str(length) / SAMPLES_FILE) for length in (14, 512))
+    assert [one.prompt_hash for one in short] == [one.prompt_hash for one in long]
+    differ = [one.sent_hash != other.sent_hash for one, other in zip(short, long, strict=True)]
+    assert differ == [one.truncated for one in short]
+    with pytest.raises(StageError, match="the same prompt in different tokens"):
+        pair(short, long)
+    with pytest.raises(StageError, match="not asked alike: context length 14 and 512"):
+        paired(records[14], tmp_path / "14" / SAMPLES_FILE, records[512], tmp_path / "512" / SAMPLES_FILE)
+
+
+def test_a_text_that_is_read_in_pieces_is_counted(model_dir: Path, tmp_path: Path) -> None:
+    suite = small_suite(name="language", tasks=["demo_language"], metric="word_perplexity", chance=None, **PERPLEXITY)
+    whole = evaluate(model_dir, tmp_path / "whole", FormulaModel(), suite).categories[0]
+    pieces = evaluate(model_dir, tmp_path / "pieces", FormulaModel(), suite, max_model_len=32).categories[0]
+    assert whole.windows == whole.items
+    assert pieces.windows > 2 * pieces.items
+    assert pieces.truncated == 0
+
+
+def test_a_choice_without_a_token_of_its_own_is_refused(tmp_path: Path) -> None:
+    """Nothing is certain, and would beat every other choice."""
+    from lm_eval.api.instance import Instance
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<s>": 0, "inter": 1, "international": 2, "national": 3, "an": 4}
+    special = {"unk_token": "<s>", "bos_token": "<s>"}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=special["unk_token"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(tmp_path)
+    instances = [
+        Instance("loglikelihood", {}, ("an inter", choice), place, ("words", 7, 1))
+        for place, choice in enumerate((" an", "national"))
+    ]
+    questioner = Questioner(str(tmp_path), 64)
+    assert questioner.ask(instances[:1])[0].questions[0].continuation == (4,)
+    with pytest.raises(StageError, match="task words, item 7: the choice 'national' has no token of its own"):
+        questioner.ask(instances)
 
 
 def asked(model_dir: Path, suite: Suite, *several: dict[str, list[int]]) -> list[list[Sample]]:
@@ -241,6 +307,45 @@ def test_generated_answers_are_counted_and_scored(
     assert (first.target, first.answer, first.log_likelihoods) == (" Bern.", " Bern.", [])
 
 
+@pytest.mark.parametrize(
+    ("settings", "tokens", "stop", "temperature"),
+    [
+        ("", 256, ["\n\n"], 0.0),
+        ("generation_kwargs: {max_gen_toks: 16}", 16, ["\n\n"], 0.0),
+        ("generation_kwargs: {until: []}", 256, [], 0.0),
+        ("generation_kwargs: {until: ['.'], do_sample: false, temperature: 1}", 256, ["."], 0.0),
+        ("generation_kwargs: {until: ['.'], temperature: 0.7, top_p: 0.95}", 256, ["."], 0.7),
+        ("generation_kwargs: {max_new_tokens: 9, num_beams: 1, do_sample: false}", 9, ["\n\n"], 0.0),
+    ],
+)
+def test_what_a_task_leaves_out_is_lm_eval_s_default(
+    model_dir: Path,
+    tmp_path: Path,
+    generating_suite: Suite,
+    settings: str,
+    tokens: int,
+    stop: list[str],
+    temperature: float,
+) -> None:
+    """603 of lm-eval's tasks name neither a temperature nor whether to sample."""
+    file = leaf_tasks.TASKS_DIR / "capitals.yaml"
+    lines = [line for line in GENERATING_TASK.splitlines() if not line.startswith("generation_kwargs")]
+    file.write_text("\n".join([*lines, settings]))
+    leaf_tasks.own_task_files.cache_clear()
+    model = EvenModel()
+    evaluate(model_dir, tmp_path, model, generating_suite)
+    body = model.bodies[0]
+    assert (body["max_tokens"], body["stop"], body["temperature"]) == (tokens, [*stop, "<|im_end|>"], temperature)
+    assert (body["top_p"], body["repetition_penalty"], body["top_k"]) == (0.95 if "top_p" in settings else 1.0, 1.0, 0)
+    assert not {"do_sample", "until", "num_beams", "max_gen_toks"} & body.keys()
+
+
+@pytest.mark.parametrize("wanted", [{"until": [1]}, {"max_gen_toks": 0}, {"temperature": "hot"}, {"temperature": -1}])
+def test_generation_settings_that_make_no_sense(wanted: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="task t asks for generation settings that"):
+        generation("t", wanted)
+
+
 def test_a_filter_changes_the_score(model_dir: Path, tmp_path: Path, generating_suite: Suite) -> None:
     category = generating_suite.categories[0].model_copy(update={"filter": "first-word"})
     loose = generating_suite.model_copy(update={"categories": [category]})
@@ -282,12 +387,7 @@ def test_a_server_that_fails_half_way_ends_the_evaluation_and_nothing_is_lost(
 
 def test_not_a_number_is_no_score(model_dir: Path, tmp_path: Path) -> None:
     language = small_suite(
-        name="language",
-        tasks=["demo_language"],
-        metric="word_perplexity",
-        unit="perplexity",
-        chance=None,
-        higher_is_better=False,
+        name="language", tasks=["demo_language"], metric="word_perplexity", chance=None, **PERPLEXITY
     )
     with pytest.raises(StageError, match="log-likelihood of nan"):
         evaluate(model_dir, tmp_path, EvenModel(logprob=float("nan")), language)

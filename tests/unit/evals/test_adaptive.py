@@ -15,6 +15,7 @@ from evals.statistics.sequential import LookPlan
 from evals.suites.suite import Category, Suite
 from registry.contracts import CategoryLook, EvaluationRecord, RetentionRecord
 from tests import simulations as simulate
+from tests.records import CONDITIONS
 
 PLAN = LookPlan()
 LANGUAGE = {"metric": "word_perplexity", "unit": "perplexity", "higher_is_better": False}
@@ -41,6 +42,7 @@ def sample(category: Category, item: int, score: float) -> Sample:
         doc_id=item,
         doc_hash=f"d{item}",
         prompt_hash=f"p{item}",
+        sent_hash=f"s{item}",
         target_hash="t",
         score=score,
         weight=20.0 if category.unit == "perplexity" else 1.0,
@@ -54,6 +56,7 @@ def record_of(suite: Suite, samples: Sequence[Sample], looks: Sequence[CategoryL
     ]
     return EvaluationRecord(
         model_digest="sha256:m",
+        conditions=CONDITIONS,
         suite=suite.name,
         suite_version=suite.version,
         suite_digest="sha256:s",

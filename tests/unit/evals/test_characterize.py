@@ -16,6 +16,7 @@ from evals.judging.retention import category_retention, retention_record
 from evals.samples import Sample
 from registry.contracts import CategoryScore, CharacterizationRecord, EvaluationRecord, RetentionRecord
 from registry.gates import GatePolicy
+from tests.records import CONDITIONS
 
 
 def sample(item: int, score: float, category: str = "knowledge", **changes: object) -> Sample:
@@ -27,6 +28,7 @@ def sample(item: int, score: float, category: str = "knowledge", **changes: obje
         "doc_id": item,
         "doc_hash": f"{category}{item}",
         "prompt_hash": "p",
+        "sent_hash": "s",
         "target_hash": "t",
         "score": score,
         "prompt": f"Question {item}?",
@@ -54,6 +56,7 @@ def retention(rows: list[Pair], *, perplexity: str | None = None) -> RetentionRe
     categories = list(dict.fromkeys(one.category for one, _ in rows)) or ["empty"]
     evaluation = EvaluationRecord(
         model_digest="sha256:m",
+        conditions=CONDITIONS,
         suite="s",
         suite_version="1",
         suite_digest="sha256:s",

@@ -58,8 +58,8 @@ def test_what_is_found_is_what_the_model_says(continuations: list[tuple[int, ...
     answers = ask(model, questions)
     for question, continuation in zip(questions, continuations, strict=True):
         expected, greedy = model.score(CONTEXT, continuation)
-        assert answers[question][0] == pytest.approx(expected)
-        assert answers[question][1] is greedy
+        assert answers[question].nats == pytest.approx(expected)
+        assert answers[question].greedy is greedy
 
 
 def test_the_likeliest_continuation_is_greedy() -> None:
@@ -68,8 +68,51 @@ def test_the_likeliest_continuation_is_greedy() -> None:
     greedy = Score(CONTEXT, (first, model.likeliest([*CONTEXT, first])))
     other = Score(CONTEXT, ((first + 1) % VOCABULARY, model.likeliest([*CONTEXT, (first + 1) % VOCABULARY])))
     answers = ask(model, [greedy, other])
-    assert answers[greedy][1] is True
-    assert answers[other][1] is False
+    assert answers[greedy].greedy is True
+    assert answers[other].greedy is False
+
+
+class Tied(FormulaModel):
+    """Tokens 7, 9 and 11 are equally likely everywhere, and likelier than all others."""
+
+    def log_probability(self, prefix: Any, token: int) -> float:
+        return -1.0 if token in (7, 9, 11) else -2.0
+
+
+@pytest.mark.parametrize(
+    ("continuation", "greedy", "tied"),
+    [
+        ((7,), True, True),
+        ((9,), False, True),
+        ((5,), False, False),
+        ((7, 7), True, True),
+        ((7, 9), False, True),
+        ((11, 7), False, True),
+        ((7, 5), False, False),
+        ((5, 7), False, False),
+    ],
+)
+def test_of_tied_tokens_the_lowest_is_greedy_as_in_argmax(
+    continuation: tuple[int, ...], greedy: bool, tied: bool
+) -> None:
+    """Asked together with another of the tied ones, as choices are: the last place tells only what was asked for."""
+    wanted, other = Score(CONTEXT, continuation), Score(CONTEXT, (*continuation[:-1], 9))
+    for facts in ({}, {"prefix_block_tokens": 2}):
+        answer = ask(Tied(), [wanted, other], **facts)[wanted]
+        assert (answer.greedy, answer.tied) == (greedy, tied)
+
+
+def test_a_penalty_of_the_model_s_own_does_not_shape_an_answer() -> None:
+    model = FormulaModel()
+    ask(model, [Score(CONTEXT, (5,)), Score(CONTEXT, (5, 6))])
+    assert [body["repetition_penalty"] for body in model.bodies] == [1.0, 1.0]
+
+
+def test_special_tokens_are_told_as_text_so_that_they_stop() -> None:
+    model = FormulaModel()
+    ask(model, [Generate((1, 2), max_tokens=9, stop=("<|end|>",))])
+    (body,) = model.bodies
+    assert body["skip_special_tokens"] is body["spaces_between_special_tokens"] is False
 
 
 def test_one_token_choices_share_a_request_that_may_read_the_prefix_cache() -> None:
@@ -115,8 +158,8 @@ def test_step_by_step_finds_the_same_after_its_context_only() -> None:
     for question in questions:
         assert isinstance(question, Score)
         expected, greedy = model.score(question.context, question.continuation)
-        assert answers[question][0] == pytest.approx(expected)
-        assert answers[question][1] is greedy
+        assert answers[question].nats == pytest.approx(expected)
+        assert answers[question].greedy is greedy
     prompts = [tuple(body["prompt"]) for body in model.bodies]
     assert len(prompts) == 6 * 4
     for prompt in prompts:
@@ -238,7 +281,8 @@ def test_what_was_answered_before_a_failure_is_not_asked_again(tmp_path: Path, m
         assert client.counts.from_cache == 10
     assert len(model.bodies) == 20
     assert all(
-        answers[question] == pytest.approx(model.score((1, item), (2, 3))) for item, question in enumerate(scores(30))
+        answers[question][:2] == pytest.approx(model.score((1, item), (2, 3)))
+        for item, question in enumerate(scores(30))
     )
 
 
@@ -255,7 +299,7 @@ def test_an_artifact_is_never_answered_for_another(tmp_path: Path) -> None:
         with RequestCache(tmp_path / digest, {"model_digest": digest}) as cache:
             found[digest] = ask(model, scores(3), cache=cache)
     for digest, model in models.items():
-        assert [found[digest][question][0] for question in scores(3)] == pytest.approx(
+        assert [found[digest][question].nats for question in scores(3)] == pytest.approx(
             [model.score((1, item), (2, 3))[0] for item in range(3)]
         )
     with RequestCache(tmp_path / "sha256:a", {"model_digest": "sha256:b"}) as cache:

@@ -12,6 +12,7 @@ from evals.suites.local_data import DataConfig
 from evals.suites.resolve import ResolvedSuite, resolve
 from evals.suites.suite import Category, Suite
 from registry.contracts import CategoryScore, EvaluationRecord, TaskScore
+from tests.records import CONDITIONS
 
 
 def suite_of(**changes: Any) -> ResolvedSuite:
@@ -25,6 +26,7 @@ def evaluation(value: float, stderr: float | None = 0.04, items: int = 120) -> E
     score |= {"category": "knowledge", "higher_is_better": True, "chance": 0.0}
     return EvaluationRecord(
         model_digest="sha256:m",
+        conditions=CONDITIONS,
         suite="s",
         suite_version="1",
         suite_digest="sha256:s",

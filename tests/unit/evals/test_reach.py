@@ -12,6 +12,7 @@ from evals.suites import leaf_tasks
 from evals.suites.resolve import resolve
 from evals.suites.suite import Category, Suite
 from registry.contracts import CategoryScore, EvaluationRecord
+from tests.records import CONDITIONS
 
 TASK = """
 task: NAME
@@ -88,6 +89,7 @@ def test_a_baseline_that_guesses_cannot_pass(rows: Path) -> None:
     )
     record = EvaluationRecord(
         model_digest="sha256:m",
+        conditions=CONDITIONS,
         suite="mine",
         suite_version="1",
         suite_digest="sha256:s",

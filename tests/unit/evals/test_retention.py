@@ -7,13 +7,21 @@ import numpy as np
 import pytest
 
 from configs.errors import StageError
-from evals.judging.pairing import pair
+from evals.judging.pairing import check_conditions, differing_conditions, pair
 from evals.judging.retention import category_retention, compare, policy_of, retention_record
 from evals.samples import Sample, category_score, write_samples
 from evals.statistics.paired import paired_means
 from evals.suites.suite import Category, Suite
-from registry.contracts import CategoryLook, CategoryRetention, CategoryScore, EvaluationRecord, RetentionRecord
+from registry.contracts import (
+    AskingConditions,
+    CategoryLook,
+    CategoryRetention,
+    CategoryScore,
+    EvaluationRecord,
+    RetentionRecord,
+)
 from registry.gates import GatePolicy
+from tests.records import CONDITIONS
 
 SHARE = Category(name="knowledge", description="", tasks=["t"], metric="acc", chance=0.25)
 PERPLEXITY = Category(
@@ -28,6 +36,7 @@ def sample(item: int, score: float, category: Category = SHARE, weight: float = 
         "doc_id": item,
         "doc_hash": f"d{item}",
         "prompt_hash": "p",
+        "sent_hash": "s",
         "target_hash": "t",
         "filter": "none",
         "metric": category.metric,
@@ -51,6 +60,7 @@ def kept_of(one: list[Sample], other: list[Sample], category: Category = SHARE) 
 def evaluation(scores: list[CategoryScore], suite_digest: str = "sha256:s") -> EvaluationRecord:
     return EvaluationRecord(
         model_digest="sha256:m",
+        conditions=CONDITIONS,
         suite="s",
         suite_version="1",
         suite_digest=suite_digest,
@@ -191,6 +201,24 @@ def test_a_single_item_has_no_standard_error() -> None:
 def test_other_prompts_do_not_pair(change: dict[str, object]) -> None:
     with pytest.raises(StageError, match=r"t, item 1: .* different prompts"):
         pair([sample(0, 1), sample(1, 1)], [sample(0, 1), sample(1, 1, **change)])
+
+
+def test_the_same_prompt_in_other_tokens_does_not_pair() -> None:
+    with pytest.raises(StageError, match=r"t, item 1: .* the same prompt in different tokens"):
+        pair([sample(0, 1), sample(1, 1)], [sample(0, 1), sample(1, 1, sent_hash="other")])
+
+
+def test_what_was_not_asked_alike_does_not_compare() -> None:
+    other = AskingConditions(max_model_len=16, tokenizer="sha256:u", engine={"engine": "vllm", "vllm": "0.33.0"})
+    with pytest.raises(StageError) as caught:
+        check_conditions(CONDITIONS, other)
+    for told in ("context length 512 and 16", "tokenizer t and u", "vllm 0.32.0 and 0.33.0"):
+        assert told in caught.value.what
+    assert "chat template" not in caught.value.what
+    check_conditions(CONDITIONS, CONDITIONS.model_copy())
+    assert differing_conditions(CONDITIONS, CONDITIONS.model_copy(update={"engine": {"engine": "vllm"}})) == [
+        "vllm 0.32.0 and none"
+    ]
 
 
 def test_missing_items_do_not_pair() -> None:

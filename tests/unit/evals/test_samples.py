@@ -17,6 +17,7 @@ SAMPLE = Sample(
     doc_id=3,
     doc_hash="d",
     prompt_hash="p",
+    sent_hash="s",
     target_hash="t",
     score=1.0,
     prompt="Who?",

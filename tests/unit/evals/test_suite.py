@@ -190,6 +190,25 @@ def test_code_tasks_are_refused(own_tasks: Path) -> None:
         resolve(suite_of("humaneval", metric="pass@1"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("num_beams: 10", "num_beams: 10"),
+        ("num_return_sequences: 2", "num_return_sequences: 2"),
+        ("max_length: 5", "max_length: 5"),
+        ("num_beams: 1, top_p: 0.5, max_new_tokens: 3", None),
+    ],
+)
+def test_generation_settings_that_a_server_would_pass_over(own_tasks: Path, settings: str, told: str | None) -> None:
+    task = CODE_TASK.replace("unsafe_code: true", f"generation_kwargs: {{{settings}}}")
+    (own_tasks / "task.yaml").write_text(task)
+    if told is None:
+        resolve(suite_of("mine", metric="exact_match"))
+        return
+    with pytest.raises(RequestError, match=f"asks for `{told}` of its generation"):
+        resolve(suite_of("mine", metric="exact_match"))
+
+
 def test_a_task_without_items(own_tasks: Path) -> None:
     (own_tasks / "task.yaml").write_text(CODE_TASK.replace("unsafe_code: true", ""))
     (own_tasks / "rows.jsonl").write_text("")

@@ -16,7 +16,7 @@ from pipelines.execution.workspace import Workspace
 from registry.contracts import MeasurementRecord, ObjectRef, StageResult
 from registry.sealed import write_sealed
 from registry.stage_cache import CacheEntry, StageKey
-from tests.records import artifact_record, measurement_record
+from tests.records import CONDITIONS, artifact_record, measurement_record
 from tests.unit.pipelines.report_records import outcome, report_record, report_rows
 
 ITEMS = 600
@@ -42,6 +42,7 @@ def samples(wrong: int) -> list[Sample]:
             doc_id=item,
             doc_hash=f"d{item}",
             prompt_hash=f"p{item}",
+            sent_hash=f"s{item}",
             target_hash=f"t{item}",
             score=float(wrong <= item < 480),
             prompt=f"Capital {item}?\x1b[2J",
@@ -54,7 +55,7 @@ def samples(wrong: int) -> list[Sample]:
     ]
 
 
-def measured(workspace: Workspace, name: str, suite_digest: str = "sha256:s", **changes: str) -> StageResult:
+def measured(workspace: Workspace, name: str, suite_digest: str = "sha256:s", **changes: Any) -> StageResult:
     record = measurement_record(f"sha256:{DIGESTS[name]}{'0' * 58}")
     update = {"samples_file": SAMPLES_FILE, "suite_digest": suite_digest} | changes
     record = record.model_copy(update={"evaluation": record.evaluation.model_copy(update=update)})
@@ -63,7 +64,8 @@ def measured(workspace: Workspace, name: str, suite_digest: str = "sha256:s", **
         (staging / "name.txt").write_text(f"{name} {suite_digest}")
         reference: ObjectRef = workspace.store.put(staging)
     result = StageResult(stage="measure", record=record.model_dump(mode="json"), object=reference)
-    key = StageKey(stage="measure", stage_version=1, config={"suite": suite_digest}, inputs={"m": name}, libraries={})
+    config = {"suite": suite_digest, "evaluation": result.record["evaluation"] if result.record else None}
+    key = StageKey(stage="measure", stage_version=1, config=config, inputs={"m": name}, libraries={})
     workspace.cache.put(key, f"measure:{name}", result)
     return result
 
@@ -200,6 +202,20 @@ def test_of_several_measurements_the_comparable_one_is_taken(
     assert said(workspace, capsys, "baseline", "fafafa")[0] == 1
 
 
+def test_what_was_asked_otherwise_does_not_compare(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    short = CONDITIONS.model_copy(update={"max_model_len": 16})
+    DIGESTS["short"], WRONG["short"] = "cccccc", 1
+    try:
+        measured(workspace, "short", conditions=short)
+        code, _, text = said(workspace, capsys, "baseline", "cccc")
+        assert code == 2
+        assert "were not asked alike: context length 512 and 16" in text
+        measured(workspace, "short")
+        assert said(workspace, capsys, "baseline", "cccc")[0] == 0, "the one that was asked alike is taken"
+    finally:
+        del DIGESTS["short"], WRONG["short"]
+
+
 def test_a_suite_that_is_gone_or_changed(
     workspace: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -243,7 +259,8 @@ def test_a_damaged_run_record(
         f"{path} is damaged: its checksum is not that of its content; names are those of the run before" in caplog.text
     )
     (earlier / "result.json").write_bytes(b"{\xff")
-    assert said(workspace, capsys, "b0b0", "fafa")[0] == 1  # digests need no run
+    margins = ("--suite", str(workspace.root.parent / "suite.yaml"))
+    assert said(workspace, capsys, "b0b0", "fafa", *margins)[0] == 1  # digests need no run
     code, _, text = said(workspace, capsys, "baseline", "far")
     assert code == 2
     assert "measured are: " in text
