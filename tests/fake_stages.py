@@ -60,9 +60,9 @@ def work(job: StageJob, clock: StageClock) -> StageResult:
         nats = 0.7 if behaviour == "other logits" else 0.1
         (job.output_dir / TOKEN_LOGPROBS_FILE).write_text(prompt_logprobs(nats).model_dump_json() + "\n")
     if job.stage == "measure":
-        write_samples(job.output_dir / SAMPLES_FILE, samples(wrong=0 if stem.endswith("baseline") else 5))
+        write_samples(job.output_dir / SAMPLES_FILE, samples(wrong=0 if "baseline" in stem else 5))
     digest = manifest_of(job.output_dir).digest
-    wrong = 0 if stem.endswith("baseline") else 5
+    wrong = 0 if "baseline" in stem else 5
     record = {
         "prepare": lambda: checkpoint_record(digest),
         "calibrate": lambda: calibration_record(digest),

@@ -3,6 +3,7 @@
 import math
 
 from evals.samples import SAMPLES_FILE, Sample
+from evals.suites.resolve import load_suite
 from registry.contracts import (
     ArtifactRecord,
     AskingConditions,
@@ -213,7 +214,7 @@ def measurement_record(digest: str, wrong: int = 0, profile: ProfileRecord | Non
         model_digest=digest,
         conditions=CONDITIONS,
         suite="demo",
-        suite_version="1",
+        suite_version=load_suite("demo").version,
         suite_digest="sha256:s",
         tasks=[TaskScore(task="capitals", category="knowledge", filter="none", **score)],
         categories=[CategoryScore(category="knowledge", unit="share", **score)],

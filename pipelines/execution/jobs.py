@@ -46,7 +46,9 @@ def job_of(
             "proved": proved_by(results) if stage.proofs == "kernel" else [],
         }
         measuring = common | computing | asked
-        return _measure_job(context, model, directories["model"], log_file, measuring)
+        if stage.config["load"] is not None:
+            measuring |= {"load": config.load, "checks": config.checks}
+        return _measure_job(context, model, directories["model"], log_file, {"load": None} | measuring)
     if stage.kind == "tune":
         model = results[stage.inputs["model"]]
         assert config.tune is not None, "its stages are made from it"  # noqa: S101
@@ -69,7 +71,7 @@ def _checkpoint_job(
     if stage.kind == "soundness":
         return SoundnessJob(**reading, texts=fixed_prompts())
     if stage.kind == "calibrate":
-        return CalibrateJob(**reading, config=context.config.calibration, excluded_texts=context.excluded_texts)
+        return CalibrateJob(**reading, config=stage.config["calibration"], excluded_texts=context.excluded_texts)
     if stage.kind == "inspect":
         return InspectJob(
             **reading,
@@ -110,8 +112,6 @@ def _measure_job(
         data=config.evaluation.data,
         num_concurrent=config.evaluation.num_concurrent,
         serving=config.serving,
-        load=config.load,
-        checks=config.checks,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from configs.errors import QuantbenchError
+from configs.names import BASELINE, baseline_in
 from evals.suites.suite import Suite
 from pipelines.execution.baseline import check_measured, refuse_unsound
 from pipelines.execution.comparison import compare_measured, import_ahead
@@ -18,7 +19,7 @@ from pipelines.planning.preflight import check_rules
 from pipelines.planning.stages import Stage
 from pipelines.records.comparison import Comparison
 from pipelines.records.events import StageOutcome, time_breakdown
-from pipelines.records.rows import Row, artifact_row, baseline_row, with_shared_proofs
+from pipelines.records.rows import UNQUANTIZED, Row, artifact_row, baseline_row, with_shared_proofs
 from pipelines.records.run_record import RunRecord
 from pipelines.report.page import write_page
 from pipelines.stage_programs.record import RECORDING
@@ -34,6 +35,8 @@ class Findings:
 
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     """Artifact's name -> what it kept of the baseline."""
+    same_dtype: dict[str, Comparison] = field(default_factory=dict)
+    """The same of the baseline in its own dtype, for those that are served in another than the baseline's."""
     soundness: list[SoundnessCheck] = field(default_factory=list)
     """Of the baseline, once it was measured."""
 
@@ -88,8 +91,10 @@ def _run_stages(
         if checkpoint:
             check_rules(run.context, checkpoint)
         if stage.kind == "measure" and outcome.result.failure is None:
-            judge = _judge_baseline if stage.subject == "baseline" else _judge_artifact
-            outcome = judge(run, runner, workspace, outcome, found)
+            if stage.subject == BASELINE:
+                outcome = _judge_baseline(run, runner, workspace, outcome, found)
+            else:
+                outcome = _judge_artifact(run, runner, workspace, stage, outcome, found)
         outcomes.append(outcome)
         observer.on_outcome(outcome, rows_of(run, runner.results, found))
     return outcomes, found
@@ -108,15 +113,19 @@ def _judge_baseline(
 
 
 def _judge_artifact(
-    run: OpenRun, runner: Runner, workspace: Workspace, outcome: StageOutcome, found: Findings
+    run: OpenRun, runner: Runner, workspace: Workspace, stage: Stage, outcome: StageOutcome, found: Findings
 ) -> StageOutcome:
-    """The same of an artifact that was measured: an error costs its row only."""
+    """The same of an artifact, or of the baseline in another dtype, that was measured: an error costs its row only."""
+    own, suite = runner.results.get(f"measure:{baseline_in(stage.dtype)}"), run.context.suite
     try:
-        comparison = compare_measured(runner.results["measure:baseline"], outcome.result, run.context.suite, workspace)
+        comparison = compare_measured(runner.results[f"measure:{BASELINE}"], outcome.result, suite, workspace)
+        same_dtype = compare_measured(own, outcome.result, suite, workspace) if own and stage.method else None
     except QuantbenchError as error:
         return runner.reject(outcome, error)
     if comparison:
-        found.comparisons[outcome.name.removeprefix("measure:")] = comparison
+        found.comparisons[stage.subject] = comparison
+    if same_dtype:
+        found.same_dtype[stage.subject] = same_dtype
     return outcome
 
 
@@ -134,10 +143,15 @@ def _recorded(measured: RunRecord, suite: Suite, recorder: Recorder) -> RunRecor
 
 def rows_of(run: OpenRun, results: Mapping[str, StageResult], found: Findings) -> list[Row]:
     """Baseline first, then the artifacts in the order in which they are measured."""
-    methods = run.context.config.methods
     artifacts = [
-        artifact_row(name, methods[name].method, results, found.comparisons.get(name))
-        for name in run.subjects
-        if name != "baseline"
+        artifact_row(
+            stage.subject,
+            stage.method.method if stage.method else UNQUANTIZED,
+            results,
+            found.comparisons.get(stage.subject),
+            found.same_dtype.get(stage.subject),
+        )
+        for stage in run.stages
+        if stage.kind == "measure" and stage.subject != BASELINE
     ]
     return with_shared_proofs([baseline_row(results, found.soundness), *artifacts])

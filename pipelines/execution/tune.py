@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from configs.errors import RequestError, StageError
+from configs.names import entry_of
 from pipelines.execution.fork_servers import ForkServers
 from pipelines.execution.run import RunObserver
 from pipelines.execution.runner import Runner
@@ -37,8 +38,8 @@ def open_tune(run: OpenRun) -> OpenRun:
     tune = _tune_of(config)
     by_name = {stage.name: stage for stage in run.stages}
     measured = by_name.get(f"measure:{tune.model}")
-    if measured is None:
-        names = ", ".join(run.subjects)
+    if measured is None or tune.model != entry_of(tune.model):
+        names = ", ".join(subject for subject in run.subjects if subject == entry_of(subject))
         raise RequestError(
             f"`tune.model` is {tune.model!r}, which this recipe does not make", remedy=f"write one of {names}"
         )

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeGuard
 
+from configs.names import BASELINE, baseline_in, entry_of, replicate_of
 from evals.asking.token_agreement import PROMPTS_FILE
 from pipelines.planning.device import MachineRecord
 from pipelines.planning.interpreters import versions_of
@@ -59,7 +60,7 @@ class Stage:
 
     Args:
         kind: `prepare`, `soundness`, `calibrate`, `quantize`, `inspect`, `measure` or `tune`.
-        subject: The method entry's name, or `baseline`, or a tuner's cell, or nothing for stages that all share.
+        subject: An artifact's name, or `baseline`, or a tuner's cell, or nothing for stages that all share.
         config: What of the config (and of the machine) shapes the result.
         inputs: Role -> name of the stage whose object is read, such as `checkpoint` -> `prepare`.
         method: For stages about an artifact.
@@ -144,7 +145,6 @@ class Fingerprints(NamedTuple):
 
 def stages_of(config: RunConfig, machine: MachineRecord, fingerprints: Fingerprints) -> list[Stage]:
     """All stages of a run in the order in which they run."""
-    device = machine.device
     stages = [
         Stage(
             "prepare",
@@ -153,7 +153,7 @@ def stages_of(config: RunConfig, machine: MachineRecord, fingerprints: Fingerpri
             dtype="bfloat16",
         ),
         _soundness(config, machine),
-        _measure(config, machine, fingerprints.suite, None, "baseline"),
+        _measure(config, machine, fingerprints.suite, None, BASELINE),
     ]
     plain: list[tuple[str, MethodConfig]] = []
     calibrated: list[tuple[str, MethodConfig]] = []
@@ -163,19 +163,27 @@ def stages_of(config: RunConfig, machine: MachineRecord, fingerprints: Fingerpri
     # Methods that need no calibration are quick: their rows fill first.
     for name, method in plain:
         stages += _artifact_stages(config, machine, fingerprints.suite, name, method)
-    if calibrated:
-        dtype = _or_auto(config.dtype.quantize, machine.quantize_dtype(None))
-        shaping = {
-            "calibration": config.calibration.model_dump(mode="json"),
-            "calibration_fingerprint": fingerprints.calibration,
-            "suite": fingerprints.suite,
-            "device": device,
-            "dtype": dtype,
-        }
-        stages.append(Stage("calibrate", "", shaping, {"checkpoint": "prepare"}, dtype=dtype))
-    for name, method in calibrated:
-        stages += _artifact_stages(config, machine, fingerprints.suite, name, method)
+    for number in range(1, 1 + max((config.replicates.get(name, 1) for name, _ in calibrated), default=0)):
+        calibrate = _calibrate(config, machine, fingerprints, number)
+        stages.append(calibrate)
+        for name, method in calibrated:
+            if number <= config.replicates.get(name, 1):
+                artifact = replicate_of(name, number)
+                stages += _artifact_stages(config, machine, fingerprints.suite, artifact, method, calibrate)
+    stages = _with_baselines(stages, config, machine, fingerprints.suite)
     return [replace(stage, interpreter=_interpreter(config, stage)) for stage in stages]
+
+
+def _with_baselines(stages: list[Stage], config: RunConfig, machine: MachineRecord, suite_digest: str) -> list[Stage]:
+    """Before the first artifact that is served in another dtype than the baseline: the baseline, asked in that one."""
+    seen = {serve_dtype(config, machine, None)}
+    complete = []
+    for stage in stages:
+        if stage.kind == "measure" and stage.dtype not in seen:
+            seen.add(stage.dtype)
+            complete.append(_measure(config, machine, suite_digest, None, baseline_in(stage.dtype), stage.dtype))
+        complete.append(stage)
+    return complete
 
 
 def _interpreter(config: RunConfig, stage: Stage) -> Path | None:
@@ -190,12 +198,32 @@ def _soundness(config: RunConfig, machine: MachineRecord) -> Stage:
     return Stage("soundness", "", shaping, {"checkpoint": "prepare"}, dtype=dtype)
 
 
+def _calibrate(config: RunConfig, machine: MachineRecord, fingerprints: Fingerprints, number: int) -> Stage:
+    """The rows of one replicate: the first has the recipe's own seed."""
+    dtype = _or_auto(config.dtype.quantize, machine.quantize_dtype(None))
+    calibration = config.calibration.model_copy(update={"seed": config.calibration.seed + number - 1})
+    shaping = {
+        "calibration": calibration.model_dump(mode="json"),
+        "calibration_fingerprint": fingerprints.calibration,
+        "suite": fingerprints.suite,
+        "device": machine.device,
+        "dtype": dtype,
+    }
+    subject = "" if number == 1 else replicate_of("replicate", number)
+    return Stage("calibrate", subject, shaping, {"checkpoint": "prepare"}, dtype=dtype)
+
+
 def _artifact_stages(
-    config: RunConfig, machine: MachineRecord, suite_digest: str, name: str, method: MethodConfig
+    config: RunConfig,
+    machine: MachineRecord,
+    suite_digest: str,
+    name: str,
+    method: MethodConfig,
+    calibrate: Stage | None = None,
 ) -> list[Stage]:
     dtype = quantize_dtype(config, machine, method.method)
     inputs = {"checkpoint": "prepare"}
-    quantize_inputs = inputs | ({"calibration": "calibrate"} if load_method(method.method).needs_calibration else {})
+    quantize_inputs = inputs | ({"calibration": calibrate.name} if calibrate else {})
     shaping = {"method": method.model_dump(mode="json"), "device": machine.device, "dtype": dtype}
     inspect_dtype = serve_dtype(config, machine, method.method)
     return [
@@ -213,10 +241,15 @@ def _artifact_stages(
 
 
 def _measure(
-    config: RunConfig, machine: MachineRecord, suite_digest: str, method: MethodConfig | None, name: str
+    config: RunConfig,
+    machine: MachineRecord,
+    suite_digest: str,
+    method: MethodConfig | None,
+    name: str,
+    dtype: DType | None = None,
 ) -> Stage:
-    dtype = serve_dtype(config, machine, method.method if method else None)
-    shaping = {
+    dtype = dtype or serve_dtype(config, machine, method.method if method else None)
+    shaping: dict[str, Any] = {
         "suite": suite_digest,
         "serving": config.serving.model_dump(mode="json"),
         # What the file says, and not where it lies.
@@ -232,13 +265,16 @@ def _measure(
         "device_name": machine.device_name,
         "threads": machine.serving_threads,
     }
+    if name != entry_of(name):
+        # How fast it is and how it is served is known from the model that it is another one of.
+        shaping |= dict.fromkeys(("load", "load_text", "checks"))
     source = "prepare" if method is None else f"quantize:{name}"
     inputs = {"model": source} if method is None else {"model": source, "inspection": f"inspect:{name}"}
     if method is not None and config.evaluation.adaptive:
         # What is asked depends on what the baseline answered, and on our statistics.
         shaping |= {"looks": config.evaluation.looks.model_dump(mode="json"), "statistics": STATISTICS_VERSION}
         inputs |= {"baseline": "measure:baseline"}
-    proofs = config.checks.proofs if config.checks.of_scheduling else None
+    proofs = config.checks.proofs if shaping["checks"] and config.checks.of_scheduling else None
     return Stage("measure", name, shaping, inputs, method, dtype, profile=config.profile, proofs=proofs)
 
 

@@ -71,6 +71,9 @@ class RunConfig(StrictModel):
     calibration: CalibrationConfig
     methods: dict[MethodName, AnyMethodConfig] = Field(min_length=1)
     """Artifacts to make, in this order: name -> method and its parameters."""
+    replicates: dict[MethodName, Annotated[Count, Field(ge=2, le=20)]] = {}
+    """Entry of a calibrated method -> how many artifacts to make of it, each with a calibration seed of its own. The
+    first is measured wholly, the others answer the suite."""
     evaluation: EvaluationConfig
     expect: list[Expectation] = []
     """Published scores that the baseline has to reproduce; a mismatch stops the run before anything is quantized."""
@@ -97,6 +100,20 @@ class RunConfig(StrictModel):
     def _requests_fit_the_context(self) -> Self:
         self.load.check_fits(self.serving.max_model_len)
         self.checks.check_fits(self.serving.max_model_len, self.serving.max_num_seqs)
+        return self
+
+    @model_validator(mode="after")
+    def _replicates_differ(self) -> Self:
+        for name in self.replicates:
+            if name not in self.methods:
+                raise ValueError(
+                    f"`replicates` names {name}, which is no entry of `methods`: {', '.join(self.methods)}"
+                )
+            method = self.methods[name].method
+            if not load_method(method).needs_calibration:
+                raise ValueError(
+                    f"`replicates` of {name} would all be the same bytes: {method} looks at no calibration"
+                )
         return self
 
     def as_json(self) -> dict[str, Any]:

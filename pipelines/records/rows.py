@@ -24,6 +24,9 @@ from registry.contracts import (
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
 
+UNQUANTIZED = "none"
+"""The method of a baseline."""
+
 
 class ServedModel(Record, ABC):
     """One model as far as it was served: what the parts on speed, memory and checks read."""
@@ -77,6 +80,8 @@ class Row(ServedModel):
     characterization: CharacterizationRecord | None = None
     """Where it lost; beside `retention`."""
     token_agreement: TokenAgreementRecord | None = None
+    quantization: RetentionRecord | None = None
+    """Where it was served in another dtype than the baseline: what it kept of the baseline in its own dtype."""
     soundness: list[SoundnessCheck] = []
     """Of the baseline: what was asked of it before anything was compared with it."""
     failure: str | None = None
@@ -139,7 +144,7 @@ def baseline_row(results: Mapping[str, StageResult], measured: list[SoundnessChe
     checkpoint = _record(results, "prepare")
     return Row(
         name="baseline",
-        method="none",
+        method=UNQUANTIZED,
         checkpoint=CheckpointRecord.model_validate(checkpoint) if checkpoint else None,
         measurement=MeasurementRecord.model_validate(measurement) if measurement else None,
         soundness=[*(SoundnessRecord.model_validate(asked).checks if asked else []), *measured],
@@ -152,8 +157,9 @@ def artifact_row(
     method: str,
     results: Mapping[str, StageResult],
     comparison: Comparison | None,
+    same_dtype: Comparison | None = None,
 ) -> Row:
-    """One artifact's row."""
+    """One artifact's row, or that of the baseline in another dtype."""
     artifact, inspection, measurement = (
         _record(results, f"{kind}:{name}") for kind in ("quantize", "inspect", "measure")
     )
@@ -166,6 +172,7 @@ def artifact_row(
         retention=comparison.retention if comparison else None,
         characterization=comparison.characterization if comparison else None,
         token_agreement=comparison.token_agreement if comparison else None,
+        quantization=same_dtype.retention if same_dtype else None,
         **_fault(results, f"quantize:{name}", f"inspect:{name}", f"measure:{name}"),
     )
 
@@ -201,7 +208,7 @@ def _with_proofs_of(proved: Mapping[ProofScope, Row], row: Row) -> Row:
 
 def worst_verdict(rows: list[Row]) -> Verdict:
     """Of all artifacts together: one that fails fails all, and one that was not judged decides nothing."""
-    verdicts = {row.verdict for row in rows[1:]}
+    verdicts = {row.verdict for row in rows if row.method != UNQUANTIZED}
     if "fail" in verdicts:
         return "fail"
     return "pass" if verdicts == {"pass"} else "inconclusive"

@@ -12,6 +12,7 @@ from pipelines.records.events import PartKind
 from pipelines.records.rows import ServedModel
 from pipelines.records.run_record import RunRecord
 from pipelines.report.curve import latency_curves, undrawn
+from pipelines.report.dtype_cost import dtype_costs
 from pipelines.report.forest import forest_plot
 from pipelines.report.judged import drop_text, judged
 from pipelines.report.load import (
@@ -28,6 +29,7 @@ from pipelines.report.load import (
 )
 from pipelines.report.memory_split import MEMORY_COLUMNS, budgets_differ, memory_lines, room_gained
 from pipelines.report.plot import quality_speed_plot
+from pipelines.report.spread import of_these_bytes_only, spreads
 from pipelines.report.summary import blame_text, failed, names, reused_text, sentences, timed_stages
 from pipelines.report.svg import series
 from pipelines.report.table import (
@@ -75,6 +77,9 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
             table=build_table(record.rows, suite),
             plot=quality_speed_plot(record.rows),
             forest=forest_plot(record.rows),
+            dtype_costs=dtype_costs(record.rows),
+            spreads=spreads(record.rows),
+            of_these_bytes_only=of_these_bytes_only(record.rows),
             judged=judged,
             drop_text=drop_text,
             interval=bounds_text,

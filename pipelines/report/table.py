@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from evals.suites.suite import Suite
-from pipelines.records.rows import Row
+from pipelines.records.rows import UNQUANTIZED, Row
 from pipelines.report.load import concurrencies, conditions_text, doubt, milliseconds
 from registry.contracts import CategoryRetention, CategoryScore, CheckRecord, LoadPoint, RetentionRecord
 from registry.contracts.base import Record
@@ -87,7 +87,7 @@ _ColumnAndCells = tuple[Column, Callable[[Row], Cell]]
 
 def _identity(baseline: Row) -> list[_ColumnAndCells]:
     def model(row: Row) -> Cell:
-        method = "unquantized" if row is baseline else row.method
+        method = "unquantized" if row.method == UNQUANTIZED else row.method
         return Cell(text=row.name, second=method if method != row.name else None)
 
     def dtype(row: Row) -> Cell:
@@ -358,7 +358,9 @@ def _footnotes(rows: list[Row], baseline: Row) -> list[str]:
         if row.measurement and _differs_in_dtype(row, baseline):
             engine = row.measurement.serving.engine
             why = (
-                f"{engine} serves this method in 16-bit types only"
+                "to tell what the dtype costs"
+                if row.method == UNQUANTIZED
+                else f"{engine} serves this method in 16-bit types only"
                 if row.method in engine_type(engine).serves_in_16_bits_only
                 else "so the recipe or this machine's dtype policy has it"
             )

@@ -53,7 +53,8 @@ class ServeJob(StageJob):
     model_dir: Path
     model_digest: str
     serving: AnyServingConfig
-    load: LoadConfig
+    load: LoadConfig | None
+    """No load tests when null."""
     device: Device
     device_name: str
     dtype: DType
@@ -90,14 +91,18 @@ def serve_and_measure(
     with TemporaryDirectory() as scratch, ThreadPoolExecutor(max_workers=1) as pool, ExitStack() as serving:
         preparing = pool.submit(prepare) if prepare else None
         patience = job.deadlines.of_server
-        load_client = LoadClient(job.load, job.serving, job.model_dir, Path(scratch), job.fork_server, patience)
-        if preparing is None:
+        load_client = (
+            LoadClient(job.load, job.serving, job.model_dir, Path(scratch), job.fork_server, patience)
+            if job.load
+            else None
+        )
+        if load_client and preparing is None:
             serving.enter_context(load_client)
         trace_dir = Path(scratch) / "traces" if job.profile else None
         with clock.part("serve_start"):
             server = serving.enter_context(_serve(job, trace_dir))
             evaluate = preparing.result() if preparing else None
-        if evaluate:
+        if load_client and evaluate:
             # Imports for half a minute, on the core that the server leaves free, and then waits for the evaluation.
             serving.enter_context(load_client)
         with clock.part("smoke"):
@@ -107,7 +112,7 @@ def serve_and_measure(
                 evaluate(server)
         with clock.part("load_test"):
             load_before = load_average()
-            load = _loaded(job, clock, server, load_client, output_dir)
+            load = _loaded(job, clock, server, load_client, output_dir) if load_client else None
             memory = memory_record(server, job.model_dir, job.device)
         served = _record(job, server, answer, load_before, load, memory)
         ranks = job.checks.sharded_over(job.serving.tensor_parallel_size) if job.checks else None
@@ -208,9 +213,11 @@ def _profiled(served: ServingRecord, server: RunningServer, trace_dir: Path, out
 
 
 def _record(
-    job: ServeJob, server: RunningServer, answer: str, load_before: float, load: LoadResult, memory: MemoryRecord
+    job: ServeJob, server: RunningServer, answer: str, load_before: float, load: LoadResult | None, memory: MemoryRecord
 ) -> ServingRecord:
     engine, facts = server.engine, server.facts
+    points = load.points if load else []
+    other_lengths = _other_lengths(points, job.load.output_tokens) if job.load else []
     dtype = facts.dtype or job.dtype
     other_dtype = [] if dtype == job.dtype else [f"served in {dtype} although {job.dtype} was asked for"]
     return ServingRecord(
@@ -231,11 +238,11 @@ def _record(
         forked=server.forked,
         load_average=load_before,
         smoke_answer=answer,
-        load_points=load.points,
-        load_requests_file=load.requests_file.name,
-        rate_search=load.rate_search,
+        load_points=points,
+        load_requests_file=load.requests_file.name if load else None,
+        rate_search=load.rate_search if load else None,
         memory=memory,
-        warnings=[*facts.warnings, *other_dtype, *_other_lengths(load.points, job.load.output_tokens)],
+        warnings=[*facts.warnings, *other_dtype, *other_lengths],
     )
 
 

@@ -175,10 +175,10 @@ def test_an_ambiguous_digest(workspace: Workspace, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"suite_digest": "sha256:other"}, "were both measured on suite demo, version 1, but with other items, limits"),
+        ({"suite_digest": "sha256:other"}, "were both measured on suite demo, version 2, but with other items, limits"),
         (
             {"suite_digest": "sha256:other", "suite": "core", "suite_version": "3"},
-            "baseline was measured on suite demo, version 1, model fafafb000000 on suite core, version 3",
+            "baseline was measured on suite demo, version 2, model fafafb000000 on suite core, version 3",
         ),
     ],
 )

@@ -111,6 +111,7 @@ def test_order_brings_quick_methods_first() -> None:
         "calibrate",
         "quantize:gptq",
         "inspect:gptq",
+        "measure:baseline+bfloat16",
         "measure:gptq",
     ]
 

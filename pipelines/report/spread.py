@@ -1,0 +1,65 @@
+"""How far artifacts of one entry lie apart that differ by their calibration's seed alone. Records in, lines out."""
+
+from configs.names import entry_of
+from evals.statistics.spread import spread_of
+from pipelines.records.rows import Row
+from pipelines.report.judged import Judged, interval_text, judged, signed
+from registry.contracts.base import Record
+
+
+class SpreadLine(Record):
+    """One category of one entry's artifacts, in the category's `scale`."""
+
+    entry: str
+    category: str
+    scale: str
+    differences: list[str]
+    """From the baseline, one an artifact, in the order of their seeds."""
+    between: str
+    """Standard deviation between artifacts."""
+    within: str
+    """The first artifact's own 95 % interval, half its width: what its items leave open."""
+    expected: str
+    """Where one more artifact is expected, 95 %."""
+
+
+def spreads(rows: list[Row]) -> list[SpreadLine]:
+    """A line an entry and category with two compared artifacts or more; empty where none was made twice."""
+    entries: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.artifact and row.retention:
+            entries.setdefault(entry_of(row.name), []).append(row)
+    return [line for entry, made in entries.items() if len(made) > 1 for line in _lines(entry, made)]
+
+
+def _lines(entry: str, made: list[Row]) -> list[SpreadLine]:
+    by_artifact = [{one.category: one for one in judged(row.retention)} for row in made if row.retention]
+    lines = []
+    for category, first in by_artifact[0].items():
+        found = [one[category] for one in by_artifact if category in one]
+        values = [one.difference for one in found if one.difference is not None]
+        if len(values) < 2:
+            continue
+        spread = spread_of(values)
+        lines.append(
+            SpreadLine(
+                entry=entry,
+                category=category,
+                scale=first.scale,
+                differences=[signed(value) for value in values],
+                between=f"{spread.deviation:.1f}",
+                within=_half_width(first),
+                expected=interval_text(spread.low, spread.high).strip(),
+            )
+        )
+    return lines
+
+
+def _half_width(one: Judged) -> str:
+    return "" if one.low is None or one.high is None else f"{(one.high - one.low) / 2:.1f}"
+
+
+def of_these_bytes_only(rows: list[Row]) -> list[str]:
+    """Calibrated artifacts that were made once: another seed would give others, and how far apart is not known."""
+    entries = [entry_of(row.name) for row in rows if row.artifact and row.artifact.calibration_digest]
+    return [entry for entry in dict.fromkeys(entries) if entries.count(entry) == 1]
