@@ -20,6 +20,7 @@ _MOST_ITEMS = 100
 _WHY: Mapping[Undecided, str] = {
     "too few items": "too few items",
     "nothing to keep": "the baseline has next to no score, so no loss can show",
+    "truncated prompts": "prompts did not fit into the context",
     "no numbers": "cannot be judged",
 }
 
@@ -34,6 +35,9 @@ class GatePolicy(StrictModel):
     default_margin: float = Field(default=0.02, gt=0)
     margins: Mapping[str, float] = {}
     """Largest acceptable loss of a category: share points, or for perplexity a ratio."""
+
+    truncation_allowed: tuple[str, ...] = ()
+    """Categories that are judged although prompts of theirs were cut to the context."""
 
     def margin(self, category: str) -> float:
         return self.margins.get(category, self.default_margin)
@@ -61,6 +65,8 @@ class Evidence(StrictModel):
     headroom_low: float | None = None
     """95 % interval of `headroom`; beside it."""
     headroom_high: float | None = None
+    truncated: int = 0
+    """Items whose prompt lost its beginning, where the policy does not allow it: they ask for something else."""
     problem: str | None = None
     """Why the category cannot be judged; its other numbers mean nothing then."""
 
@@ -83,7 +89,7 @@ class CategoryVerdict(StrictModel):
     undecided: Undecided | None = None
     """Why it is inconclusive."""
     settled: bool = False
-    """One of its two hypotheses is refuted: it passes, fails, or has nothing to keep and so cannot pass."""
+    """More items change nothing: it passes, fails, has nothing to keep and cannot pass, or had prompts cut."""
 
     @model_validator(mode="after")
     def _undecided_for_a_reason(self) -> "CategoryVerdict":
@@ -137,6 +143,15 @@ def _verdict(one: Evidence, p_pass: float, p_fail: float, categories: int, polic
         reason = f"Cannot be judged: {one.problem}."
         return CategoryVerdict(category=one.category, verdict="inconclusive", reason=reason, undecided="no numbers")
     found, allowed = _found(one), _amount(one.margin, one)
+    if one.truncated:
+        reason = (
+            f"{found}; {one.truncated:,} of them lost the beginning of the prompt, which did not fit into the"
+            " context, so there is no verdict: raise `max_model_len`, or set `truncation: allow` for the category in"
+            " the suite's file."
+        )
+        return CategoryVerdict(
+            category=one.category, verdict="inconclusive", reason=reason, undecided="truncated prompts", settled=True
+        )
     if p_fail <= policy.alpha:
         reason = f"{found}; that is surely more than the {allowed} allowed ({_p(p_fail, categories)})."
         return CategoryVerdict(category=one.category, verdict="fail", reason=reason, settled=True)

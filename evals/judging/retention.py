@@ -36,7 +36,10 @@ class Judged(NamedTuple):
 def policy_of(suite: Suite) -> GatePolicy:
     """The margins and the level that a suite declares."""
     return GatePolicy(
-        alpha=suite.alpha, power=suite.power, margins={category.name: category.margin for category in suite.categories}
+        alpha=suite.alpha,
+        power=suite.power,
+        margins={category.name: category.margin for category in suite.categories},
+        truncation_allowed=tuple(one.name for one in suite.categories if one.truncation == "allow"),
     )
 
 
@@ -152,8 +155,21 @@ def category_retention(
     items = clustered(pairs)
     means = paired_means(items.baseline, items.artifact, items.weights)
     if score.unit == "perplexity":
-        return _perplexity(score, items, means, margin, level, policy.power)
-    return _share(score, pairs, items, means, margin, level, policy.power)
+        judged = _perplexity(score, items, means, margin, level, policy.power)
+    else:
+        judged = _share(score, pairs, items, means, margin, level, policy.power)
+    return _with_truncation(judged, pairs, policy)
+
+
+def _with_truncation(judged: Judged, pairs: Sequence[Pair], policy: GatePolicy) -> Judged:
+    """Items whose prompt was cut are counted, and are no evidence unless the suite allows them."""
+    cut = sum(one.truncated or other.truncated for one, other in pairs)
+    if not cut:
+        return judged
+    numbers = judged.numbers.model_copy(update={"truncated": cut})
+    if judged.numbers.category in policy.truncation_allowed:
+        return Judged(numbers, judged.evidence)
+    return Judged(numbers, judged.evidence.model_copy(update={"truncated": cut, "p_pass": 1.0, "p_fail": 1.0}))
 
 
 def _share(

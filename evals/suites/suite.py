@@ -44,6 +44,8 @@ class Category(StrictModel):
     """For perplexity: how much a document's mean log-likelihood changes, as a standard deviation in nats a word."""
     margin: Ratio = Field(default=0.02, gt=0)
     """The largest loss that is accepted: a share (0.02 is two points), for perplexity a ratio (0.02 is 2 % more)."""
+    truncation: Literal["no verdict", "allow"] = "no verdict"
+    """Whether the category is judged although prompts did not fit into the context and lost their beginning."""
     parallel: bool = False
     """The tasks ask the same questions in the same order, as translations do: items at one place count as one."""
     weight: Ratio = Field(default=1.0, gt=0)

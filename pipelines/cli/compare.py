@@ -183,10 +183,19 @@ def _suite(asked: str | None, evaluation: EvaluationRecord, last_run: RunRecord 
     """The suite whose margins are meant: the one asked for, else the one that the models were measured on.
 
     Raises:
-        RequestError: It is not there any more, or has changed since.
+        RequestError: It is not there any more, has changed since, or lacks a category that was measured.
     """
     if asked is not None:
-        return load_suite(asked)
+        suite = load_suite(asked)
+        known = [category.name for category in suite.categories]
+        lacking = [score.category for score in evaluation.categories if score.category not in known]
+        if lacking:
+            raise RequestError(
+                f"suite {suite.name} has no category {', '.join(lacking)}, which both were measured on: no margin"
+                " is known",
+                remedy=f"add it, with its margin, to a copy of the suite's file; it has {', '.join(known)}",
+            )
+        return suite
     candidates = [evaluation.suite]
     if last_run:
         candidates.insert(0, str(last_run.config.get("evaluation", {}).get("suite", evaluation.suite)))

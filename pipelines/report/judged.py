@@ -7,6 +7,8 @@ from registry.contracts import CategoryRetention, RetentionRecord, StratumDrop
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
 
+_TOLD_BY_ITS_CAUSE = (NOTHING_TO_KEEP, "truncated prompts")
+
 
 class Judged(Record):
     """One category of one comparison. Differences are in `scale`, negative where something was lost."""
@@ -26,7 +28,7 @@ class Judged(Record):
     """The largest acceptable loss, positive."""
     verdict: Verdict
     outcome: str
-    """The verdict, or `nothing to keep` where it is inconclusive for that reason."""
+    """The verdict, or why it is inconclusive where more items are no remedy."""
     reason: str
     tone: Tone
 
@@ -87,7 +89,7 @@ def _judged(kept: CategoryRetention) -> Judged:
         high=high,
         margin=None if kept.margin is None else 100 * kept.margin,
         verdict=kept.verdict,
-        outcome=NOTHING_TO_KEEP if kept.undecided == "nothing to keep" else kept.verdict,
+        outcome=kept.undecided if kept.undecided in _TOLD_BY_ITS_CAUSE else kept.verdict,
         reason=kept.verdict_reason,
         tone=VERDICT_TONES[kept.verdict],
     )

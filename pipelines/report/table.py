@@ -8,6 +8,7 @@ from typing import Literal
 
 from evals.suites.suite import Suite
 from pipelines.records.rows import UNQUANTIZED, Row
+from pipelines.report.asked import asking_notes
 from pipelines.report.load import concurrencies, conditions_text, doubt, milliseconds
 from registry.contracts import CategoryRetention, CategoryScore, CheckRecord, LoadPoint, RetentionRecord
 from registry.contracts.base import Record
@@ -78,7 +79,7 @@ def build_table(rows: list[Row], suite: Suite) -> ReportTable:
     return ReportTable(
         columns=[column for column, _ in drawn],
         rows=[[cell_of(row) for _, cell_of in drawn] for row in rows],
-        footnotes=_footnotes(rows, baseline),
+        footnotes=[*_footnotes(rows, baseline), *asking_notes(rows)],
     )
 
 
@@ -129,8 +130,8 @@ def _categories(suite: Suite) -> list[_ColumnAndCells]:
 def _verdict() -> _ColumnAndCells:
     hint = (
         "pass: every category surely lost less than its margin. fail: one surely lost more, or the artifact did not "
-        "pass its inspection or could not be served. inconclusive: more items are needed, or the baseline has nothing "
-        "to keep."
+        "pass its inspection or could not be served. inconclusive: more items are needed, the baseline has nothing to "
+        "keep, or prompts did not fit into the context."
     )
 
     def cell(row: Row) -> Cell:

@@ -9,9 +9,9 @@ from registry.contracts.base import Record
 from registry.contracts.evaluation import CategoryLook
 
 Verdict = Literal["pass", "fail", "inconclusive"]
-Undecided = Literal["too few items", "nothing to keep", "no numbers"]
-"""Why a category is inconclusive: more items would decide it, the baseline has too little score for a loss to show, or
-the items give no honest number."""
+Undecided = Literal["too few items", "nothing to keep", "truncated prompts", "no numbers"]
+"""Why a category is inconclusive: more items would decide it, the baseline has too little score for a loss to show,
+prompts did not fit into the context, or the items give no honest number."""
 
 
 class CategoryRetention(Record):
@@ -19,6 +19,8 @@ class CategoryRetention(Record):
     unit: Literal["share", "perplexity"]
     items: int
     """Paired items; documents for perplexity."""
+    truncated: int = 0
+    """Of them, those whose prompt's beginning was left out, since it did not fit into the context."""
     chance: float | None
     baseline: float | None
     """The pooled score over the pairs; None where there is none (no items, a score that is not a finite number)."""

@@ -221,6 +221,22 @@ def test_what_was_not_asked_alike_does_not_compare() -> None:
     ]
 
 
+@pytest.mark.parametrize("truncation", ["no verdict", "allow"])
+def test_a_category_with_cut_prompts_has_no_verdict_unless_it_is_allowed(truncation: str) -> None:
+    category = SHARE.model_copy(update={"truncation": truncation})
+    policy = policy_of(Suite(name="s", version="1", description="", categories=[category]))
+    items = [sample(i, 1.0, truncated=i < 3) for i in range(1000)]
+    record = evaluation([category_score(category, items)])
+    found = retention_record(
+        record, record, [category_retention(record.categories[0], pair(items, items), policy)], policy
+    )
+    (kept,) = found.categories
+    assert (record.categories[0].truncated, kept.truncated, kept.retention) == (3, 3, 1.0)
+    allowed = truncation == "allow"
+    assert kept.verdict == found.verdict == ("pass" if allowed else "inconclusive")
+    assert kept.undecided == (None if allowed else "truncated prompts")
+
+
 def test_missing_items_do_not_pair() -> None:
     with pytest.raises(StageError, match="2 of the baseline, 1 of the artifact"):
         pair([sample(0, 1), sample(1, 1)], [sample(0, 1)])

@@ -142,6 +142,17 @@ def test_margins_of_another_suite(workspace: Workspace, capsys: pytest.CaptureFi
     assert said(workspace, capsys, "baseline", "far", "--suite", str(wide))[0] == 0
 
 
+def test_a_suite_that_lacks_a_measured_category_gives_no_margin(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(SUITE_FILE.replace("name: knowledge", "name: facts"))
+    code, _, text = said(workspace, capsys, "baseline", "far", "--suite", str(other))
+    assert code == 2
+    assert "has no category knowledge, which both were measured on: no margin is known" in text
+    assert "it has facts" in text
+
+
 def test_a_wrong_name_gets_the_near_ones(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, text = said(workspace, capsys, "baselin", "far")
     assert code == 2

@@ -14,6 +14,7 @@ from pipelines.planning.stages import Stage
 from pipelines.records.events import PartKind
 from pipelines.records.rows import Row, worst_verdict
 from pipelines.records.run_record import RunRecord
+from pipelines.report.asked import asking_notes
 from pipelines.report.console import HEARTBEAT_SECONDS, RunConsole, print_record
 from pipelines.report.forest import forest_plot
 from pipelines.report.judged import judged
@@ -130,6 +131,33 @@ def test_only_artifacts_of_another_dtype_get_a_footnote() -> None:
     assert len(notes) == 1
     assert notes[0].startswith("† nf4, gptq: served in bfloat16, the baseline in float32")
     assert "16-bit types only" in notes[0]
+
+
+def asked_with(row: Row, **changes: int) -> Row:
+    """The row with its first category asked so."""
+    assert row.measurement is not None
+    first, *rest = row.measurement.evaluation.categories
+    evaluation = row.measurement.evaluation.model_copy(update={"categories": [first.model_copy(update=changes), *rest]})
+    return row.model_copy(update={"measurement": row.measurement.model_copy(update={"evaluation": evaluation})})
+
+
+def test_how_items_were_asked_stands_below_the_table() -> None:
+    baseline, artifact, *_ = report_rows()
+    assert asking_notes([baseline, artifact]) == []
+    rows = [
+        asked_with(baseline, truncated=2, windows=900, tied=1),
+        asked_with(artifact, truncated=2, windows=900, tied=3),
+    ]
+    cut, pieces, ties = asking_notes(rows)
+    score = baseline.measurement.evaluation.categories[0]  # type: ignore[union-attr]
+    assert cut.startswith(
+        f"{score.category}: the prompts of 2 of {score.items} items did not fit into the context of 512"
+    )
+    assert f"{score.items} texts were read in 900 pieces" in pieces
+    assert f"baseline 1 of {score.items} in {score.category}, {artifact.name} 3 of" in ties
+    assert build_table(rows, SUITE).footnotes[-3:] == [cut, pieces, ties]
+    assert asking_notes([asked_with(baseline, windows=score.items)]) == [], "each text in one piece"
+    assert asking_notes([Row(name="baseline", method="none")]) == []
 
 
 def test_what_is_not_known_is_a_dash_and_no_column_averages() -> None:

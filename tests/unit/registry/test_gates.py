@@ -51,6 +51,15 @@ def test_a_fail_of_perplexity() -> None:
     )
 
 
+@pytest.mark.parametrize("p", [(1e-9, 1.0), (1.0, 1e-9), (0.5, 0.5)])
+def test_cut_prompts_give_no_verdict_whatever_the_numbers_say(p: tuple[float, float]) -> None:
+    (found,) = judge([evidence(truncated=3, p_pass=p[0], p_fail=p[1])], POLICY)
+    assert (found.verdict, found.undecided, found.settled) == ("inconclusive", "truncated prompts", True)
+    assert "over 500 items; 3 of them lost the beginning of the prompt" in found.reason
+    assert "`truncation: allow`" in found.reason
+    assert overall([found])[1] == ("undecided in knowledge (1 of 1 categories: prompts did not fit into the context)")
+
+
 def test_a_gain() -> None:
     (found,) = judge([evidence(loss=-0.01, loss_low=-0.03, loss_high=0.0)], POLICY)
     assert found.reason.startswith("Scores 1.0 points higher (95 % interval of the loss -3.0 to 0.0)")
