@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from configs.base import StrictModel
 from configs.errors import RequestError
 from configs.quantities import Count
-from registry.contracts import CheckpointRecord, FilesJob, QuantizedModule
+from registry.contracts import ArtifactRecord, CheckpointRecord, FilesJob, QuantizedModule
 from registry.contracts.base import Device, DType, Method
 
 if TYPE_CHECKING:
@@ -33,8 +33,18 @@ METHODS: dict[Method, str] = {
     "awq": "quantizers.methods.awq:AWQ",
     "bnb_nf4": "quantizers.methods.bitsandbytes_nf4:BitsAndBytesNF4",
     "bnb_int8": "quantizers.methods.bitsandbytes_int8:BitsAndBytesInt8",
+    "rtn": "quantizers.methods.round_to_nearest:RoundToNearest",
+    "w8a8": "quantizers.methods.w8a8:W8A8",
 }
 """Method -> "module:Class" of its Quantizer."""
+
+
+_BITS: dict[Method, int] = {"bnb_nf4": 4, "bnb_int8": 8, "w8a8": 8}
+
+
+def bits_of(artifact: ArtifactRecord) -> int:
+    """Bits of a weight's code, scales and zero points left out: what a method was asked for or always has."""
+    return _BITS.get(artifact.method) or int(artifact.parameters["bits"])
 
 
 class MethodConfig(StrictModel):

@@ -99,7 +99,7 @@ def _able(
     """What can be done with a method here."""
     engine = load_method(method).engine
     refusals = [
-        serving_violations(Asked(method, machine.device, 2, engine=one.name, avx512=machine.has_avx512))
+        serving_violations(Asked(method, machine.device, 2, engine=one.name, cpu_flags=machine.cpu_flags))
         for one in serving
     ]
     return {
@@ -121,7 +121,7 @@ def _serves(engine: type[Engine], method: Method, machine: MachineRecord, versio
     version = next((versions[name] for name in engine.distributions if name in versions), None)
     if version is None:
         return f"{engine.name}: no, install {' or '.join(engine.distributions)}"
-    refused = serving_violations(Asked(method, machine.device, 1, engine=engine.name, avx512=machine.has_avx512))
+    refused = serving_violations(Asked(method, machine.device, 1, engine=engine.name, cpu_flags=machine.cpu_flags))
     if refused:
         return f"no: {refused[0]}"
     return f"{engine.name} {version}, {machine.serve_dtype(method in engine.serves_in_16_bits_only)}"

@@ -68,7 +68,7 @@ def open_bench(file: Path, overrides: list[str]) -> OpenBench:
     check_servable(engine, ServerRequest(config.serving, config.model, dtype, machine.device, machine.serving_threads))
     ranks, stages = config.serving.tensor_parallel_size, config.serving.pipeline_parallel_size
     method, sizes = method_of(config.model), sizes_of(config.model)
-    asked = Asked(method, machine.device, ranks, stages, engine.name, machine.has_avx512, head_size=sizes.head_size)
+    asked = Asked(method, machine.device, ranks, stages, engine.name, machine.cpu_flags, head_size=sizes.head_size)
     found = serving_violations(asked)
     if isinstance(engine, LaunchedEngine) and sizes.positions:
         found += length_violations(config.serving, sizes.positions)

@@ -1,5 +1,6 @@
 """What engines do not serve, as data: by method, engine, ranks, device, instructions, bits, head size; with sources."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from registry.contracts.base import Device, Method
@@ -23,8 +24,8 @@ class Refusal(NamedTuple):
     """True: over more than one rank."""
     pipeline_parallel: bool | None = None
     device: Device | None = None
-    avx512: bool | None = None
-    """False: on a CPU without these instructions."""
+    instructions: frozenset[str] = frozenset()
+    """The row holds on a CPU that lacks one of them."""
     bits: int | None = None
     """Per weight."""
     head_sizes: tuple[int, ...] | None = None
@@ -42,11 +43,14 @@ class Asked(NamedTuple):
     pipeline_parallel: int = 1
     """Ranks that share the layers out among them."""
     engine: str = "vllm"
-    avx512: bool | None = None
+    cpu_flags: Collection[str] | None = None
     """None where it is not known, as below."""
     bits: int | None = None
     head_size: int | None = None
 
+
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
+"""What torch asks for before it calls a CPU one with AVX512; vLLM chooses its library of kernels by that."""
 
 _BITSANDBYTES_SHARDED = Refusal(
     because="it does not shard prequantized bitsandbytes weights over tensor-parallel ranks",
@@ -62,7 +66,15 @@ _4_BITS_WITHOUT_AVX512 = Refusal(
     source="vllm/platforms/cpu.py",
     says="import vllm._C_AVX2",
     device="cpu",
-    avx512=False,
+    instructions=_AVX512,
+)
+_8_BITS_PACKED = Refusal(
+    because="it has no CPU kernel for packed weights in 8 bits",
+    remedy="set bits to 4, or take w8a8 or bnb_int8",
+    source="vllm/model_executor/kernels/linear/mixed_precision/cpu.py",
+    says="_CPUWNA16_SUPPORTED_QUANT_TYPES = (scalar_types.uint4, scalar_types.uint4b8)",
+    device="cpu",
+    bits=8,
 )
 _TRANSFORMERS_ONE_PROCESS = Refusal(
     because="it runs a model in one process",
@@ -85,15 +97,19 @@ REFUSALS = (
     ),
     _4_BITS_WITHOUT_AVX512._replace(method="gptq"),
     _4_BITS_WITHOUT_AVX512._replace(method="awq"),
+    _4_BITS_WITHOUT_AVX512._replace(method="rtn"),
     Refusal(
-        because="it has no CPU kernel for GPTQ in 8 bits",
-        remedy="set bits to 4 or take bnb_int8",
-        source="vllm/model_executor/kernels/linear/mixed_precision/cpu.py",
-        says="_CPUWNA16_SUPPORTED_QUANT_TYPES = (scalar_types.uint4, scalar_types.uint4b8)",
-        method="gptq",
+        because="it multiplies 8-bit integers through oneDNN, whose sums overflow on a CPU without AVX512 VNNI, as this"
+        " one is: the answers would be wrong",
+        remedy="take bnb_int8, or serve on a CPU with AVX512 VNNI or on a GPU",
+        source="vllm/model_executor/kernels/linear/scaled_mm/cpu.py",
+        says="self.dnnl_handler = ops.create_onednn_scaled_mm(",
+        method="w8a8",
         device="cpu",
-        bits=8,
+        instructions=_AVX512 | {"avx512_vnni"},
     ),
+    _8_BITS_PACKED._replace(method="gptq"),
+    _8_BITS_PACKED._replace(method="rtn"),
     Refusal(
         because="its attention on a CPU takes head sizes of 32, 64, 80, 96, 112, 128, 160, 192, 224, 256 and 512",
         remedy="serve this model on a GPU, where every size is taken",
@@ -123,10 +139,11 @@ def _holds(row: Refusal, asked: Asked) -> bool:
         (row.tensor_parallel, asked.tensor_parallel > 1),
         (row.pipeline_parallel, asked.pipeline_parallel > 1),
         (row.device, asked.device),
-        (row.avx512, asked.avx512),
         (row.bits, asked.bits),
     )
     if row.head_sizes and (asked.head_size is None or asked.head_size in row.head_sizes):
+        return False
+    if row.instructions and (asked.cpu_flags is None or row.instructions <= set(asked.cpu_flags)):
         return False
     return all(column in (None, value) for column, value in columns)
 

@@ -14,11 +14,11 @@ from typing import Literal
 
 from registry.contracts.base import Device, DType, Method, Record
 
-QUANTIZE_AS_STORED: frozenset[Method] = frozenset({"bnb_nf4", "bnb_int8"})
+QUANTIZE_AS_STORED: frozenset[Method] = frozenset({"bnb_nf4", "bnb_int8", "rtn", "w8a8"})
 """They only convert: no matrix is multiplied, and what is not quantized keeps its 16 bits on disk."""
 _FAST_BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
-_AVX512_FLAGS = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
-"""What torch asks for before it calls a CPU one with AVX512; vLLM chooses its library of kernels by that."""
+_OTHER_FLAGS = frozenset({"avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"})
+"""What engines choose kernels by."""
 
 
 class MachineRecord(Record):
@@ -32,11 +32,6 @@ class MachineRecord(Record):
     memory_bytes: int
     gpu_memory_bytes: int | None = None
     driver_version: str | None = None
-
-    @property
-    def has_avx512(self) -> bool:
-        """The instructions that vLLM's kernels for packed 4-bit weights are made of."""
-        return set(self.cpu_flags) >= _AVX512_FLAGS
 
     @property
     def serving_threads(self) -> int:
@@ -67,7 +62,7 @@ def detect_machine(wanted: Literal["auto", "cpu", "cuda"] = "auto") -> MachineRe
         device=device,
         device_name=gpu[0] if gpu else name,
         fast_bfloat16=fast,
-        cpu_flags=sorted(flags & {"avx2", "avx512_vnni", *_AVX512_FLAGS, *_FAST_BFLOAT16_FLAGS}),
+        cpu_flags=sorted(flags & (_OTHER_FLAGS | _FAST_BFLOAT16_FLAGS)),
         threads=len(os.sched_getaffinity(0)),
         memory_bytes=memory_bytes,
         gpu_memory_bytes=gpu[1] if gpu else None,

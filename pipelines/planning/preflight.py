@@ -93,7 +93,7 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
     if compared and compared != ranks:
         found += [f"checks.sharding: {line}" for line in tensor_parallel_violations(checkpoint, compared)]
     found += length_violations(config.serving, checkpoint.positions) + _token_violations(checkpoint)
-    asked = Asked(None, machine.device, ranks, stages, engine.name, machine.has_avx512, head_size=checkpoint.head_size)
+    asked = Asked(None, machine.device, ranks, stages, engine.name, machine.cpu_flags, head_size=checkpoint.head_size)
     for_all = serving_violations(asked)
     found += for_all
     served = serve_dtype(config, machine, None)

@@ -79,5 +79,7 @@ def method_of(model_dir: Path) -> Method | None:
         return None
     if method == "bitsandbytes":
         return "bnb_nf4" if quantization.get("load_in_4bit") else "bnb_int8"
-    known: dict[str, Method] = {"gptq": "gptq", "awq": "awq"}
+    if method == "compressed-tensors":
+        method = quantization.get("format")
+    known: dict[str, Method] = {"gptq": "gptq", "awq": "awq", "pack-quantized": "rtn", "int-quantized": "w8a8"}
     return known.get(method)

@@ -3,6 +3,7 @@
 from pipelines.records.events import ENGINE_PARTS, PartKind, StageOutcome
 from pipelines.records.rows import Row
 from pipelines.records.run_record import RunRecord
+from pipelines.report.floor import FLOOR_METHOD, floor_text
 from pipelines.report.load import concurrencies
 from pipelines.report.memory import more_tokens
 from pipelines.report.table import VERDICT_TONES, Tone, better_than_plausible, check_text, kept_text
@@ -51,7 +52,7 @@ def sentences(rows: list[Row]) -> list[Sentence]:
         told.append(Sentence(name=baseline.name, text=f"is doubtful: {'; '.join(doubts)}", tone="warn"))
     if failing := failed_checks(baseline):
         told.append(Sentence(name=baseline.name, text="; ".join(failing), tone="bad"))
-    return told + [_sentence(row, baseline, concurrencies(rows)) for row in artifacts]
+    return told + [_sentence(row, rows, concurrencies(rows)) for row in artifacts]
 
 
 def failed_checks(row: Row) -> list[str]:
@@ -60,7 +61,8 @@ def failed_checks(row: Row) -> list[str]:
     return [f"check of {check_text(check).rstrip('.')}" for check in checks if check.outcome == "fail"]
 
 
-def _sentence(row: Row, baseline: Row, levels: list[int]) -> Sentence:
+def _sentence(row: Row, rows: list[Row], levels: list[int]) -> Sentence:
+    baseline = rows[0]
     if row.failure:
         return Sentence(name=row.name, text=f"failed in {row.failure.splitlines()[0]}", tone="bad")
     if row.blocked_by and row.measurement is None:
@@ -80,13 +82,16 @@ def _sentence(row: Row, baseline: Row, levels: list[int]) -> Sentence:
     lowest = lowest_category(row)
     if lowest:
         text += f"; lowest category {lowest.category}, keeps {kept_text(lowest)}"
+    floor = floor_text(row, rows)
+    text += f"; {floor}" if floor else ""
     gained = _gained(row, baseline, levels)
     text += f"; has {' and '.join(gained)}" if gained else ""
     text = "; ".join([text, *_room(row, baseline), *failing])
     tone = VERDICT_TONES[row.retention.verdict]
     if failing:
         tone = "bad"
-    return Sentence(name=row.name, text=text, tone="warn" if odd and tone == "good" else tone)
+    doubtful = bool(odd) or (floor is not None and row.method != FLOOR_METHOD)
+    return Sentence(name=row.name, text=text, tone="warn" if doubtful and tone == "good" else tone)
 
 
 def _gained(row: Row, baseline: Row, levels: list[int]) -> list[str]:

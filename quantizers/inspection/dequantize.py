@@ -2,7 +2,8 @@
 
 An engine that packs wrongly and unpacks wrongly in the same way would agree with itself; it does not agree with this.
 Formats: GPTQ v1 and v2 (gptqmodel/nn_modules/qlinear), AWQ GEMM (casper-hansen/AutoAWQ, awq/utils/packing_utils.py),
-NF4 with nested statistics (bitsandbytes/functional.py, `QuantState`), INT8 rows (bitsandbytes, `SCB`).
+NF4 with nested statistics (bitsandbytes/functional.py, `QuantState`), INT8 rows (bitsandbytes, `SCB`), packed and plain
+integers (compressed_tensors/compressors, `pack_quantized` and `naive_quantized`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ PACKED: dict[Method, tuple[str, str]] = {
     "awq": ("qweight", "I32"),
     "bnb_nf4": ("weight", "U8"),
     "bnb_int8": ("weight", "I8"),
+    "rtn": ("weight_packed", "I32"),
+    "w8a8": ("weight", "I8"),
 }
 """Method -> (the packed tensor's name in its module, its safetensors dtype)."""
 
@@ -68,7 +71,7 @@ def dequantize(files: TensorFiles, module: str, method: Method, quantization_con
         files: The artifact.
         module: Name of the Linear.
         method: Chooses the format.
-        quantization_config: config.json's; GPTQ and AWQ read `bits`, `group_size`, `checkpoint_format`.
+        quantization_config: config.json's; GPTQ and AWQ read `bits`, GPTQ `checkpoint_format` too, RTN `num_bits`.
     """
     match method:
         case "gptq":
@@ -80,6 +83,11 @@ def dequantize(files: TensorFiles, module: str, method: Method, quantization_con
         case "bnb_int8":
             rows = files.read(f"{module}.SCB").float() / _INT8_RANGE
             return files.read(f"{module}.weight").float() * rows[:, None]
+        case "rtn":
+            (scheme,) = quantization_config["config_groups"].values()
+            return _packed_integers(files, module, scheme["weights"]["num_bits"])
+        case "w8a8":
+            return files.read(f"{module}.weight").float() * files.read(f"{module}.weight_scale").float()
 
 
 def _gptq(files: TensorFiles, module: str, bits: int, checkpoint_format: str | None) -> torch.Tensor:
@@ -100,6 +108,17 @@ def _awq(files: TensorFiles, module: str, bits: int) -> torch.Tensor:
     scales = files.read(f"{module}.scales").float()
     grouped = codes.float().view(len(scales), -1, codes.shape[1])
     return grouped.sub_(zeros[:, None]).mul_(scales[:, None]).view_as(codes).T
+
+
+def _packed_integers(files: TensorFiles, module: str, bits: int) -> torch.Tensor:
+    """weight_packed [out, in / per_word], weight_scale [out, groups], weight_zero_point [out / per_word, groups]."""
+    codes = _unpack(files.read(f"{module}.weight_packed"), bits, dim=1).float()
+    scales = files.read(f"{module}.weight_scale").float()
+    zeros: torch.Tensor | float = 2.0 ** (bits - 1)
+    if f"{module}.weight_zero_point" in files:
+        zeros = _unpack(files.read(f"{module}.weight_zero_point"), bits, dim=0)[: len(codes), :, None]
+    grouped = codes.view(*scales.shape, -1)
+    return grouped.sub_(zeros).mul_(scales[..., None]).view_as(codes)
 
 
 def _nf4(files: TensorFiles, module: str) -> torch.Tensor:

@@ -9,7 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantizers.base import LinearShapes
+from quantizers.base import LinearShapes, bits_of
 from quantizers.checkpoints.safetensors_header import TensorInfo, read_headers
 from quantizers.checkpoints.sources import read_config
 from quantizers.checkpoints.tokenizer_files import tokenizer_files
@@ -29,7 +29,6 @@ MIN_CORRELATION = 0.9
 MAX_ERROR_WITHOUT_VARIANCE = math.sqrt(1 - MIN_CORRELATION**2)
 """The relative error of the best fit of two matrices of mean 0 that correlate by MIN_CORRELATION."""
 
-_NOMINAL_BITS = {"bnb_nf4": 4, "bnb_int8": 8}
 _MAX_OVERHEAD_BITS = 2.0
 """Scales, zeros and tables, per weight; large only in models of a few thousand weights a layer."""
 _SIZE_TOLERANCE = 0.10
@@ -142,7 +141,7 @@ def check_size(
 ) -> InspectionCheck:
     """Bits per weight have to fit the method, and the rest of the model has to be as large as it was."""
     bits = bits_per_weight(headers, checkpoint.linear_shapes)
-    nominal = _NOMINAL_BITS.get(artifact.method) or int(artifact.parameters["bits"])
+    nominal = bits_of(artifact)
     size, source_size = _total(headers), _total(source_headers)
     weights = sum(rows * columns for rows, columns in checkpoint.linear_shapes.values())
     linear = sum(source_headers[f"{module}.weight"].size_bytes for module in checkpoint.linear_shapes)

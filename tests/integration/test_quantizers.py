@@ -19,6 +19,8 @@ from tests.tiny_llama import make_tiny_llama
 
 pytestmark = pytest.mark.engine
 
+PARAMETERS: dict[str, dict[str, object]] = {"bnb_nf4": {}, "bnb_int8": {}, "rtn": {"group_size": 64}, "w8a8": {}}
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CheckpointRecord]:
@@ -54,7 +56,7 @@ def artifacts(
     checkpoint: tuple[Path, CheckpointRecord], clock: StageClock, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Path, ArtifactRecord]]:
     made = {}
-    for method in ("bnb_nf4", "bnb_int8"):
+    for method, parameters in PARAMETERS.items():
         output = tmp_path_factory.mktemp(method)
         job = QuantizeJob.model_validate(
             {
@@ -62,7 +64,7 @@ def artifacts(
                 "result_file": output / "../result.json",
                 "output_dir": output,
                 "name": method,
-                "config": {"method": method},
+                "config": {"method": method, **parameters},
                 "checkpoint_dir": checkpoint[0],
                 "checkpoint": checkpoint[1],
                 "calibration_dir": None,
@@ -107,7 +109,10 @@ def with_digest(folder: Path, record: ArtifactRecord) -> tuple[Path, ArtifactRec
     return folder, record.model_copy(update={"digest": manifest_of(folder).digest})
 
 
-@pytest.mark.parametrize(("method", "bits", "correlation"), [("bnb_nf4", 4, 0.99), ("bnb_int8", 8, 0.999)])
+@pytest.mark.parametrize(
+    ("method", "bits", "correlation"),
+    [("bnb_nf4", 4, 0.99), ("bnb_int8", 8, 0.999), ("rtn", 4, 0.99), ("w8a8", 8, 0.999)],
+)
 def test_a_sound_artifact_passes(
     checkpoint: tuple[Path, CheckpointRecord],
     artifacts: dict[str, tuple[Path, ArtifactRecord]],
@@ -125,7 +130,7 @@ def test_a_sound_artifact_passes(
     assert record.probe_answer
 
 
-@pytest.mark.parametrize("method", ["bnb_nf4", "bnb_int8"])
+@pytest.mark.parametrize("method", list(PARAMETERS))
 def test_shuffled_weights_are_caught(
     checkpoint: tuple[Path, CheckpointRecord],
     artifacts: dict[str, tuple[Path, ArtifactRecord]],
@@ -138,7 +143,7 @@ def test_shuffled_weights_are_caught(
 
     ruined = copy_of(artifacts[method], tmp_path / "ruined")
     tensors = load_file(ruined / "model.safetensors")
-    name = "model.layers.1.mlp.down_proj.weight"
+    name = "model.layers.1.mlp.down_proj." + ("weight_packed" if method == "rtn" else "weight")
     tensors[name] = tensors[name].flatten()[torch.randperm(tensors[name].numel())].view_as(tensors[name])
     save_file(tensors, ruined / "model.safetensors", metadata={"format": "pt"})
     record = inspected(checkpoint, with_digest(ruined, artifacts[method][1]), clock)
@@ -213,7 +218,7 @@ def test_a_tokenizer_of_more_tokens_than_the_embedding_is_sampled_inside_it(
         calibrate_stage(calibration_job(longer, tmp_path / "file", source="file", path=text), clock)
 
 
-@pytest.mark.parametrize("method", ["bnb_nf4", "bnb_int8"])
+@pytest.mark.parametrize("method", list(PARAMETERS))
 def test_a_generation_config_that_the_engine_refuses_is_kept_as_it_is(
     checkpoint: tuple[Path, CheckpointRecord], clock: StageClock, tmp_path: Path, method: str
 ) -> None:

@@ -50,7 +50,12 @@ def measurement(name: str, dtype: str, size_mib: float, smoke: str = " Paris.") 
 
 def row(name: str, method: str, dtype: str, size_mib: float, bits: float) -> Row:
     artifact = artifact_record(f"sha256:{name}{'0' * 40}", name).model_copy(
-        update={"method": method, "bits_per_weight": bits, "size_bytes": int(size_mib * 2**20)}
+        update={
+            "method": method,
+            "parameters": {"bits": round(bits)},
+            "bits_per_weight": bits,
+            "size_bytes": int(size_mib * 2**20),
+        }
     )
     return Row(
         name=name,

@@ -127,6 +127,9 @@ def test_an_engine_s_own_refusals_are_told_before_it_is_started(config: Path) ->
         ({"quant_method": "gptq"}, "gptq"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bnb_nf4"),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bnb_int8"),
+        ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "rtn"),
+        ({"quant_method": "compressed-tensors", "format": "int-quantized"}, "w8a8"),
+        ({"quant_method": "compressed-tensors", "format": "float-quantized"}, None),
         ({"quant_method": "fp8"}, None),
         ("words", None),
         (None, None),
@@ -137,7 +140,7 @@ def test_the_dtype_follows_what_the_folder_holds(tmp_path: Path, quantization: A
     assert method_of(tmp_path) == method
     slow = MACHINE.model_copy(update={"fast_bfloat16": False})
     asked = BenchConfig(version=1, name="mine", model=tmp_path)
-    assert bench_dtype(asked, slow) == ("bfloat16" if method in ("gptq", "bnb_nf4") else "float32")
+    assert bench_dtype(asked, slow) == ("bfloat16" if method in ("gptq", "bnb_nf4", "rtn") else "float32")
     assert bench_dtype(asked.model_copy(update={"dtype": "float16"}), slow) == "float16"
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.cli import doctor, main
 from pipelines.cli import run as run_command
+from quantizers.base import METHODS
 from tests.tiny_llama import make_tiny_tokenizer
 
 RECIPE = """\
@@ -123,7 +124,7 @@ def test_doctor_knows_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["engines"]["torch"]
-    assert set(report["methods"]) == {"gptq", "awq", "bnb_nf4", "bnb_int8"}
+    assert set(report["methods"]) == set(METHODS)
     assert report["methods"]["bnb_nf4"]["tensor_parallel"].startswith("no: ")
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from pipelines.planning.device import MachineRecord, detect_machine
+from quantizers.base import METHODS
 from registry.contracts.base import Method
 from serving_checks.engines.vllm import VllmEngine
 
@@ -15,7 +16,7 @@ def machine(fast_bfloat16: bool) -> MachineRecord:
     )
 
 
-@pytest.mark.parametrize("method", [None, "gptq", "awq", "bnb_nf4", "bnb_int8"])
+@pytest.mark.parametrize("method", [None, *METHODS])
 def test_everything_is_bfloat16_where_that_is_fast(method: Method | None) -> None:
     assert machine(True).quantize_dtype(method) == "bfloat16"
     assert machine(True).serve_dtype(method in IN_16_BITS_ONLY) == "bfloat16"
@@ -23,11 +24,11 @@ def test_everything_is_bfloat16_where_that_is_fast(method: Method | None) -> Non
 
 def test_float32_where_bfloat16_is_slow_and_the_engines_take_it() -> None:
     slow = machine(False)
-    assert {
-        method: slow.serve_dtype(method in IN_16_BITS_ONLY) for method in (None, "bnb_int8", "gptq", "awq", "bnb_nf4")
-    } == {
+    assert {method: slow.serve_dtype(method in IN_16_BITS_ONLY) for method in (None, *METHODS)} == {
         None: "float32",
         "bnb_int8": "float32",
+        "w8a8": "float32",
+        "rtn": "bfloat16",
         "gptq": "bfloat16",
         "awq": "bfloat16",
         "bnb_nf4": "bfloat16",

@@ -22,7 +22,9 @@ SLOW = MachineRecord(
     threads=2,
     memory_bytes=24 << 30,
 )
-FAST = SLOW.model_copy(update={"fast_bfloat16": True, "device_name": "a new CPU"})
+FAST = SLOW.model_copy(
+    update={"fast_bfloat16": True, "device_name": "a new CPU", "cpu_flags": [*SLOW.cpu_flags, "avx512_vnni"]}
+)
 GPU = FAST.model_copy(update={"device": "cuda", "device_name": "a GPU", "gpu_memory_bytes": 80 << 30})
 
 
@@ -88,7 +90,7 @@ def test_the_widest_group_that_divides_every_row_is_taken(outline: ModelOutline,
 
 def test_a_method_that_the_engine_gets_wrong_for_the_model_is_left_out() -> None:
     recipe = recipe_for(PHI3, GPU)
-    assert set(recipe.methods) == {"int8", "nf4"}
+    assert set(recipe.methods) == {"int8", "nf4", "rtn", "w8a8"}
     assert {"gptq", "awq"} <= set(recipe.left_out)
 
 
@@ -102,9 +104,9 @@ def test_gemma_s_wide_heads_and_odd_sizes(outline: ModelOutline) -> None:
 
 def test_where_no_packing_fits_what_is_left_is_made_and_the_rest_is_told() -> None:
     recipe = recipe_for(ROWS_OF_301, GPU)
-    assert list(recipe.methods) == ["int8"]
+    assert list(recipe.methods) == ["int8", "w8a8"]
     text = text_of(recipe)
-    for name in ("gptq", "awq", "nf4"):
+    for name in ("gptq", "awq", "nf4", "rtn"):
         assert f"# Not {name}: " in text
     assert "words of 8 packed 4-bit weights" in comments(text)
 
@@ -141,9 +143,9 @@ def test_a_hub_model_keeps_its_commit() -> None:
 @pytest.mark.parametrize(
     ("machine", "says"),
     [
-        (SLOW, "cpu here and serves in float32: the baseline, int8; bfloat16: nf4, gptq, awq."),
-        (FAST, "cpu here and serves in bfloat16: the baseline, nf4, int8, gptq, awq."),
-        (GPU, "cuda here and serves in bfloat16: the baseline, nf4, int8, gptq, awq."),
+        (SLOW, "cpu here and serves in float32: the baseline, int8; bfloat16: nf4, rtn, gptq, awq."),
+        (FAST, "cpu here and serves in bfloat16: the baseline, nf4, int8, rtn, w8a8, gptq, awq."),
+        (GPU, "cuda here and serves in bfloat16: the baseline, nf4, int8, rtn, w8a8, gptq, awq."),
     ],
     ids=["slow", "fast", "GPU"],
 )

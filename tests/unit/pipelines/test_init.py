@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.cli import main
 from tests.architecture.repository import ROOT
+from tests.unit.pipelines.test_first_recipe import FAST
 
 DOCUMENT = ROOT / "docs" / "init.md"
 
@@ -17,6 +18,12 @@ DOCUMENT = ROOT / "docs" / "init.md"
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def new_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the document says is of a CPU that serves all methods; this machine may lack instructions for some."""
+    monkeypatch.setattr("pipelines.cli.init.detect_machine", lambda *_: FAST)
 
 
 def walk() -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from pipelines.planning.context import JobContext
 from pipelines.planning.preflight import check_families, check_free_space, check_memory, check_rules, rule_violations
 from pipelines.planning.stages import Stage, stages_of
 from pipelines.recipe.run_config import RunConfig
+from quantizers.base import METHODS
 from quantizers.checkpoints.sources import FolderSource, HubSource, told_architecture
 from registry.contracts import ObjectRef, StageResult
 from registry.contracts.base import Device, Method
@@ -203,7 +204,7 @@ def test_a_pipeline_on_a_cpu_is_told_once() -> None:
 
 
 def test_one_rank_is_refused_to_none() -> None:
-    asked = [(method, engine) for method in ("gptq", "awq", "bnb_nf4", "bnb_int8") for engine in ENGINES]
+    asked = [(method, engine) for method in METHODS for engine in ENGINES]
     assert not any(serving_violations(Asked(method, "cuda", 1, engine=engine)) for method, engine in asked)
 
 
@@ -244,6 +245,7 @@ def test_the_cuda_recipe_fits_its_model() -> None:
         "prepare",
         "soundness",
         "measure:baseline",
+        *(f"{kind}:{name}" for name in ("rtn-int4", "w8a8") for kind in ("quantize", "inspect", "measure")),
         "calibrate",
         "quantize:gptq-int4",
         "inspect:gptq-int4",
@@ -282,19 +284,32 @@ def test_every_head_size_is_taken_on_a_gpu() -> None:
 def test_packed_weights_need_avx512_on_a_cpu(missing: str) -> None:
     old = MACHINE.model_copy(update={"cpu_flags": [flag for flag in MACHINE.cpu_flags if flag != missing]})
     methods = {name: {"method": name} for name in ("bnb_int8", "bnb_nf4")}
-    four_bits = {name: {"method": name, "group_size": 64} for name in ("gptq", "awq")}
+    four_bits = {name: {"method": name, "group_size": 64} for name in ("gptq", "awq", "rtn")}
     asked = replace(context(methods=methods | four_bits), machine=old)
     found = rule_violations(asked, checkpoint_record("sha256:c"))
-    assert [line.partition(":")[0] for line in found] == ["gptq", "awq"]
+    assert [line.partition(":")[0] for line in found] == ["gptq", "awq", "rtn"]
     assert all("made of AVX512 instructions, which this CPU lacks" in line for line in found)
     assert not rule_violations(replace(asked, machine=MACHINE), checkpoint_record("sha256:c"))
 
 
-def test_gptq_in_8_bits_is_not_served_on_a_cpu() -> None:
-    asked = context(methods={"gptq": {"method": "gptq", "group_size": 64, "bits": 8}})
+@pytest.mark.parametrize("missing", ["avx512f", "avx512_vnni"])
+def test_integers_are_multiplied_on_a_cpu_with_vnni_only(missing: str) -> None:
+    flags = ["avx512bw", "avx512dq", "avx512f", "avx512vl", "avx512_vnni"]
+    new = MACHINE.model_copy(update={"cpu_flags": flags})
+    old = MACHINE.model_copy(update={"cpu_flags": [flag for flag in flags if flag != missing]})
+    asked = replace(context(methods={"w8a8": {"method": "w8a8"}}), machine=old)
     (line,) = rule_violations(asked, checkpoint_record("sha256:c"))
-    assert "no CPU kernel for GPTQ in 8 bits" in line
-    assert not serving_violations(Asked("gptq", "cuda", 1, bits=8))
+    assert line.startswith("w8a8: vllm: it multiplies 8-bit integers through oneDNN")
+    assert not rule_violations(replace(asked, machine=new), checkpoint_record("sha256:c"))
+    assert not serving_violations(Asked("w8a8", "cuda", 1, cpu_flags=[]))
+
+
+@pytest.mark.parametrize("method", ["gptq", "rtn"])
+def test_packed_weights_in_8_bits_are_not_served_on_a_cpu(method: Method) -> None:
+    asked = context(methods={"mine": {"method": method, "group_size": 64, "bits": 8}})
+    (line,) = rule_violations(asked, checkpoint_record("sha256:c"))
+    assert "no CPU kernel for packed weights in 8 bits" in line
+    assert not serving_violations(Asked(method, "cuda", 1, bits=8))
 
 
 def test_a_weight_beyond_float16_forbids_what_goes_through_it() -> None:

@@ -1,0 +1,109 @@
+"""Round-to-nearest in the compressed-tensors format, by the library of that name: no data, no loss, seconds.
+
+vLLM and transformers read such artifacts by that library too. It has the scales (`calculate_qparams`), the rounding and
+the packing. What is ours is the order: each Linear is rounded in float32 by its scales as they are stored, so that no
+second rounding of the scales comes between weights and codes.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from configs.errors import StageError
+from quantizers.base import QuantizeOutcome
+from quantizers.checkpoints.tokenizer_files import carry_over
+from registry.contracts import QuantizedModule
+from registry.os_faults import check_not_refused
+
+if TYPE_CHECKING:
+    import torch
+
+    from quantizers.base import QuantizeJob
+    from registry.stage_process import StageClock
+
+ENGINE = "compressed-tensors"
+LIBRARIES = (ENGINE, "torch", "transformers")
+"""Whose versions shape the weights."""
+_OUTPUT_LAYER = "lm_head"
+
+
+def run_compressed_tensors(
+    job: QuantizeJob, clock: StageClock, weights: dict[str, Any], input_activations: dict[str, Any] | None = None
+) -> QuantizeOutcome:
+    """Round the Linears of `job.checkpoint_dir` and save the model with its tokenizer.
+
+    Args:
+        job: Its dtype is what the checkpoint is held in; a Linear is widened while it is rounded.
+        clock: Counts `import`, `load`, `quantize`, `save`.
+        weights: The library's QuantizationArgs for the weights.
+        input_activations: Those for what comes in when the artifact is served; None leaves it as it is.
+
+    Raises:
+        StageError: The library failed, or left Linears unquantized.
+    """
+    with clock.part("import"):
+        import torch
+        from compressed_tensors.compressors import ModelCompressor
+        from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
+        from transformers import AutoModelForCausalLM, GenerationConfig
+    torch.set_num_threads(job.threads)
+    scheme = {"targets": ["Linear"], "weights": weights, "input_activations": input_activations}
+    config = QuantizationConfig(config_groups={"linear": scheme}, ignore=[_OUTPUT_LAYER])
+    try:
+        with clock.part("load"):
+            model = AutoModelForCausalLM.from_pretrained(
+                job.checkpoint_dir, dtype=getattr(torch, job.dtype), device_map=job.device
+            )
+        with clock.part("quantize"):
+            apply_quantization_config(model, config)
+            linears = {name: module for name, module in model.named_modules() if hasattr(module, "quantization_scheme")}
+            for module in linears.values():
+                _round(module, getattr(torch, job.checkpoint.dtype))
+        with clock.part("save"):
+            model.config.dtype = getattr(torch, job.checkpoint.dtype)
+            compressor = ModelCompressor.from_pretrained_model(model)
+            # The library refuses to save some generation configs; the source's own file comes in its place anyway.
+            model.generation_config = GenerationConfig()
+            model.save_pretrained(job.output_dir)
+            compressor.update_config(str(job.output_dir))
+    except Exception as error:  # The library raises whatever it stumbles over.
+        check_not_refused(error, f"{ENGINE} at {job.name}", job.output_dir)
+        raise StageError(
+            f"{ENGINE} gave up on {job.name}: {type(error).__name__}: {error}",
+            remedy="it would do so again: take another method; the traceback is in the stage's log",
+            blame="engine",
+        ) from error
+    left = sorted(set(job.checkpoint.linear_shapes) - linears.keys())
+    if left:
+        raise StageError(
+            f"{ENGINE} left {len(left)} Linears unquantized: {', '.join(left[:3])}",
+            remedy="check that the versions in the environment are those of the lock file",
+            blame="engine",
+        )
+    carry_over(job.checkpoint_dir, job.output_dir)
+    return QuantizeOutcome(
+        modules=[QuantizedModule(name=name) for name in sorted(linears)],
+        versions={library: version(library) for library in LIBRARIES},
+        engine=ENGINE,
+    )
+
+
+def _round(linear: Any, stored: torch.dtype) -> None:
+    """Give a Linear its scales, in the dtype `stored`, and its rounded and packed weights."""
+    import torch
+    from compressed_tensors.compressors.base import compress_module
+    from compressed_tensors.quantization.utils import calculate_qparams
+
+    args = linear.quantization_scheme.weights
+    weight = linear.weight.detach().float()
+    grouped = weight.unflatten(-1, (-1, args.group_size or weight.shape[-1]))
+    scales, zeros = calculate_qparams(grouped.amin(-1), grouped.amax(-1), args)
+    scales = scales.to(stored)
+    linear.weight.data = weight
+    linear.weight_scale.data = scales.float()
+    if not args.symmetric:
+        linear.weight_zero_point.data = zeros
+    with torch.no_grad():
+        compress_module(linear)
+    linear.weight_scale.data = scales
