@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from configs.base import StrictModel
+from configs.names import entry_of
 from pipelines.recipe.run_config import TrackingConfig
 from pipelines.records.rows import Row
 from pipelines.records.run_record import RunRecord
@@ -148,7 +149,8 @@ def _record_row(backend: MlflowBackend, parent: RunWriter, row: Row, model: str,
             )
             if row.artifact.calibration_digest:
                 child.dataset("calibration", row.artifact.calibration_digest, "calibration", "quantbench-store")
-    if row.artifact and row.measurement:
+    # What answered the suite and no more tells of the method; it was not loaded, and nobody deploys it.
+    if row.artifact and row.measurement and row.name == entry_of(row.name):
         version = backend.register_version(
             model, store.path(row.artifact.digest), child.run_id, row.artifact.digest, tags
         )

@@ -16,7 +16,7 @@ from quantizers.checkpoints.gguf_tokenizer import write_tokenizer
 from quantizers.checkpoints.gguf_vocabulary import GgufVocabulary, read_vocabulary
 from quantizers.checkpoints.gguf_weights import load_weights
 from quantizers.checkpoints.recognition import TELLING_FILES
-from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX, read_headers, weight_files
+from quantizers.checkpoints.safetensors_header import FLOATS, WEIGHTS_INDEX, read_headers, weight_files
 from quantizers.checkpoints.sources import (
     FolderSource,
     GgufSource,
@@ -51,8 +51,6 @@ _COMPANIONS = (
     "LICENSE*",
 )
 """What belongs to a checkpoint besides its weights. A list of what may come in: pickles and scripts stay outside."""
-
-_DTYPES: dict[str, DType] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 class PrepareJob(FilesJob):
@@ -120,11 +118,6 @@ def describe(folder: Path, *, origin: str, note: str | None = None) -> Checkpoin
     for info in headers.values():
         bytes_by_dtype[info.dtype] = bytes_by_dtype.get(info.dtype, 0) + info.size_bytes
     stored = max(bytes_by_dtype, key=lambda name: bytes_by_dtype[name])
-    if stored not in _DTYPES:
-        raise RequestError(
-            f"most weights in {folder} are stored as {stored}",
-            remedy=f"use a checkpoint in one of {', '.join(_DTYPES)}",
-        )
     return CheckpointRecord(
         digest=manifest.digest,
         size_bytes=manifest.size_bytes,
@@ -134,7 +127,7 @@ def describe(folder: Path, *, origin: str, note: str | None = None) -> Checkpoin
             for name, info in headers.items()
             if not (config.tie_word_embeddings and name == "lm_head.weight")
         ),
-        dtype=_DTYPES[stored],
+        dtype=FLOATS[stored],
         max_position_embeddings=_whole_number(config, "max_position_embeddings", folder),
         positions=positions(config),
         sliding_window=sliding_window(config),

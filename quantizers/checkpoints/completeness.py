@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import RequestError
-from quantizers.checkpoints.safetensors_header import TensorInfo, read_headers
+from quantizers.checkpoints.safetensors_header import FLOATS, TensorInfo, read_headers
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -59,8 +59,20 @@ def refuse_incomplete(folder: Path) -> PretrainedConfig:
             f"the weights in {folder} do not have the shapes that config.json promises: {_listed(shown)}",
             remedy=_NOT_WHOLE,
         )
+    _refuse_dtypes(folder, {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}, headers)
     _refuse_two_heads(folder, tied, headers)
     return model.config
+
+
+def _refuse_dtypes(folder: Path, weights: Iterable[str], headers: Mapping[str, TensorInfo]) -> None:
+    """Weights that are stored as whole numbers were quantized or rounded away: engines read them as they lie."""
+    others = {name: headers[name].dtype for name in weights if name in headers and headers[name].dtype not in FLOATS}
+    if others:
+        raise RequestError(
+            f"weights in {folder} are stored in a dtype that is not one of {', '.join(FLOATS)}:"
+            f" {_listed([f'{name} as {others[name]}' for name in sorted(others)])}",
+            remedy="fetch the checkpoint again, or save it in one of these",
+        )
 
 
 def refuse_gaps(what: str, missing: Iterable[str], foreign: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from configs.errors import RequestError
 from configs.reading.json_text import parse_json, read_json_object
 from configs.reading.text import WEIGHTS_FILE_BYTES, opened
+from registry.contracts.base import DType
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -20,6 +21,8 @@ _ITEM_BYTES = {
     **dict.fromkeys(("I32", "U32", "F32"), 4),
     **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
 }
+FLOATS: dict[str, DType] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""What weights may be stored as."""
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
 """The format's own limit; a longer one is not a safetensors file."""

@@ -6,12 +6,11 @@ import math
 from pathlib import Path
 
 from configs.errors import RequestError
-from quantizers.checkpoints.safetensors_header import read_headers
+from quantizers.checkpoints.safetensors_header import FLOATS, read_headers
 
 FLOAT16_MAX = 65504.0
 """The largest number that float16 holds (IEEE 754-2008, binary16)."""
 
-_FLOATS = ("F32", "BF16", "F16")
 _SHOWN = 4
 
 
@@ -31,7 +30,7 @@ def beyond_float16(folder: Path) -> dict[str, float]:
     for file in sorted({info.file for info in headers.values()}):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - it is no mapping
-                if headers[name].dtype in _FLOATS and headers[name].size_bytes:
+                if headers[name].dtype in FLOATS and headers[name].size_bytes:
                     # NaN is the minimum and the maximum of every tensor that it is in.
                     low, high = opened.get_tensor(name).aminmax()
                     largest[name] = max(abs(float(low)), abs(float(high)))

@@ -21,6 +21,7 @@ calibration: {{source: self, samples: 16, tokens: 64}}
 methods:
   nf4: {{method: bnb_nf4}}
   gptq: {{method: gptq, group_size: 32}}
+replicates: {{gptq: 2}}
 evaluation: {{suite: {suite}}}
 serving: {{max_model_len: 256, max_num_seqs: 8, kv_cache_gib: 0.25}}
 load:
@@ -66,7 +67,8 @@ def record(recipe: Path) -> dict[str, Any]:
 
 def test_every_row_is_measured(record: dict[str, Any]) -> None:
     rows = {row["name"]: row for row in record["rows"]}
-    assert set(rows) == {"baseline", "nf4", "gptq"}
+    # Where bfloat16 is slow, the baseline is served in float32 and asked in bfloat16 too.
+    assert set(rows) - {"baseline+bfloat16"} == {"baseline", "nf4", "gptq", "gptq+2"}
     for name, row in rows.items():
         assert row["failure"] is None, name
         scores = {score["category"]: score for score in row["measurement"]["evaluation"]["categories"]}
@@ -74,12 +76,15 @@ def test_every_row_is_measured(record: dict[str, Any]) -> None:
         assert 0.3 < scores["grammar"]["value"] < 0.7
         assert scores["language"]["value"] > 100
         points = row["measurement"]["serving"]["load_points"]
-        assert [(point["completed"], point["output_tokens"]) for point in points] == [(4, 32), (4, 32)]
+        loaded = [] if "+" in name else [(4, 32), (4, 32)]
+        assert [(point["completed"], point["output_tokens"]) for point in points] == loaded
+        assert bool(row["measurement"]["serving"]["checks"]) == bool(loaded)
         assert row["measurement"]["serving"]["smoke_answer"]
         assert row["measurement"]["serving"]["memory"]["kv_cache_tokens"] > 0
         # A fork server that does not answer is no error: without this nobody would see that it never does.
         assert row["measurement"]["serving"]["forked"]
-    for name in ("nf4", "gptq"):
+    assert rows["gptq"]["artifact"]["digest"] != rows["gptq+2"]["artifact"]["digest"]
+    for name in ("nf4", "gptq", "gptq+2"):
         row = rows[name]
         assert 4 <= row["artifact"]["bits_per_weight"] < 6
         assert row["artifact"]["fallback_count"] == 0
@@ -105,7 +110,8 @@ def test_the_baseline_is_proved_sound_and_beside_transformers(record: dict[str, 
 
 def test_the_page_stands_alone(record: dict[str, Any]) -> None:
     page = Path(record["page"]).read_text()
-    assert "gptq" in page
+    assert "gptq+2" in page
+    assert "The artifact, or the method?" in page
     assert "src=" not in page
 
 
@@ -117,7 +123,7 @@ def test_mlflow_has_it_all(recipe: Path, record: dict[str, Any]) -> None:
     experiment = client.get_experiment_by_name("quantbench")
     assert experiment is not None
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) == {record["run_id"], "baseline", "nf4", "gptq"}
+    assert set(runs) == {record["run_id"]} | {row["name"] for row in record["rows"]}
     parent = runs[record["run_id"]]
     assert runs["gptq"].data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert runs["gptq"].data.metrics["language.retention"] > 0
@@ -137,7 +143,7 @@ def test_the_commands_read_what_the_run_left(recipe: Path, record: dict[str, Any
     planned = json.loads(quantbench("plan", str(recipe), "--workspace", workspace, "--json").stdout)
     assert {stage["action"] for stage in planned["stages"]} == {"reuse"}
     listed = json.loads(quantbench("artifacts", "list", "--workspace", workspace, "--json").stdout)
-    assert [artifact["name"] for artifact in listed] == ["nf4", "gptq"]
+    assert [artifact["name"] for artifact in listed] == ["nf4", "gptq", "gptq+2"]
     shown = json.loads(quantbench("artifacts", "show", listed[1]["digest"], "--workspace", workspace).stdout)
     assert shown["method"] == "gptq"
     assert quantbench("artifacts", "verify", "--workspace", workspace).returncode == 0
@@ -183,5 +189,5 @@ def test_a_published_score_that_is_missed_stops_the_run(recipe: Path, record: di
     assert {how.pop(name) for name in ("prepare", "soundness")} == {"reused"}
     assert set(how.values()) == {"skipped"}
     assert "BASELINE MISMATCH: demo_grammar acc is 0." in told["rows"][0]["failure"]
-    assert [row["failure"] for row in told["rows"][1:]] == [None, None]
-    assert [row["blocked_by"] for row in told["rows"][1:]] == ["measure:baseline", "measure:baseline"]
+    assert {row["failure"] for row in told["rows"][1:]} == {None}
+    assert {row["blocked_by"] for row in told["rows"][1:] if row["name"] in ("nf4", "gptq")} == {"measure:baseline"}

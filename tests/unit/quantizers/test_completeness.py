@@ -152,6 +152,25 @@ def test_numbers_that_are_not_finite_are_the_source_s(folder: Path, value: float
     assert f"the source's own weights are not finite: {name}" in refused(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype", "told"),
+    [
+        ("model.norm.weight", "int64", "model.norm.weight as I64"),  # all ones, so nothing is lost here
+        (UP, "bool", f"{UP} as BOOL"),
+        (UP, "float64", f"{UP} as F64"),
+        ("", "int8", "hold no weight matrices in float32, bfloat16 or float16"),
+    ],
+)
+def test_weights_that_are_stored_as_no_engine_computes_are_named(
+    folder: Path, name: str, dtype: str, told: str
+) -> None:
+    import torch
+
+    tensors = tensors_of(folder)
+    save(folder, {key: tensor.to(getattr(torch, dtype)) if name in key else tensor for key, tensor in tensors.items()})
+    assert told in refused(folder)
+
+
 def test_a_weight_beyond_float16_is_recorded(folder: Path) -> None:
     tensors = tensors_of(folder)
     tensors[UP][3, 7] = -2.0e6
