@@ -36,8 +36,9 @@ def tensor_bytes(model: Any) -> dict[str, int]:
 
     Parameters, buffers, what bitsandbytes hangs on a parameter beside its codes (block scales, look-up tables), and
     weights that vLLM's CPU Linears have handed over to a packed copy inside oneDNN, leaving an empty tensor behind
-    (vllm/model_executor/layers/utils.py): those are counted by their shape. Where such a Linear kept its own tensor,
-    as an output layer does that may be the embedding too, there are two copies and both are counted.
+    (vllm/model_executor/layers/utils.py, and for 8-bit integers kernels/linear/scaled_mm/cpu.py): those are counted by
+    their shape. Where such a Linear kept its own tensor, as an output layer does that may be the embedding too, there
+    are two copies and both are counted.
     """
     found: dict[str, int] = {}
     seen: set[int] = set()
@@ -60,7 +61,7 @@ def kernels(model: Any) -> Iterator[str]:
         if method is None or next(module.parameters(recurse=False), None) is None:
             continue
         if type(module).__name__ != "VocabParallelEmbedding":  # a look-up multiplies nothing
-            yield _dense_operator(module) or _kernel_of_method(method)
+            yield _dense_operator(module) or _kernel_name(module)
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
@@ -84,6 +85,9 @@ def _inside(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _packed_bytes(module: Any) -> int:
+    integers = getattr(_kernel(module), "dnnl_handler", None)
+    if integers is not None:
+        return int(integers.k * integers.n)
     weight = getattr(module, "weight", None)
     if weight is None or _dense_operator(module) in (None, "linear"):
         return 0
@@ -102,9 +106,16 @@ def _dense_operator(module: Any) -> str | None:
     return str(code.co_names[-1]) if code and code.co_names else None
 
 
-def _kernel_of_method(method: Any) -> str:
-    kernel = getattr(method, "kernel", None) or getattr(getattr(method, "scheme", None), "kernel", None)
-    name = type(kernel or method).__name__
+def _kernel(module: Any) -> Any:
+    """What multiplies for a quantized Linear: its method's kernel, or that of the scheme that its layer has."""
+    method = getattr(module, "quant_method", None)
+    scheme = getattr(module, "scheme", None) or getattr(method, "scheme", None)
+    return getattr(method, "kernel", None) or getattr(scheme, "kernel", None)
+
+
+def _kernel_name(module: Any) -> str:
+    method = module.quant_method
+    name = type(_kernel(module) or method).__name__
     if name == "BitsAndBytesLinearMethod":
         return "bitsandbytes.matmul" if method.quant_config.load_in_8bit else "bitsandbytes.matmul_4bit"
     return name

@@ -38,6 +38,11 @@ class CPUWNA16LinearKernel:
     pass
 
 
+class CPUInt8ScaledMMLinearKernel:
+    def __init__(self) -> None:
+        self.dnnl_handler = Module(k=64, n=32)
+
+
 class UnquantizedLinearMethod:
     pass
 
@@ -62,6 +67,7 @@ def test_the_probe_names_what_multiplies() -> None:
         nf4=Module(quant_method=BitsAndBytesLinearMethod(load_in_8bit=False)),
         int8=Module(quant_method=BitsAndBytesLinearMethod(load_in_8bit=True)),
         embedding=VocabParallelEmbedding(quant_method=dense, cpu_linear=lambda x: ops.onednn_mm(x, x)),
+        w8a8=Module(quant_method=UnquantizedLinearMethod(), scheme=Module(kernel=CPUInt8ScaledMMLinearKernel())),
         norm=Module(),
     )
     assert list(worker_probe.kernels(model)) == [
@@ -71,7 +77,26 @@ def test_the_probe_names_what_multiplies() -> None:
         "CPUWNA16LinearKernel",
         "bitsandbytes.matmul_4bit",
         "bitsandbytes.matmul",
+        "CPUInt8ScaledMMLinearKernel",
     ]
+
+
+def test_integers_that_onednn_holds_are_counted_by_their_shape() -> None:
+    """The kernel leaves None in place of the weight once oneDNN has its copy."""
+
+    class Whole(Model):
+        def named_modules(self) -> list[tuple[str, object]]:
+            return list(self.__dict__.items())
+
+        def named_buffers(self) -> list[object]:
+            return []
+
+        named_parameters = named_buffers
+
+    layer = Module(
+        quant_method=UnquantizedLinearMethod(), scheme=Module(kernel=CPUInt8ScaledMMLinearKernel()), weight=None
+    )
+    assert worker_probe.tensor_bytes(Whole(q_proj=layer)) == {"q_proj.weight (packed)": 64 * 32}
 
 
 def test_kernels_are_counted_a_rank_and_the_most_used_is_first() -> None:
