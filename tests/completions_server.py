@@ -48,6 +48,10 @@ class FormulaModel:
     def text(self, prompt: Sequence[int]) -> str:
         return f" text {len(prompt)}"
 
+    def metrics(self) -> str:
+        """The page under /metrics."""
+        return "vllm:num_requests_running 1\n"
+
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         with self._lock:
             self.bodies.append(body)
@@ -92,6 +96,9 @@ def completions_server(model: FormulaModel) -> Iterator[str]:
             model.headers.append(dict(self.headers))
             status, content = model.answer(body)
             self._send(status, json.dumps(content).encode())
+
+        def do_GET(self) -> None:
+            self._send(200, model.metrics().encode())
 
         def _send(self, status: int, data: bytes) -> None:
             self.send_response(status)

@@ -32,8 +32,9 @@ OnProgress = Callable[[int, int], None]
 
 _ATTEMPTS = 2
 _PAUSE_SECONDS = 1.0
+_METRICS_SECONDS = 10.0
 SILENCE_SECONDS = 300.0
-"""Without a single answer for so long, the server hangs. A request by itself may wait longer: many long ones queue."""
+"""Without an answer or any work for so long, the server hangs. A request by itself may wait longer: many queue."""
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Client:
         endpoint: A server whose completions take `logprob_token_ids`.
         num_concurrent: Requests kept open at once; more than the server works on at once only wait there.
         cache: Where answers are looked up and kept.
-        silence_seconds: When to give up on a server that answers nothing at all.
+        silence_seconds: When to give up on a server that answers nothing at all, and whose metrics stand still.
     """
 
     def __init__(
@@ -160,17 +161,33 @@ class Client:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch(self, answers: Mapping[Question, Answer]) -> None:
-        """Raise when nothing is answered for long."""
-        sent_then, answered_then = -1, -1
-        while (self.counts.requests, len(answers)) != (sent_then, answered_then):
-            sent_then, answered_then = self.counts.requests, len(answers)
-            await asyncio.sleep(self._silence_seconds)
+        """Raise when nothing is answered for long, and nothing computed: a long text from a slow server is no hang."""
+        then: object = None
+        # Of its own: the other session's connections are all in use.
+        async with self._session() as session:
+            while (now := (self.counts.requests, len(answers), await self._working(session))) != then:
+                then = now
+                await asyncio.sleep(self._silence_seconds)
         raise StageError(
-            f"{self._endpoint.base_url} has answered nothing for {self._silence_seconds:.0f} s",
+            f"{self._endpoint.base_url} has answered nothing for {self._silence_seconds:.0f} s, nor computed anything",
             remedy="see the end of the server's log for what it hangs at; where it is only slow, raise `answer_minutes`"
             " under `deadlines`: the same command goes on where this stopped",
             blame="engine",
         )
+
+    async def _working(self, session: aiohttp.ClientSession) -> list[str] | None:
+        """What the server's metrics say of its work; None where they say nothing, or it does not answer."""
+        import aiohttp
+
+        if self._endpoint.working_metrics is None:
+            return None
+        patience = aiohttp.ClientTimeout(total=_METRICS_SECONDS)
+        try:
+            async with session.get(f"{self._endpoint.base_url}/metrics", timeout=patience) as response:
+                page = (await gathered(response.content.iter_any())).decode(errors="replace")
+        except (aiohttp.ClientError, TimeoutError, ValueError):
+            return None
+        return [line for line in page.splitlines() if line.startswith(self._endpoint.working_metrics)]
 
     def _take(
         self,

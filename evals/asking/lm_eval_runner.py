@@ -71,7 +71,7 @@ class Prepared:
             cache_facts: What an answer depends on besides model, context length and question: engine, version, dtype.
             engine: What of the engine shapes an answer, for `AskingConditions`.
             adaptive: Asks look by look until every category is decided; all items of the suite when left out.
-            silence_seconds: When to give up on a server that answers nothing.
+            silence_seconds: When to give up on a server that answers nothing and computes nothing.
 
         Raises:
             StageError: The server stopped answering, or answered with what is no number; a task lacks documents, or the

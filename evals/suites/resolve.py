@@ -200,7 +200,8 @@ def _resolved(
     data_map: DataMap | None,
 ) -> ResolvedTask:
     config = dict(leaf.config)
-    if category.num_fewshot is not None:
+    # A task that names 0 examples brings its own in its prompt, or cannot have any: lm-eval keeps that too.
+    if category.num_fewshot is not None and config.get("num_fewshot") != 0:
         config["num_fewshot"] = category.num_fewshot
     files: dict[str, Path] = {}
     if leaf.own_folder:

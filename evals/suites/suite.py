@@ -29,7 +29,7 @@ class Category(StrictModel):
     chance: Share | None = None
     """What guessing scores; null where guessing has no score."""
     num_fewshot: Count | None = Field(default=None, le=1000)
-    """Examples in the prompt; each task's own number when null."""
+    """Examples in the prompt; each task's own number when null, and of tasks that fix it at 0, as in lm-eval."""
     chat_template: bool = False
     """Ask through the model's chat template, examples as turns of their own: lm-eval's `--apply_chat_template`."""
     limit: Count | None = Field(default=None, ge=1)

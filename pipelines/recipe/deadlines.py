@@ -33,7 +33,7 @@ class Deadlines(StrictModel):
     silent_minutes: _Long = 30
     """Without progress, a line in the log, or computation."""
     answer_minutes: _Long = 5
-    """Without a single answer to an evaluation's questions."""
+    """Without a single answer to an evaluation's questions, while the server's metrics stand still."""
     suspended_seconds: Annotated[Seconds, Field(gt=0)] = 60
     """While a process of a stage or a server is stopped from outside (SIGSTOP)."""
 

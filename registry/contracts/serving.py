@@ -18,6 +18,8 @@ class Endpoint(Record):
     """Context length in tokens."""
     prefix_block_tokens: int | None = None
     """Tokens that the server's prefix cache takes at once; None where it has none or does not say."""
+    working_metrics: str | None = None
+    """What the names of those metrics begin with that change while the server computes; None where it tells none."""
     api_key_variable: str | None = None
     """Name of the environment variable that holds the server's key, a bearer token; None where it wants none."""
 

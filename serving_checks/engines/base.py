@@ -127,6 +127,8 @@ class Engine(ABC):
     """Completes a prompt of token ids as well as a text."""
     tells_ranks: ClassVar[bool] = False
     """Answers `ranks`."""
+    working_metrics: ClassVar[str | None] = None
+    """What the names of those metrics begin with that change only while it works; None where it has none."""
     greedy: ClassVar[Mapping[str, Any]] = {"temperature": 0.0}
     """Request fields by which the likeliest token is always taken, whatever the model's own defaults are."""
 

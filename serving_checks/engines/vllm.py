@@ -89,6 +89,7 @@ class VllmEngine(LaunchedEngine):
     gives_logprobs = True
     takes_token_ids = True
     tells_ranks = True
+    working_metrics = "vllm:"
     # A model's generation_config.json may ask for a penalty, which vLLM takes for a default.
     greedy = {"temperature": 0.0, "repetition_penalty": 1.0}
     config: VllmServerConfig

@@ -253,6 +253,31 @@ def test_a_server_that_hangs_is_given_up() -> None:
         Client(client._endpoint, 4, silence_seconds=0.2).ask(scores(2), lambda done, total: None)
 
 
+class Busy(FormulaModel):
+    """Its metrics say that it computes, or only that a process runs."""
+
+    name = "vllm:generation_tokens_total"
+
+    def metrics(self) -> str:
+        return f"{self.name} {time.monotonic()}\nvllm:num_requests_running 1\n"
+
+
+class Idle(Busy):
+    name = "process_cpu_seconds_total"
+
+
+def test_a_long_answer_of_a_server_that_computes_is_no_hang() -> None:
+    facts = {"num_concurrent": 1, "working_metrics": "vllm:"}
+    with client_of(Busy(delay_seconds=0.5), **facts) as client:
+        patient = Client(client._endpoint, 1, silence_seconds=0.1)
+        assert len(patient.ask(scores(1), lambda done, total: None)) == 1
+    with (
+        client_of(Idle(delay_seconds=0.5), **facts) as client,
+        pytest.raises(StageError, match="has answered nothing for 0 s, nor computed anything"),
+    ):
+        Client(client._endpoint, 1, silence_seconds=0.1).ask(scores(1), lambda done, total: None)
+
+
 class OtherEngine(FormulaModel):
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         return super().answer({key: value for key, value in body.items() if key != "logprob_token_ids"})

@@ -209,6 +209,17 @@ def test_generation_settings_that_a_server_would_pass_over(own_tasks: Path, sett
         resolve(suite_of("mine", metric="exact_match"))
 
 
+@pytest.mark.parametrize(("of_task", "of_category", "asked"), [(0, 5, 0), (3, 5, 5), (None, 5, 5), (0, None, 0)])
+def test_a_task_that_fixes_no_examples_keeps_them(
+    own_tasks: Path, of_task: int | None, of_category: int | None, asked: int
+) -> None:
+    """As lm-eval's own command line: such a task brings its examples in its prompt, or can have none."""
+    line = "" if of_task is None else f"num_fewshot: {of_task}"
+    (own_tasks / "task.yaml").write_text(CODE_TASK.replace("unsafe_code: true", line))
+    suite = suite_of("mine", metric="exact_match", num_fewshot=of_category)
+    assert resolve(suite).tasks[0].config["num_fewshot"] == asked
+
+
 def test_a_task_without_items(own_tasks: Path) -> None:
     (own_tasks / "task.yaml").write_text(CODE_TASK.replace("unsafe_code: true", ""))
     (own_tasks / "rows.jsonl").write_text("")
