@@ -247,22 +247,22 @@ def _perplexity(
         retention_stderr=_scaled(ratio, stderr),
         chance_corrected_retention=None,
     )
+    if not differences.any():
+        return _nothing_changed(score, numbers, items.rows, margin)
     if not stderr or stderr < 1e-12 * max(1.0, abs(means.difference)):
         equal = f"all {documents} documents changed by the same amount" if documents > 1 else "there is one document"
         return Judged(
             numbers, _evidence_against(score, items.rows, margin, f"{equal}, so there is no spread to judge by")
         )
-    bootstrap = paired_bootstrap(differences, items.weights, SEED)
-    kept_low, kept_high = (math.exp(end) for end in bootstrap.interval())
     low, high = paired_t_interval(means.difference, stderr, documents)
     p_pass, p_fail = paired_t_p((means.difference + math.log1p(margin)) / stderr, documents)
     numbers = numbers.model_copy(
         update={
-            "retention_low": kept_low,
-            "retention_high": kept_high,
+            "retention_low": math.exp(low),
+            "retention_high": math.exp(high),
             "difference_low": low,
             "difference_high": high,
-            "p_value": bootstrap.p_value(),
+            "p_value": 2 * min(paired_t_p(means.difference / stderr, documents)),
             "detectable_difference": math.expm1(detectable_loss(documents * stderr**2, documents, level, power)),
         }
     )
@@ -278,6 +278,13 @@ def _perplexity(
         p_fail=p_fail,
     )
     return Judged(numbers, evidence)
+
+
+def _nothing_changed(score: CategoryScore, numbers: CategoryRetention, rows: int, margin: float) -> Judged:
+    """Every document has the very same log-likelihood, a sum over all its tokens: both models compute the same."""
+    sure = {"retention_low": 1.0, "retention_high": 1.0, "difference_low": 0.0, "difference_high": 0.0, "p_value": 1.0}
+    evidence = Evidence(category=score.category, unit="perplexity", items=rows, margin=margin, p_pass=0.0, p_fail=1.0)
+    return Judged(numbers.model_copy(update=sure), evidence)
 
 
 def _shared(score: CategoryScore, items: Clusters, means: PairedMeans, margin: float) -> dict[str, Any]:

@@ -21,6 +21,8 @@ class PairedMeans(NamedTuple):
     baseline_variance: float
     artifact_variance: float
     covariance: float
+    difference_variance: float
+    """Of artifact - baseline, by item: of the three above, equal differences would not give 0."""
     items: int
 
     @property
@@ -32,7 +34,7 @@ class PairedMeans(NamedTuple):
         """None for a single item."""
         if self.items < 2:
             return None
-        return math.sqrt(max(0.0, self.baseline_variance + self.artifact_variance - 2 * self.covariance))
+        return math.sqrt(self.difference_variance)
 
     @property
     def baseline_stderr(self) -> float | None:
@@ -74,10 +76,10 @@ def paired_means(baseline: Scores, artifact: Scores, weights: Scores) -> PairedM
     items = len(baseline)
     means = float(np.average(baseline, weights=weights)), float(np.average(artifact, weights=weights))
     if items < 2:
-        return PairedMeans(*means, 0.0, 0.0, 0.0, items)
+        return PairedMeans(*means, 0.0, 0.0, 0.0, 0.0, items)
     relative = weights / weights.mean()
     one, other = relative * (baseline - means[0]), relative * (artifact - means[1])
-    scale = items * (items - 1)
-    return PairedMeans(
-        *means, float(one @ one) / scale, float(other @ other) / scale, float(one @ other) / scale, items
-    )
+    differences = artifact - baseline
+    change = relative * (differences - np.average(differences, weights=weights))
+    products = (one @ one, other @ other, one @ other, change @ change)
+    return PairedMeans(*means, *(float(product) / (items * (items - 1)) for product in products), items)

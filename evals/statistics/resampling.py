@@ -13,28 +13,11 @@ _CHUNK = 1 << 21
 
 
 class Bootstrap(NamedTuple):
-    """Resampled weighted means of the paired differences, and the jackknife's acceleration."""
+    """Resampled weighted means of the paired differences."""
 
     observed: float
     means: Floats
-    """[resamples], sorted."""
-    acceleration: float
-
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """BCa interval: Efron (1987), JASA 82:171; Efron and Tibshirani (1993), An Introduction to the Bootstrap, 14.3.
-
-        Where all means are equal both ends are that value: ask for the spread before.
-        """
-        from scipy.stats import norm
-
-        below = (
-            np.searchsorted(self.means, self.observed, "left") + np.searchsorted(self.means, self.observed, "right")
-        ) / 2
-        bias = norm.ppf(np.clip(below / len(self.means), 1e-4, 1 - 1e-4))
-        tails = norm.ppf([(1 - level) / 2, (1 + level) / 2]) + bias
-        places = norm.cdf(bias + tails / (1 - self.acceleration * tails))
-        low, high = np.quantile(self.means, places)
-        return float(low), float(high)
+    """[resamples]"""
 
     def p_value(self) -> float:
         """Two-sided, of a true mean of 0: how often a mean centred on 0 is as far away as the observed one.
@@ -71,8 +54,4 @@ def paired_bootstrap(differences: Floats, weights: Floats, seed: int, resamples:
         chosen = generator.integers(0, items, (stop - start, draws), dtype=np.uint16 if items < 65_536 else np.uint32)
         means[start:stop] = product[chosen].sum(1) / weights[chosen].sum(1)
     means = observed + np.sqrt(draws / items) * (means - observed)
-    # The jackknife's deviations of a ratio of sums, without a loop over items.
-    left_out = (product.sum() - product) / (total - weights) if items > 1 else product / weights
-    deviations = left_out.mean() - left_out
-    scale = float((deviations**2).sum()) ** 1.5
-    return Bootstrap(observed, np.sort(means), float((deviations**3).sum()) / (6 * scale) if scale > 0 else 0.0)
+    return Bootstrap(observed, means)

@@ -49,7 +49,7 @@ STAGE_LIBRARIES: dict[str, tuple[str, ...]] = {
 """Beside the engine that quantizes or serves."""
 
 
-STATISTICS_VERSION = 4
+STATISTICS_VERSION = 5
 """Of our statistics: goes up when the same samples would give another verdict."""
 STATISTICS_LIBRARIES = ("scipy", "numpy")
 

@@ -56,7 +56,8 @@ class CategoryRetention(Record):
     """Items that only the baseline got right, or that the artifact scored lower; None for perplexity."""
     flips_to_right: int | None = None
     p_value: float | None = None
-    """Of `no difference`, two-sided: exact McNemar for 0/1 scores, paired bootstrap for others."""
+    """Of `no difference`, two-sided: exact McNemar for 0/1 scores, Student's t for perplexity, paired
+    bootstrap for others."""
     p_holm: float | None = None
     """`p_value` adjusted for the number of categories (Holm)."""
     detectable_difference: float | None = None

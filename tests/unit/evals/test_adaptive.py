@@ -199,7 +199,7 @@ def test_a_baseline_at_chance_is_not_asked_on_for_a_pass_that_cannot_be(tmp_path
 def test_a_perplexity_that_is_no_number_costs_its_category_only(tmp_path: Path, bad: float) -> None:
     suite, items = suite_of(facts={}, language=LANGUAGE), {"facts": 400, "language": 40}
     bench = Bench(tmp_path, suite, items, language=lambda item: -3.0)
-    asked = bench.run(facts=wrong_every(2), language=lambda item: bad if item == 7 else -3.0)
+    asked = bench.run(facts=wrong_every(2), language=lambda item: bad if item == 7 else -3.01)
     assert [look.items for look in asked.looks] == [100, 40]
     found = bench.compared(asked)
     assert verdicts(found) == {"facts": "fail", "language": "inconclusive"}

@@ -296,6 +296,39 @@ def test_perplexity_verdicts() -> None:
         assert kept.retention_high > math.exp(shift) - 0.002
 
 
+@pytest.mark.parametrize("documents", [1, 3, 62])
+@pytest.mark.parametrize("looked", [False, True])
+def test_documents_that_are_equal_to_the_bit_pass(documents: int, looked: bool) -> None:
+    items = [sample(i, -3.5 - i / 7, PERPLEXITY, 20.0 + i) for i in range(documents)]
+    look = CategoryLook(
+        category="language",
+        number=1,
+        fractions=(0.5, 1.0),
+        spending="obrien_fleming",
+        items=documents,
+        items_available=2 * documents,
+    )
+    found = judged(items, items, PERPLEXITY, look=look if looked else None)
+    (kept,) = found.categories
+    assert (found.verdict, kept.verdict) == ("pass", "pass")
+    assert (kept.retention, kept.retention_low, kept.retention_high, kept.difference) == (1.0, 1.0, 1.0, 0.0)
+    assert kept.p_value == 1.0
+    moved = [one.model_copy(update={"score": one.score + 1e-9}) for one in items]
+    assert judged(items, moved, PERPLEXITY).verdict == "inconclusive", "all moved alike, however little"
+
+
+def test_the_ratio_of_few_documents_has_the_t_interval() -> None:
+    """Three documents: 4.3 standard errors each way."""
+    changes = (-0.01, -0.02, -0.03)
+    one = [sample(i, -3.0, PERPLEXITY, 20.0) for i in range(3)]
+    other = [sample(i, -3.0 + change, PERPLEXITY, 20.0) for i, change in enumerate(changes)]
+    kept = kept_of(one, other, PERPLEXITY)
+    reach = 4.302653 * 0.01 / math.sqrt(3)
+    assert kept.retention_low == pytest.approx(math.exp(-0.02 - reach))
+    assert kept.retention_high == pytest.approx(math.exp(-0.02 + reach))
+    assert kept.p_value == pytest.approx(0.0742, abs=1e-4)
+
+
 def test_many_looks_ask_for_more() -> None:
     one = [sample(i, 1.0) for i in range(160)]
     assert judged(one, one).verdict == "pass"
@@ -346,8 +379,10 @@ def test_an_empty_category() -> None:
 @pytest.mark.parametrize("documents", [1, 30])
 def test_documents_without_spread(documents: int) -> None:
     one = [sample(i, -3.0 - i / 100, PERPLEXITY, 20.0) for i in range(documents)]
-    kept = judged(one, one, PERPLEXITY).categories[0]
-    assert (kept.verdict, kept.retention, kept.difference_low) == ("inconclusive", 1.0, None)
+    other = [sample(i, -3.05 - i / 100, PERPLEXITY, 20.0) for i in range(documents)]
+    kept = judged(one, other, PERPLEXITY).categories[0]
+    assert (kept.verdict, kept.difference_low) == ("inconclusive", None)
+    assert kept.retention == pytest.approx(math.exp(-0.05))
     assert "no spread to judge by" in kept.verdict_reason
 
 

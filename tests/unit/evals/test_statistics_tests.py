@@ -23,22 +23,6 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar_p(0, 0) == 1
 
 
-def test_the_bca_interval_is_scipys() -> None:
-    from scipy.stats import bootstrap
-
-    draw = np.random.default_rng(0)
-    differences, words = draw.exponential(1, 60), draw.integers(10, 90, 60).astype(float)
-    found = paired_bootstrap(differences, words, 1, 40_000).interval()
-    theirs = bootstrap(
-        (differences, words),
-        lambda d, w, axis: (d * w).sum(axis) / w.sum(axis),
-        paired=True,
-        n_resamples=20_000,
-        rng=2,
-    ).confidence_interval
-    assert found == (pytest.approx(theirs.low, abs=0.012), pytest.approx(theirs.high, abs=0.012))
-
-
 def test_the_bootstrap_is_seeded() -> None:
     values = np.random.default_rng(0).normal(size=50)
     one, other, third = (paired_bootstrap(values, np.ones(50), seed, 500).means for seed in (1, 1, 2))
@@ -68,13 +52,12 @@ def test_equal_items_have_no_small_p_value() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("documents", [30, 62])
+@pytest.mark.parametrize("documents", [3, 8, 62])
 def test_perplexity_intervals_hold_the_truth(documents: int) -> None:
-    found = simulate.perplexity(documents, 1500, 400, 7)
-    assert not simulate.Share(1 - found.t_coverage.hits, 1500).exceeds(0.055)
-    # BCa is a little short with few documents of unequal length.
-    assert not simulate.Share(1 - found.bca_coverage.hits, 1500).exceeds(0.075)
-    assert not found.wrong_passes.exceeds(0.05)
+    found = simulate.perplexity(documents, 3000, 7)
+    # A little short with few documents of unequal length; a bootstrap of 3 holds it in 72 %.
+    assert not simulate.Share(1 - found.t_coverage.hits, 3000).exceeds(0.06)
+    assert not found.wrong_passes.exceeds(0.055)
 
 
 @pytest.mark.parametrize(("items", "discordance"), [(200, 0.1), (1000, 0.1), (2000, 0.3)])
