@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from configs.quantities import Ratio, Share
+from configs.quantities import Share
 from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
 from quantizers.methods.rules import cpu_kernel_violations, group_size_violations, packing_violations
 from registry.contracts.base import Device, DType
@@ -31,8 +32,8 @@ class Config(CalibratedMethodConfig):
     """Columns in order of falling activation over group borders: a little better, slower to serve."""
     damp_percent: Share = Field(default=0.05, gt=0, lt=1)
     """Share of the mean Hessian diagonal that is added to the diagonal (the paper's dampening, section 3.3)."""
-    mse: Ratio = Field(default=0.0, le=100)
-    """Exponent of the error that the search for a group's range minimizes, such as 2.4; 0 takes the whole range."""
+    range_search: bool = True
+    """Take of each group's range what loses least in GPTQ's own measure; false takes the whole range."""
 
 
 class GPTQ:
@@ -73,10 +74,16 @@ class GPTQ:
             "desc_act": config.desc_act,
             "act_group_aware": not config.desc_act and config.group_size > 0,
             "damp_percent": config.damp_percent,
-            "mse": config.mse,
         }
-        from quantizers.engines.gptq_forward import one_forward_pass
+        return run_engine(job, clock, engine_config, _overrides(config.range_search, job.device))
 
-        # Waiting rows keep a layer's activations alive, which a CPU has room for; on CUDA the passes are cheap anyway.
-        overrides = one_forward_pass() if job.device == "cpu" else contextlib.nullcontext()
-        return run_engine(job, clock, engine_config, overrides)
+
+@contextlib.contextmanager
+def _overrides(range_search: bool, device: Device) -> Iterator[None]:
+    from quantizers.engines.gptq_forward import one_forward_pass
+    from quantizers.engines.gptq_round import whole_row_rounding
+
+    # Waiting rows keep a layer's activations alive, which a CPU has room for; on CUDA the passes are cheap anyway.
+    passes = one_forward_pass() if device == "cpu" else contextlib.nullcontext()
+    with whole_row_rounding(range_search), passes:
+        yield

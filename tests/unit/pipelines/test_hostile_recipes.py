@@ -47,7 +47,7 @@ def refusal(*overrides: str) -> str:
         ("calibration.seed=-1", "`calibration.seed`: a number from 0 to 4294967295 is wanted"),
         ("calibration.seed=4294967296", "`calibration.seed`: a number from 0 to 4294967295 is wanted"),
         ("methods.int8.threshold='inf'", "`methods.int8.threshold`: input should be"),
-        ("methods.gptq.mse=1e9", "`methods.gptq.mse`: input should be less than or equal to 100\n"),
+        ("methods.gptq.damp_percent=1e9", "`methods.gptq.damp_percent`: input should be less than 1\n"),
         (
             "methods.awq.calibration_rows=1000000000000000",
             "`methods.awq.calibration_rows`: a number from 0 to 10000000 is wanted",

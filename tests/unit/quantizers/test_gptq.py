@@ -29,7 +29,7 @@ def test_defaults_are_the_served_kind():
         {"group_size": 100},
         {"damp_percent": 0},
         {"damp_percent": 1.5},
-        {"mse": -1},
+        {"range_search": "perhaps"},
         {"groupsize": 64},
         {"method": "awq"},
     ],

@@ -1,0 +1,154 @@
+"""What quantization settings cost in perplexity: each made by the real stages, dequantized, and read in float32.
+
+Run: python -P benchmarks/quality.py CHECKPOINT TEXT SETTINGS [--threads 2] [--dtype bfloat16] [--work FOLDER]
+
+CHECKPOINT is a prepared folder. TEXT is what is predicted: .txt, or .jsonl whose rows have one string; its first 8 rows
+of 512 tokens are read, each beginning as the model expects a text to begin. SETTINGS is a JSON file of method
+entries as in a recipe, those of calibrated methods with a calibration of their own:
+
+    {"nf4": {"method": "bnb_nf4"},
+     "gptq": {"method": "gptq", "group_size": 64, "calibration": {"source": "self", "samples": 64, "tokens": 128}}}
+
+Perplexity is of whole artifacts on one text; differences of one or two per cent are not evidence.
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from configs.reading.json_text import read_json_lines, read_json_object
+from quantizers.base import QuantizeJob, load_method, parse_config
+from quantizers.calibration.calibration import ROWS_FILE, calibrate
+from quantizers.calibration.config import CalibrateJob
+from quantizers.checkpoints.checkpoint import describe
+from quantizers.checkpoints.sources import read_config
+from quantizers.inspection.dequantize import TensorFiles, dequantize
+from registry.contracts import CheckpointRecord
+from registry.hashing import digest_of
+from registry.stage_process import StageClock
+from registry.texts import opening_of
+
+ROWS, TOKENS = 8, 512
+
+
+class Bench:
+    """One checkpoint, one text, and the calibration sets that several settings share."""
+
+    def __init__(self, arguments: argparse.Namespace, work: Path) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        torch.set_num_threads(arguments.threads)
+        self.folder: Path = arguments.checkpoint
+        self.record: CheckpointRecord = describe(self.folder, origin="benchmark")
+        self.common = {"result_file": work / "result.json", "device": "cpu", "threads": arguments.threads}
+        self.common |= {"checkpoint_dir": self.folder, "checkpoint": self.record, "dtype": arguments.dtype}
+        self.work, self.clock = work, StageClock(work / "progress")
+        tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        self.rows = _rows(arguments.text, tokenizer)
+        self.model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32).eval()
+
+    def perplexity(self) -> float:
+        """Of the model as its weights are now."""
+        import torch
+
+        losses = []
+        with torch.inference_mode():
+            for row in torch.tensor(self.rows).split(2):
+                logits = self.model(row).logits[:, :-1]
+                losses.append(torch.nn.functional.cross_entropy(logits.flatten(0, 1), row[:, 1:].flatten()).double())
+        return math.exp(float(torch.stack(losses).mean()))
+
+    def quantized(self, name: str, setting: dict[str, Any]) -> tuple[float, float, float]:
+        """(perplexity, seconds to calibrate, seconds to quantize) of one setting."""
+        setting = dict(setting)
+        calibration = setting.pop("calibration", None)
+        rows, calibrate_seconds = self._calibrated(calibration) if calibration else (None, 0.0)
+        config = parse_config(setting)
+        with tempfile.TemporaryDirectory(dir=self.work) as output:
+            job = QuantizeJob(
+                stage="quantize",
+                output_dir=Path(output),
+                name=name,
+                config=config,
+                calibration_dir=rows,
+                calibration_digest=None,
+                **self.common,  # type: ignore[arg-type]
+            )
+            start = time.perf_counter()
+            load_method(config.method).quantize(job, self.clock)
+            seconds = time.perf_counter() - start
+            self._take(Path(output), config.method)
+        return self.perplexity(), calibrate_seconds, seconds
+
+    def _calibrated(self, config: dict[str, Any]) -> tuple[Path, float]:
+        """The folder with the rows, and how long they took; 0 where they are there already."""
+        output = self.work / f"calibration-{digest_of(config).removeprefix('sha256:')[:12]}"
+        if (output / ROWS_FILE).exists():
+            return output, 0.0
+        output.mkdir(exist_ok=True)
+        job = CalibrateJob(stage="calibrate", output_dir=output, config=config, excluded_texts=[], **self.common)  # type: ignore[arg-type]
+        start = time.perf_counter()
+        calibrate(job, self.clock)
+        return output, time.perf_counter() - start
+
+    def _take(self, artifact: Path, method: Any) -> None:
+        """Give the model the artifact's weights, dequantized."""
+        config = read_config(artifact)["quantization_config"]
+        parameters = dict(self.model.named_parameters())
+        with TensorFiles(artifact) as files:
+            for name, parameter in parameters.items():
+                module = name.removesuffix(".weight")
+                if module in self.record.linear_shapes:
+                    parameter.data = dequantize(files, module, method, config)
+                elif name in files:
+                    parameter.data = files.read(name).float()
+
+
+def _rows(path: Path, tokenizer: Any) -> list[list[int]]:
+    """The first rows of a text, [ROWS][TOKENS]."""
+    if path.suffix == ".jsonl":
+        text = "".join(
+            next(value for value in row.values() if isinstance(value, str)) for _, row in read_json_lines(path)
+        )
+    else:
+        text = path.read_text(encoding="utf-8")
+    opening = opening_of(tokenizer)
+    size = TOKENS - len(opening)
+    ids = tokenizer(text[: 40 * ROWS * TOKENS], add_special_tokens=False)["input_ids"]
+    return [opening + ids[start : start + size] for start in range(0, ROWS * size, size)]
+
+
+def main() -> None:
+    """Print a line a setting as it is done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("checkpoint", "text", "settings"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", default="bfloat16", help="what the engines work in")
+    parser.add_argument("--work", type=Path, help="keeps calibration sets from run to run")
+    arguments = parser.parse_args()
+    settings = read_json_object(arguments.settings)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = arguments.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        bench = Bench(arguments, work.resolve())
+        print(json.dumps({"setting": "source", "perplexity": round(bench.perplexity(), 2)}), flush=True)
+        for name, setting in settings.items():
+            try:
+                perplexity, calibrating, quantizing = bench.quantized(name, setting)
+            except Exception as error:  # The next setting may do.
+                print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+                continue
+            found = {"setting": name, "perplexity": round(perplexity, 2)}
+            seconds = {"calibrate_seconds": round(calibrating, 1), "quantize_seconds": round(quantizing, 1)}
+            print(json.dumps(found | seconds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
