@@ -158,11 +158,14 @@ def _adapter(folder: Path, draw: Any) -> str:
 
 
 def _quantized(folder: Path, draw: Any) -> str:
-    if draw(st.booleans()):
-        (folder / "quantize_config.json").write_text(json.dumps({"bits": 4, "group_size": 128}))
-    else:
-        _set(folder, quantization_config={"quant_method": "gptq", "bits": 4})
+    _set(folder, quantization_config={"quant_method": "gptq", "bits": 4})
     return "quantized already"
+
+
+def _leftover(folder: Path, draw: Any) -> str:
+    """Plain weights stay plain, whatever lies beside them."""
+    (folder / "quantize_config.json").write_text(json.dumps({"bits": 4, "group_size": 128}))
+    return "a quantizer's file beside plain weights"
 
 
 def _shape_config(folder: Path, draw: Any) -> str:
@@ -300,6 +303,7 @@ CHECKPOINTS: tuple[CheckpointFault, ...] = (
     CheckpointFault("pointer", _pointer, "refused", r"LFS|pointer|safetensors"),
     CheckpointFault("adapter", _adapter, "refused", r"adapter"),
     CheckpointFault("quantized", _quantized, "refused", r"quantized"),
+    CheckpointFault("a quantizer's leftover", _leftover, "as before"),
     CheckpointFault("sizes in config.json", _shape_config, "either"),
     CheckpointFault("config.json edited", _any_config, "either"),
     CheckpointFault("a value of config.json", _value, "either"),
