@@ -81,5 +81,12 @@ def paired_means(baseline: Scores, artifact: Scores, weights: Scores) -> PairedM
     one, other = relative * (baseline - means[0]), relative * (artifact - means[1])
     differences = artifact - baseline
     change = relative * (differences - np.average(differences, weights=weights))
-    products = (one @ one, other @ other, one @ other, change @ change)
-    return PairedMeans(*means, *(float(product) / (items * (items - 1)) for product in products), items)
+    scale = items * (items - 1)
+    return PairedMeans(
+        *means,
+        baseline_variance=float(one @ one) / scale,
+        artifact_variance=float(other @ other) / scale,
+        covariance=float(one @ other) / scale,
+        difference_variance=float(change @ change) / scale,
+        items=items,
+    )
