@@ -44,6 +44,7 @@ def main() -> None:
                 guarded, naive = simulate.looks_error(fractions, spending, 0.05, 0.15, items, draws // 4, 1)
                 print(f"| {len(fractions)} | {spending} | {items} | {guarded.hits:.1%} | {naive.hits:.1%} |")
     print_adaptive(draws // 20)
+    print_designs(max(200, draws // 10))
     print("\n| categories | any wrong pass, Holm | without |\n|---|---|---|")
     for categories in (3, 8):
         family = simulate.family_error(categories, 0.05, 500, draws // 50, 1)
@@ -54,6 +55,27 @@ def main() -> None:
             held = simulate.perplexity(documents, draws, documents, skewed=skewed)
             shares = " | ".join(f"{one.hits:.1%}" for one in held)
             print(f"| {documents} | {'skewed' if skewed else 'even'} | {shares} |")
+
+
+def print_designs(draws: int) -> None:
+    """The tables of sampled kinds of 30 items each, and of fixed ones of 90."""
+    print("\n| kinds | correlation | flips | margin | interval | wrong passes | wrong fails | passes if pooled |")
+    print("|---|---|---|---|---|---|---|---|")
+    for correlation in (0.1, 0.3):
+        for kinds in (10, 15, 30, 60):
+            for flips, margin in ((0.02, 0.02), (0.1, 0.05), (0.3, 0.05)):
+                found = simulate.clustered_errors(kinds, 30, flips, margin, correlation, draws, kinds)
+                print(f"| {kinds} | {correlation} | {flips:.0%} | {margin:.0%} | {_cells(found)} |", flush=True)
+    print("\n| true losses of four fixed kinds | interval | wrong passes | wrong fails | passes if pooled |")
+    print("|---|---|---|---|---|")
+    for losses in ((0.05,) * 4, (0.2, 0.1, -0.05, -0.05), (0.3, 0.3, -0.13, -0.27)):
+        told = _cells(simulate.stratified_errors(losses, 90, 0.15, draws, 1))
+        print(f"| {', '.join(f'{loss:.0%}' for loss in losses)} | {told} |", flush=True)
+
+
+def _cells(found: simulate.DesignErrors) -> str:
+    rates = (found.coverage, found.wrong_passes, found.wrong_fails, found.wrong_passes_pooled)
+    return " | ".join(f"{one.hits:.1%}" for one in rates)
 
 
 def print_adaptive(draws: int) -> None:

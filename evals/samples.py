@@ -41,6 +41,8 @@ class Sample(Record):
     doc_hash: str
     cluster: str = ""
     """Samples that share it are not independent, such as translations of one question; the document's hash if empty."""
+    kind: str = ""
+    """What the document's field that the suite names says; empty where it names none."""
     prompt_hash: str
     """Of the prompts' texts, as lm-eval made them: before tokens, and before what did not fit was left out."""
     sent_hash: str
@@ -161,6 +163,8 @@ def category_score(category: Category, samples: Sequence[Sample]) -> CategorySco
         higher_is_better=category.higher_is_better,
         chance=category.chance,
         unit=category.unit,
+        tasks_are=category.tasks_are,
+        kinds_are=category.kinds_are,
         low=low,
         high=high,
         truncated=sum(sample.truncated for sample in samples),

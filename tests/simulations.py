@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from evals.judging.adaptive import Adaptive, Asked, evaluate_adaptively
 from evals.judging.retention import compare, policy_of
 from evals.samples import Sample, category_score, write_samples
+from evals.statistics.designs import Design
+from evals.statistics.heterogeneity import cochran_q
 from evals.statistics.paired import paired_means
-from evals.statistics.score import Z95, score_z
+from evals.statistics.score import Z95, PairedCells, difference_stderr, paired_cells, score_z
 from evals.statistics.sequential import LookPlan, boundaries
-from evals.statistics.significance import paired_t_interval, paired_t_p
+from evals.statistics.significance import t_interval, t_p
 from evals.suites.suite import Category, Suite
 from registry.contracts import EvaluationRecord
 from tests.records import CONDITIONS
@@ -150,9 +152,9 @@ def perplexity(documents: int, draws: int, seed: int, *, skewed: bool = False) -
         other = base + truth + spread / np.sqrt(words)
         means = paired_means(base, other, words)
         stderr = means.difference_stderr or 0.0
-        low, high = paired_t_interval(means.difference, stderr, documents)
+        low, high = t_interval(means.difference, stderr, documents - 1)
         by_t += low <= truth <= high
-        wrong += paired_t_p((means.difference - truth) / stderr, documents)[0] <= 0.05
+        wrong += t_p((means.difference - truth) / stderr, documents - 1)[0] <= 0.05
     return Perplexity(Share(by_t / draws, draws), Share(wrong / draws, draws))
 
 
@@ -263,3 +265,76 @@ def simulated_evaluation(suite: Suite, samples: Sequence[Sample]) -> EvaluationR
         requests=0,
         truncated_prompts=0,
     )
+
+
+class DesignErrors(NamedTuple):
+    """What became of simulated samples whose true loss is exactly the margin."""
+
+    wrong_passes: Share
+    wrong_fails: Share
+    coverage: Share
+    """Of the 95 % interval of the difference."""
+    wrong_passes_pooled: Share
+    """If every item were taken for independent."""
+
+
+def clustered_errors(
+    clusters: int, size: int, flips: float, margin: float, correlation: float, draws: int, seed: int
+) -> DesignErrors:
+    """A category whose kinds are a sample; flips of one kind correlate (Dirichlet-multinomial).
+
+    Args:
+        clusters: Kinds drawn.
+        size: Items of each.
+        flips: Share of the items that flip.
+        margin: The true loss, and what it is tested against.
+        correlation: Of two items' outcomes in one kind.
+        draws: Simulated samples.
+        seed: Of the simulation.
+    """
+    generator = np.random.default_rng(seed)
+    mean = cells(0.7, margin, flips)
+    of_kinds = generator.dirichlet(np.maximum(mean * (1 / correlation - 1), 1e-9), (draws, clusters))
+    drawn = generator.multinomial(size, of_kinds)
+    strata = np.zeros(clusters * size, dtype=np.intp)
+    design = Design(strata, np.repeat(np.arange(clusters), size), sampled=True)
+    return _design_errors(
+        [np.concatenate([np.repeat(range(4), kind) for kind in one]) for one in drawn], design, margin
+    )
+
+
+def stratified_errors(losses: Sequence[float], size: int, flips: float, draws: int, seed: int) -> DesignErrors:
+    """A category of fixed kinds of so many items each, which truly lose `losses`; the margin is their mean."""
+    generator = np.random.default_rng(seed)
+    drawn = [generator.multinomial(size, cells(0.7, loss, max(flips, abs(loss))), draws) for loss in losses]
+    kinds = len(losses)
+    design = Design(np.repeat(np.arange(kinds), size), np.arange(kinds * size), sampled=False)
+    outcomes = [np.concatenate([np.repeat(range(4), kind[draw]) for kind in drawn]) for draw in range(draws)]
+    return _design_errors(outcomes, design, float(np.mean(losses)))
+
+
+def _design_errors(outcomes: Sequence[NDArray[np.int64]], design: Design, margin: float) -> DesignErrors:
+    weights = np.ones(len(design.strata))
+    found = np.empty((len(outcomes), 4), dtype=bool)
+    for number, cell in enumerate(outcomes):
+        baseline, artifact = BASELINE[cell], ARTIFACT[cell]
+        judged = paired_cells(baseline, artifact, weights, design)
+        z = judged.mean_z(-margin)
+        p_pass, p_fail = judged.tails(z)
+        pooled = paired_cells(baseline, artifact, weights).mean_z(-margin)
+        found[number] = p_pass <= 0.05, p_fail <= 0.05, abs(z) <= judged.reach, pooled >= Z_ONE_SIDED
+    return DesignErrors(*(Share(float(column.mean()), len(outcomes)) for column in found.T))
+
+
+def heterogeneity_error(kinds: int, size: int, flips: float, loss: float, draws: int, seed: int) -> Share:
+    """How often kinds that all lose the same are found to differ at 5 %."""
+    generator = np.random.default_rng(seed)
+    hits = 0
+    for _ in range(draws):
+        drops = []
+        for counts in generator.multinomial(size, cells(0.7, loss, flips), kinds).astype(np.float64):
+            kind = PairedCells(BASELINE, ARTIFACT, counts)
+            drops.append((kind.mean_difference, difference_stderr(kind)))
+        tested = cochran_q([one for one, _ in drops], [error for _, error in drops])
+        hits += tested is not None and tested.p_value <= 0.05
+    return Share(hits / draws, draws)

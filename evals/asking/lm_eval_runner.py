@@ -108,7 +108,7 @@ class Prepared:
             categories.append(category_score(category, mine))
             for task in self._names(category):
                 score = category_score(category, [sample for sample in mine if sample.task == task])
-                fields = score.model_dump(exclude={"unit", "low", "high", "schema_version"})
+                fields = score.model_dump(include=set(TaskScore.model_fields) - {"schema_version"})
                 tasks.append(TaskScore(task=task, filter=category.filter, **fields))
         return EvaluationRecord(
             model_digest=model_digest,
@@ -298,6 +298,7 @@ def _samples(
             doc_id=doc_id,
             doc_hash=digest(document),
             cluster=f"{category.name}:{doc_id}" if category.parallel else "",
+            kind=_kind(category, document, f"task {name}, item {doc_id}"),
             prompt_hash=digest([one.instance.args for one in mine]),
             sent_hash=digest([question.key for one in mine for question in one.questions]),
             target_hash=digest(task.doc_to_target(document)),
@@ -309,6 +310,23 @@ def _samples(
             windows=sum(one.windows for one in mine),
             **_readable(category.metric, task, document, mine, answers),
         )
+
+
+def _kind(category: Category, document: Mapping[str, Any], where: str) -> str:
+    """What the document says of its kind.
+
+    Raises:
+        StageError: It has no such field.
+    """
+    if category.kind is None:
+        return ""
+    if category.kind not in document:
+        raise StageError(
+            f"{where}: the document has no field {category.kind}, which category {category.name} takes for its kind; it"
+            f" has {', '.join(map(str, document))}",
+            remedy="name one of its fields by `kind` in the suite's file, or leave `kind` and `kinds_are` out",
+        )
+    return str(document[category.kind])
 
 
 def _score(metric: str, found: Mapping[str, Any], where: str) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from evals.samples import Sample, cluster_places
 from evals.statistics.heterogeneity import cochran_q
 from evals.statistics.paired import paired_means
 from evals.statistics.score import Z95, difference_interval, paired_cells
-from evals.statistics.significance import paired_t_interval
+from evals.statistics.significance import t_interval
 from registry.contracts import (
     Breakdown,
     CategoryRetention,
@@ -227,14 +227,14 @@ def _worst_first(drops: Iterable[StratumDrop]) -> list[StratumDrop]:
 
 
 def _drop(name: str, unit: Literal["share", "nats"], pairs: Sequence[Pair]) -> StratumDrop:
-    baseline, artifact, weights, items = clustered(pairs)
+    baseline, artifact, weights, items, _ = clustered(pairs)
     means = paired_means(baseline, artifact, weights)
     low = high = None
     if unit == "share":
         # Of finite width even where no item changed.
         low, high = difference_interval(paired_cells(baseline, artifact, weights), Z95)
     elif means.difference_stderr is not None and means.difference_stderr > _NO_SPREAD:
-        low, high = paired_t_interval(means.difference, means.difference_stderr, means.items)
+        low, high = t_interval(means.difference, means.difference_stderr, means.freedom)
     return StratumDrop(
         name=name,
         unit=unit,

@@ -1,7 +1,6 @@
 """What a category's paired scores say to the gate."""
 
-from evals.statistics.score import Z95, PairedCells, difference_interval, mean_interval
-from evals.statistics.significance import normal_p
+from evals.statistics.score import PairedCells, difference_interval
 from registry.gates import Evidence
 
 
@@ -15,10 +14,10 @@ def share_evidence(category: str, cells: PairedCells, margin: float, chance: flo
         chance: What guessing scores; None where guessing has no score.
         items: Rows that the cells are made of.
     """
-    low, high = difference_interval(cells, Z95)
-    score_low, score_high = mean_interval(cells.baseline, cells.counts, Z95)
+    low, high = difference_interval(cells, cells.reach)
+    score_low, score_high = cells.baseline_interval()
     guessing = chance or 0.0
-    p_pass, p_fail = normal_p(cells.mean_z(-margin))
+    p_pass, p_fail = cells.tails(cells.mean_z(-margin))
     return Evidence(
         category=category,
         unit="share",

@@ -11,11 +11,12 @@ from evals.judging.clusters import Clusters, clustered
 from evals.judging.evidence import share_evidence
 from evals.judging.pairing import Pair, joint_looks, paired
 from evals.samples import Sample
+from evals.statistics.designs import FEWEST_CLUSTERS, Design
 from evals.statistics.paired import PairedMeans, paired_means
 from evals.statistics.resampling import paired_bootstrap
-from evals.statistics.score import Z95, PairedCells, paired_cells, ratio_interval
+from evals.statistics.score import PairedCells, paired_cells, ratio_interval
 from evals.statistics.sequential import Look, sequential_p
-from evals.statistics.significance import detectable_loss, is_binary, mcnemar_p, paired_t_interval, paired_t_p
+from evals.statistics.significance import detectable_loss, is_binary, mcnemar_p, t_interval, t_p
 from evals.suites.suite import Suite
 from registry.contracts import CategoryLook, CategoryRetention, CategoryScore, EvaluationRecord, RetentionRecord
 from registry.gates import CategoryVerdict, Evidence, GatePolicy, holm, judge, overall
@@ -152,8 +153,11 @@ def category_retention(
     problem = _problem(score, pairs)
     if problem:
         return _unjudged(score, len(pairs), margin, problem)
-    items = clustered(pairs)
-    means = paired_means(items.baseline, items.artifact, items.weights)
+    items = clustered(pairs, score.tasks_are, score.kinds_are)
+    problem = _too_few_clusters(score, items.design)
+    if problem:
+        return _unjudged(score, len(pairs), margin, problem)
+    means = paired_means(items.baseline, items.artifact, items.weights, items.design)
     if score.unit == "perplexity":
         judged = _perplexity(score, items, means, margin, level, policy.power)
     else:
@@ -186,12 +190,12 @@ def _share(
     binary = is_binary(items.baseline) and is_binary(items.artifact)
     to_wrong = sum(one.score > other.score for one, other in pairs)
     to_right = sum(one.score < other.score for one, other in pairs)
-    cells = paired_cells(items.baseline, items.artifact, items.weights)
+    cells = paired_cells(items.baseline, items.artifact, items.weights, items.design)
     evidence = share_evidence(score.category, cells, margin, chance, items.rows)
     # McNemar's test counts items; it has no word for one that stands for several.
-    one_by_one = binary and len(differences) == items.rows and np.ptp(items.weights) == 0
+    one_by_one = binary and len(differences) == items.rows and np.ptp(items.weights) == 0 and not items.design.sampled
     second_moment = float(np.average(differences**2, weights=items.weights))
-    detectable = detectable_loss(second_moment, cells.items, level, power, floor=binary or second_moment == 0)
+    detectable = detectable_loss(second_moment, cells.effective_items, level, power, floor=binary or second_moment == 0)
     numbers = CategoryRetention(
         **_shared(score, items, means, margin),
         baseline=means.baseline,
@@ -203,12 +207,19 @@ def _share(
         difference_high=-evidence.loss_low,
         flips_to_wrong=to_wrong,
         flips_to_right=to_right,
-        p_value=mcnemar_p(to_wrong, to_right)
-        if one_by_one
-        else paired_bootstrap(differences, items.weights, SEED).p_value(),
+        p_value=_p_value(items, cells, (to_wrong, to_right) if one_by_one else None),
         detectable_difference=detectable if detectable <= 1 else None,
     )
     return Judged(numbers, evidence)
+
+
+def _p_value(items: Clusters, cells: PairedCells, flips: tuple[int, int] | None) -> float:
+    """Of `no difference`, two-sided. With fixed strata McNemar's test and the bootstrap err on the safe side."""
+    if flips:
+        return mcnemar_p(*flips)
+    if items.design.sampled:
+        return min(1.0, 2 * min(cells.tails(cells.mean_z(0.0))))
+    return paired_bootstrap(items.artifact - items.baseline, items.weights, SEED).p_value()
 
 
 def _ratios(means: PairedMeans, cells: PairedCells, chance: float | None, nothing_to_keep: bool) -> dict[str, Any]:
@@ -217,8 +228,8 @@ def _ratios(means: PairedMeans, cells: PairedCells, chance: float | None, nothin
         none = dict.fromkeys(("retention", "retention_stderr", "chance_corrected_retention"))
         return none | {"nothing_to_keep": True}
     ratio, ratio_stderr = means.ratio()
-    low, high = ratio_interval(cells, Z95) or (None, None)
-    above = ratio_interval(cells, Z95, chance) if chance is not None else None
+    low, high = ratio_interval(cells, cells.reach) or (None, None)
+    above = ratio_interval(cells, cells.reach, chance) if chance is not None else None
     return {
         "retention": ratio,
         "retention_stderr": ratio_stderr,
@@ -254,15 +265,15 @@ def _perplexity(
         return Judged(
             numbers, _evidence_against(score, items.rows, margin, f"{equal}, so there is no spread to judge by")
         )
-    low, high = paired_t_interval(means.difference, stderr, documents)
-    p_pass, p_fail = paired_t_p((means.difference + math.log1p(margin)) / stderr, documents)
+    low, high = t_interval(means.difference, stderr, means.freedom)
+    p_pass, p_fail = t_p((means.difference + math.log1p(margin)) / stderr, means.freedom)
     numbers = numbers.model_copy(
         update={
             "retention_low": math.exp(low),
             "retention_high": math.exp(high),
             "difference_low": low,
             "difference_high": high,
-            "p_value": 2 * min(paired_t_p(means.difference / stderr, documents)),
+            "p_value": 2 * min(t_p(means.difference / stderr, means.freedom)),
             "detectable_difference": math.expm1(detectable_loss(documents * stderr**2, documents, level, power)),
         }
     )
@@ -311,6 +322,17 @@ def _problem(score: CategoryScore, pairs: Sequence[Pair]) -> str | None:
             if wrong:
                 return f"task {sample.task}, item {sample.doc_id}: the {who}'s {wrong}"
     return None if any(one.weight for one, _ in pairs) else "its items have no weight"
+
+
+def _too_few_clusters(score: CategoryScore, design: Design) -> str | None:
+    """Why a sample of tasks or kinds says nothing of others like them."""
+    if not design.sampled or design.cluster_count >= FEWEST_CLUSTERS:
+        return None
+    what = "tasks" if score.tasks_are == "sample" else "kinds"
+    return (
+        f"its {what} are declared a sample, and {design.cluster_count} of them are too few to say anything of others"
+        f" (at least {FEWEST_CLUSTERS}); declare them `fixed` where they are all that is asked about"
+    )
 
 
 def _wrong_number(score: CategoryScore, sample: Sample) -> str | None:

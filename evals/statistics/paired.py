@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from evals.statistics.designs import Design, covariance, independent
+
 Scores = NDArray[np.float64]
 
 
@@ -13,7 +15,7 @@ class PairedMeans(NamedTuple):
     """Means of two models over the same items, with the covariance of these means.
 
     Weighted means are ratios of sums; their variances are those of the linearized residuals
-    (Cochran, Sampling Techniques, 3rd ed., section 6.4). With equal weights these are the plain s^2 / n.
+    (Cochran, Sampling Techniques, 3rd ed., section 6.4). With equal weights and independent items these are s^2 / n.
     """
 
     baseline: float
@@ -24,6 +26,8 @@ class PairedMeans(NamedTuple):
     difference_variance: float
     """Of artifact - baseline, by item: of the three above, equal differences would not give 0."""
     items: int
+    freedom: int
+    """Degrees of freedom of the variances."""
 
     @property
     def difference(self) -> float:
@@ -65,28 +69,24 @@ class PairedMeans(NamedTuple):
         return ratio, math.sqrt(max(0.0, variance)) / abs(self.baseline)
 
 
-def paired_means(baseline: Scores, artifact: Scores, weights: Scores) -> PairedMeans:
+def paired_means(baseline: Scores, artifact: Scores, weights: Scores, design: Design | None = None) -> PairedMeans:
     """Weighted means over items.
 
     Args:
         baseline: Scores [items].
         artifact: Scores of the same items [items].
         weights: Weights [items], such as words for log-likelihoods a word.
+        design: How the items were drawn; each by itself when left out.
     """
-    items = len(baseline)
+    drawn = design or independent(len(baseline))
     means = float(np.average(baseline, weights=weights)), float(np.average(artifact, weights=weights))
-    if items < 2:
-        return PairedMeans(*means, 0.0, 0.0, 0.0, 0.0, items)
-    relative = weights / weights.mean()
-    one, other = relative * (baseline - means[0]), relative * (artifact - means[1])
-    differences = artifact - baseline
-    change = relative * (differences - np.average(differences, weights=weights))
-    scale = items * (items - 1)
+    found = covariance(np.column_stack([baseline, artifact, artifact - baseline]), weights, drawn)
     return PairedMeans(
         *means,
-        baseline_variance=float(one @ one) / scale,
-        artifact_variance=float(other @ other) / scale,
-        covariance=float(one @ other) / scale,
-        difference_variance=float(change @ change) / scale,
-        items=items,
+        baseline_variance=float(found[0, 0]),
+        artifact_variance=float(found[1, 1]),
+        covariance=float(found[0, 1]),
+        difference_variance=float(found[2, 2]),
+        items=len(baseline),
+        freedom=drawn.freedom,
     )

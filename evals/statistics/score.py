@@ -16,6 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from evals.statistics.designs import Design, DesignEffect
+from evals.statistics.significance import normal_p, t_p
+
 Floats = NDArray[np.float64]
 
 Z95 = 1.959963984540054
@@ -33,6 +36,8 @@ class PairedCells:
     baseline: Floats
     artifact: Floats
     counts: Floats
+    effect: DesignEffect | None = None
+    """Of how the items were drawn; None: each by itself."""
 
     @property
     def items(self) -> float:
@@ -49,14 +54,38 @@ class PairedCells:
 
     def mean_z(self, mean: float, slope: float = 1.0) -> float:
         """Score statistic of `mean(artifact - slope * baseline) = mean`, positive where the observed mean is above."""
-        return float(score_z(self.artifact - slope * self.baseline, self.counts, mean))
+        z = float(score_z(self.artifact - slope * self.baseline, self.counts, mean))
+        return z if self.effect is None else z / math.sqrt(self.effect.at(slope))
 
     def ratio_z(self, ratio: float, chance: float = 0.0) -> float:
         """Score statistic of `(artifact - chance) = ratio * (baseline - chance)` in the mean."""
         return self.mean_z((1 - ratio) * chance, ratio)
 
+    @property
+    def reach(self) -> float:
+        """What a statistic stays within in 95 % of all samples: normal, or Student's t where clusters were drawn."""
+        from scipy.special import stdtrit
 
-def paired_cells(baseline: Floats, artifact: Floats, weights: Floats) -> PairedCells:
+        freedom = self.effect.freedom if self.effect else None
+        return Z95 if freedom is None else float(stdtrit(freedom, 0.975))
+
+    def tails(self, z: float) -> tuple[float, float]:
+        """(probability of a larger, of a smaller statistic) if its mean is 0."""
+        freedom = self.effect.freedom if self.effect else None
+        return normal_p(z) if freedom is None else t_p(z, freedom)
+
+    def baseline_interval(self) -> tuple[float, float]:
+        """95 % interval of the baseline's mean."""
+        effect = 1.0 if self.effect is None else self.effect.of_baseline
+        return mean_interval(self.baseline, self.counts, self.reach * math.sqrt(effect))
+
+    @property
+    def effective_items(self) -> float:
+        """Independent items that would tell as much of the difference."""
+        return self.items if self.effect is None else self.items / self.effect.at(1.0)
+
+
+def paired_cells(baseline: Floats, artifact: Floats, weights: Floats, design: Design | None = None) -> PairedCells:
     """Count the pairs.
 
     Items of unequal weight count as that many of equal weight which would have the same standard error:
@@ -66,12 +95,14 @@ def paired_cells(baseline: Floats, artifact: Floats, weights: Floats) -> PairedC
         baseline: Scores in 0..1 [items].
         artifact: Scores of the same items [items].
         weights: Of the items, such as the rows that a document stands for [items].
+        design: How they were drawn; each by itself when left out.
     """
     corners = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     pairs = np.concatenate([corners, np.column_stack([baseline, artifact])])
     cells, where = np.unique(pairs, axis=0, return_inverse=True)
     counts = np.bincount(where.ravel()[len(corners) :], weights=weights, minlength=len(cells))
-    return PairedCells(cells[:, 0], cells[:, 1], counts * weights.sum() / (weights @ weights))
+    effect = DesignEffect.of(baseline, artifact, weights, design) if design else None
+    return PairedCells(cells[:, 0], cells[:, 1], counts * weights.sum() / (weights @ weights), effect)
 
 
 def score_z(values: Floats, counts: Floats, mean: float) -> Floats:

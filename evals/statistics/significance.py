@@ -2,7 +2,7 @@
 
 import math
 
-from evals.statistics.score import Floats
+from evals.statistics.designs import Floats
 
 
 def mcnemar_p(to_wrong: int, to_right: int) -> float:
@@ -43,18 +43,18 @@ def normal_p(statistic: float) -> tuple[float, float]:
     return float(norm.sf(statistic)), float(norm.cdf(statistic))
 
 
-def paired_t_p(statistic: float, items: int) -> tuple[float, float]:
-    """(probability of a larger, of a smaller statistic) by Student's t with items - 1 degrees of freedom."""
+def t_p(statistic: float, freedom: int) -> tuple[float, float]:
+    """(probability of a larger, of a smaller statistic) by Student's t."""
     from scipy.stats import t
 
-    return float(t.sf(statistic, items - 1)), float(t.cdf(statistic, items - 1))
+    return float(t.sf(statistic, freedom)), float(t.cdf(statistic, freedom))
 
 
-def paired_t_interval(difference: float, stderr: float, items: int) -> tuple[float, float]:
-    """95 % interval of a mean by Student's t with items - 1 degrees of freedom."""
+def t_interval(difference: float, stderr: float, freedom: int) -> tuple[float, float]:
+    """95 % interval of a mean by Student's t."""
     from scipy.stats import t
 
-    half = float(t.ppf(0.975, items - 1)) * stderr
+    half = float(t.ppf(0.975, freedom)) * stderr
     return difference - half, difference + half
 
 

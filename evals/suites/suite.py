@@ -10,6 +10,7 @@ from configs.base import StrictModel
 from configs.names import CategoryName
 from configs.quantities import Count, Label, Ratio, Seed, Share
 from evals.statistics.sizes import documents_to_pass, items_to_pass
+from registry.contracts.evaluation import Sampling
 
 
 class Category(StrictModel):
@@ -46,6 +47,13 @@ class Category(StrictModel):
     """The largest loss that is accepted: a share (0.02 is two points), for perplexity a ratio (0.02 is 2 % more)."""
     truncation: Literal["no verdict", "allow"] = "no verdict"
     """Whether the category is judged although prompts did not fit into the context and lost their beginning."""
+    tasks_are: Sampling = "fixed"
+    """`fixed`: these tasks are what is asked about, and what differs between them is no chance. `sample`: they stand
+    for others like them, and count as one each."""
+    kind: Label | None = None
+    """The field of a document that names its kind: a template, a passage, a subject."""
+    kinds_are: Sampling | None = None
+    """The same of the kinds within each task; given with `kind`."""
     parallel: bool = False
     """The tasks ask the same questions in the same order, as translations do: items at one place count as one."""
     weight: Ratio = Field(default=1.0, gt=0)
@@ -57,6 +65,15 @@ class Category(StrictModel):
             raise ValueError("a perplexity category needs higher_is_better: false and no chance")
         if self.unit == "perplexity" and self.chat_template:
             raise ValueError("a perplexity category has no question to ask through a chat template")
+        return self
+
+    @model_validator(mode="after")
+    def _strata_are_declared(self) -> Category:
+        if (self.kind is None) != (self.kinds_are is None):
+            raise ValueError(
+                "`kind` names the field that tells an item's kind, and `kinds_are` whether these kinds are `fixed` or a"
+                " `sample` of such: give both"
+            )
         return self
 
     @model_validator(mode="after")

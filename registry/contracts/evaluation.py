@@ -7,6 +7,9 @@ from registry.contracts.base import Record
 Spending = Literal["obrien_fleming", "pocock"]
 """How the error is spent over several looks at the data."""
 
+Sampling = Literal["fixed", "sample"]
+"""Of the parts of a category: `fixed`, they are what is asked about, or `sample`, they stand for others like them."""
+
 
 class AskingConditions(Record):
     """What shapes an answer besides weights and dtype: scores compare where all of it is equal."""
@@ -55,6 +58,10 @@ class CategoryScore(Record):
     higher_is_better: bool
     chance: float | None
     unit: Literal["share", "perplexity"]
+    tasks_are: Sampling = "fixed"
+    """What the suite says of the category's tasks."""
+    kinds_are: Sampling | None = None
+    """Of the kinds of items within a task; None where a document names none."""
     low: float | None = None
     """95 % interval of a share, by its score; of finite width where all items are right, whose `stderr` is 0."""
     high: float | None = None

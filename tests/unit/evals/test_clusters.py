@@ -2,10 +2,16 @@
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from configs.errors import StageError
+from evals.asking.lm_eval_runner import _kind
 from evals.judging.clusters import clustered
+from evals.judging.pairing import pair
+from evals.judging.retention import category_retention
 from evals.samples import Sample, category_score
 from evals.statistics.score import Z95, difference_interval, paired_cells
+from evals.suites.suite import Category
 from tests.unit.evals.test_retention import SHARE, kept_of, sample, shares
 
 
@@ -84,3 +90,73 @@ def test_intervals_of_translations_hold_the_truth() -> None:
     # Binomial standard error of a 95 % share: 2.8 points.
     assert held / draws >= 0.88
     assert held_by_rows / draws < 0.8
+
+
+def of_kinds(kinds: int, samples: list[Sample], names: str = "k{}") -> list[Sample]:
+    """The samples, dealt out to so many kinds in turn."""
+    return [one.model_copy(update={"kind": names.format(one.doc_id % kinds)}) for one in samples]
+
+
+def strata(**declared: object) -> Category:
+    return Category.model_validate(SHARE.model_dump() | declared)
+
+
+SAMPLED = strata(kind="template", kinds_are="sample")
+FIXED = strata(kind="template", kinds_are="fixed")
+
+
+def test_kinds_that_are_a_sample_count_as_one_each() -> None:
+    """Whole templates are lost: of thirty templates six, and not of three hundred items sixty."""
+    one = of_kinds(30, [sample(item, 1.0) for item in range(300)])
+    other = [item.model_copy(update={"score": float(item.doc_id % 30 > 5)}) for item in one]
+    sampled, fixed, plain = kept_of(one, other, SAMPLED), kept_of(one, other, FIXED), kept_of(one, other)
+    widths = [(kept.difference_high or 0) - (kept.difference_low or 0) for kept in (sampled, plain, fixed)]
+    assert widths[0] > 2 * widths[1] > 2 * widths[2]
+    assert sampled.difference == fixed.difference == plain.difference
+    assert (sampled.p_value or 0) > 100 * (plain.p_value or 1)
+    assert (sampled.baseline_stderr, sampled.retention) == (0, pytest.approx(0.8))
+
+
+def test_too_few_kinds_say_nothing_of_others() -> None:
+    one = of_kinds(9, [sample(item, 1.0) for item in range(300)])
+    judged = category_retention(category_score(SAMPLED, one), pair(one, one))
+    assert judged.numbers.difference is None
+    assert judged.evidence.problem == (
+        "its kinds are declared a sample, and 9 of them are too few to say anything of others (at least 10); declare"
+        " them `fixed` where they are all that is asked about"
+    )
+    assert category_retention(category_score(FIXED, one), pair(one, one)).evidence.problem is None
+
+
+def test_tasks_that_are_a_sample_are_the_clusters() -> None:
+    one = [sample(item, 1.0, task=f"t{item % 12}") for item in range(240)]
+    other = [item.model_copy(update={"score": float(item.task != "t3")}) for item in one]
+    sampled, fixed = kept_of(one, other, strata(tasks_are="sample")), kept_of(one, other)
+    assert (sampled.difference_low or 0) < (fixed.difference_low or 0) - 0.1
+    assert category_score(strata(tasks_are="sample"), one).tasks_are == "sample"
+
+
+def test_documents_of_a_sample_of_passages_are_clusters_too() -> None:
+    draw = np.random.default_rng(3)
+    passages = draw.normal(0, 0.2, 12)
+    language = Category.model_validate(
+        {"name": "knowledge", "description": "", "tasks": ["t"], "metric": "word_perplexity", "unit": "perplexity"}
+        | {"higher_is_better": False, "kind": "passage", "kinds_are": "sample"}
+    )
+    one = of_kinds(12, [sample(item, -3.0, weight=20.0) for item in range(96)])
+    other = [item.model_copy(update={"score": -3.1 + passages[item.doc_id % 12]}) for item in one]
+    without = language.model_copy(update={"kind": None, "kinds_are": None})
+    sampled, plain = kept_of(one, other, language), kept_of(one, other, without)
+    assert (sampled.difference_stderr or 0) > 2.5 * (plain.difference_stderr or 1)
+
+
+@pytest.mark.parametrize("declared", [{"kind": "template"}, {"kinds_are": "fixed"}])
+def test_a_kind_and_what_it_is_are_said_together(declared: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="give both"):
+        strata(**declared)
+
+
+def test_a_document_without_the_field_is_told() -> None:
+    assert _kind(FIXED, {"template": 7}, "task t, item 0") == "7"
+    with pytest.raises(StageError, match="the document has no field template, which category knowledge takes"):
+        _kind(FIXED, {"text": "a"}, "task t, item 0")
