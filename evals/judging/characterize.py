@@ -5,6 +5,7 @@ All of it comes from the pairs that the retention comes from: nothing is measure
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -23,16 +24,21 @@ from registry.contracts import (
     Flip,
     Heterogeneity,
     LengthTrend,
+    PartDrops,
     RetentionRecord,
     StratumDrop,
 )
 from registry.contracts.characterization import AnswerType
+from registry.gates import holm
 
 Pair = tuple[Sample, Sample]
 
 LENGTH_BINS = 4
 FLIPS_PER_CATEGORY = 2
 MOST_FLIPS = 16
+FEWEST_IN_A_PART = 10
+"""A task or kind of fewer items is no part by itself."""
+OTHERS = "others"
 SIGNIFICANCE = 0.05
 """Below it a test of heterogeneity is taken for a finding."""
 _NO_SPREAD = 1e-12
@@ -62,6 +68,7 @@ def characterize(retention: RetentionRecord, pairs: Sequence[Pair]) -> Character
         baseline_digest=retention.baseline_digest,
         artifact_digest=retention.artifact_digest,
         breakdowns=[by_category, _by_length(shares, trend), _by_answer_type(shares, texts)],
+        parts=part_drops(shares, [drop.name for drop in by_category.drops]),
         length_trend=trend,
         flips=worst_flips(weighty, [drop.name for drop in by_category.drops]),
     )
@@ -74,6 +81,57 @@ def answer_type(sample: Sample) -> AnswerType:
     # Worked solutions end with the number: "... so he pays 18 dollars.\n#### 18".
     final = sample.target.rpartition("####")[2].strip()
     return "number" if _NUMBER.fullmatch(final) else "free text"
+
+
+def part_drops(pairs: Sequence[Pair], categories: Sequence[str]) -> list[PartDrops]:
+    """Whether the tasks of a category, and its kinds of items, lost differently; Holm over all of these tests.
+
+    Args:
+        pairs: Of categories that are scored in shares.
+        categories: Their order.
+    """
+    tested: list[tuple[str, Literal["task", "kind"], list[StratumDrop], Heterogeneity]] = []
+    for category in categories:
+        mine = [pair for pair in pairs if pair[0].category == category]
+        several = len({one.task for one, _ in mine}) > 1
+        labels: dict[Literal["task", "kind"], list[str]] = {
+            "task": [one.task for one, _ in mine],
+            "kind": [f"{one.task}: {one.kind}" if several and one.kind else one.kind for one, _ in mine],
+        }
+        for by, names in labels.items():
+            drops = _worst_first(_drop(name, "share", part) for name, part in _parts(mine, names))
+            found = _heterogeneity(drops)
+            if found and set(names) != {""}:
+                tested.append((category, by, drops, found))
+    adjusted = holm([found.p_value for *_, found in tested])
+    return [
+        PartDrops(
+            category=category,
+            by=by,
+            drops=drops,
+            heterogeneity=found,
+            p_holm=p,
+            differ=p < SIGNIFICANCE,
+            finding=_part_finding(category, by, drops, found, p),
+        )
+        for (category, by, drops, found), p in zip(tested, adjusted, strict=True)
+    ]
+
+
+def _parts(pairs: Sequence[Pair], names: Sequence[str]) -> list[tuple[str, list[Pair]]]:
+    """The pairs by name; what has too few items to say anything by itself is put together."""
+    count = Counter(names)
+    found: dict[str, list[Pair]] = {}
+    for name, pair in zip(names, pairs, strict=True):
+        found.setdefault(name if count[name] >= FEWEST_IN_A_PART else OTHERS, []).append(pair)
+    return list(found.items())
+
+
+def _part_finding(category: str, by: str, drops: Sequence[StratumDrop], found: Heterogeneity, p: float) -> str:
+    test = f"{_q_text(found)}, {_p_text(p)} with Holm's correction"
+    if p >= SIGNIFICANCE:
+        return f"No sign that the {by}s of {category} lost differently ({test})."
+    return f"The {by}s of {category} lost differently ({test}): from {_drop_text(drops[0])} to {_drop_text(drops[-1])}."
 
 
 def length_trend(pairs: Sequence[Pair]) -> LengthTrend | None:
@@ -266,8 +324,12 @@ def _heterogeneity(drops: Sequence[StratumDrop]) -> Heterogeneity | None:
 
 
 def _q_text(found: Heterogeneity) -> str:
-    p = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.3f}"
+    p = _p_text(found.p_value)
     return f"Cochran's Q {found.statistic:.1f} with {found.degrees_of_freedom} degrees of freedom, {p}"
+
+
+def _p_text(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _drop_text(drop: StratumDrop) -> str:

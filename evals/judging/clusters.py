@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evals.samples import Sample, cluster_places
-from evals.statistics.designs import Design, Numbers
+from evals.statistics.designs import FEWEST_CLUSTERS, Design, Numbers
 from evals.statistics.score import Floats
 from registry.contracts.evaluation import Sampling
 
@@ -54,17 +54,28 @@ def clustered(
         tasks[place].add(one.task)
         kinds[place] = one.kind
     parts = [("|".join(sorted(names)), kind) for names, kind, there in zip(tasks, kinds, heavy, strict=True) if there]
-    return Clusters(means[0], means[1], total[heavy], len(pairs), _design(parts, tasks_are, kinds_are))
+    return Clusters(means[0], means[1], total[heavy], len(pairs), design_of(parts, tasks_are, kinds_are))
 
 
-def _design(parts: Sequence[tuple[str, str]], tasks_are: Sampling, kinds_are: Sampling | None) -> Design:
-    """Of items that are of these (task, kind)s."""
+def design_of(parts: Sequence[tuple[str, str]], tasks_are: Sampling, kinds_are: Sampling | None) -> Design:
+    """How items of these (task, kind)s were drawn."""
     of_task = _numbered([task for task, _ in parts])
     if tasks_are == "sample":
         return Design(np.zeros(len(parts), dtype=np.intp), of_task, sampled=True)
     if kinds_are == "sample":
         return Design(of_task, _numbered(parts), sampled=True)
     return Design(_numbered(parts) if kinds_are else of_task, np.arange(len(parts)), sampled=False)
+
+
+def too_few_clusters(tasks_are: Sampling, design: Design) -> str | None:
+    """Why a sample of tasks or kinds says nothing of others like them."""
+    if not design.sampled or design.cluster_count >= FEWEST_CLUSTERS:
+        return None
+    what = "tasks" if tasks_are == "sample" else "kinds"
+    return (
+        f"its {what} are declared a sample, and {design.cluster_count} of them are too few to say anything of others"
+        f" (at least {FEWEST_CLUSTERS}); declare them `fixed` where they are all that is asked about"
+    )
 
 
 def _numbered(names: Sequence[object]) -> Numbers:

@@ -7,8 +7,10 @@ Holm's correction included, passes never.
 import numpy as np
 
 from configs.base import StrictModel
+from evals.judging.clusters import design_of, too_few_clusters
 from evals.judging.evidence import share_evidence
 from evals.judging.retention import policy_of
+from evals.statistics.designs import ASSUMED_CORRELATION, Design
 from evals.statistics.score import paired_cells
 from evals.statistics.sizes import chance_to_pass, chance_to_pass_documents, documents_to_pass, items_to_pass
 from evals.suites.resolve import ResolvedSuite
@@ -50,21 +52,51 @@ def reach(resolved: ResolvedSuite, baseline: EvaluationRecord | None = None) -> 
     scores = {score.category: score for score in baseline.categories} if baseline else {}
     items = {category.name: resolved.items_of(category.name) for category in suite.categories}
     wanted = {category.name: _needed(category, suite, suite.power) for category in suite.categories}
+    designs = {category.name: _sampled(category, resolved) for category in suite.categories}
     best = [
-        _best_case(category, items[category.name] or wanted[category.name], scores.get(category.name))
+        _best_case(
+            category, items[category.name] or wanted[category.name], scores.get(category.name), designs[category.name]
+        )
         for category in suite.categories
     ]
     return [
-        _reach(category, suite, items[category.name], wanted[category.name], one, found.verdict == "pass", policy)
+        _reach(
+            category,
+            suite,
+            items[category.name],
+            wanted[category.name],
+            one,
+            found.verdict == "pass",
+            policy,
+            designs[category.name],
+        )
         for category, one, found in zip(suite.categories, best, judge(best, policy), strict=True)
     ]
 
 
+def _sampled(category: Category, resolved: ResolvedSuite) -> Design | None:
+    """The clusters of a category whose tasks or kinds are a sample, where its rows are local."""
+    if "sample" not in (category.tasks_are, category.kinds_are):
+        return None
+    parts = resolved.parts_of(category)
+    return design_of(parts, category.tasks_are, category.kinds_are) if parts else None
+
+
 def _reach(
-    category: Category, suite: Suite, items: int | None, wanted: int, best: Evidence, passes: bool, policy: GatePolicy
+    category: Category,
+    suite: Suite,
+    items: int | None,
+    wanted: int,
+    best: Evidence,
+    passes: bool,
+    policy: GatePolicy,
+    design: Design | None,
 ) -> Reach:
     fewest = _fewest(category, suite)
     asked = items or wanted
+    if design:
+        # As many independent items as tell the same, if those of a cluster correlate as is assumed.
+        asked = round(asked / (1 + (asked / design.cluster_count - 1) * ASSUMED_CORRELATION))
     if category.unit == "perplexity":
         chance = chance_to_pass_documents(asked, category.margin, category.assumed_spread, suite.level)
         assumption = f"a document changes by {category.assumed_spread:g} nats a word"
@@ -74,8 +106,12 @@ def _reach(
     chance = chance if passes else 0.0
     if items is None:
         said = f"the rows are not here: {wanted:,} are wanted"
+    elif best.problem:
+        said = f"cannot pass: {best.problem}"
     elif best.nothing_to_keep:
         said = "cannot pass: the baseline has next to nothing above guessing"
+    elif not passes and "sample" in (category.tasks_are, category.kinds_are):
+        said = "cannot pass with so few kinds or tasks, which are a sample: more of them would"
     elif not passes:
         said = f"cannot pass with this n: {fewest:,} would, if nothing flips"
     elif chance < policy.power:
@@ -106,8 +142,13 @@ def _fewest(category: Category, suite: Suite) -> int:
     return 2 if category.unit == "perplexity" else items_to_pass(category.margin, 0.0, suite.level, suite.power)
 
 
-def _best_case(category: Category, items: int, score: CategoryScore | None) -> Evidence:
+def _best_case(category: Category, items: int, score: CategoryScore | None, design: Design | None) -> Evidence:
     """The artifact answers as the baseline does."""
+    problem = too_few_clusters(category.tasks_are, design) if design else None
+    if problem:
+        return Evidence(
+            category=category.name, unit=category.unit, items=items, margin=category.margin, problem=problem
+        )
     if category.unit == "perplexity":
         return Evidence(
             category=category.name,
@@ -118,6 +159,5 @@ def _best_case(category: Category, items: int, score: CategoryScore | None) -> E
         )
     right = round(items * (1.0 if score is None else score.value))
     scores = np.repeat([1.0, 0.0], [right, items - right])
-    return share_evidence(
-        category.name, paired_cells(scores, scores, np.ones(items)), category.margin, category.chance, items
-    )
+    cells = paired_cells(scores, scores, np.ones(items), design)
+    return share_evidence(category.name, cells, category.margin, category.chance, items)

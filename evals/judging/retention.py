@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evals.judging.clusters import Clusters, clustered
+from evals.judging.clusters import Clusters, clustered, too_few_clusters
 from evals.judging.evidence import share_evidence
 from evals.judging.pairing import Pair, joint_looks, paired
 from evals.samples import Sample
-from evals.statistics.designs import FEWEST_CLUSTERS, Design
 from evals.statistics.paired import PairedMeans, paired_means
 from evals.statistics.resampling import paired_bootstrap
 from evals.statistics.score import PairedCells, paired_cells, ratio_interval
@@ -154,7 +153,7 @@ def category_retention(
     if problem:
         return _unjudged(score, len(pairs), margin, problem)
     items = clustered(pairs, score.tasks_are, score.kinds_are)
-    problem = _too_few_clusters(score, items.design)
+    problem = too_few_clusters(score.tasks_are, items.design)
     if problem:
         return _unjudged(score, len(pairs), margin, problem)
     means = paired_means(items.baseline, items.artifact, items.weights, items.design)
@@ -322,17 +321,6 @@ def _problem(score: CategoryScore, pairs: Sequence[Pair]) -> str | None:
             if wrong:
                 return f"task {sample.task}, item {sample.doc_id}: the {who}'s {wrong}"
     return None if any(one.weight for one, _ in pairs) else "its items have no weight"
-
-
-def _too_few_clusters(score: CategoryScore, design: Design) -> str | None:
-    """Why a sample of tasks or kinds says nothing of others like them."""
-    if not design.sampled or design.cluster_count >= FEWEST_CLUSTERS:
-        return None
-    what = "tasks" if score.tasks_are == "sample" else "kinds"
-    return (
-        f"its {what} are declared a sample, and {design.cluster_count} of them are too few to say anything of others"
-        f" (at least {FEWEST_CLUSTERS}); declare them `fixed` where they are all that is asked about"
-    )
 
 
 def _wrong_number(score: CategoryScore, sample: Sample) -> str | None:

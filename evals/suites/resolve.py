@@ -60,6 +60,13 @@ class ResolvedTask:
         documents = sum(1 for _ in rows_of(_scored_file(self), self.name)) if self.files else None
         return min((count for count in (self.limit, documents) if count is not None), default=None)
 
+    def kinds(self, field: str | None) -> list[str] | None:
+        """What the field of each scored document says, empty without a field; None where the rows are not local."""
+        if not self.files:
+            return None
+        rows = list(rows_of(_scored_file(self), self.name))
+        return [str(rows[place].get(field, "")) if field else "" for place in self.sampled_ids(len(rows))]
+
     def sampled_ids(self, documents: int) -> list[int]:
         """Which of the task's documents are scored, ascending (lm-eval's `samples=` wants them so).
 
@@ -90,6 +97,13 @@ class ResolvedSuite:
         """How many items the category has; None where lm-eval's tasks bring the rows and no limit is given."""
         counts = [task.items for task in self.of(category)]
         return None if None in counts else sum(count or 0 for count in counts)
+
+    def parts_of(self, category: Category) -> list[tuple[str, str]] | None:
+        """(task, kind) of each item of the category; None where its rows are not local."""
+        kinds = [(task.name, task.kinds(category.kind)) for task in self.of(category.name)]
+        if any(found is None for _, found in kinds):
+            return None
+        return [(name, kind) for name, found in kinds for kind in found or ()]
 
     def item_texts(self) -> list[str]:
         """The longest text of every item in local files, sampled or not: what calibration rows must not hold."""

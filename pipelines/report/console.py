@@ -158,6 +158,9 @@ def print_comparison(
     console.print()
     for breakdown in found.breakdowns:
         console.print(Text.assemble(_text(f"by {breakdown.by}", "bold"), " ", _text(breakdown.finding)))
+    for part in found.parts:
+        if part.differ:
+            console.print(Text.assemble(_text(f"{part.category} by {part.by}", "bold"), " ", _text(part.finding)))
 
 
 def table_blocks(console: Console, table: ReportTable) -> list[Table]:

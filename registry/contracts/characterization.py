@@ -43,6 +43,23 @@ class Breakdown(Record):
     """What this says, in a sentence or two."""
 
 
+class PartDrops(Record):
+    """The differences of one category's tasks, or of its kinds of items: what one number for all of them hides."""
+
+    category: str
+    by: Literal["task", "kind"]
+    drops: list[StratumDrop]
+    """The largest loss first; parts of a few items are one, named `others`."""
+    heterogeneity: Heterogeneity
+    """Over the parts; it allows for their number."""
+    p_holm: float
+    """Its p-value, adjusted for all such tests of the artifact (Holm)."""
+    differ: bool
+    """The parts lost differently, surely."""
+    finding: str
+    """What this says, in a sentence."""
+
+
 class LengthTrend(Record):
     """How the difference changes with each doubling of the prompt, within categories."""
 
@@ -78,6 +95,8 @@ class CharacterizationRecord(Record):
     artifact_digest: str
     breakdowns: list[Breakdown]
     """By category, by prompt length, by answer type."""
+    parts: list[PartDrops] = []
+    """Of each category scored in shares that has several tasks, or kinds, of enough items."""
     length_trend: LengthTrend | None
     """None where no category holds prompts of different lengths."""
     flips: list[Flip]

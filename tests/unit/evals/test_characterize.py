@@ -9,6 +9,7 @@ from evals.judging.characterize import (
     answer_type,
     characterize,
     length_trend,
+    part_drops,
     shift_nats,
     worst_flips,
 )
@@ -281,3 +282,69 @@ def test_a_category_that_cannot_be_judged_is_left_out() -> None:
     rows[5] = (rows[5][0], rows[5][1].model_copy(update={"score": float("nan")}))
     found = characterized(rows + pairs("b", 20, 2))
     assert [drop.name for drop in found.by("category").drops] == ["b"]
+
+
+def kind_pairs(kind: str, items: int, to_wrong: int, to_right: int = 0, **changes: object) -> list[Pair]:
+    """A kind of which so many items turn wrong, and so many right."""
+    scores = [(1.0, 0.0)] * to_wrong + [(0.0, 1.0)] * to_right + [(1.0, 1.0)] * (items - to_wrong - to_right)
+    return [
+        (
+            sample(i, before, "knowledge", kind=kind, doc_hash=f"{kind}{i}", **changes),
+            sample(i, after, "knowledge", kind=kind, doc_hash=f"{kind}{i}", **changes),
+        )
+        for i, (before, after) in enumerate(scores)
+    ]
+
+
+def test_a_loss_in_some_kinds_and_a_gain_in_another_are_not_hidden_in_one_number() -> None:
+    """Thirty points lost in differences and products, thirteen won in tens: on the whole, twelve are lost."""
+    rows = [
+        *kind_pairs("difference", 30, to_wrong=9),
+        *kind_pairs("product", 30, to_wrong=9),
+        *kind_pairs("tens", 30, to_wrong=0, to_right=4),
+        *kind_pairs("sum", 30, to_wrong=0),
+    ]
+    (found,) = part_drops(rows, ["knowledge"])
+    assert (found.category, found.by, found.differ) == ("knowledge", "kind", True)
+    assert [(drop.name, round(100 * drop.difference)) for drop in found.drops] == [
+        ("difference", -30),
+        ("product", -30),
+        ("sum", 0),
+        ("tens", 13),
+    ]
+    assert found.p_holm == found.heterogeneity.p_value < 0.01
+    assert found.heterogeneity.degrees_of_freedom == 3
+    assert found.finding.startswith("The kinds of knowledge lost differently (Cochran's Q")
+    assert found.finding.endswith("from difference (-30.0 points) to tens (+13.3 points).")
+
+
+def test_kinds_that_lost_alike_are_said_to_and_holm_counts_all_tests() -> None:
+    even = [pair for kind in "abcd" for pair in kind_pairs(kind, 40, to_wrong=3)]
+    uneven = [*kind_pairs("a", 40, to_wrong=12), *kind_pairs("b", 40, to_wrong=0)]
+    other = [tuple(one.model_copy(update={"category": "other"}) for one in pair) for pair in uneven]
+    found = part_drops([*even, *other], ["knowledge", "other"])  # type: ignore[list-item]
+    assert [(one.category, one.differ) for one in found] == [("knowledge", False), ("other", True)]
+    assert found[0].finding.startswith("No sign that the kinds of knowledge lost differently")
+    assert found[1].p_holm == pytest.approx(2 * found[1].heterogeneity.p_value)
+
+
+def test_tasks_and_kinds_of_tasks_are_told_apart_and_small_ones_put_together() -> None:
+    rows = [
+        *kind_pairs("a", 20, to_wrong=1, task="one"),
+        *kind_pairs("b", 20, to_wrong=1, task="one"),
+        *kind_pairs("a", 20, to_wrong=10, task="two"),
+        *kind_pairs("tiny", 4, to_wrong=0, task="two"),
+        *kind_pairs("small", 5, to_wrong=0, task="two"),
+    ]
+    by_task, by_kind = part_drops(rows, ["knowledge"])
+    assert {(drop.name, drop.items) for drop in by_task.drops} == {("one", 40), ("two", 29)}
+    assert {(drop.name, drop.items) for drop in by_kind.drops} == {
+        ("one: a", 20),
+        ("one: b", 20),
+        ("two: a", 20),
+        ("others", 9),
+    }
+
+
+def test_a_category_of_one_task_without_kinds_has_no_parts() -> None:
+    assert part_drops(pairs("knowledge", 40, 4), ["knowledge"]) == []

@@ -151,3 +151,19 @@ def test_another_margin_or_assumption_is_another_sample_and_another_digest(rows:
 def test_items_are_counted_once() -> None:
     with pytest.raises(ValidationError, match="give one of them"):
         suite_of(1, items=100, limit=10)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "can_pass", "said"),
+    [
+        (9, False, "cannot pass: its kinds are declared a sample, and 9 of them are too few"),
+        (12, False, "cannot pass with so few kinds or tasks, which are a sample: more of them would"),
+        (200, True, "can pass"),
+    ],
+)
+def test_kinds_that_are_a_sample_are_what_counts(rows: Path, kinds: int, can_pass: bool, said: str) -> None:
+    suite = suite_of(1, kind="template", kinds_are="sample", margin=0.05)
+    rows.write_text("".join(json.dumps({"template": n % kinds, "n": n}) + "\n" for n in range(600)))
+    (found,) = reach(resolve(suite))
+    assert found.can_pass is can_pass
+    assert found.said.startswith(said)

@@ -12,6 +12,7 @@ from registry.contracts import (
     Flip,
     Heterogeneity,
     LengthTrend,
+    PartDrops,
     PromptAgreement,
     RetentionRecord,
     StratumDrop,
@@ -158,6 +159,7 @@ def characterization(name: str) -> CharacterizationRecord:
         baseline_digest="sha256:c",
         artifact_digest=f"sha256:{name}",
         breakdowns=breakdowns_of(name),
+        parts=parts_of(name),
         length_trend=LengthTrend(points_per_doubling=-0.014, low=-0.025, high=-0.003),
         flips=flips,
     )
@@ -202,6 +204,39 @@ def breakdowns_of(name: str) -> list[Breakdown]:
             ],
             heterogeneity=None,
             finding="The loss depends on the answer's type: number (−12.4 points) is the largest.",
+        ),
+    ]
+
+
+def parts_of(name: str) -> list[PartDrops]:
+    """What one number for arithmetic hides, and a category whose kinds lost alike."""
+    test = Heterogeneity(statistic=21.3, degrees_of_freedom=3, p_value=9e-5, inconsistency=0.86)
+    kinds = [
+        stratum("difference", 30, -0.3, 0.09),
+        stratum("product", 30, -0.3, 0.09),
+        stratum("sum", 30, -0.033, 0.05),
+        stratum("tens", 30, 0.133, 0.06),
+    ]
+    even = [stratum("capital", 60, -0.02, 0.03), stratum("fact", 60, -0.03, 0.03)]
+    uneven = name != "int8"
+    return [
+        PartDrops(
+            category="arithmetic",
+            by="kind",
+            drops=kinds,
+            heterogeneity=test,
+            p_holm=1.8e-4 if uneven else 0.4,
+            differ=uneven,
+            finding="The kinds of arithmetic lost differently: from difference (-30.0 points) to tens (+13.3 points).",
+        ),
+        PartDrops(
+            category="knowledge",
+            by="kind",
+            drops=even,
+            heterogeneity=test.model_copy(update={"statistic": 0.1, "p_value": 0.8}),
+            p_holm=0.8,
+            differ=False,
+            finding="No sign that the kinds of knowledge lost differently.",
         ),
     ]
 

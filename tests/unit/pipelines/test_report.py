@@ -324,6 +324,16 @@ def test_the_page_explains_every_verdict_and_where_it_was_lost(tmp_path: Path) -
         assert expected in page
 
 
+def test_the_page_shows_the_kinds_that_lost_differently_and_names_the_others(tmp_path: Path) -> None:
+    page = page_of(report_record(tmp_path))
+    found = [row.characterization for row in report_rows() if row.characterization]
+    assert page.count("<th>arithmetic by kind</th>") == sum(part.differ for one in found for part in one.parts) == 2
+    assert "The kinds of arithmetic lost differently: from difference (-30.0 points) to tens (+13.3 points)." in page
+    assert "<td>difference</td><td>30</td>" in page
+    assert "<th>knowledge by kind</th>" not in page
+    assert "No sign that parts of a category lost differently: knowledge by kind (p = 0.80)" in page
+
+
 def test_a_category_that_could_not_be_judged_is_shown_as_such(tmp_path: Path) -> None:
     rows = report_rows()
     assert rows[1].retention is not None
