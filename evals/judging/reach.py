@@ -138,8 +138,8 @@ def _needed(category: Category, suite: Suite, power: float) -> int:
 
 
 def _fewest(category: Category, suite: Suite) -> int:
-    """Two documents that did not change show it; one has no spread."""
-    return 2 if category.unit == "perplexity" else items_to_pass(category.margin, 0.0, suite.level, suite.power)
+    """A single document whose likelihood did not change shows it."""
+    return 1 if category.unit == "perplexity" else items_to_pass(category.margin, 0.0, suite.level, suite.power)
 
 
 def _best_case(category: Category, items: int, score: CategoryScore | None, design: Design | None) -> Evidence:
@@ -155,7 +155,7 @@ def _best_case(category: Category, items: int, score: CategoryScore | None, desi
             unit="perplexity",
             items=items,
             margin=category.margin,
-            p_pass=0.0 if items > 1 else 1.0,
+            p_pass=0.0,
         )
     right = round(items * (1.0 if score is None else score.value))
     scores = np.repeat([1.0, 0.0], [right, items - right])
