@@ -169,7 +169,7 @@ def forget(workspace: Path, rng: Random, stage: str = "") -> str:
         chosen.append(rng.choice(wanted))
     with_objects = rng.random() < 0.5
     for entry in chosen:
-        text = entry.read_text()
+        text = entry.read_text(errors="replace")
         entry.unlink()
         made = re.search(r'"object": \{[^}]*"digest": "sha256:([0-9a-f]{64})"', text)
         if made and with_objects:

@@ -46,6 +46,14 @@ def test_a_forgotten_stage_is_out_of_the_cache_with_its_object(tmp_path: Path) -
     assert files_of(tmp_path, "weights") == files_of(tmp_path, "manifests") == []
 
 
+def test_an_entry_that_was_damaged_before_can_be_forgotten_too(tmp_path: Path) -> None:
+    entry = tmp_path / "cache" / "measure" / f"{'0' * 64}.json"
+    entry.parent.mkdir(parents=True)
+    entry.write_bytes(b"\xff\xfe")
+    assert forget(tmp_path, Random(1)).startswith("forgotten: measure")
+    assert not entry.exists()
+
+
 def test_a_seed_repeats_what_hypothesis_draws() -> None:
     tree = {"a": {"b": [1, 2]}, "c": "x"}
     assert drawn(edits(tree), 5) == drawn(edits(tree), 5)
