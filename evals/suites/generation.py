@@ -14,15 +14,9 @@ from configs.errors import RequestError
 
 DEFAULT_MAX_TOKENS = 256
 """Of lm-eval's `hf`, `vllm` and `local-completions`."""
-_READ = {
-    "until",
-    "do_sample",
-    "temperature",
-    "max_gen_toks",
-    "max_new_tokens",
-    "max_tokens",
-    "max_completion_tokens",
-}
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""Names of one thing; the first that is there counts."""
+_READ = {"until", "do_sample", "temperature", *_LENGTHS}
 _PLAIN: Mapping[str, float] = {
     "top_p": 1.0,
     "top_k": 0,
@@ -70,6 +64,11 @@ def generation(task: str, wanted: Mapping[str, Any] | None) -> Generation:
     if found.max_tokens < 1 or found.temperature < 0 or not all(isinstance(text, str) for text in found.stop):
         raise _refused(task, f"generation settings that no server takes: {dict(wanted or {})}")
     return found
+
+
+def most_tokens(wanted: Mapping[str, Any] | None) -> int:
+    """How long an answer may get; as `generation` reads it, without importing anything."""
+    return next((int(wanted[name]) for name in _LENGTHS if wanted and wanted.get(name) is not None), DEFAULT_MAX_TOKENS)
 
 
 def check_generation(task: str, wanted: Mapping[str, Any] | None) -> None:

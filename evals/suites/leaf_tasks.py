@@ -24,6 +24,8 @@ _DEFAULT_METRICS = {
     "generate_until": ["exact_match"],
 }
 """Of lm_eval/api/registry.py: a task that lists no metrics gets these."""
+_OF_ALL_ITEMS = {"bleu", "brier_score", "chrf", "f1", "matthews_corrcoef", "ter"}
+"""Aggregations of lm_eval/api/metrics.py that make one score of all answers; an item has none by itself."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,17 @@ class LeafTask:
             return _DEFAULT_METRICS[self.config.get("output_type", "generate_until")]
         names = [metric["metric"] for metric in listed]
         return [name.reference.rpartition(".")[2] if isinstance(name, Function) else str(name) for name in names]
+
+    def scores_items(self, metric: str) -> bool:
+        """Whether an item has a score by this metric, as far as the file says; without one it cannot be paired."""
+        listed = {one["metric"]: one.get("aggregation", one["metric"]) for one in self.config.get("metric_list") or []}
+        aggregation = listed.get(metric)
+        return not (isinstance(aggregation, str) and aggregation in _OF_ALL_ITEMS)
+
+    @property
+    def is_seen_or_heard(self) -> bool:
+        """Whether its questions are pictures or sounds."""
+        return bool(self.config.get("doc_to_image") or self.config.get("doc_to_audio"))
 
     @property
     def functions(self) -> list[Function]:

@@ -180,8 +180,8 @@ def checked_leaves(category: Category) -> list[LeafTask]:
     """The category's leaf tasks.
 
     Raises:
-        RequestError: One is not there, runs code that the model wrote, wants texts written in a way that no server here
-            knows, or gives neither the metric nor the filter.
+        RequestError: One is not there, runs code that the model wrote, shows pictures, wants texts written in a way
+            that no server here knows, gives neither the metric nor the filter, or no score of an item by this metric.
     """
     leaves = [leaf for name in category.tasks for leaf in leaf_tasks(name)]
     for leaf in leaves:
@@ -190,10 +190,21 @@ def checked_leaves(category: Category) -> list[LeafTask]:
                 f"task {leaf.name} of category {category.name} runs code that the model wrote",
                 remedy="take it out of the suite: there is no sandbox here to run such code in",
             )
+        if leaf.is_seen_or_heard:
+            raise RequestError(
+                f"task {leaf.name} of category {category.name} asks about pictures or sounds",
+                remedy="take it out of the suite: models are asked in words here",
+            )
         if leaf.is_generative:
             check_generation(leaf.name, leaf.config.get("generation_kwargs"))
         _check_given(category, leaf, "metric", category.metric, leaf.metrics)
         _check_given(category, leaf, "filter", category.filter, leaf.filters)
+        if not leaf.scores_items(category.metric):
+            raise RequestError(
+                f"task {leaf.name} of category {category.name}: {category.metric} is a score of all its answers"
+                " together, and models are compared item by item",
+                remedy="name a metric that is a mean over items, or take the task out of the suite",
+            )
     return leaves
 
 

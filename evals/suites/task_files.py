@@ -40,7 +40,7 @@ class Function:
         """Import the function as lm-eval does (lm_eval/tasks/_yaml_loader.py).
 
         Raises:
-            RequestError: A library that its module imports is not installed.
+            RequestError: A library that its module imports is not installed, or the module asks for what is not here.
         """
         module_name, _, name = self.reference.rpartition(".")
         try:
@@ -51,6 +51,12 @@ class Function:
             raise RequestError(
                 f"the scoring functions of {self.folder} need {error.name or error}, which is not installed",
                 remedy=f"install it with `pip install {error.name}`, or take the task out of the suite",
+            ) from error
+        except (Exception, SystemExit) as error:
+            # Modules of tasks start programs, ask a hub or end the process when they do not find what they need.
+            raise RequestError(
+                f"the scoring functions of {self.folder} cannot be loaded: {type(error).__name__}: {error}",
+                remedy="give them what they ask for, or take the task out of the suite",
             ) from error
         return getattr(module, name)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from configs.errors import RequestError, StageError
+from evals.suites.generation import most_tokens
+from evals.suites.resolve import checked_leaves
 from pipelines.planning.compatibility import Asked, serving_violations
 from pipelines.planning.context import JobContext
 from pipelines.planning.device import MachineRecord
@@ -158,12 +160,30 @@ def _range_violations(context: JobContext, checkpoint: CheckpointRecord, method:
 
 
 def _suite_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[str]:
+    found = _room_violations(context)
     chatting = [category.name for category in context.suite.categories if category.chat_template]
     if checkpoint.has_chat_template or not chatting:
+        return found
+    return [
+        *found,
+        f"suite {context.suite.name} asks {', '.join(chatting)} through the model's chat template, and it has none; add"
+        " its chat_template.jinja, or take `chat_template` out of a copy of the suite's file",
+    ]
+
+
+def _room_violations(context: JobContext) -> list[str]:
+    """Where answers alone would fill the context."""
+    length = context.config.serving.max_model_len
+    leaves = [leaf for category in context.suite.categories for leaf in checked_leaves(category) if leaf.is_generative]
+    wanted = {leaf.name: most_tokens(leaf.config.get("generation_kwargs")) for leaf in leaves}
+    longest = max(wanted, key=wanted.__getitem__, default="")
+    # One token of the context stays free, as the evaluation has it.
+    if not longest or wanted[longest] < length - 1:
         return []
     return [
-        f"suite {context.suite.name} asks {', '.join(chatting)} through the model's chat template, and it has none; add"
-        " its chat_template.jinja, or take `chat_template` out of a copy of the suite's file"
+        f"suite {context.suite.name}: answers to {longest} take up to {wanted[longest]} tokens, and"
+        f" serving.max_model_len {length} leaves no room for a question; raise it, or leave the task out of a copy of"
+        " the suite's file"
     ]
 
 

@@ -220,6 +220,27 @@ def test_a_task_that_fixes_no_examples_keeps_them(
     assert resolve(suite).tasks[0].config["num_fewshot"] == asked
 
 
+@pytest.mark.parametrize("line", ["doc_to_image: picture", "doc_to_audio: sound"])
+def test_tasks_that_are_seen_or_heard_are_refused(own_tasks: Path, line: str) -> None:
+    (own_tasks / "task.yaml").write_text(CODE_TASK.replace("unsafe_code: true", line))
+    with pytest.raises(RequestError, match="task mine of category one asks about pictures or sounds"):
+        resolve(suite_of("mine", metric="exact_match"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "refused"),
+    [("{metric: bleu}", True), ("{metric: f1, aggregation: f1}", True), ("{metric: f1, aggregation: mean}", False)],
+)
+def test_a_score_of_all_answers_together_is_refused(own_tasks: Path, metric: str, refused: bool) -> None:
+    (own_tasks / "task.yaml").write_text(CODE_TASK.replace("unsafe_code: true", f"metric_list: [{metric}]"))
+    suite = suite_of("mine", metric="bleu" if "bleu" in metric else "f1")
+    if not refused:
+        resolve(suite)
+        return
+    with pytest.raises(RequestError, match="is a score of all its answers together"):
+        resolve(suite)
+
+
 def test_a_task_without_items(own_tasks: Path) -> None:
     (own_tasks / "task.yaml").write_text(CODE_TASK.replace("unsafe_code: true", ""))
     (own_tasks / "rows.jsonl").write_text("")

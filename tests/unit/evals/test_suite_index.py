@@ -115,6 +115,13 @@ def test_a_library_that_a_scorer_lacks(root: Path) -> None:
         Function(root / "b", "utils.score").load()
 
 
+@pytest.mark.parametrize("line", ["raise SystemExit('no prolog here')", "raise OSError('no prolog here')"])
+def test_a_scorer_that_ends_the_process_for_want_of_something(root: Path, line: str) -> None:
+    (root / "b" / "utils.py").write_text(line)
+    with pytest.raises(RequestError, match=r"cannot be loaded: (SystemExit|OSError): no prolog here"):
+        Function(root / "b", "utils.score").load()
+
+
 def test_metrics_and_filters() -> None:
     assert LeafTask("t", {"output_type": "multiple_choice"}, None).metrics == ["acc", "acc_norm"]
     own = {"metric_list": [{"metric": Function(Path(), "utils.mine")}, {"metric": "acc"}]}

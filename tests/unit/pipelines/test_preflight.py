@@ -13,6 +13,7 @@ import pytest
 from configs.errors import RequestError, StageError
 from configs.loading import load_yaml_model
 from evals.suites.resolve import load_suite
+from evals.suites.suite import Category, Suite
 from pipelines.planning.compatibility import REFUSALS, VLLM_VERSION, Asked, Refusal, serving_violations
 from pipelines.planning.context import JobContext
 from pipelines.planning.preflight import check_families, check_free_space, check_memory, check_rules, rule_violations
@@ -123,6 +124,17 @@ def test_a_suite_that_asks_through_a_template_that_the_model_lacks() -> None:
     assert line.startswith(f"suite demo asks {first.name} through the model's chat template, and it has none; add its")
     assert not rule_violations(asked, checkpoint_record("sha256:c"))
     check_rules(context(), base_model)
+
+
+def test_answers_that_would_fill_the_context() -> None:
+    category = Category(name="orders", description="", tasks=["ifeval"], metric="prompt_level_strict_acc")
+    suite = Suite(name="mine", version="1", description="", categories=[category])
+    short, long = (replace(context(serving={"max_model_len": length}), suite=suite) for length in (1281, 2048))
+    (line,) = [line for line in rule_violations(short, checkpoint_record("sha256:c")) if "room" in line]
+    assert line.startswith(
+        "suite mine: answers to ifeval take up to 1280 tokens, and serving.max_model_len 1281 leaves no room"
+    )
+    assert not [line for line in rule_violations(long, checkpoint_record("sha256:c")) if "room" in line]
 
 
 def test_the_compatibility_rows_belong_to_the_installed_engine() -> None:
