@@ -7,6 +7,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from evals.statistics.sequential import LookPlan
 from tests import simulations as simulate
 
 SIZES = (50, 200, 1000)
@@ -44,6 +45,7 @@ def main() -> None:
                 guarded, naive = simulate.looks_error(fractions, spending, 0.05, 0.15, items, draws // 4, 1)
                 print(f"| {len(fractions)} | {spending} | {items} | {guarded.hits:.1%} | {naive.hits:.1%} |")
     print_adaptive(draws // 20)
+    print_asked(max(20, draws // 100))
     print_designs(max(200, draws // 10))
     print("\n| categories | any wrong pass, Holm | without |\n|---|---|---|")
     for categories in (3, 8):
@@ -55,6 +57,21 @@ def main() -> None:
             held = simulate.perplexity(documents, draws, documents, skewed=skewed)
             shares = " | ".join(f"{one.hits:.1%}" for one in held)
             print(f"| {documents} | {'skewed' if skewed else 'even'} | {shares} |")
+
+
+def print_asked(draws: int) -> None:
+    """What adaptive evaluations of six categories are asked, by losses, items and spending."""
+    print("\n| items, margin | true losses | obrien_fleming: asked | decided | pocock: asked | decided |")
+    print("|---|---|---|---|---|---|")
+    for items, margin in ((120, 0.02), (396, 0.05), (1600, 0.05)):
+        for losses, flips in (((0.0,) * 6, 0.06), ((0.1, *(0.01,) * 5), 0.15), ((0.15,) * 6, 0.25), ((0.3,) * 6, 0.4)):
+            told = ""
+            for spending in ("obrien_fleming", "pocock"):
+                looks = LookPlan.model_validate({"spending": spending})
+                with tempfile.TemporaryDirectory() as folder:
+                    found = simulate.adaptive(losses, margin, items, draws, 1, Path(folder), flips, looks)
+                told += f" | {found.asked:.0%} | {found.decided.hits:.0%}"
+            print(f"| {items}, {margin:.0%} | {', '.join(f'{loss:.0%}' for loss in losses)}{told} |", flush=True)
 
 
 def print_designs(draws: int) -> None:

@@ -178,9 +178,16 @@ class AdaptiveOutcome(NamedTuple):
 
 
 def adaptive(
-    losses: Sequence[float], margin: float, items: int, draws: int, seed: int, folder: Path
+    losses: Sequence[float],
+    margin: float,
+    items: int,
+    draws: int,
+    seed: int,
+    folder: Path,
+    flips: float = 0.15,
+    looks: LookPlan | None = None,
 ) -> AdaptiveOutcome:
-    """Runs of the real loop over categories of true `losses`; 15 % of the items flip.
+    """Runs of the real loop over categories of true `losses`; a share `flips` of the items flips, or all that are lost.
 
     A pass is wrong where the loss is the margin or more, a fail where it is the margin or less.
     """
@@ -191,11 +198,12 @@ def adaptive(
     wrong_passes = wrong_fails = decided = asked = 0
     for _ in range(draws):
         drawn = {
-            name: generator.choice(4, items, p=cells(0.7, loss, 0.15)) for name, loss in zip(names, losses, strict=True)
+            name: generator.choice(4, items, p=cells(0.7, loss, max(flips, abs(loss))))
+            for name, loss in zip(names, losses, strict=True)
         }
         baseline = simulated_samples(drawn, BASELINE, dict.fromkeys(names, range(items)))
         write_samples(path, baseline)
-        plan = Adaptive(plan=LookPlan(), baseline=simulated_evaluation(suite, baseline), baseline_samples=path)
+        plan = Adaptive(plan=looks or LookPlan(), baseline=simulated_evaluation(suite, baseline), baseline_samples=path)
         found = evaluate_adaptively(plan, suite, functools.partial(simulated_samples, drawn, ARTIFACT))
         said = final_verdicts(plan, suite, found)
         wrong_passes += any(one == "pass" and loss >= margin for one, loss in zip(said, losses, strict=True))
