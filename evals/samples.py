@@ -128,7 +128,19 @@ def read_samples(path: Path) -> list[Sample]:
 
 def cluster_places(samples: Sequence[Sample]) -> NDArray[np.intp]:
     """Each sample's cluster as a number [samples], counted from 0 in the order of appearance."""
-    names = [sample.cluster or sample.doc_hash for sample in samples]
+    return _numbered([sample.cluster or sample.doc_hash for sample in samples])
+
+
+def _drawn_places(category: Category, samples: Sequence[Sample]) -> NDArray[np.intp]:
+    """The same of what was drawn: tasks, or kinds of tasks, where the suite says that they are a sample."""
+    if category.tasks_are == "sample":
+        return _numbered([sample.task for sample in samples])
+    if category.kinds_are == "sample":
+        return _numbered([(sample.task, sample.kind) for sample in samples])
+    return cluster_places(samples)
+
+
+def _numbered(names: Sequence[object]) -> NDArray[np.intp]:
     first = {name: place for place, name in enumerate(dict.fromkeys(names))}
     return np.array([first[name] for name in names], dtype=np.intp)
 
@@ -138,14 +150,16 @@ def category_score(category: Category, samples: Sequence[Sample]) -> CategorySco
 
     A share is the items' mean, its standard error sqrt(s^2 / n). A perplexity is exp(-L / W) over all words W; its
     standard error comes from that of the ratio L / W over items (Cochran, Sampling Techniques, 3rd ed., eq. 6.13) by
-    the delta method. Items of one cluster count as one in both.
+    the delta method. Items of one cluster count as one in both, and so do those of a task or kind where these are a
+    sample.
     """
     scores = np.array([sample.score for sample in samples])
     weights = np.array([sample.weight for sample in samples])
     items = len(samples)
     mean = float(np.average(scores, weights=weights))
     # With equal weights and one item a cluster this is the plain standard error of a mean.
-    residuals = np.bincount(cluster_places(samples), weights * (scores - mean)) / weights.sum()
+    places = _drawn_places(category, samples)
+    residuals = np.bincount(places, weights * (scores - mean)) / weights.sum()
     clusters = len(residuals)
     stderr = math.sqrt(float(residuals @ residuals) * clusters / (clusters - 1)) if clusters > 1 else None
     value, low, high = mean, None, None
@@ -153,7 +167,7 @@ def category_score(category: Category, samples: Sequence[Sample]) -> CategorySco
         value = _exponential(-mean)
         stderr = value * stderr if stderr is not None else None
     elif scores.min() >= 0 and scores.max() <= 1:
-        low, high = share_interval(scores, weights, cluster_places(samples))
+        low, high = share_interval(scores, weights, places)
     return CategoryScore(
         category=category.name,
         metric=category.metric,

@@ -79,7 +79,7 @@ def test_intervals_of_translations_hold_the_truth() -> None:
             (one, one.model_copy(update={"score": float(score)}))
             for question in range(questions)
             for score in scores[question]
-            for one in [Sample.model_construct(cluster=str(question), score=1.0, weight=1.0)]
+            for one in [Sample.model_construct(task="t", cluster=str(question), score=1.0, weight=1.0)]
         ]
         by_cluster = clustered(rows)
         by_row = np.ones(scores.size), scores.ravel().astype(float), np.ones(scores.size)

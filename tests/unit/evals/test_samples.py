@@ -110,3 +110,19 @@ def test_questions_matched_by_place_are_equally_many() -> None:
         check_parallel(category, {"de": 250, "sw": 249})
     assert "parallel" in caught.value.remedy
     check_parallel(category.model_copy(update={"parallel": False}), {"de": 250, "sw": 249})
+
+
+def test_a_score_knows_that_its_kinds_are_a_sample() -> None:
+    """Four kinds of ten items, two of them wrong throughout: that is four witnesses and not forty."""
+    samples = [
+        SAMPLE.model_copy(
+            update={"doc_hash": f"d{item}", "doc_id": item, "kind": f"k{item % 4}", "score": item % 4 > 1}
+        )
+        for item in range(40)
+    ]
+    plain = Category(name="knowledge", description="", tasks=["arc"], metric="acc")
+    sampled = plain.model_copy(update={"kind": "template", "kinds_are": "sample"})
+    one, four = category_score(plain, samples), category_score(sampled, samples)
+    assert one.stderr == pytest.approx(0.5 / 39**0.5)
+    assert four.stderr == pytest.approx(0.5 / 3**0.5)
+    assert (four.low, four.high) == (pytest.approx(0.150, abs=1e-3), pytest.approx(0.850, abs=1e-3))
