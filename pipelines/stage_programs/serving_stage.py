@@ -120,8 +120,7 @@ def serve_and_measure(
         first: ShardFacts | CheckRecord | None = None
         if job.checks:
             with clock.part("checks"):
-                served = served.model_copy(update={"scheduling_left": served.proof_scope in job.proved})
-                checks = [] if served.scheduling_left else _scheduling(server, job.checks)
+                served, checks = _scheduling(job, server, served)
                 first = _shard_facts(server) if ranks else None
         if trace_dir:
             with clock.part("profile"):
@@ -157,10 +156,14 @@ def _loaded(
     return load._replace(points=doubted_points(load.points, held))
 
 
-def _scheduling(server: RunningServer, config: ChecksConfig) -> list[CheckRecord]:
+def _scheduling(job: ServeJob, server: RunningServer, served: ServingRecord) -> tuple[ServingRecord, list[CheckRecord]]:
+    """The record and the proofs of batching and fairness, which are left where a server that is alike passed them."""
+    assert job.checks  # noqa: S101 - the caller asks
+    if served.proof_scope in job.proved:
+        return served.model_copy(update={"scheduling_left": True}), []
     held_before = server.suspended_seconds
-    checks = prove_scheduling(server, config)
-    return doubted_checks(checks, server.suspended_seconds - held_before)
+    checks = prove_scheduling(server, job.checks)
+    return served, doubted_checks(checks, server.suspended_seconds - held_before)
 
 
 def stored_result(job: ServeJob, output_dir: Path, record: Record) -> StageResult:

@@ -1,5 +1,6 @@
 """Batching and fairness are proved once for each kernel, and whose proof covers whom is said."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ from evals.suites.resolve import load_suite
 from pipelines.planning.stages import Stage, proved_by
 from pipelines.records.rows import Row, with_shared_proofs
 from pipelines.report.table import build_table
+from pipelines.stage_programs import serving_stage
 from pipelines.stage_programs.serving_metrics import check_tags, serving_metrics
 from registry.contracts import CheckRecord, MeasurementRecord, StageResult
+from serving_checks.checks.config import ChecksConfig
 from tests.records import check_record, measurement_record
 
 KERNEL = "CPUWNA16LinearKernel x 120"
@@ -95,3 +98,16 @@ def test_the_shared_proofs_stand_before_what_was_proved_of_the_model_itself() ->
     assert found is not None
     assert [check.check for check in found.checks] == ["batching", "starvation", "sharding"]
     assert found.proves is None
+
+
+@pytest.mark.parametrize(("proved_before", "made"), [(True, []), (False, ["batching"])])
+def test_a_server_is_asked_only_where_none_that_is_alike_was(
+    proved_before: bool, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_stage, "prove_scheduling", lambda server, config: [check_record("batching")])
+    served = measured(scheduling_left=False).serving
+    other = measured("pass", "pass", **({} if proved_before else {"quantization_kernel": "other"}))
+    job: Any = SimpleNamespace(checks=ChecksConfig(), proved=proved_by({"measure:gptq": result(other)}))
+    server: Any = SimpleNamespace(suspended_seconds=0.0)
+    record, checks = serving_stage._scheduling(job, server, served)
+    assert ([check.check for check in checks], record.scheduling_left) == (made, proved_before)
