@@ -24,7 +24,7 @@ help: ## Show this list
 setup: ## Install everything into .venv (does nothing when it is up to date)
 	@$(SET_UP) install --quiet
 
-demo: setup ## Quantize and measure SmolLM2-135M in five ways on this machine
+demo: setup ## Quantize and measure SmolLM2-135M in seven ways on this machine
 	$(BIN)/quantbench run configs/recipes/demo.yaml
 
 test: setup ## Run all tests, real engines included
