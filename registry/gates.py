@@ -67,6 +67,8 @@ class Evidence(StrictModel):
     headroom_high: float | None = None
     truncated: int = 0
     """Items whose prompt lost its beginning, where the policy does not allow it: they ask for something else."""
+    drawn: str = ""
+    """How the items hang together, where they are not what was drawn: `in 30 kinds that are a sample`."""
     problem: str | None = None
     """Why the category cannot be judged; its other numbers mean nothing then."""
 
@@ -221,7 +223,7 @@ def _next_to_nothing(one: Evidence) -> str:
 
 def _items(one: Evidence) -> str:
     name = "item" if one.unit == "share" else "document"
-    return f"{one.items:,} {name}{'' if one.items == 1 else 's'}"
+    return f"{one.items:,} {name}{'' if one.items == 1 else 's'}{' ' if one.drawn else ''}{one.drawn}"
 
 
 def _number(amount: float, one: Evidence) -> str:

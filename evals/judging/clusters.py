@@ -67,6 +67,13 @@ def design_of(parts: Sequence[tuple[str, str]], tasks_are: Sampling, kinds_are: 
     return Design(_numbered(parts) if kinds_are else of_task, np.arange(len(parts)), sampled=False)
 
 
+def drawn_text(tasks_are: Sampling, design: Design) -> str:
+    """`in 30 kinds that are a sample`; empty where the items are what was drawn."""
+    if not design.sampled:
+        return ""
+    return f"in {design.cluster_count} {'tasks' if tasks_are == 'sample' else 'kinds'} that are a sample"
+
+
 def too_few_clusters(tasks_are: Sampling, design: Design) -> str | None:
     """Why a sample of tasks or kinds says nothing of others like them."""
     if not design.sampled or design.cluster_count >= FEWEST_CLUSTERS:

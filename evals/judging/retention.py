@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evals.judging.clusters import Clusters, clustered, too_few_clusters
+from evals.judging.clusters import Clusters, clustered, drawn_text, too_few_clusters
 from evals.judging.evidence import share_evidence
 from evals.judging.pairing import Pair, joint_looks, paired
 from evals.samples import Sample
@@ -161,7 +161,8 @@ def category_retention(
         judged = _perplexity(score, items, means, margin, level, policy.power)
     else:
         judged = _share(score, pairs, items, means, margin, level, policy.power)
-    return _with_truncation(judged, pairs, policy)
+    drawn = judged.evidence.model_copy(update={"drawn": drawn_text(score.tasks_are, items.design)})
+    return _with_truncation(judged._replace(evidence=drawn), pairs, policy)
 
 
 def _with_truncation(judged: Judged, pairs: Sequence[Pair], policy: GatePolicy) -> Judged:

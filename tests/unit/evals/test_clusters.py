@@ -12,6 +12,7 @@ from evals.judging.retention import category_retention
 from evals.samples import Sample, category_score
 from evals.statistics.score import Z95, difference_interval, paired_cells
 from evals.suites.suite import Category
+from registry.gates import GatePolicy, judge
 from tests.unit.evals.test_retention import SHARE, kept_of, sample, shares
 
 
@@ -160,3 +161,12 @@ def test_a_document_without_the_field_is_told() -> None:
     assert _kind(FIXED, {"template": 7}, "task t, item 0") == "7"
     with pytest.raises(StageError, match="the document has no field template, which category knowledge takes"):
         _kind(FIXED, {"text": "a"}, "task t, item 0")
+
+
+def test_a_verdict_says_that_its_kinds_are_a_sample() -> None:
+    one = of_kinds(30, [sample(item, 1.0) for item in range(300)])
+    for category, told in ((SAMPLED, "over 300 items in 30 kinds that are a sample"), (FIXED, "over 300 items;")):
+        score = category_score(category, one)
+        judged = category_retention(score, pair(one, one), GatePolicy(default_margin=0.2))
+        (verdict,) = judge([judged.evidence], GatePolicy(default_margin=0.2))
+        assert told in verdict.reason
