@@ -70,6 +70,13 @@ def evaluate(
 PERPLEXITY = {"unit": "perplexity", "higher_is_better": False}
 
 
+def whole_demo() -> Suite:
+    """The demo's suite with all of its rows."""
+    suite = load_suite("demo")
+    whole = [category.model_copy(update={"limit": None, "items": None}) for category in suite.categories]
+    return suite.model_copy(update={"categories": whole})
+
+
 def small_suite(**changes: object) -> Suite:
     fields: dict[str, object] = {
         "name": "grammar",
@@ -82,7 +89,7 @@ def small_suite(**changes: object) -> Suite:
 
 
 def test_every_category_is_scored_and_every_item_kept(model_dir: Path, tmp_path: Path) -> None:
-    suite = load_suite("demo")
+    suite = whole_demo()
     model = EvenModel()
     record = evaluate(model_dir, tmp_path, model, suite)
     scores = {score.category: score for score in record.categories}
@@ -131,7 +138,7 @@ def test_scores_are_those_of_lm_eval_s_own_client(model_dir: Path, tmp_path: Pat
     from lm_eval.api.model import LM
     from lm_eval.evaluator import evaluate as evaluate_by_lm_eval
 
-    model, suite = FormulaModel(), load_suite("demo")
+    model, suite = FormulaModel(), whole_demo()
 
     class Plain(LM):  # type: ignore[misc] # lm-eval has no types
         def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
