@@ -89,13 +89,18 @@ def small_suite(**changes: object) -> Suite:
 
 
 def test_every_category_is_scored_and_every_item_kept(model_dir: Path, tmp_path: Path) -> None:
-    suite = whole_demo()
+    suite = load_suite("demo")
     model = EvenModel()
     record = evaluate(model_dir, tmp_path, model, suite)
     scores = {score.category: score for score in record.categories}
     assert set(scores) == {category.name for category in suite.categories}
     samples = read_samples(tmp_path / record.samples_file)
-    assert len(samples) == sum(score.items for score in record.categories) == len(resolve(suite).item_texts())
+    assert len(samples) == sum(score.items for score in record.categories)
+    assert {score.category: score.items for score in record.categories} == {
+        category.name: resolve(suite).items_of(category.name) for category in suite.categories
+    }
+    kinds = {sample.category: bool(sample.kind) for sample in samples}
+    assert kinds == {category.name: category.kind is not None for category in suite.categories}
     assert record.requests >= record.requests_sent == len(model.bodies)
     assert record.truncated_prompts == 0
     # All tokens are tied, and none that is asked for has the lowest id.
