@@ -55,6 +55,7 @@ def open_tune(run: OpenRun) -> OpenRun:
             inputs=inputs,
             interpreter=config.environments.get("tune", measured.interpreter),
             profile=False,
+            proofs=None,
         )
         for parameters in tune.cells()
     ]

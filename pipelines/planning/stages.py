@@ -265,8 +265,9 @@ def _measure(
         "device_name": machine.device_name,
         "threads": machine.serving_threads,
     }
-    if name != entry_of(name):
-        # How fast it is and how it is served is known from the model that it is another one of.
+    # Of another one of a model it is known how fast it is and how it is served.
+    scored_only = name != entry_of(name)
+    if scored_only:
         shaping |= dict.fromkeys(("load", "load_text", "checks"))
     source = "prepare" if method is None else f"quantize:{name}"
     inputs = {"model": source} if method is None else {"model": source, "inspection": f"inspect:{name}"}
@@ -274,8 +275,10 @@ def _measure(
         # What is asked depends on what the baseline answered, and on our statistics.
         shaping |= {"looks": config.evaluation.looks.model_dump(mode="json"), "statistics": STATISTICS_VERSION}
         inputs |= {"baseline": "measure:baseline"}
-    proofs = config.checks.proofs if shaping["checks"] and config.checks.of_scheduling else None
-    return Stage("measure", name, shaping, inputs, method, dtype, profile=config.profile, proofs=proofs)
+    stage = Stage("measure", name, shaping, inputs, method, dtype)
+    if scored_only:
+        return stage
+    return replace(stage, profile=config.profile, proofs=config.checks.proofs if config.checks.of_scheduling else None)
 
 
 def quantize_dtype(config: RunConfig, machine: MachineRecord, method: Method) -> DType:

@@ -181,6 +181,7 @@ def test_a_failed_stage_stops_only_what_needs_it_and_is_tried_again(bench: Bench
         "calibrate": "reused",
         "quantize:gptq": "done",
         "inspect:gptq": "done",
+        "measure:baseline+bfloat16": "reused",
         "measure:gptq": "done",
     }
     bench.run(config)
@@ -261,7 +262,7 @@ def test_a_profile_is_taken_where_there_is_none_and_asked_for_no_second_time(ben
     wanted = run_config(profile=True)
     planned, _ = plan_stages(stages_of(wanted, MACHINE, FINGERPRINTS), bench.workspace.cache)
     assert {stage.name: stage.reason for stage in planned if stage.action == "run"} == {
-        f"measure:{name}": "its result has no profile" for name in ("baseline", "int8", "gptq")
+        f"measure:{name}": "its result lacks a profile or proofs wanted now" for name in ("baseline", "int8", "gptq")
     }
     bench.run(wanted)
     assert bench.executed == ["measure-baseline", "measure-int8", "measure-gptq"]
