@@ -34,6 +34,7 @@ def execute(args: argparse.Namespace) -> int:
         facts = {
             "machine": run.context.machine.model_dump(mode="json"),
             "stages": [stage.model_dump(mode="json") for stage in planned],
+            "left_out": run.left_out,
             "verdicts": [one.model_dump(mode="json") for one in categories],
         }
         print(json.dumps(facts, indent=2))
@@ -46,6 +47,8 @@ def execute(args: argparse.Namespace) -> int:
                 stage.reason,
             )
         Console().print(table)
+        for name, why in run.left_out.items():
+            Console().print(f"[yellow]{name} is left out: {why}")
         Console().print(_verdicts(run.context.suite, categories))
         if checkpoint is None:
             Console().print("rules about shapes are checked once the checkpoint is prepared")

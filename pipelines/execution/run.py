@@ -74,6 +74,7 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
             config=config.as_json(),
             machine=run.context.machine,
             rows=rows_of(run, runner.results, found),
+            left_out=run.left_out,
             outcomes=outcomes,
             breakdown=time_breakdown(outcomes, time.monotonic() - run.start_seconds),
         )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from evals.judging.expectation import check_expectations
 from evals.suites.resolve import load_suite, resolve
 from pipelines.planning.context import JobContext
 from pipelines.planning.device import MachineRecord, detect_machine
-from pipelines.planning.preflight import check_environments, check_families, check_memory
+from pipelines.planning.preflight import check_environments, check_families, check_memory, without_refused
 from pipelines.planning.stages import Fingerprints, Stage, stages_of
 from pipelines.recipe.fingerprints import calibration_fingerprint, source_fingerprint
 from pipelines.recipe.run_config import RunConfig
@@ -30,6 +30,9 @@ class OpenRun:
     started_at: datetime
     start_seconds: float
     """`time.monotonic()` when the recipe began to be read: reading it and looking at its source is a run's time too."""
+
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Optional entry -> why this machine cannot serve it."""
 
     @property
     def subjects(self) -> list[str]:
@@ -52,6 +55,7 @@ def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
     check_documents(config.calibration)
     suite = load_suite(config.evaluation.suite)
     machine = detect_machine(config.device)
+    config, left_out = without_refused(config, machine)
     check_memory(config.serving, machine)
     resolved = resolve(suite, config.evaluation.data)
     check_expectations(config.expect, resolved)
@@ -63,7 +67,7 @@ def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
     )
     stages = stages_of(config, machine, fingerprints)
     check_environments(config.environments, stages)
-    return OpenRun(context, stages, started_at, start_seconds)
+    return OpenRun(context, stages, started_at, start_seconds, left_out)
 
 
 def check_device(machine: MachineRecord) -> None:

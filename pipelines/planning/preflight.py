@@ -15,6 +15,7 @@ from pipelines.planning.context import JobContext
 from pipelines.planning.device import MachineRecord
 from pipelines.planning.interpreters import check_interpreter
 from pipelines.planning.stages import STAGE_MODULES, Stage, quantize_dtype, serve_dtype
+from pipelines.recipe.run_config import RunConfig
 from quantizers.base import METHODS, MethodConfig, load_method
 from quantizers.calibration.config import check_calibration
 from quantizers.checkpoints.sources import SourceConfig, checkpoint_bytes
@@ -71,6 +72,36 @@ def check_families(methods: Mapping[str, MethodConfig], architecture: str | None
         _refuse(found)
 
 
+def without_refused(config: RunConfig, machine: MachineRecord) -> tuple[RunConfig, dict[str, str]]:
+    """The config without those of its `optional` entries that this machine cannot serve, and why, by name.
+
+    Raises:
+        RequestError: Nothing is left.
+    """
+    asked = _asked(config, machine)
+    for_all = serving_violations(asked)
+    left_out = {}
+    for name in config.optional:
+        found = [line for line in serving_violations(_asked_of(asked, config.methods[name])) if line not in for_all]
+        if found:
+            left_out[name] = "; ".join(found)
+    if len(left_out) == len(config.methods):
+        _refuse([f"{name}: {why}" for name, why in left_out.items()])
+    kept = {name: method for name, method in config.methods.items() if name not in left_out}
+    replicates = {name: count for name, count in config.replicates.items() if name not in left_out}
+    return config.model_copy(update={"methods": kept, "replicates": replicates}), left_out
+
+
+def _asked(config: RunConfig, machine: MachineRecord, head_size: int | None = None) -> Asked:
+    serving, engine = config.serving, engine_type(config.serving.engine)
+    ranks, stages = serving.tensor_parallel_size, serving.pipeline_parallel_size
+    return Asked(None, machine.device, ranks, stages, engine.name, machine.cpu_flags, head_size=head_size)
+
+
+def _asked_of(asked: Asked, method: MethodConfig) -> Asked:
+    return asked._replace(method=method.method, bits=getattr(method, "bits", None))
+
+
 def check_rules(context: JobContext, checkpoint: CheckpointRecord) -> None:
     """Raise RequestError with all that forbids the run on this checkpoint, machine and serving config."""
     found = rule_violations(context, checkpoint)
@@ -89,13 +120,13 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
     """Sentences with the entry's name, the layers and the remedy; empty where nothing is wrong."""
     config, machine = context.config, context.machine
     engine = engine_type(config.serving.engine)
-    ranks, stages = config.serving.tensor_parallel_size, config.serving.pipeline_parallel_size
+    ranks = config.serving.tensor_parallel_size
     found = tensor_parallel_violations(checkpoint, ranks) + _suite_violations(context, checkpoint)
     compared = config.checks.sharded_over(ranks)
     if compared and compared != ranks:
         found += [f"checks.sharding: {line}" for line in tensor_parallel_violations(checkpoint, compared)]
     found += length_violations(config.serving, checkpoint.positions) + _token_violations(checkpoint)
-    asked = Asked(None, machine.device, ranks, stages, engine.name, machine.cpu_flags, head_size=checkpoint.head_size)
+    asked = _asked(config, machine, checkpoint.head_size)
     for_all = serving_violations(asked)
     found += for_all
     served = serve_dtype(config, machine, None)
@@ -112,7 +143,7 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
         shapes = checkpoint.linear_shapes
         lines = load_method(method.method).violations(method, shapes, ranks, machine.device, dtype)
         lines += family_violations(method.method, checkpoint.architecture)
-        refused = serving_violations(asked._replace(method=method.method, bits=getattr(method, "bits", None)))
+        refused = serving_violations(_asked_of(asked, method))
         lines += [line for line in refused if line not in for_all]
         lines += _range_violations(context, checkpoint, method)
         in_16_bits_only = method.method in engine.serves_in_16_bits_only

@@ -71,6 +71,8 @@ class RunConfig(StrictModel):
     calibration: CalibrationConfig
     methods: dict[MethodName, AnyMethodConfig] = Field(min_length=1)
     """Artifacts to make, in this order: name -> method and its parameters."""
+    optional: list[MethodName] = []
+    """Entries that are left out, and told, on a machine that cannot serve them. Any other entry stops the run there."""
     replicates: dict[MethodName, Annotated[Count, Field(ge=2, le=20)]] = {}
     """Entry of a calibrated method -> how many artifacts to make of it, each with a calibration seed of its own. The
     first is measured wholly, the others answer the suite."""
@@ -100,6 +102,13 @@ class RunConfig(StrictModel):
     def _requests_fit_the_context(self) -> Self:
         self.load.check_fits(self.serving.max_model_len)
         self.checks.check_fits(self.serving.max_model_len, self.serving.max_num_seqs)
+        return self
+
+    @model_validator(mode="after")
+    def _optional_entries_are_there(self) -> Self:
+        for name in self.optional:
+            if name not in self.methods:
+                raise ValueError(f"`optional` names {name}, which is no entry of `methods`: {', '.join(self.methods)}")
         return self
 
     @model_validator(mode="after")

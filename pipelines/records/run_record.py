@@ -29,6 +29,8 @@ class RunRecord(Record):
     config: dict[str, Any]
     machine: MachineRecord
     rows: list[Row]
+    left_out: dict[str, str] = {}
+    """Optional entry of the recipe -> why this machine cannot serve it."""
     outcomes: list[StageOutcome]
     breakdown: TimeBreakdown
     """To the run's end, page and recording included; what the recorder is given ends where the recording begins."""

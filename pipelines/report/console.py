@@ -50,6 +50,8 @@ class RunConsole:
     def __enter__(self) -> "RunConsole":
         config, machine = self._run.context.config, self._run.context.machine
         self._say(f"{config.name} on {machine.device_name}, {machine.threads} threads: {len(self._run.stages)} stages")
+        for name, why in self._run.left_out.items():
+            self._say(f"{name} is left out: {why}", "yellow")
         if self._console.is_terminal:
             self._live = Live(get_renderable=self._now, console=self._console, refresh_per_second=2, transient=True)
             self._live.start()

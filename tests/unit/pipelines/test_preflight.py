@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from configs.errors import RequestError, StageError
 from configs.loading import load_yaml_model
@@ -16,7 +17,14 @@ from evals.suites.resolve import load_suite
 from evals.suites.suite import Category, Suite
 from pipelines.planning.compatibility import REFUSALS, VLLM_VERSION, Asked, Refusal, serving_violations
 from pipelines.planning.context import JobContext
-from pipelines.planning.preflight import check_families, check_free_space, check_memory, check_rules, rule_violations
+from pipelines.planning.preflight import (
+    check_families,
+    check_free_space,
+    check_memory,
+    check_rules,
+    rule_violations,
+    without_refused,
+)
 from pipelines.planning.stages import Stage, stages_of
 from pipelines.recipe.run_config import RunConfig
 from quantizers.base import METHODS
@@ -340,3 +348,32 @@ def test_a_weight_beyond_float16_forbids_what_goes_through_it() -> None:
     assert line.startswith("nf4: the weights of model.norm.weight reach 100000")
     found = rule_violations(context(methods=narrow, dtype={"serve": "float16"}), outside)
     assert [line.partition(":")[0] for line in found] == ["baseline", "nf4"]
+
+
+def test_optional_entries_are_left_out_where_the_machine_cannot_serve_them() -> None:
+    demo = load_yaml_model(ROOT / "configs" / "recipes" / "demo.yaml", RunConfig)
+    new = MACHINE.model_copy(update={"cpu_flags": [*MACHINE.cpu_flags, "avx512_vnni"]})
+    assert without_refused(demo, new) == (demo, {})
+    kept, left_out = without_refused(demo, MACHINE)
+    assert set(demo.methods) - set(kept.methods) == set(left_out) == {"w8a8"}
+    assert "avx512_vnni" in left_out["w8a8"].lower() or "VNNI" in left_out["w8a8"]
+    kept, left_out = without_refused(demo, MACHINE.model_copy(update={"cpu_flags": ["avx2"]}))
+    assert list(kept.methods) == ["int8", "nf4"]
+    assert set(left_out) == {"w8a8", "rtn", "gptq", "awq"}
+
+
+def test_what_is_not_optional_stays_and_is_refused() -> None:
+    config = run_config(methods={"mine": {"method": "w8a8"}, "int8": {"method": "bnb_int8"}})
+    assert without_refused(config, MACHINE) == (config, {})
+    with pytest.raises(RequestError, match="mine: vllm"):
+        check_rules(replace(context(), config=config), checkpoint_record("sha256:c"))
+
+
+def test_a_run_of_which_nothing_is_left_is_refused() -> None:
+    config = run_config(
+        methods={"mine": {"method": "gptq", "group_size": 64}}, optional=["mine"], replicates={"mine": 2}
+    )
+    with pytest.raises(RequestError, match="mine: vllm"):
+        without_refused(config, MACHINE.model_copy(update={"cpu_flags": []}))
+    with pytest.raises(ValidationError, match="names mien, which is no entry"):
+        run_config(optional=["mien"])

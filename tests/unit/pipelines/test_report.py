@@ -60,7 +60,9 @@ def fake_run() -> Any:
     config = SimpleNamespace(name="demo")
     machine = SimpleNamespace(device_name="a CPU", threads=2)
     return SimpleNamespace(
-        context=SimpleNamespace(config=config, machine=machine, suite=SUITE), stages=report_outcomes()
+        context=SimpleNamespace(config=config, machine=machine, suite=SUITE),
+        stages=report_outcomes(),
+        left_out={"w8a8": "no instructions"},
     )
 
 
@@ -414,6 +416,7 @@ def test_without_a_terminal_each_stage_gets_a_line_and_long_ones_a_heartbeat(mon
         f"measure:int8: evaluate 3/700, {seconds:.0f} s" for seconds in (HEARTBEAT_SECONDS, 2 * HEARTBEAT_SECONDS)
     ]
     assert "measure:int8 done in 230 s" in lines
+    assert "w8a8 is left out: no instructions" in lines
     assert any(
         line.startswith("  int8: verdict pass (6 of 6), dtype float32, knowledge 0.53 ± 0.04 (kept 0.97 [0.89, 1.05])")
         for line in lines
@@ -438,3 +441,8 @@ def test_on_a_terminal_the_table_is_live() -> None:
 )
 def test_ticks_are_round_and_cover_the_range(low: float, high: float, expected: list[float]) -> None:
     assert ticks(low, high) == pytest.approx(expected)
+
+
+def test_what_the_machine_cannot_serve_is_told_as_left_out(tmp_path: Path) -> None:
+    page = page_of(report_record(tmp_path, left_out={"w8a8": "vllm: its kernel lacks <instructions>"}))
+    assert "w8a8 was left out: vllm: its kernel lacks &lt;instructions&gt;." in page
