@@ -29,7 +29,7 @@ name: tiny
 version: "1"
 description: Two categories that any artifact passes, and one whose two items decide nothing.
 categories:
-  - {name: grammar, description: d, metric: acc, tasks: [demo_grammar], margin: 0.15}
+  - {name: grammar, description: d, metric: acc, tasks: [demo_grammar], limit: 120, margin: 0.15}
   - {name: commonsense, description: d, metric: acc, tasks: [demo_commonsense], limit: 2}
   - {name: language, description: d, metric: word_perplexity, unit: perplexity, higher_is_better: false,
      tasks: [demo_language], margin: 9.0}
