@@ -89,7 +89,9 @@ def without_refused(config: RunConfig, machine: MachineRecord) -> tuple[RunConfi
         _refuse([f"{name}: {why}" for name, why in left_out.items()])
     kept = {name: method for name, method in config.methods.items() if name not in left_out}
     replicates = {name: count for name, count in config.replicates.items() if name not in left_out}
-    return config.model_copy(update={"methods": kept, "replicates": replicates}), left_out
+    # What is kept is a recipe again: a run's config.json can be run as one.
+    optional = [name for name in config.optional if name not in left_out]
+    return config.model_copy(update={"methods": kept, "replicates": replicates, "optional": optional}), left_out
 
 
 def _asked(config: RunConfig, machine: MachineRecord, head_size: int | None = None) -> Asked:

@@ -356,6 +356,7 @@ def test_optional_entries_are_left_out_where_the_machine_cannot_serve_them() -> 
     assert without_refused(demo, new) == (demo, {})
     kept, left_out = without_refused(demo, MACHINE)
     assert set(demo.methods) - set(kept.methods) == set(left_out) == {"w8a8"}
+    assert RunConfig.model_validate_json(kept.model_dump_json()) == kept
     assert "avx512_vnni" in left_out["w8a8"].lower() or "VNNI" in left_out["w8a8"]
     kept, left_out = without_refused(demo, MACHINE.model_copy(update={"cpu_flags": ["avx2"]}))
     assert list(kept.methods) == ["int8", "nf4"]
