@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from evals.statistics.score import share_interval
 from evals.suites.suite import Category
 from registry.contracts import CategoryScore
 from registry.contracts.base import Record
+from registry.files import written_atomically
 from registry.os_faults import check_not_refused
 
 if TYPE_CHECKING:
@@ -95,16 +94,8 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
 
     rows = [shortened(sample).model_dump(exclude={"schema_version"}) for sample in samples]
     table = pyarrow.Table.from_pylist(rows, schema=_schema())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        pyarrow.parquet.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with written_atomically(path) as file:
+        pyarrow.parquet.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
 def read_samples(path: Path) -> list[Sample]:

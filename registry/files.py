@@ -1,12 +1,18 @@
 """Writing files so that a reader sees the old content or the new, never half of either, and a power cut neither."""
 
+import errno
 import logging
 import os
 import secrets
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 logger = logging.getLogger(__name__)
+
+# What file systems and kernels say that have no files without a name.
+_NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 
 
 def make_way(path: Path) -> None:
@@ -24,22 +30,64 @@ def _move_aside(path: Path) -> None:
     path.rename(aside)
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write beside `path`, flush to disk, rename into place, flush the folder that now names it."""
+def write_text_atomically(path: Path, text: str, *, lasting: bool = True) -> None:
+    """Write `text` as UTF-8 to `path` (see `written_atomically`)."""
+    with written_atomically(path, lasting=lasting) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def written_atomically(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
+    """A file to write to that becomes `path` when the block has ended, and is gone where it ends with an error.
+
+    It has no name until it is whole (O_TMPFILE, open(2)), so a process that is killed amid the writing leaves nothing.
+    Where the file system knows no such files (NFS), its name is a hidden one beside `path`.
+
+    Args:
+        lasting: Flush the file to disk before it gets its name, and then the folder that names it: a power cut leaves
+            the old content or the new. Without, only a reader is sure of that.
+    """
     make_way(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    hidden = f".{path.name}.{secrets.token_hex(4)}"
     try:
-        # mkstemp makes files for the owner's eyes only; a report is for those whom the umask lets read.
-        os.fchmod(handle, 0o666 & ~_umask())
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        handle, nameless = _open_new(path.parent, hidden)
+        with os.fdopen(handle, "wb") as file:
+            yield file
             file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-        fsync(path.parent)
+            if lasting:
+                os.fsync(handle)
+            if not nameless or not _named(handle, path.name, hidden, folder):
+                os.replace(hidden, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        if lasting:
+            os.fsync(folder)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        (path.parent / hidden).unlink(missing_ok=True)
         raise
+    finally:
+        os.close(folder)
+
+
+def _open_new(folder: Path, hidden: str) -> tuple[int, bool]:
+    """A new, empty file in `folder`, and whether it has no name; else its name is `hidden`."""
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666), True
+    except OSError as error:
+        if error.errno not in _NO_NAMELESS_FILES:
+            raise
+    return os.open(folder / hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666), False
+
+
+def _named(handle: int, name: str, hidden: str, folder: int) -> bool:
+    """Name a nameless file; whether its name is `name`, else that was taken and it is `hidden`."""
+    file = f"/proc/self/fd/{handle}"
+    # With a folder's handle it is linkat(2) that is called, which follows /proc's link to the file; link(2) does not.
+    try:
+        os.link(file, name, dst_dir_fd=folder)
+    except FileExistsError:
+        os.link(file, hidden, dst_dir_fd=folder)
+        return False
+    return True
 
 
 def fsync_tree(directory: Path) -> None:
@@ -56,11 +104,3 @@ def fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it; from /proc, so that no other thread sees it change."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("Umask:"):
-            return int(line.split()[1], 8)
-    return 0o077

@@ -39,11 +39,10 @@ class StageClock:
     def progress(self, part: str, done: int | None = None, total: int | None = None) -> None:
         """Say what is being done now; `done` of `total` where that is known."""
         self.doing = part
-        temporary = self._progress_file.with_suffix(".tmp")
+        said = json.dumps({"part": part, "done": done, "total": total})
         # No work of hours is given up for want of room for this note; what needs the room will say so.
         with suppress(OSError):
-            temporary.write_text(json.dumps({"part": part, "done": done, "total": total}))
-            temporary.replace(self._progress_file)
+            write_text_atomically(self._progress_file, said, lasting=False)
 
 
 StageWork = Callable[[StageJob, StageClock], StageResult]

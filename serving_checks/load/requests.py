@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from configs.errors import StageError
+from registry.files import written_atomically
 from registry.os_faults import check_not_refused
 
 if TYPE_CHECKING:
@@ -71,15 +70,8 @@ def write_rows(path: Path, rows: Sequence[RequestRow]) -> None:
     import pyarrow.parquet  # type: ignore[import-untyped]
 
     table = pyarrow.Table.from_pylist([asdict(row) for row in rows], schema=_schema())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        os.close(handle)
-        pyarrow.parquet.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with written_atomically(path) as file:
+        pyarrow.parquet.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
 def read_rows(path: Path) -> list[RequestRow]:

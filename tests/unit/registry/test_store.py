@@ -293,7 +293,7 @@ def test_a_store_that_cannot_be_written_can_be_read(store: Store, monkeypatch: p
     def refused(*_: object, **__: object) -> None:
         raise PermissionError(13, "it is read-only")
 
-    monkeypatch.setattr("registry.files.tempfile.mkstemp", refused)
+    monkeypatch.setattr("registry.files._open_new", refused)
     settle(monkeypatch)
     assert (store.open(digest) / "a").read_text() == "1"
 
