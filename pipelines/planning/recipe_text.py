@@ -97,7 +97,7 @@ def _device(recipe: FirstRecipe) -> list[str]:
 def _evaluation(recipe: FirstRecipe) -> list[str]:
     return [
         *_comment(
-            "About 1,700 short items that come with Quantbench: no data is needed, and large losses are found. `core`"
+            "About 1,600 short items that come with Quantbench: no data is needed, and large losses are found. `core`"
             " and `full` decide between good models; they ask the hub, or local rows: `data: {root: ..., map:"
             " local_jsonl}`."
         ),

@@ -10,7 +10,6 @@ from serving_checks.checks.config import ChecksConfig
 from serving_checks.checks.sharding import ShardFacts, ShardingConfig, check_sharding, shard_facts, sharding_not_run
 from serving_checks.checks.starvation import check_starvation
 from serving_checks.engines.base import ServerRequest
-from serving_checks.engines.table import engine_of
 from serving_checks.load.prompts import text_prompts
 from serving_checks.readings.gauges import GaugeNames
 from serving_checks.server import RunningServer
@@ -47,9 +46,6 @@ def prove_sharding(
         config: Of the check.
         start: Starts the second server.
     """
-    refused = engine_of(request.config).refusals(request)
-    if refused:
-        return sharding_not_run("; ".join(refused))
     try:
         with start(request) as server:
             second = shard_facts(server)

@@ -121,7 +121,7 @@ def serve_and_measure(
         if job.checks:
             with clock.part("checks"):
                 served, checks = _scheduling(job, server, served)
-                first = _shard_facts(server) if ranks else None
+                first = _shard_facts(server, _other_ranks(job, ranks)) if ranks else None
         if trace_dir:
             with clock.part("profile"):
                 served = _profiled(served, server, trace_dir, output_dir)
@@ -182,23 +182,32 @@ def _serve(job: ServeJob, trace_dir: Path | None) -> AbstractContextManager[Runn
     return serve(request, job.server_log_file, fork_server=job.fork_server, patience=job.deadlines.of_server)
 
 
-def _shard_facts(server: RunningServer) -> ShardFacts | CheckRecord:
-    """What the sharding check needs of the first server, or its record where the engine does not tell."""
+def _other_ranks(job: ServeJob, ranks: int) -> ServerRequest:
+    """The server that the measured one is compared with: sharded where that is not, unsharded where it is."""
+    size = 1 if job.serving.tensor_parallel_size > 1 else ranks
+    serving = job.serving.model_copy(update={"tensor_parallel_size": size})
+    return ServerRequest(serving, job.model_dir, job.dtype, job.device, job.threads)
+
+
+def _shard_facts(server: RunningServer, other: ServerRequest) -> ShardFacts | CheckRecord:
+    """What the sharding check needs of the first server, or its record where there is nothing to compare."""
     if not server.engine.tells_ranks:
         return sharding_not_run(f"the engine {server.engine.name} does not tell what its ranks hold")
-    return shard_facts(server)
+    refused = engine_of(other.config).refusals(other)
+    return sharding_not_run("; ".join(refused)) if refused else shard_facts(server)
 
 
 def _sharding(job: ServeJob, first: ShardFacts | CheckRecord, ranks: int) -> CheckRecord:
     if isinstance(first, CheckRecord):
         return first
     assert job.checks and job.checks.sharding  # noqa: S101 - ranks come from it
-    other_size = 1 if job.serving.tensor_parallel_size > 1 else ranks
-    serving = job.serving.model_copy(update={"tensor_parallel_size": other_size})
-    log_file = job.server_log_file.with_name(f"{job.server_log_file.stem}+{other_size}-ranks.log")
+    other = _other_ranks(job, ranks)
+    log_file = job.server_log_file.with_name(
+        f"{job.server_log_file.stem}+{other.config.tensor_parallel_size}-ranks.log"
+    )
     return prove_sharding(
         first,
-        ServerRequest(serving, job.model_dir, job.dtype, job.device, job.threads),
+        other,
         job.checks.sharding,
         lambda request: serve(request, log_file, fork_server=job.fork_server, patience=job.deadlines.of_server),
     )

@@ -26,6 +26,7 @@ from serving_checks.engines.table import engine_of
 from serving_checks.server import RunningServer
 from tests.records import check_record, load_point, measurement_record
 from tests.unit.pipelines.test_runner import MACHINE, ROOT
+from tests.unit.serving_checks.test_server import request
 
 CONFIG = """\
 version: 1
@@ -293,12 +294,22 @@ def test_the_rate_that_a_sweep_found_is_told(tmp_path: Path, highest: float | No
     assert f"highest rate at which 95 % of requests kept TTFT ≤ 500 ms: {told}" in text.getvalue()
 
 
-def test_ranks_that_cannot_be_asked_are_no_failure(config: Path) -> None:
+def test_ranks_that_cannot_be_asked_are_no_failure(config: Path, tmp_path: Path) -> None:
     asked = open_bench(config, ["serving.tensor_parallel_size=2"]).config
     endpoint = Endpoint(base_url="http://127.0.0.1:9", served_model_name="theirs", model_path="", max_model_len=64)
-    found = _shard_facts(RunningServer(engine_of(asked.serving), endpoint))
+    found = _shard_facts(RunningServer(engine_of(asked.serving), endpoint), request(tmp_path))
     assert isinstance(found, CheckRecord)
     assert (found.outcome, found.reason) == ("not_run", "the engine openai does not tell what its ranks hold")
+
+
+def test_a_model_that_the_engine_does_not_shard_is_asked_nothing(tmp_path: Path) -> None:
+    int8 = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    other = request(tmp_path, int8, tensor_parallel_size=2)
+    nobody = Endpoint(base_url="http://127.0.0.1:9", served_model_name="theirs", model_path="", max_model_len=64)
+    found = _shard_facts(RunningServer(engine_of(other.config), nobody), other)
+    assert isinstance(found, CheckRecord)
+    assert found.outcome == "not_run"
+    assert "bitsandbytes weights cannot be split over 2 ranks" in found.reason
 
 
 def test_answers_of_another_length_are_told() -> None:
