@@ -230,7 +230,8 @@ def _number(amount: float, one: Evidence) -> str:
     """In hundredths, with a digit more where the margin is below one of them."""
     digits = 1 if one.margin >= 0.01 else 2
     # Adding 0 turns -0.0 into 0.0.
-    return f"{round(100 * amount, digits) + 0.0:.{digits}f}{'' if one.unit == 'share' else ' %'}"
+    number = f"{round(100 * amount, digits) + 0.0:.{digits}f}".replace("-", "−")
+    return number + ("" if one.unit == "share" else " %")
 
 
 def _amount(amount: float, one: Evidence) -> str:

@@ -1,5 +1,6 @@
 """Notes on how the items were asked: prompts that were cut, texts in pieces, scores that hung on a tie. Pure."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from pipelines.records.rows import Row
@@ -40,15 +41,19 @@ def _in_pieces(score: CategoryScore, evaluation: EvaluationRecord) -> str | None
 
 
 def _ties(measured: Sequence[tuple[str, EvaluationRecord]]) -> list[str]:
-    told = [
-        f"{name} {score.tied} of {score.items} in {score.category}"
-        for name, evaluation in measured
-        for score in evaluation.categories
-        if score.tied
-    ]
+    tied = Counter[str]()
+    told = []
+    for name, evaluation in measured:
+        here = {score.category: score.tied for score in evaluation.categories if score.tied}
+        tied.update(here)
+        if here:
+            items = sum(score.items for score in evaluation.categories)
+            told.append(f"{name} {sum(here.values())} of {items:,} items")
     if not told:
         return []
+    (most, _), *others = tied.most_common()
+    where = f"most in {most}" if others else f"all in {most}"
     return [
-        f"Decided by a tie: {', '.join(told)}. Tokens or choices were exactly as likely, and the first was taken, as"
-        " argmax takes it; in 16-bit types that is common."
+        f"Decided by a tie: {', '.join(told)}, {where}. Tokens or choices were exactly as likely, and the first was"
+        " taken, as argmax takes it; in 16-bit types that is common."
     ]

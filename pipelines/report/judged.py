@@ -98,7 +98,7 @@ def _judged(kept: CategoryRetention) -> Judged:
 def _score(value: float | None, share: bool) -> str:
     if value is None:
         return UNKNOWN
-    return f"{100 * value:.1f} %" if share else f"{value:.4g}"
+    return f"{100 * value:.1f} %" if share else f"{value:#.4g}"
 
 
 def _points(difference: float) -> float:

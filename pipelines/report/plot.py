@@ -9,6 +9,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from pipelines.records.rows import Row
+from pipelines.report.floor import FLOOR_METHOD
 from pipelines.report.labels import CHARACTER_WIDTH, Box, place_beside
 from pipelines.report.load import concurrencies
 from pipelines.report.summary import lowest_category
@@ -31,6 +32,8 @@ class Point(NamedTuple):
     high: float
     series: str
     """CSS class of its colour."""
+    floor: bool = False
+    """Whether others have to beat it."""
 
 
 def points_of(rows: list[Row]) -> list[Point]:
@@ -46,7 +49,8 @@ def points_of(rows: list[Row]) -> list[Point]:
             points.append(Point(row.name, "", speed, 1.0, 1.0, 1.0, series(index)))
         else:
             low, high = (lowest.kept if end is None else end for end in (lowest.kept_low, lowest.kept_high))
-            points.append(Point(row.name, lowest.category, speed, lowest.kept, low, high, series(index)))
+            floor = row.method == FLOOR_METHOD
+            points.append(Point(row.name, lowest.category, speed, lowest.kept, low, high, series(index), floor))
     return points
 
 
@@ -72,6 +76,7 @@ def quality_speed_plot(rows: list[Row]) -> Markup | None:
             _WIDTH, _HEIGHT, "What was kept in the lowest category against output tokens per second"
         ),
         *_axes(x_ticks, y_ticks, x_of, y_of, concurrencies(rows)[-1]),
+        *_floors(points, y_of),
         *_marks(points, x_of, y_of),
         *_labels(points, x_of, y_of),
         Markup("</svg>"),
@@ -101,6 +106,17 @@ def _axes(x_ticks: list[float], y_ticks: list[float], x_of: Scale, y_of: Scale, 
             (_TOP + bottom) / 2, "kept above guessing in the lowest category"
         )
     )
+    return parts
+
+
+def _floors(points: list[Point], y_of: Scale) -> list[Markup]:
+    """A line through what round-to-nearest keeps, named at its left end."""
+    parts = []
+    for point in points:
+        if point.floor:
+            y = y_of(point.y)
+            parts.append(line(f"floor {point.series}", _LEFT, y, _WIDTH - _RIGHT, y))
+            parts.append(label("tick", _LEFT + 6, y - 4, f"floor: {cut(point.name, 24)}"))
     return parts
 
 

@@ -95,7 +95,7 @@ def test_a_loss_in_one_category_is_seen_and_sorted_first() -> None:
     assert found.heterogeneity is not None
     assert found.heterogeneity.p_value < 1e-6
     assert found.finding.startswith("The loss is not uniform (Cochran's Q ")
-    assert "from math (-30.0 points) to grammar (-1.0 points)" in found.finding
+    assert "from math (−30.0 points) to grammar (−1.0 points)" in found.finding
 
 
 def test_a_uniform_loss_is_not_called_anything_else() -> None:
@@ -157,7 +157,7 @@ def test_the_answer_type_that_lost_is_named() -> None:
     found = characterized(rows).by("answer type")
     assert [drop.name for drop in found.drops] == ["number", "choice"]
     assert "depends on the answer's type" in found.finding
-    assert "number (-40.0 points)" in found.finding
+    assert "number (−40.0 points)" in found.finding
 
 
 def with_lengths(category: str, lengths: list[int], wrong_from: int) -> list[Pair]:
@@ -315,7 +315,7 @@ def test_a_loss_in_some_kinds_and_a_gain_in_another_are_not_hidden_in_one_number
     assert found.p_holm == found.heterogeneity.p_value < 0.01
     assert found.heterogeneity.degrees_of_freedom == 3
     assert found.finding.startswith("The kinds of knowledge lost differently (Cochran's Q")
-    assert found.finding.endswith("from difference (-30.0 points) to tens (+13.3 points).")
+    assert found.finding.endswith("from difference (−30.0 points) to tens (+13.3 points).")
 
 
 def test_kinds_that_lost_alike_are_said_to_and_holm_counts_all_tests() -> None:

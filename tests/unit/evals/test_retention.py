@@ -401,7 +401,7 @@ def test_one_item() -> None:
     assert "1 item cannot tell" in kept.verdict_reason
     # With four choices, one right answer is as good as none.
     kept = judged([sample(0, 1.0)], [sample(0, 0.0)]).categories[0]
-    assert kept.verdict_reason.startswith("The baseline scores 75.0 points above guessing (95 % interval -4.3 to 75.0)")
+    assert kept.verdict_reason.startswith("The baseline scores 75.0 points above guessing (95 % interval −4.3 to 75.0)")
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_a_baseline_near_chance_cannot_pass(right: int, says: str) -> None:
     assert kept.verdict == "inconclusive"
     assert says in kept.verdict_reason
     assert kept.verdict_reason.endswith(
-        "cannot show: scores the same (95 % interval of the loss -0.4 to 0.4) over 1,000 items."
+        "cannot show: scores the same (95 % interval of the loss −0.4 to 0.4) over 1,000 items."
     )
     assert kept.nothing_to_keep
     assert (kept.retention, kept.chance_corrected_retention, kept.chance_corrected_retention_low) == (None,) * 3

@@ -227,7 +227,7 @@ def parts_of(name: str) -> list[PartDrops]:
             heterogeneity=test,
             p_holm=1.8e-4 if uneven else 0.4,
             differ=uneven,
-            finding="The kinds of arithmetic lost differently: from difference (-30.0 points) to tens (+13.3 points).",
+            finding="The kinds of arithmetic lost differently: from difference (−30.0 points) to tens (+13.3 points).",
         ),
         PartDrops(
             category="knowledge",

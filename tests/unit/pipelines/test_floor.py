@@ -4,6 +4,7 @@ import pytest
 
 from pipelines.records.rows import Row
 from pipelines.report.floor import floor_text
+from pipelines.report.plot import quality_speed_plot
 from pipelines.report.summary import sentences
 from registry.contracts.base import Method
 from tests.unit.pipelines.loss_records import token_agreement
@@ -56,3 +57,15 @@ def test_an_artifact_that_was_not_measured_is_not_judged() -> None:
     assert floor_text(unmeasured, [told("rtn", "rtn", 4, 0.2), unmeasured]) is None
     later = told("rtn", "rtn", 4, 0.2).model_copy(update={"token_agreement": None})
     assert floor_text(told("mine", "gptq", 4, 0.5), [later]) is None
+
+
+def test_the_plot_has_a_line_for_each_floor() -> None:
+    rows = report_rows()
+    without = quality_speed_plot(rows)
+    assert without is not None
+    assert "floor" not in without
+    floor = rows[1].model_copy(update={"name": "asym", "method": "rtn"})
+    drawn = quality_speed_plot([*rows, floor])
+    assert drawn is not None
+    assert drawn.count('class="floor s') == 1
+    assert "floor: asym" in drawn

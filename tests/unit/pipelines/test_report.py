@@ -156,7 +156,8 @@ def test_how_items_were_asked_stands_below_the_table() -> None:
         f"{score.category}: the prompts of 2 of {score.items} items did not fit into the context of 512"
     )
     assert f"{score.items} texts were read in 900 pieces" in pieces
-    assert f"baseline 1 of {score.items} in {score.category}, {artifact.name} 3 of" in ties
+    asked = sum(one.items for one in baseline.measurement.evaluation.categories)  # type: ignore[union-attr]
+    assert f": baseline 1 of {asked:,} items, {artifact.name} 3 of {asked:,} items, all in {score.category}." in ties
     assert build_table(rows, SUITE).footnotes[-3:] == [cut, pieces, ties]
     assert asking_notes([asked_with(baseline, windows=score.items)]) == [], "each text in one piece"
     assert asking_notes([Row(name="baseline", method="none")]) == []
@@ -330,7 +331,7 @@ def test_the_page_shows_the_kinds_that_lost_differently_and_names_the_others(tmp
     page = page_of(report_record(tmp_path))
     found = [row.characterization for row in report_rows() if row.characterization]
     assert page.count("<th>arithmetic by kind</th>") == sum(part.differ for one in found for part in one.parts) == 2
-    assert "The kinds of arithmetic lost differently: from difference (-30.0 points) to tens (+13.3 points)." in page
+    assert "The kinds of arithmetic lost differently: from difference (−30.0 points) to tens (+13.3 points)." in page
     assert "<td>difference</td><td>30</td>" in page
     assert "<th>knowledge by kind</th>" not in page
     assert "No sign that parts of a category lost differently: knowledge by kind (p = 0.80)" in page

@@ -34,7 +34,7 @@ def test_a_pass() -> None:
         category="knowledge",
         verdict="pass",
         settled=True,
-        reason="Scores 0.4 points lower (95 % interval of the loss -0.8 to 1.6) over 500 items; "
+        reason="Scores 0.4 points lower (95 % interval of the loss −0.8 to 1.6) over 500 items; "
         "that is surely less than the 2.0 points allowed (p = 0.004).",
     )
 
@@ -62,7 +62,7 @@ def test_cut_prompts_give_no_verdict_whatever_the_numbers_say(p: tuple[float, fl
 
 def test_a_gain() -> None:
     (found,) = judge([evidence(loss=-0.01, loss_low=-0.03, loss_high=0.0)], POLICY)
-    assert found.reason.startswith("Scores 1.0 points higher (95 % interval of the loss -3.0 to 0.0)")
+    assert found.reason.startswith("Scores 1.0 points higher (95 % interval of the loss −3.0 to 0.0)")
 
 
 def test_undecided_says_what_would_decide() -> None:
@@ -109,10 +109,10 @@ def headroom(value: float, reach: float = 0.02) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("value", "reach", "says"),
     [
-        (0.0, 0.02, "at or below guessing (95 % interval -2.0 to 2.0)"),
+        (0.0, 0.02, "at or below guessing (95 % interval −2.0 to 2.0)"),
         (-0.1, 0.02, "at or below guessing"),
         (0.0004, 0.02, "at or below guessing"),
-        (0.015, 0.02, "only 1.5 points above guessing (95 % interval -0.5 to 3.5)"),
+        (0.015, 0.02, "only 1.5 points above guessing (95 % interval −0.5 to 3.5)"),
         (0.12, 0.11, "scores 12.0 points above guessing (95 % interval 1.0 to 23.0)"),
     ],
 )
