@@ -16,6 +16,7 @@ from registry.contracts import TokenAgreementRecord
 from registry.contracts.base import Record
 from registry.contracts.record_types import RECORD_TYPES
 from registry.explain import explanation_of
+from registry.files import make_way
 from registry.mlflow_backend import sqlite_uri
 from registry.stage_cache import StageCache
 from registry.store import Store
@@ -100,6 +101,7 @@ class Workspace:
             on_wait: Called with the holder's process id when the lock is taken, and again if somebody stops it.
         """
         path = self.root / "machine.lock"
+        make_way(path)
         with path.open("a+", errors="replace") as file:
             told = ""
             while True:

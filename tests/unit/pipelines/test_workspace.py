@@ -73,3 +73,16 @@ def test_a_workspace_that_is_not_there_is_not_an_empty_one(
 ) -> None:
     assert main(["artifacts", action, "--workspace", str(tmp_path / "none")]) == 2
     assert "there is no workspace" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to nowhere"])
+def test_what_has_the_lock_s_name_is_moved_aside(workspace: Workspace, kind: str) -> None:
+    lock = workspace.root / "machine.lock"
+    lock.unlink(missing_ok=True)
+    if kind == "folder":
+        lock.mkdir()
+    else:
+        lock.symlink_to("/nowhere/at/all")
+    with workspace.machine_lock(lambda holder: None):
+        assert lock.is_file()
+    assert len(list(workspace.root.glob("machine.lock.damaged-*"))) == 1
