@@ -19,6 +19,8 @@ WARM = "QUANTBENCH_FAULTS_WARM"
 """Names the folder in which the campaign keeps its warm processes (`warm.py`)."""
 FORK_SERVER = "fork_server"
 RECORDER = "pipelines.stage_programs.record"
+_STAGE_PROGRAMS = "pipelines.stage_programs."
+_STAND_IN_STAGE = "tests.faults.stand_in_stage"
 _WAIT_SECONDS = 120.0
 
 
@@ -62,6 +64,18 @@ def take_warm(folder: Path) -> None:
 
     patched: Any = start_warm
     Supervised.start = patched
+    fork: Any = Supervised._fork
+
+    def fork_or_stand_in(self: Supervised, *arguments: Any) -> Any:
+        """A guard that is killed before it has told its number means a plain start, which would serve by vLLM."""
+        forked = fork(self, *arguments)
+        module = self.argv[3] if self.argv[1:3] == ["-P", "-m"] else ""
+        if forked is None and module.startswith(_STAGE_PROGRAMS) and module != RECORDER:
+            self.argv = [*self.argv[:3], _STAND_IN_STAGE, *self.argv[3:]]
+        return forked
+
+    patched_fork: Any = fork_or_stand_in
+    Supervised._fork = patched_fork
 
 
 def hand_on_scratch() -> None:
