@@ -115,6 +115,8 @@ class Quantizer(Protocol):
     """The distribution that does the work; its version shapes the result."""
     float16_step: ClassVar[str]
     """What happens in float16 whatever the dtype, in words: it ends weights beyond 65504. Empty where nothing does."""
+    neighbours_matter: ClassVar[bool]
+    """Whether a token's answer depends on the tokens that are computed at the same time, beyond the last bits."""
 
     def violations(
         self,

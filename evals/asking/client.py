@@ -101,6 +101,10 @@ class Client:
             asyncio.run(self._ask_server(missing, answers, lambda: on_progress(len(answers), len(asked))))
         return answers
 
+    def one_at_a_time(self) -> Client:
+        """Of the same server, with nothing beside a request, and nothing looked up."""
+        return Client(self._endpoint, 1, None, self._silence_seconds)
+
     def complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The server's choice for each body of the completions API, in their order; nothing is looked up or kept.
 

@@ -10,11 +10,13 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.errors import StageError
+from evals.asking.alone import ask_alone
 from evals.asking.client import SILENCE_SECONDS, Client
 from evals.asking.questions import Questioned, Questioner, import_libraries
 from evals.asking.request_cache import RequestCache
@@ -24,7 +26,7 @@ from evals.judging.pairing import check_conditions
 from evals.samples import SAMPLES_FILE, Sample, category_score, write_samples
 from evals.suites.resolve import ResolvedSuite, ResolvedTask
 from evals.suites.suite import Category
-from registry.contracts import AskingConditions, CategoryLook, Endpoint, EvaluationRecord, TaskScore
+from registry.contracts import AskedAlone, AskingConditions, CategoryLook, Endpoint, EvaluationRecord, TaskScore
 
 OnProgress = Callable[[int, int], None]
 
@@ -59,6 +61,7 @@ class Prepared:
         engine: Mapping[str, str] | None = None,
         adaptive: Adaptive | None = None,
         silence_seconds: float = SILENCE_SECONDS,
+        alone: int = 0,
     ) -> EvaluationRecord:
         """Score the model behind `endpoint`; per-item results go to `output_dir/samples.parquet`.
 
@@ -72,6 +75,7 @@ class Prepared:
             engine: What of the engine shapes an answer, for `AskingConditions`.
             adaptive: Asks look by look until every category is decided; all items of the suite when left out.
             silence_seconds: When to give up on a server that answers nothing and computes nothing.
+            alone: Items that are asked once more with nothing beside them, at most.
 
         Raises:
             StageError: The server stopped answering, or answered with what is no number; a task lacks documents, or the
@@ -89,10 +93,16 @@ class Prepared:
             else:
                 check_conditions(adaptive.baseline.conditions, conditions)
                 asked = evaluate_adaptively(adaptive, self.resolved.suite, asker.ask)
+            again = self._ask_alone(asker, asked.samples, alone) if alone else None
         order = {task.name: place for place, task in enumerate(self.resolved.tasks)}
         samples = sorted(asked.samples, key=lambda sample: (order[sample.task], sample.doc_id))
         write_samples(output_dir / SAMPLES_FILE, samples)
-        return self._record(samples, model_digest, asker, conditions, asked.looks)
+        record = self._record(samples, model_digest, asker, conditions, asked.looks)
+        return record.model_copy(update={"asked_alone": again})
+
+    def _ask_alone(self, asker: Asker, samples: Sequence[Sample], most: int) -> AskedAlone | None:
+        shares = {category.name for category in self.resolved.suite.categories if category.unit == "share"}
+        return ask_alone(asker.one_at_a_time().ask, [one for one in samples if one.category in shares], most)
 
     def _record(
         self,
@@ -209,6 +219,12 @@ class Asker:
             chat_template=self._questioner.chat_template.digest if templated else None,
             engine=dict(engine),
         )
+
+    def one_at_a_time(self) -> Asker:
+        """For the same items, each request with nothing beside it."""
+        other = copy(self)
+        other.client, other.questions, other.truncated_prompts = self.client.one_at_a_time(), 0, 0
+        return other
 
     def ask(self, items: Mapping[str, Sequence[int]]) -> list[Sample]:
         """Samples of these documents of these tasks, in the suite's order.

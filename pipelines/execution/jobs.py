@@ -42,6 +42,7 @@ def job_of(
         model = results[stage.inputs["model"]]
         asked = {
             "adaptive": _adaptive(context, stage, results, directories),
+            "asked_alone": stage.config.get("asked_alone", 0),
             "profile": stage.profile,
             "proved": proved_by(results) if stage.proofs == "kernel" else [],
         }

@@ -257,7 +257,9 @@ def _measure(
         "checks": config.checks.model_dump(mode="json", exclude={"proofs"}),
         "load_text": digest_of(read_text(config.load.prompts.file)),
         # What it names, items and rows, is in the suite's digest; names and places are no matter.
-        "evaluation": config.evaluation.model_dump(mode="json", exclude={"suite", "data", "adaptive", "looks"}),
+        "evaluation": config.evaluation.model_dump(
+            mode="json", exclude={"suite", "data", "adaptive", "looks", "asked_alone"}
+        ),
         "token_agreement": digest_of_file(PROMPTS_FILE),
         "dtype": dtype,
         "device": machine.device,
@@ -265,6 +267,8 @@ def _measure(
         "device_name": machine.device_name,
         "threads": machine.serving_threads,
     }
+    if method is not None and load_method(method.method).neighbours_matter:
+        shaping |= {"asked_alone": config.evaluation.asked_alone}
     # Of another one of a model it is known how fast it is and how it is served.
     scored_only = name != entry_of(name)
     if scored_only:

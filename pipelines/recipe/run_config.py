@@ -38,6 +38,9 @@ class EvaluationConfig(StrictModel):
     """Local rows for lm-eval's own tasks; without it they ask the hub. The embedded tasks need none."""
     num_concurrent: Count = Field(default=32, ge=1)
     """Requests kept open at once; the server's `max_num_seqs` is what it works on at once."""
+    asked_alone: Count = Field(default=48, ge=0)
+    """Items that are asked once more with nothing beside them, of methods whose answers depend on their neighbours
+    (INT8)."""
     adaptive: bool = False
     """Ask artifacts a share of the items at a time, and no more in a category that passes or fails. The baseline is
     asked all items."""

@@ -19,7 +19,7 @@ def asking_notes(rows: Sequence[Row]) -> list[str]:
         return []
     _, first = measured[0]
     notes = [note for score in first.categories for note in (_cut(score, first), _in_pieces(score, first)) if note]
-    return [*notes, *_ties(measured)]
+    return [*notes, *_ties(measured), *_alone(measured)]
 
 
 def _cut(score: CategoryScore, evaluation: EvaluationRecord) -> str | None:
@@ -38,6 +38,22 @@ def _in_pieces(score: CategoryScore, evaluation: EvaluationRecord) -> str | None
         f"{score.category}: {score.items} texts were read in {score.windows} pieces, of which a model sees one at a"
         f" time: the context holds {evaluation.conditions.max_model_len} tokens."
     )
+
+
+def _alone(measured: Sequence[tuple[str, EvaluationRecord]]) -> list[str]:
+    """What of a score is chance: neighbours on the server that another run would not have."""
+    told = []
+    for name, evaluation in measured:
+        again = evaluation.asked_alone
+        if again is None:
+            continue
+        moved = "" if again.mean_shift_nats is None else f", log-likelihoods moved by {again.mean_shift_nats:.2g} nats"
+        told.append(
+            f"{name}: its answers depend on what is computed beside them. Asked alone, {again.changed} of"
+            f" {again.items} items scored otherwise ({100 * again.changed_low:.0f} to {100 * again.changed_high:.0f} %)"
+            f"{moved}; flips of another run differ by as much."
+        )
+    return told
 
 
 def _ties(measured: Sequence[tuple[str, EvaluationRecord]]) -> list[str]:

@@ -29,6 +29,8 @@ class MeasureJob(ServeJob):
     num_concurrent: int
     adaptive: Adaptive | None = None
     """Ask only until every category is decided against this baseline; all items without."""
+    asked_alone: int = 0
+    """Items that are asked once more with nothing beside them."""
     answers_dir: Path | None = None
     """Keeps the answers of each model behind each engine, so that none is asked for twice."""
 
@@ -58,6 +60,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
                     adaptive=job.adaptive,
                     silence_seconds=60 * job.deadlines.answer_minutes,
                     engine=_shaping(job),
+                    alone=job.asked_alone,
                     **_answers(job),
                 )
             )

@@ -34,6 +34,7 @@ class AWQ:
     needs_calibration: ClassVar[bool] = True
     engine: ClassVar[str] = "gptqmodel"
     float16_step: ClassVar[str] = "in which its packed weights are multiplied"
+    neighbours_matter: ClassVar[bool] = False
 
     def violations(
         self,

@@ -29,6 +29,7 @@ class BitsAndBytesInt8:
     needs_calibration: ClassVar[bool] = False
     engine: ClassVar[str] = "bitsandbytes"
     float16_step: ClassVar[str] = "to which its rows are rounded first"
+    neighbours_matter: ClassVar[bool] = True
 
     def violations(
         self,

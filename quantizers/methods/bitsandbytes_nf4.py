@@ -33,6 +33,7 @@ class BitsAndBytesNF4:
     needs_calibration: ClassVar[bool] = False
     engine: ClassVar[str] = "bitsandbytes"
     float16_step: ClassVar[str] = ""
+    neighbours_matter: ClassVar[bool] = False
 
     def violations(
         self,

@@ -43,6 +43,7 @@ class GPTQ:
     needs_calibration: ClassVar[bool] = True
     engine: ClassVar[str] = "gptqmodel"
     float16_step: ClassVar[str] = "in which its scales are kept"
+    neighbours_matter: ClassVar[bool] = False
 
     def violations(
         self,

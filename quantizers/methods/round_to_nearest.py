@@ -32,6 +32,7 @@ class RoundToNearest:
     needs_calibration: ClassVar[bool] = False
     engine: ClassVar[str] = "compressed-tensors"
     float16_step: ClassVar[str] = ""
+    neighbours_matter: ClassVar[bool] = False
 
     def violations(
         self,

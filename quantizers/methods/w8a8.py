@@ -30,6 +30,7 @@ class W8A8:
     needs_calibration: ClassVar[bool] = False
     engine: ClassVar[str] = "compressed-tensors"
     float16_step: ClassVar[str] = ""
+    neighbours_matter: ClassVar[bool] = False
 
     def violations(
         self,

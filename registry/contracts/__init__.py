@@ -15,7 +15,14 @@ from registry.contracts.characterization import (
 )
 from registry.contracts.checkpoint import CheckpointRecord
 from registry.contracts.comparison import CategoryRetention, RetentionRecord
-from registry.contracts.evaluation import AskingConditions, CategoryLook, CategoryScore, EvaluationRecord, TaskScore
+from registry.contracts.evaluation import (
+    AskedAlone,
+    AskingConditions,
+    CategoryLook,
+    CategoryScore,
+    EvaluationRecord,
+    TaskScore,
+)
 from registry.contracts.job import FilesJob, StageJob
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.serving import (
@@ -37,6 +44,7 @@ from registry.contracts.token_logprobs import PromptLogprobs
 __all__ = [
     "SLO",
     "ArtifactRecord",
+    "AskedAlone",
     "AskingConditions",
     "Breakdown",
     "CalibrationRecord",

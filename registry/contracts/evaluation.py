@@ -90,6 +90,19 @@ class CategoryLook(Record):
         return self.items < self.items_available
 
 
+class AskedAlone(Record):
+    """Items that were asked once more with nothing beside them on the server."""
+
+    items: int
+    changed: int
+    """Scored otherwise than in the evaluation, where many are computed at a time."""
+    changed_low: float
+    """95 % interval of the share that is."""
+    changed_high: float
+    mean_shift_nats: float | None
+    """Mean size of the change of a log-likelihood; None where text was generated only."""
+
+
 class EvaluationRecord(Record):
     schema_version: int = 2
     model_digest: str
@@ -113,3 +126,5 @@ class EvaluationRecord(Record):
     """Requests whose beginning was left out; the scores count items."""
     looks: list[CategoryLook] = []
     """Of an adaptive evaluation, one a category; empty where all items were asked."""
+    asked_alone: AskedAlone | None = None
+    """Where answers depend on what is computed beside them; None elsewhere."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -432,3 +433,33 @@ def test_a_score_of_one_item(metric: str, found: dict[str, Any], expected: tuple
 def test_what_is_no_score_of_one_item(value: Any) -> None:
     with pytest.raises(StageError, match="here: bleu is"):
         _score("bleu", {"bleu": value}, "here")
+
+
+class NeighbourModel(FormulaModel):
+    """As LLM.int8(): what is computed at the same time changes an answer."""
+
+    def log_probability(self, prefix: Sequence[int], token: int) -> float:
+        beside = self.in_flight > 0
+        return -(1 + zlib.crc32(str((list(prefix), token, beside)).encode()) % 1000) / 100
+
+
+@pytest.mark.parametrize(("model", "changes"), [(FormulaModel(), False), (NeighbourModel(delay_seconds=0.02), True)])
+def test_what_neighbours_change_is_counted(model_dir: Path, tmp_path: Path, model: FormulaModel, changes: bool) -> None:
+    suite = small_suite(tasks=["demo_grammar", "demo_commonsense"], limit=30)
+    record = evaluate(model_dir, tmp_path, model, suite, alone=40)
+    again = record.asked_alone
+    assert again is not None
+    assert again.items == 30, "every second of sixty"
+    assert (again.changed > 3) == changes
+    assert again.changed_low <= again.changed / again.items <= again.changed_high
+    assert again.mean_shift_nats is not None
+    assert (again.mean_shift_nats > 0.01) == changes
+    # What was asked again is no part of the evaluation's own counts, and comes from no cache.
+    without = evaluate(model_dir, tmp_path / "without", FormulaModel(), suite)
+    assert record.requests == without.requests
+    assert without.asked_alone is None
+
+
+def test_perplexities_are_not_asked_alone(model_dir: Path, tmp_path: Path) -> None:
+    suite = small_suite(tasks=["demo_language"], metric="word_perplexity", chance=None, **PERPLEXITY)
+    assert evaluate(model_dir, tmp_path, FormulaModel(), suite, alone=40).asked_alone is None

@@ -23,9 +23,7 @@ from pipelines.report.plot import quality_speed_plot
 from pipelines.report.summary import lowest_category, reused_text, sentences
 from pipelines.report.svg import ticks
 from pipelines.report.table import UNKNOWN, Cell, build_table, printable, with_stderr
-from registry.contracts import (
-    Failure,
-)
+from registry.contracts import AskedAlone, Failure
 from tests.records import checkpoint_record
 from tests.unit.pipelines.report_records import (
     HOSTILE,
@@ -160,6 +158,12 @@ def test_how_items_were_asked_stands_below_the_table() -> None:
     assert f": baseline 1 of {asked:,} items, {artifact.name} 3 of {asked:,} items, all in {score.category}." in ties
     assert build_table(rows, SUITE).footnotes[-3:] == [cut, pieces, ties]
     assert asking_notes([asked_with(baseline, windows=score.items)]) == [], "each text in one piece"
+    assert artifact.measurement is not None
+    again = AskedAlone(items=48, changed=3, changed_low=0.013, changed_high=0.172, mean_shift_nats=0.0456)
+    evaluation = artifact.measurement.evaluation.model_copy(update={"asked_alone": again})
+    measurement = artifact.measurement.model_copy(update={"evaluation": evaluation})
+    (alone,) = asking_notes([baseline, artifact.model_copy(update={"measurement": measurement})])
+    assert "3 of 48 items scored otherwise (1 to 17 %), log-likelihoods moved by 0.046 nats" in alone
     assert asking_notes([Row(name="baseline", method="none")]) == []
 
 
