@@ -156,6 +156,17 @@ def _healthy(engine: LaunchedEngine, base_url: str) -> bool:
     return True
 
 
+def _gone(engine: LaunchedEngine, base_url: str) -> bool:
+    """Whether it answers no more; one that is only slow, or was stopped for a while, is not gone."""
+    try:
+        get_text(base_url + engine.health_path, timeout_seconds=2.0)
+    except TimeoutError:
+        return False
+    except OSError as error:
+        return not isinstance(getattr(error, "reason", None), TimeoutError)
+    return False
+
+
 def _death_of(engine: LaunchedEngine, child: Supervised, ending: Ending) -> Death:
     """A signal and the kernel's counters say more than the log, and the log more than an exit code."""
     if ending.signal or ending.oom_kills:
@@ -169,9 +180,19 @@ def _shown(child: Supervised) -> str:
 
 @contextmanager
 def _blaming_the_server(engine: LaunchedEngine, base_url: str, child: Supervised, watch: Watch) -> Iterator[None]:
-    """What fails because the server is gone is told as the server's end, with what its process shows of the reason."""
+    """What fails because the server is gone is told as the server's end, with what its process shows of the reason.
+
+    So is a block that ends well although the server is gone: of what it was asked last, some may have been put down as
+    it was started, for want of an answer.
+    """
     try:
         yield
+        if _gone(engine, base_url):
+            raise StageError(
+                f"the server at {base_url} does not answer any more at the end of its work",
+                remedy="see the end of its log for why; the same command goes on where this stopped",
+                blame="engine",
+            )
     except Exception as error:
         over = watch.over(0) or (None if _healthy(engine, base_url) else watch.over(_END_SECONDS))
         if over is None:

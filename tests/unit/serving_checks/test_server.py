@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -82,6 +83,21 @@ def test_server_that_hangs_is_stopped_at_the_deadline(tmp_path):
     assert not descendants_of(os.getpid())
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_server_that_dies_behind_the_last_answer_is_an_error(tmp_path, how):
+    """What it is asked then is put down as it was started, and nobody would know."""
+    with (
+        pytest.raises(StageError, match="died amid its work") as caught,
+        serve_fake("ok", request(tmp_path), tmp_path / "log") as server,
+    ):
+        assert smoke_answer(server.endpoint, max_tokens=2) == " w0 w1"
+        for pid in descendants_of(server.pid):
+            os.kill(pid, how)
+        server.child.wait(10)
+        assert server.facts.dtype is None
+    assert "at the end of its work" in caught.value.what
+
+
 @pytest.mark.parametrize("mode", ["errors", "empty"])
 def test_smoke_refuses_no_answer(tmp_path, mode):
     with serve_fake(mode, request(tmp_path), tmp_path / "log") as server, pytest.raises(StageError, match="answer"):
@@ -89,11 +105,14 @@ def test_smoke_refuses_no_answer(tmp_path, mode):
 
 
 def test_death_half_way_is_an_error(tmp_path):
-    with serve_fake("die-half-way", request(tmp_path), tmp_path / "log") as server:
+    with (
+        pytest.raises(StageError, match="died amid its work") as caught,
+        serve_fake("die-half-way", request(tmp_path), tmp_path / "log") as server,
+    ):
         for _ in range(3):
             smoke_answer(server.endpoint)
-        with pytest.raises(StageError, match="no answer"):
-            smoke_answer(server.endpoint)
+        smoke_answer(server.endpoint)
+    assert "no answer" in caught.value.what
 
 
 @pytest.mark.parametrize(
