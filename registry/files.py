@@ -30,22 +30,19 @@ def _move_aside(path: Path) -> None:
     path.rename(aside)
 
 
-def write_text_atomically(path: Path, text: str, *, lasting: bool = True) -> None:
+def write_text_atomically(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path` (see `written_atomically`)."""
-    with written_atomically(path, lasting=lasting) as file:
+    with written_atomically(path) as file:
         file.write(text.encode("utf-8"))
 
 
 @contextmanager
-def written_atomically(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
     """A file to write to that becomes `path` when the block has ended, and is gone where it ends with an error.
 
-    It has no name until it is whole (O_TMPFILE, open(2)), so a process that is killed amid the writing leaves nothing.
-    Where the file system knows no such files (NFS), its name is a hidden one beside `path`.
-
-    Args:
-        lasting: Flush the file to disk before it gets its name, and then the folder that names it: a power cut leaves
-            the old content or the new. Without, only a reader is sure of that.
+    It has no name until it is whole and on disk (O_TMPFILE, open(2)), so a process that is killed amid the writing
+    leaves nothing. Where there was a file before, it has a hidden name beside `path` between two system calls; where
+    the file system knows no files without a name (NFS), from the beginning.
     """
     make_way(path)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -55,12 +52,10 @@ def written_atomically(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            if lasting:
-                os.fsync(handle)
+            os.fsync(handle)
             if not nameless or not _named(handle, path.name, hidden, folder):
                 os.replace(hidden, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-        if lasting:
-            os.fsync(folder)
+        os.fsync(folder)
     except BaseException:
         (path.parent / hidden).unlink(missing_ok=True)
         raise

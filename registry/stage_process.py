@@ -1,6 +1,7 @@
 """The frame of a stage process: job file in, result file out, time and progress kept on the way."""
 
 import json
+import os
 import sys
 import time
 import traceback
@@ -15,6 +16,9 @@ from registry.contracts.job import StageJob
 from registry.contracts.stage import Failure, StageResult
 from registry.explain import explanation_of
 from registry.files import write_text_atomically
+
+_NOTE_BYTES = 256
+"""Of a note about progress, filled up with spaces; parts have short names."""
 
 
 class StageClock:
@@ -39,10 +43,15 @@ class StageClock:
     def progress(self, part: str, done: int | None = None, total: int | None = None) -> None:
         """Say what is being done now; `done` of `total` where that is known."""
         self.doing = part
-        said = json.dumps({"part": part, "done": done, "total": total})
-        # No work of hours is given up for want of room for this note; what needs the room will say so.
+        note = json.dumps({"part": part, "done": done, "total": total}).ljust(_NOTE_BYTES).encode()
+        # In place, and all of one length: written many times a second, a new file each time would now and then be left
+        # by a kill. No work of hours is given up for want of room for it; what needs the room will say so.
         with suppress(OSError):
-            write_text_atomically(self._progress_file, said, lasting=False)
+            file = os.open(self._progress_file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                os.pwrite(file, note, 0)
+            finally:
+                os.close(file)
 
 
 StageWork = Callable[[StageJob, StageClock], StageResult]

@@ -43,7 +43,7 @@ def test_new_and_replaced(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a" / "b.json"
     write_text_atomically(path, "old\n")
     assert path.read_text() == "old\n"
-    write_text_atomically(path, "ä\n", lasting=False)
+    write_text_atomically(path, "ä\n")
     assert path.read_bytes() == "ä\n".encode()
     assert [one.name for one in path.parent.iterdir()] == ["b.json"]
 
