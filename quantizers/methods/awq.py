@@ -25,10 +25,13 @@ class Config(CalibratedMethodConfig):
     """Weights of a row that share one scale and zero point. It must divide in_features."""
     zero_point: bool = True
     """A zero point a group (asymmetric); the only kind that vLLM serves for AWQ."""
+    rounding: Literal["compensated", "nearest"] = "compensated"
+    """Of the scaled weights: `compensated` as GPTQ does it, the rest of a row making up for each error, in ranges that
+    lose least; `nearest` as published, in ranges that are clipped by a search."""
 
 
 class AWQ:
-    """AWQ through GPTQModel, its searches replaced by exact and faster ones."""
+    """AWQ through GPTQModel, its searches replaced by exact and faster ones, its rounding by GPTQ's."""
 
     config_type: ClassVar[type[MethodConfig]] = Config
     needs_calibration: ClassVar[bool] = True
@@ -66,15 +69,17 @@ class AWQ:
             "sym": not config.zero_point,
         }
         # The engine's default kernel for AWQ is compiled for CUDA; the torch kernel packs the same bytes.
-        return run_engine(job, clock, engine_config, _overrides(), backend="AWQ_TORCH")
+        return run_engine(job, clock, engine_config, _overrides(config.rounding), backend="AWQ_TORCH")
 
 
 @contextlib.contextmanager
-def _overrides() -> Iterator[None]:
+def _overrides(rounding: Literal["compensated", "nearest"]) -> Iterator[None]:
     from quantizers.engines.awq_clip import gram_clip_search
+    from quantizers.engines.awq_round import compensated_rounding
     from quantizers.engines.awq_scale import exact_scale_search
 
-    with gram_clip_search(), exact_scale_search(), _one_capture_pass():
+    rounded = compensated_rounding() if rounding == "compensated" else gram_clip_search()
+    with rounded, exact_scale_search(), _one_capture_pass():
         yield
 
 

@@ -93,7 +93,7 @@ def test_the_search_lowers_the_loss_and_the_output_s_error(engine: Any) -> None:
 def test_the_range_is_the_cheapest_of_those_tried(symmetric: bool) -> None:
     import torch
 
-    from quantizers.engines.gptq_round import _SHARES, _levels
+    from quantizers.engines.column_rounding import _SHARES, _levels
 
     generator = torch.Generator().manual_seed(1)
     weights = torch.randn(32, 7, generator=generator) ** 3
