@@ -190,6 +190,7 @@ class Meeting(FormulaModel):
         return super().answer(body)
 
 
+@pytest.mark.slow
 def test_as_many_requests_are_in_flight_as_wanted() -> None:
     assert len(ask(Meeting(), scores(40), num_concurrent=8)) == 40
 

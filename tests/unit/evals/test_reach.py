@@ -110,6 +110,7 @@ def test_a_perplexity_can_pass_with_one_document_and_seldom_does(rows: Path) -> 
     assert (one.can_pass, one.fewest, one.chance) == (True, 1, 0.0)
 
 
+@pytest.mark.slow
 def test_rows_that_are_not_here_are_not_counted() -> None:
     suite = Suite(
         name="s",

@@ -16,6 +16,8 @@ from configs.errors import StageError
 from evals.asking.token_agreement import agree, collect, fixed_prompts, lumped_kl_nats
 from registry.contracts import Endpoint
 
+pytestmark = pytest.mark.slow  # a server each
+
 VOCABULARY = 50
 
 

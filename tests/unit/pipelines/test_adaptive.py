@@ -118,6 +118,7 @@ def test_the_job_of_an_artifact_names_what_the_baseline_answered(
     assert {one.how for one in bench.run(adaptive_config()).values()} == {"reused"}
 
 
+@pytest.mark.slow
 def test_without_a_baseline_nothing_is_asked_adaptively(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = Bench(tmp_path, monkeypatch).run(adaptive_config(), measure_baseline="fail")
     assert (outcomes["inspect:int8"].how, outcomes["measure:int8"].how) == ("done", "skipped")

@@ -33,6 +33,7 @@ def walk() -> list[tuple[str, str]]:
     return re.findall(r"^\$ quantbench (.*)\n((?:(?!\$ ).*\n)*)", block.group(1), flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_walk_prints_what_the_document_says(capsys: pytest.CaptureFixture[str]) -> None:
     steps = walk()
     assert len(steps) >= 4

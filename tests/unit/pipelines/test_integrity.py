@@ -15,6 +15,8 @@ from registry.contracts import MeasurementRecord
 from registry.store import DamagedObject
 from tests.unit.pipelines.test_runner import FINGERPRINTS, MACHINE, Bench, changed, how, run_config
 
+pytestmark = pytest.mark.slow  # whole runs
+
 Outcomes = dict[str, StageOutcome]
 
 

@@ -272,6 +272,7 @@ def test_a_profile_is_taken_where_there_is_none_and_asked_for_no_second_time(ben
     assert bench.executed == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("deadlines", "said"),
     [

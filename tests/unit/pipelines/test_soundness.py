@@ -27,6 +27,8 @@ from tests.unit.pipelines.test_report import page_of, printed
 from tests.unit.pipelines.test_run import FakeMlflow, Silent
 from tests.unit.pipelines.test_runner import FINGERPRINTS, INT8, MACHINE, run_config
 
+pytestmark = pytest.mark.slow  # whole runs
+
 ROOT = Path(__file__).resolve().parents[3]
 
 EXPECTED = {"task": "demo_knowledge", "score": 0.64, "tolerance": 0.05, "source": "a model card"}

@@ -75,6 +75,7 @@ def test_a_template_without_bounds_is_refused(tmp_path: Path, template: str, fac
     assert refused(configured(tmp_path, template)).startswith(f"tokenizer_config.json: the chat template {fact}")
 
 
+@pytest.mark.slow
 def test_a_template_without_end_is_not_waited_for(tmp_path: Path) -> None:
     """It would take a thousand years; the limit is of processor time, whatever else the machine does."""
     loops = "".join(f"{{% for {name} in range(99999) %}}" for name in "abc")

@@ -13,6 +13,8 @@ from serving_checks.readings.gauges import GaugeNames, GaugeSample
 from serving_checks.transport.streaming import StreamedAnswer
 from tests.fake_servers import GAUGES, fake_server
 
+pytestmark = pytest.mark.slow  # servers that keep time
+
 CONFIG = BatchingConfig(answer_tokens=8, concurrency=8, sample_seconds=0.01, deadline_seconds=60)
 STEP = ("--tpot-seconds", "0.01")
 

@@ -159,6 +159,7 @@ def test_the_end_of_the_fork_server_is_the_end_of_its_forks(tmp_path, module, se
         assert child.wait(20) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["nothing", "dead", "stopped"])
 def test_where_no_server_answers_the_command_is_executed(tmp_path, module, server, address):
     if address == "dead":

@@ -13,6 +13,8 @@ from configs.errors import StageError
 from serving_checks.processes.pulse import Patience, Pulse, Stuck, Vitals, vitals_of
 from serving_checks.processes.supervisor import run
 
+pytestmark = pytest.mark.slow  # processes that stand still for seconds
+
 
 class Tree:
     """A process tree as the kernel would tell of it, and a clock."""

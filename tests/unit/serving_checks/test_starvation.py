@@ -10,6 +10,8 @@ from registry.contracts.serving import Endpoint
 from serving_checks.checks.starvation import StarvationConfig, Waits, check_starvation, judge, random_prompts
 from tests.fake_servers import fake_server
 
+pytestmark = pytest.mark.slow  # servers that keep time
+
 CONFIG = StarvationConfig(
     short_requests=6,
     short_prompt_tokens=10,

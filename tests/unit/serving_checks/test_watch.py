@@ -115,6 +115,7 @@ def test_a_caller_s_own_failure_stays_his(tmp_path: Path) -> None:
         raise StageError("mine", remedy="none")
 
 
+@pytest.mark.slow
 def test_a_server_that_was_stopped_before_it_was_ready(tmp_path: Path) -> None:
     def stop_all() -> None:
         for pid in descendants_of(os.getpid()):
