@@ -19,8 +19,8 @@ class Config(MethodConfig):
 
     method: Literal["bnb_int8"] = "bnb_int8"
     threshold: Ratio = 6.0
-    """Features with an activation beyond this are multiplied in 16 bits (paper, section 3.2); read when serving. With 0 none
-    is, and a token's answer no longer depends on those that are computed beside it."""
+    """Features with an activation beyond this are multiplied in 16 bits (paper, section 3.2); read when serving. With 0
+    none is, and a token's answer no longer depends on those that are computed beside it."""
 
 
 class BitsAndBytesInt8:
