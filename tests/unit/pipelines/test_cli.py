@@ -169,7 +169,8 @@ sys.exit(cli.main(["doctor"]))
 
 
 def waiting(seconds: float, *before: str) -> "subprocess.Popen[str]":
-    argv = [*before, sys.executable, "-P", "-c", WAITS, str(seconds)]
+    # Whoever runs the tests may have SIGHUP or SIGINT ignored, as nohup and background jobs do; children inherit that.
+    argv = ["env", "--default-signal", *before, sys.executable, "-P", "-c", WAITS, str(seconds)]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "waits\n"
