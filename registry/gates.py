@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from configs.base import StrictModel
 from registry.contracts.comparison import Undecided, Verdict
+from registry.numerals import with_minus
 
 _MOST_ITEMS = 100
 """Beyond this many times the items there are, more of them are not a way to decide."""
@@ -230,7 +231,7 @@ def _number(amount: float, one: Evidence) -> str:
     """In hundredths, with a digit more where the margin is below one of them."""
     digits = 1 if one.margin >= 0.01 else 2
     # Adding 0 turns -0.0 into 0.0.
-    number = f"{round(100 * amount, digits) + 0.0:.{digits}f}".replace("-", "−")
+    number = with_minus(f"{round(100 * amount, digits) + 0.0:.{digits}f}")
     return number + ("" if one.unit == "share" else " %")
 
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 from configs.errors import RequestError, StageError
 from registry.contracts.serving import Endpoint
@@ -134,7 +135,7 @@ def _await_health(
             death = _death_of(engine, child, child.ending(exit_code))
             what = f"the server died at start with exit code {exit_code}: {death.reason}"
             raise StageError(f"{what}\n{_shown(child)}", remedy=death.remedy, blame=death.blame)
-        if _healthy(engine, base_url):
+        if _health(engine, base_url) == "well":
             seconds = time.monotonic() - start
             # Once more: some of it was made since the look above, and a rank that is killed removes nothing.
             shared_memory |= shared_memory_of(descendants_of(child.pid))
@@ -148,23 +149,15 @@ def _await_health(
             )
 
 
-def _healthy(engine: LaunchedEngine, base_url: str) -> bool:
+def _health(engine: LaunchedEngine, base_url: str) -> Literal["well", "silent", "gone"]:
+    """`silent` is one that is only slow, or stopped for a while; `gone` refuses, or says itself that it is not well."""
     try:
         get_text(base_url + engine.health_path, timeout_seconds=2.0)
-    except OSError:
-        return False
-    return True
-
-
-def _gone(engine: LaunchedEngine, base_url: str) -> bool:
-    """Whether it answers no more; one that is only slow, or was stopped for a while, is not gone."""
-    try:
-        get_text(base_url + engine.health_path, timeout_seconds=2.0)
-    except TimeoutError:
-        return False
     except OSError as error:
-        return not isinstance(getattr(error, "reason", None), TimeoutError)
-    return False
+        # urllib wraps what goes wrong before the answer begins.
+        cause = getattr(error, "reason", error)
+        return "silent" if isinstance(cause, TimeoutError) else "gone"
+    return "well"
 
 
 def _death_of(engine: LaunchedEngine, child: Supervised, ending: Ending) -> Death:
@@ -187,14 +180,14 @@ def _blaming_the_server(engine: LaunchedEngine, base_url: str, child: Supervised
     """
     try:
         yield
-        if _gone(engine, base_url):
+        if _health(engine, base_url) == "gone":
             raise StageError(
-                f"the server at {base_url} does not answer any more at the end of its work",
+                f"the server at {base_url} does not answer any more at the end of its work\n{_shown(child)}",
                 remedy="see the end of its log for why; the same command goes on where this stopped",
                 blame="engine",
             )
     except Exception as error:
-        over = watch.over(0) or (None if _healthy(engine, base_url) else watch.over(_END_SECONDS))
+        over = watch.over(0) or (None if _health(engine, base_url) == "well" else watch.over(_END_SECONDS))
         if over is None:
             raise
         noticed = f"  it was noticed as: {str(error).splitlines()[0]}\n{_shown(child)}"

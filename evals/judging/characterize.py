@@ -30,6 +30,7 @@ from registry.contracts import (
 )
 from registry.contracts.characterization import AnswerType
 from registry.gates import holm
+from registry.numerals import signed
 
 Pair = tuple[Sample, Sample]
 
@@ -242,7 +243,9 @@ def _by_length(shares: Sequence[Pair], trend: LengthTrend | None) -> Breakdown:
     if trend is None:
         finding = "All prompts of a category are equally long: length says nothing here."
     else:
-        slope = f"{_points(trend.points_per_doubling)} points [{_points(trend.low)}, {_points(trend.high)}]"
+        slope = (
+            f"{signed(100 * trend.points_per_doubling)} points [{signed(100 * trend.low)}, {signed(100 * trend.high)}]"
+        )
         if trend.high < 0:
             finding = f"Longer prompts lose more: each doubling within a category changes the difference by {slope}."
         elif trend.low > 0:
@@ -333,12 +336,7 @@ def _p_text(p: float) -> str:
 
 
 def _drop_text(drop: StratumDrop) -> str:
-    return f"{drop.name} ({_points(drop.difference)} points)"
-
-
-def _points(share: float) -> str:
-    text = f"{100 * share:+.1f}"
-    return "0.0" if float(text) == 0 else text.replace("-", "−")
+    return f"{drop.name} ({signed(100 * drop.difference)} points)"
 
 
 def _reading_length(baseline: Sample, artifact: Sample) -> int:

@@ -9,6 +9,7 @@ from pipelines.records.rows import Row
 from pipelines.report.judged import Judged, judged
 from pipelines.report.svg import Scale, cut, label, line, ticks
 from pipelines.report.table import UNKNOWN
+from registry.numerals import with_minus
 
 _WIDTH = 800
 _LEFT, _RIGHT, _TOP, _BOTTOM = 158, 226, 8, 44
@@ -63,7 +64,7 @@ def _axis(axis: list[float], x_of: Scale, height: float) -> list[Markup]:
     for tick in axis:
         x = x_of(tick)
         parts.append(line("zero" if tick == 0 else "grid", x, _TOP, x, bottom))
-        parts.append(label("tick middle", x, bottom + 15, f"{tick:+g}".replace("-", "−") if tick else "0"))
+        parts.append(label("tick middle", x, bottom + 15, with_minus(f"{tick:+g}") if tick else "0"))
     title = "artifact − baseline: points of share, % of perplexity"
     return [*parts, label("title middle", (_LEFT + _WIDTH - _RIGHT) / 2, height - 8, title)]
 

@@ -6,6 +6,7 @@ from pipelines.report.table import NOTHING_TO_KEEP, UNKNOWN, VERDICT_TONES, Tone
 from registry.contracts import CategoryRetention, RetentionRecord, StratumDrop
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
+from registry.numerals import signed
 
 _TOLD_BY_ITS_CAUSE = (NOTHING_TO_KEEP, "truncated prompts")
 
@@ -48,12 +49,6 @@ class Judged(Record):
 def judged(retention: RetentionRecord) -> list[Judged]:
     """All categories in the suite's order."""
     return [_judged(kept) for kept in retention.categories]
-
-
-def signed(value: float) -> str:
-    """With a sign that is as wide as a digit."""
-    text = f"{value:+.1f}" if abs(value) < 1000 else f"{value:+.3g}"
-    return "0.0" if float(text) == 0 else text.replace("-", "−")
 
 
 def interval_text(low: float | None, high: float | None) -> str:

@@ -8,6 +8,7 @@ from pipelines.report.svg import series
 from pipelines.report.table import UNKNOWN, mebibytes
 from registry.contracts import MemoryRecord
 from registry.contracts.base import Record
+from registry.numerals import with_minus
 
 
 class MemoryCell(Record):
@@ -127,4 +128,4 @@ def _gain(memory: MemoryRecord, base: MemoryRecord | None) -> MemoryCell:
             " budget and tokens"
         )
     share = 100 * tokens / memory.kv_cache_tokens
-    return MemoryCell(text=f"{tokens:+,} tokens".replace("-", "−"), second=f"{share:+.0f} %".replace("-", "−"))
+    return MemoryCell(text=with_minus(f"{tokens:+,} tokens"), second=with_minus(f"{share:+.0f} %"))

@@ -3,8 +3,9 @@
 from configs.names import entry_of
 from evals.statistics.spread import spread_of
 from pipelines.records.rows import Row
-from pipelines.report.judged import Judged, interval_text, judged, signed
+from pipelines.report.judged import Judged, interval_text, judged
 from registry.contracts.base import Record
+from registry.numerals import signed
 
 
 class SpreadLine(Record):

@@ -68,7 +68,6 @@ def refused(folder: Path) -> str:
     return told
 
 
-@pytest.mark.slow
 def test_what_belongs_to_a_checkpoint_is_copied_and_recorded(folder: Path, tmp_path: Path) -> None:
     (folder / "training_args.bin").write_bytes(b"\x80\x04")
     (folder / "notes.md").write_text("")
