@@ -1,11 +1,17 @@
 """How far artifacts of one entry lie apart that differ by their calibration's seed alone. Records in, lines out."""
 
+import math
+
 from configs.names import entry_of
-from evals.statistics.spread import spread_of
+from evals.statistics.spread import Spread, spread_of
 from pipelines.records.rows import Row
 from pipelines.report.judged import Judged, interval_text, judged
+from registry.contracts import CategoryRetention
 from registry.contracts.base import Record
 from registry.numerals import signed
+
+MIN_ARTIFACTS = 3
+"""With a prediction interval for one more."""
 
 
 class SpreadLine(Record):
@@ -21,7 +27,7 @@ class SpreadLine(Record):
     within: str
     """The first artifact's own 95 % interval, half its width: what its items leave open."""
     expected: str
-    """Where one more artifact is expected, 95 %."""
+    """Where one more artifact is expected, 95 %; or why these foretell none."""
 
 
 def spreads(rows: list[Row]) -> list[SpreadLine]:
@@ -34,6 +40,7 @@ def spreads(rows: list[Row]) -> list[SpreadLine]:
 
 
 def _lines(entry: str, made: list[Row]) -> list[SpreadLine]:
+    kept = {one.category: one for one in made[0].retention.categories} if made[0].retention else {}
     by_artifact = [{one.category: one for one in judged(row.retention)} for row in made if row.retention]
     lines = []
     for category, first in by_artifact[0].items():
@@ -50,10 +57,26 @@ def _lines(entry: str, made: list[Row]) -> list[SpreadLine]:
                 differences=[signed(value) for value in values],
                 between=f"{spread.deviation:.1f}",
                 within=_half_width(first),
-                expected=interval_text(spread.low, spread.high).strip(),
+                expected=_expected(spread, len(values), kept[category]),
             )
         )
     return lines
+
+
+def _expected(spread: Spread, artifacts: int, kept: CategoryRetention) -> str:
+    """The prediction interval, cut to what a score can be.
+
+    One degree of freedom has t = 12.7, and scores of few items coincide: neither is an interval to act on.
+    """
+    if artifacts < MIN_ARTIFACTS:
+        return f"{MIN_ARTIFACTS} artifacts tell"
+    if not spread.deviation:
+        return "alike: more items tell"
+    if kept.unit == "share" and kept.baseline is not None:
+        least, most = -100 * kept.baseline, 100 * (1 - kept.baseline)
+    else:
+        least, most = -math.inf, 100.0
+    return interval_text(max(spread.low, least), min(spread.high, most)).strip()
 
 
 def _half_width(one: Judged) -> str:

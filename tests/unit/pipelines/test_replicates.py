@@ -170,6 +170,36 @@ def test_the_spread_between_artifacts_stands_beside_the_interval_within_one() ->
     assert spreads(report_rows()) == []
 
 
+def test_an_interval_for_one_more_is_printed_where_it_can_be_believed() -> None:
+    rows = with_replicates()
+    first, second = rows[-1], next(row for row in rows if row.name == "gptq")
+
+    def expected(*more: Row) -> str:
+        named = [row.model_copy(update={"name": f"gptq+{number}"}) for number, row in enumerate(more, 2)]
+        return next(line for line in spreads([*report_rows(), *named]) if line.category == "knowledge").expected
+
+    assert expected(first) == "3 artifacts tell"
+    assert expected(second, second) == "alike: more items tell"
+    # −3.8, −3.8, −4.9: mean −4.14, s = 0.62; 4.303 x 0.62 x sqrt(4/3) = 3.1.
+    assert expected(second, first) == "[−7.2, −1.0]"
+
+
+def test_an_interval_for_one_more_ends_where_scores_do() -> None:
+    rows = with_replicates()
+    retentions = [retention(name).model_copy() for name in ("gptq", "nf4", "gptq")]
+    for kept, difference in zip(retentions, (-0.5, 0.4, 0.0), strict=True):
+        kept.categories[:] = [
+            one.model_copy(update={"difference": difference}) if one.category == "knowledge" else one
+            for one in kept.categories
+        ]
+    made = [
+        rows[-1].model_copy(update={"name": f"gptq+{number}", "retention": kept})
+        for number, kept in enumerate(retentions, 2)
+    ]
+    line = next(line for line in spreads(made) if line.category == "knowledge")
+    assert line.expected == "[−54.0, +46.0]"
+
+
 def test_what_was_made_once_holds_for_its_bytes_only() -> None:
     rows = [
         row.model_copy(update={"artifact": row.artifact.model_copy(update={"calibration_digest": "sha256:c"})})
