@@ -70,10 +70,15 @@ def _lock_new(parent: Path) -> tuple[Path, int]:
             lock = os.open(_lock_of(folder), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
             continue
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # A sweep may have found the file before it was locked, and removed it.
-        if os.fstat(lock).st_nlink:
-            return folder, lock
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # A sweep may have found the file before it was locked, and removed it.
+            if os.fstat(lock).st_nlink:
+                return folder, lock
+        except BaseException:
+            _lock_of(folder).unlink(missing_ok=True)
+            os.close(lock)
+            raise
         os.close(lock)
 
 

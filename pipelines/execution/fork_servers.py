@@ -116,9 +116,9 @@ class ForkServers:
 
     def _listening(self, address: Path, command: ServerCommand) -> Path | None:
         log_file = self._log_dir / f"fork-server-{address.name}.log"
-        child = self._running.enter_context(
-            Supervised(command.argv, env=command.env, log_file=log_file, grace_seconds=1.0)
-        )
+        child = Supervised(command.argv, env=command.env, log_file=log_file, grace_seconds=1.0)
+        self._running.push(child)  # before it runs, so that nothing comes between
+        child.start()
         deadline = time.monotonic() + _SOCKET_SECONDS
         while not address.exists():
             if child.wait(0.02) is not None or time.monotonic() > deadline:

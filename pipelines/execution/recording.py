@@ -64,7 +64,12 @@ class Recorder:
         argv = [sys.executable, "-P", "-m", "pipelines.stage_programs.record", str(job_file)]
         self.close()
         env = {"MLFLOW_DISABLE_TELEMETRY": "true"}
-        self._child = Supervised(argv, log_file=self._log_file, env=env).start()
+        self._child = Supervised(argv, log_file=self._log_file, env=env)  # known to `close` before it runs
+        try:
+            self._child.start()
+        except BaseException:
+            self._child = None
+            raise
 
     def record(self, record: RunRecord, start_seconds: float) -> str:
         """Write the run to MLflow.

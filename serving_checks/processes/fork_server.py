@@ -83,7 +83,7 @@ class ForkedCommand:
 def launch(
     address: Path, argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: int, grace_seconds: float
 ) -> ForkedCommand | None:
-    """Have the fork server at `address` run `argv`.
+    """Have the fork server at `address` run `argv`, once `guard.BEGIN` is written to what this returns.
 
     Args:
         argv: Only `[sys.executable, "-P", "-m", module, ...]` can be forked.
@@ -105,13 +105,16 @@ def launch(
         socket.send_fds(connection, [json.dumps(request).encode()], [lifeline, log])
         _await_reply(connection)
         pid = int(json.loads(connection.recv(_MESSAGE_BYTES))["pid"])
-    except (OSError, ValueError):
+        return ForkedCommand(connection, kept, pid)
+    except BaseException as error:
         connection.close()
-        os.close(kept)
-        return None
+        with suppress(OSError):  # what was interrupted may have closed it already
+            os.close(kept)
+        if isinstance(error, OSError | ValueError):
+            return None
+        raise
     finally:
         os.close(lifeline)
-    return ForkedCommand(connection, kept, pid)
 
 
 def _await_reply(connection: socket.socket) -> None:
@@ -152,16 +155,17 @@ def _become_guarded(connection: socket.socket, files: list[int], grace_seconds: 
         for place in places:
             os.dup2(file, place)
         os.close(file)
-    command_pid = guard.fork_command()
-    if command_pid == 0:
-        connection.close()
-        return
     try:
         connection.send(json.dumps({"pid": os.getpid()}).encode())
-        exit_code = guard.supervise(command_pid, grace_seconds)
+        command_pid = guard.fork_command() if guard.begun() else None
+        if command_pid == 0:
+            connection.close()
+            return
+        exit_code = guard.NOT_STARTED if command_pid is None else guard.supervise(command_pid, grace_seconds)
         connection.send(json.dumps({"exit_code": exit_code}).encode())
-    finally:
-        os._exit(0)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
 
 
 def _reap() -> None:

@@ -1,9 +1,10 @@
 """Runs one command and never lets anything that came of it outlive the process that asked for it.
 
 A stand-alone script of the standard library, started as `python -I guard.py <grace_seconds> <command...>` in a session
-of its own; `fork_server.py` uses its two halves around a fork without an exec. Its stdin is the lifeline: a pipe whose
-other end the caller holds and writes nothing to. The end of the caller, however it comes about (kill -9 included),
-closes the pipe; so does the caller's wish to stop.
+of its own; `fork_server.py` uses its parts around a fork without an exec. Its stdin is the lifeline: a pipe whose other
+end the caller holds. One byte in it says that the caller has the guard in hand, and only then the command begins: a
+caller that is interrupted while it starts one has started nothing. The end of the caller, however it comes about (kill
+-9 included), closes the pipe; so does the caller's wish to stop.
 
 How orphans are avoided (prctl(2)): the guard is a child subreaper, so a descendant whose parent dies, or that left the
 session by setsid, becomes the guard's child and is found by walking parents in /proc. Should the guard itself be
@@ -27,7 +28,9 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LIFELINE = 0
 SHARED_MEMORY = "/dev/shm/"  # noqa: S108 - where Linux keeps it (shm_overview(7))
-_COMMAND_NOT_STARTED = 127
+NOT_STARTED = 127
+"""Exit code where the command never began."""
+BEGIN = b"\n"
 SCRATCH_VARIABLE = "QUANTBENCH_SCRATCH"
 """Names the run's folder for what its processes let lie."""
 _LEFT_SECONDS = 1.0
@@ -92,6 +95,11 @@ def remove_shared_memory(files: set[str]) -> None:
             continue
 
 
+def begun() -> bool:
+    """Wait for the caller's word to begin; False where it never comes."""
+    return os.read(_LIFELINE, 1) != b""
+
+
 def fork_command() -> int:
     """Fork the process that is to be guarded, and become the reaper of all that comes of it.
 
@@ -105,7 +113,7 @@ def fork_command() -> int:
         return child
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != guard:  # it died before the line above
-        os._exit(_COMMAND_NOT_STARTED)
+        os._exit(NOT_STARTED)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, _LIFELINE)
     os.close(nothing)
@@ -182,12 +190,14 @@ def supervise(command_pid: int, grace_seconds: float) -> int:
         _remove_abandoned_scratch()
     status = children.command_status
     if status is None:
-        return _COMMAND_NOT_STARTED
+        return NOT_STARTED
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
 def main(grace_seconds: float, command: list[str]) -> int:
     """Run `command` under guard; return its exit code."""
+    if not begun():
+        return NOT_STARTED
     command_pid = fork_command()
     if command_pid:
         return supervise(command_pid, grace_seconds)
@@ -198,7 +208,7 @@ def main(grace_seconds: float, command: list[str]) -> int:
     except OSError as error:
         os.write(2, f"cannot start {command[0]}: {error}\n".encode())
     finally:
-        os._exit(_COMMAND_NOT_STARTED)
+        os._exit(NOT_STARTED)
 
 
 if __name__ == "__main__":

@@ -72,20 +72,29 @@ class Supervised:
         """How long one of its processes was stopped from outside while `attend` looked."""
 
     def start(self) -> Self:
-        """Start the command and the sampling of its memory."""
+        """Start the command and the sampling of its memory; whatever interrupts this leaves nothing running."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         self._oom_kills = oom_kills()
-        with self.log_file.open("ab") as log:
-            self._process = self._fork(log.fileno()) or subprocess.Popen(
-                [sys.executable, "-I", "-S", _GUARD_FILE, str(self._grace_seconds), *self.argv],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **self.env},
-                cwd=self.cwd,
-                start_new_session=True,
-            )
-        self._memory = PeakMemorySampler(self._process.pid, inherited=self.forked)
+        try:
+            with self.log_file.open("ab") as log:
+                self._process = self._fork(log.fileno()) or subprocess.Popen(
+                    [sys.executable, "-I", "-S", _GUARD_FILE, str(self._grace_seconds), *self.argv],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **self.env},
+                    cwd=self.cwd,
+                    start_new_session=True,
+                    bufsize=0,
+                )
+            # Its guard is known here now, so the command may begin.
+            if self._process.stdin:
+                with suppress(BrokenPipeError):  # the guard was killed; `wait` tells
+                    self._process.stdin.write(guard.BEGIN)
+            self._memory = PeakMemorySampler(self._process.pid, inherited=self.forked)
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     @property

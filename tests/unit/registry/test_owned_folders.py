@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from registry import owned_folders
 from registry.owned_folders import owned_folder, remove_if_abandoned, sweep_abandoned
 
 HOLDER = """
@@ -31,6 +32,16 @@ def test_it_is_there_for_the_block(tmp_path: Path) -> None:
 def test_it_goes_with_an_exception(tmp_path: Path, error: type[BaseException]) -> None:
     with pytest.raises(error), owned_folder(tmp_path):
         raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_there_where_its_making_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owned_folders.fcntl, "flock", interrupted)
+    with pytest.raises(KeyboardInterrupt), owned_folder(tmp_path):
+        pass
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from serving_checks.processes import fork_server
 from serving_checks.processes.guard import descendants_of
 from serving_checks.processes.process_memory import pss_bytes
 from serving_checks.processes.supervisor import Supervised, run
@@ -171,6 +172,35 @@ def test_where_no_server_answers_the_command_is_executed(tmp_path, module, serve
         assert child.wait(60) == 7
         assert not child.forked
     assert "False" in (tmp_path / "log").read_text()
+    if address == "stopped":
+        # It finds the request that nobody waits for any more: the work is not done a second time.
+        os.kill(descendants_of(server.pid)[0], signal.SIGCONT)
+        assert run(command(module, "raise"), log_file=tmp_path / "next", fork_server=place).ending.exit_code == 1
+        assert (tmp_path / "log").read_text().count("__main__") == 1
+
+
+@pytest.mark.parametrize("interrupted_at", ["send_fds", "_await_reply", "ForkedCommand"])
+def test_a_command_whose_start_was_interrupted_never_begins(tmp_path, module, server, monkeypatch, interrupted_at):
+    """Else it would work on in folders that its caller is taking away."""
+
+    def interrupted(*arguments: object) -> None:
+        if interrupted_at == "send_fds":
+            send_fds(*arguments)
+        raise KeyboardInterrupt
+
+    send_fds = fork_server.socket.send_fds
+    owner = fork_server.socket if interrupted_at == "send_fds" else fork_server
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, interrupted_at, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Supervised(command(module, "tell"), log_file=tmp_path / "log", fork_server=tmp_path / "socket").start()
+    after = run(command(module, "raise"), log_file=tmp_path / "next", fork_server=tmp_path / "socket")
+    assert after.ending.exit_code == 1
+    deadline = time.monotonic() + 20
+    while len(descendants_of(server.pid)) > 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(descendants_of(server.pid)) == 1
+    assert (tmp_path / "log").read_text() == ""
 
 
 def test_a_failed_import_means_plain_starts(tmp_path, module):

@@ -88,6 +88,33 @@ def test_nothing_is_left_after_an_exception(tmp_path, error):
     assert gone(grandchild)
 
 
+def test_a_command_whose_start_was_interrupted_never_begins(tmp_path, monkeypatch):
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            guards.append(self.pid)
+            self.stdin.close()  # as Popen does when something is raised inside it
+            raise KeyboardInterrupt
+
+    guards = []
+    monkeypatch.setattr(supervisor.subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Supervised(["touch", str(tmp_path / "begun")], log_file=tmp_path / "log").start()
+    assert gone(guards[0])
+    assert not (tmp_path / "begun").exists()
+
+
+def test_what_is_interrupted_once_it_runs_is_ended(tmp_path, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        pid_in(tmp_path / "pid")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(supervisor, "PeakMemorySampler", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Supervised(tree(tmp_path / "pid"), log_file=tmp_path / "log", grace_seconds=0.2).start()
+    assert gone(pid_in(tmp_path / "pid"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_nothing_is_left_when_the_caller_is_killed(tmp_path, number):
     caller = (
