@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from configs.errors import blaming
+from quantizers.calibration.token_range import refuse_beyond_embedding
 from registry.contracts import CheckpointRecord, FilesJob, PromptLogprobs, SoundnessCheck, SoundnessRecord
 from registry.contracts.base import Device, DType
 from registry.contracts.token_logprobs import TOKEN_LOGPROBS_FILE, TOP_LOGPROBS
@@ -89,6 +91,8 @@ def prove_soundness(job: SoundnessJob, clock: StageClock) -> tuple[SoundnessReco
             job.checkpoint_dir, dtype=getattr(torch, job.dtype), device_map=placed
         ).eval()
     begun = beginnings(tokenizer, job.texts)
+    with blaming("source"):
+        refuse_beyond_embedding(begun.own, tokenizer, job.checkpoint.embedding_rows, "soundness text")
     checks: list[SoundnessCheck] = []
     facts: dict[str, Any] = {}
     with clock.part("score"):

@@ -1,5 +1,6 @@
 """The checks of a checkpoint by itself: a stub of a model shows each one failing, a tiny real one passes them all."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from configs.errors import RequestError
 from quantizers.checkpoints.checkpoint import describe
 from quantizers.inspection.soundness import (
     CLEARLY_BETTER_NATS,
@@ -125,6 +127,21 @@ def test_a_random_model_is_doubtful_and_stops_nothing(tiny: Path, tmp_path: Path
     for one in told:
         assert all(TOP_LOGPROBS <= len(place) <= TOP_LOGPROBS + 1 for place in one.ids)
         assert all(token in place for token, place in zip(one.tokens[1:], one.ids, strict=True))
+
+
+def test_a_tokenizer_of_a_larger_model_is_told_as_the_source_s(tiny: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    file = folder / "tokenizer.json"
+    told = json.loads(file.read_text())
+    token = AutoTokenizer.from_pretrained(tiny).tokenize(TEXTS[0])[0]
+    told["model"]["vocab"][token] = 27_721_214
+    file.write_text(json.dumps(told))
+    with pytest.raises(RequestError, match=r"soundness text 1 holds token 27721214 .*embedding ends at 511") as caught:
+        proved(folder, tmp_path / "out")
+    assert caught.value.blame == "source"
 
 
 def test_padding_changes_no_score(tiny: Path, tmp_path: Path) -> None:
