@@ -38,7 +38,7 @@ methods:
   int8: {{method: bnb_int8}}
   nf4: {{method: bnb_nf4}}
 evaluation: {{suite: "{folder}/suite.yaml"}}
-serving: {{max_model_len: 256, max_num_seqs: 8, kv_cache_gib: 0.25}}
+serving: {{max_model_len: 256, max_num_seqs: 8, kv_cache_gib: 0.25, start_deadline_seconds: 120}}
 load: {{profiles: [{{kind: synchronous}}], prompts: {{short: 16}}, requests: 2, output_tokens: 4}}
 checks: {{batching: null, starvation: null, sharding: null}}
 deadlines: {{suspended_seconds: 4, silent_minutes: 1, answer_minutes: 0.5}}
