@@ -186,16 +186,14 @@ def test_an_interval_for_one_more_is_printed_where_it_can_be_believed() -> None:
 
 def test_an_interval_for_one_more_ends_where_scores_do() -> None:
     rows = with_replicates()
-    retentions = [retention(name).model_copy() for name in ("gptq", "nf4", "gptq")]
-    for kept, difference in zip(retentions, (-0.5, 0.4, 0.0), strict=True):
-        kept.categories[:] = [
+    made = []
+    for number, (name, difference) in enumerate((("gptq", -0.5), ("nf4", 0.4), ("gptq", 0.0)), 2):
+        categories = [
             one.model_copy(update={"difference": difference}) if one.category == "knowledge" else one
-            for one in kept.categories
+            for one in retention(name).categories
         ]
-    made = [
-        rows[-1].model_copy(update={"name": f"gptq+{number}", "retention": kept})
-        for number, kept in enumerate(retentions, 2)
-    ]
+        kept = retention(name).model_copy(update={"categories": categories})
+        made.append(rows[-1].model_copy(update={"name": f"gptq+{number}", "retention": kept}))
     line = next(line for line in spreads(made) if line.category == "knowledge")
     assert line.expected == "[−54.0, +46.0]"
 
