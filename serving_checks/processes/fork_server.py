@@ -13,6 +13,7 @@ process id and, when all is over, with the exit code. The socket's folder has to
 import atexit
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -27,7 +28,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,13 +49,13 @@ class ForkedCommand:
 
     Args:
         connection: To its guard, which sends the exit code last.
-        lifeline: The open end of the guard's stdin.
+        stdin: The open end of the guard's, its lifeline; unbuffered.
         pid: The guard's process id.
     """
 
-    def __init__(self, connection: socket.socket, lifeline: int, pid: int) -> None:
+    def __init__(self, connection: socket.socket, stdin: io.FileIO, pid: int) -> None:
         self._connection = connection
-        self.stdin = os.fdopen(lifeline, "wb", buffering=0)
+        self.stdin = stdin
         self.pid = pid
         self.returncode: int | None = None
 
@@ -99,22 +100,23 @@ def launch(
     request = {"argv": list(argv[3:]), "env": dict(env), "cwd": str(cwd), "grace_seconds": grace_seconds}
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     lifeline, kept = os.pipe()
-    try:
-        connection.settimeout(_REPLY_SECONDS)
-        connection.connect(str(address))
-        socket.send_fds(connection, [json.dumps(request).encode()], [lifeline, log])
-        _await_reply(connection)
-        pid = int(json.loads(connection.recv(_MESSAGE_BYTES))["pid"])
-        return ForkedCommand(connection, kept, pid)
-    except BaseException as error:
-        connection.close()
-        with suppress(OSError):  # what was interrupted may have closed it already
-            os.close(kept)
-        if isinstance(error, OSError | ValueError):
+    stdin = io.FileIO(kept, "wb")
+    with ExitStack() as unless_launched:
+        unless_launched.callback(connection.close)
+        unless_launched.callback(stdin.close)
+        try:
+            connection.settimeout(_REPLY_SECONDS)
+            connection.connect(str(address))
+            socket.send_fds(connection, [json.dumps(request).encode()], [lifeline, log])
+            _await_reply(connection)
+            pid = int(json.loads(connection.recv(_MESSAGE_BYTES))["pid"])
+            command = ForkedCommand(connection, stdin, pid)
+        except (OSError, ValueError):
             return None
-        raise
-    finally:
-        os.close(lifeline)
+        finally:
+            os.close(lifeline)
+        unless_launched.pop_all()
+    return command
 
 
 def _await_reply(connection: socket.socket) -> None:
