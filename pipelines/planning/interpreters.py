@@ -1,7 +1,8 @@
 """Other environments' Pythons: whether they can run a stage, and which libraries they have.
 
-Both are read from the environment's folders. Nothing is started: a plan runs no program that a recipe names, and a run
-starts it for its stage alone.
+Both are read: of an environment that is named from its lock, whether it is made or not, of any other Python from the
+folders beside it. Nothing is started: a plan makes no environment and runs no program that a recipe names, and a run
+does so for its stage alone.
 """
 
 import functools
@@ -12,6 +13,8 @@ from typing import NamedTuple
 
 from configs.errors import RequestError, UnreadableError
 from configs.reading.text import read_text
+from pipelines.environments.definition import MAIN, Environment, environment_named, normalized
+from registry.contracts.base import Device
 
 _OLDEST = (3, 11)
 _PACKAGES = {"quantizers", "pipelines"}
@@ -23,25 +26,42 @@ _REMEDY = (
 )
 
 
-class _Environment(NamedTuple):
+Interpreter = Path | Environment
+"""What runs a stage that this process's own Python does not run."""
+
+
+def interpreter_of(named: Path, device: Device) -> Interpreter | None:
+    """What a recipe's `environments` means by a value: a path has a folder, a name has none; None for our own.
+
+    Raises:
+        RequestError: There is no environment of that name.
+    """
+    if len(named.parts) > 1:
+        return named
+    return None if str(named) == MAIN else environment_named(str(named), device)
+
+
+class _Folders(NamedTuple):
     site_folders: list[Path]
     """Where its libraries lie, those that are imported first before the others."""
     versions: dict[str, str]
     """Normalized distribution name -> version."""
 
 
-def versions_of(interpreter: Path, distributions: tuple[str, ...]) -> dict[str, str]:
-    """Distribution -> version of those that are installed in `interpreter`'s environment.
+def versions_of(interpreter: Interpreter, distributions: tuple[str, ...]) -> dict[str, str]:
+    """Distribution -> version of those that are, or are going to be, installed in `interpreter`'s environment.
 
     Raises:
         RequestError: It is no environment's Python of 3.11 or later.
     """
-    versions = _environment(interpreter).versions
-    return {name: versions[_normalized(name)] for name in distributions if _normalized(name) in versions}
+    versions = interpreter.versions if isinstance(interpreter, Environment) else _environment(interpreter).versions
+    return {name: versions[normalized(name)] for name in distributions if normalized(name) in versions}
 
 
-def check_interpreter(interpreter: Path, module: str) -> None:
+def check_interpreter(interpreter: Interpreter, module: str) -> None:
     """Refuse what is no environment's Python, or one that cannot run `module` (RequestError)."""
+    if isinstance(interpreter, Environment):
+        return
     environment, package = _environment(interpreter), module.partition(".")[0]
     installed = package in _PACKAGES and _DISTRIBUTION in environment.versions
     if not installed and not any((folder / package).is_dir() for folder in environment.site_folders):
@@ -53,7 +73,7 @@ def check_interpreter(interpreter: Path, module: str) -> None:
 
 
 @functools.cache
-def _environment(interpreter: Path) -> _Environment:
+def _environment(interpreter: Path) -> _Folders:
     try:
         if not interpreter.is_file():
             raise _refusal(interpreter, "there is no such file")
@@ -65,10 +85,10 @@ def _environment(interpreter: Path) -> _Environment:
             for path in folder.glob("*.dist-info"):
                 # The folder is named after both (packaging.python.org, recording installed projects).
                 name, _, version = path.name.removesuffix(".dist-info").partition("-")
-                versions.setdefault(_normalized(name), version)
+                versions.setdefault(normalized(name), version)
     except (OSError, UnreadableError) as error:
         raise _refusal(interpreter, str(getattr(error, "what", error))) from error
-    return _Environment(folders, versions)
+    return _Folders(folders, versions)
 
 
 def _site_folders(interpreter: Path) -> list[Path]:
@@ -113,8 +133,3 @@ def _refusal(interpreter: Path, why: str) -> RequestError:
     return RequestError(
         f"`environments` names {interpreter}, which is no environment's Python of 3.11 or later: {why}", remedy=_REMEDY
     )
-
-
-def _normalized(distribution: str) -> str:
-    """As PyPI compares names (packaging.python.org, name normalization)."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from pipelines.environments.definition import Environment
+from pipelines.environments.folders import state_of
 from pipelines.planning.stages import Stage
 from registry.contracts import StageResult
 from registry.contracts.base import Record
@@ -39,8 +41,15 @@ def plan_stages(stages: Sequence[Stage], cache: StageCache) -> tuple[list[Planne
             continue
         digest = key.digest if key else None
         why = _why(stage, key, reused, cache) if result is None else "its result lacks a profile or proofs wanted now"
-        planned.append(PlannedStage(name=stage.name, action="run", reason=why, key_digest=digest))
+        planned.append(PlannedStage(name=stage.name, action="run", reason=why + _where(stage), key_digest=digest))
     return planned, reused
+
+
+def _where(stage: Stage) -> str:
+    """The named environment that the stage runs in, and whether that is made."""
+    if not isinstance(stage.interpreter, Environment):
+        return ""
+    return f"; in environment {stage.interpreter.name}: {state_of(stage.interpreter)}"
 
 
 def _why(stage: Stage, key: StageKey | None, reused: dict[str, StageResult], cache: StageCache) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeGuard
 from configs.names import BASELINE, baseline_in, entry_of, replicate_of
 from evals.asking.token_agreement import PROMPTS_FILE
 from pipelines.planning.device import MachineRecord
-from pipelines.planning.interpreters import versions_of
+from pipelines.planning.interpreters import Interpreter, interpreter_of, versions_of
 from pipelines.recipe.bench_config import BenchConfig, method_of
 from pipelines.recipe.run_config import RunConfig
 from quantizers.base import MethodConfig, load_method
@@ -24,7 +24,7 @@ from registry.stage_cache import StageKey
 from serving_checks.engines.table import engine_type
 from serving_checks.load.prompts import read_text
 
-STAGE_VERSIONS = {"prepare": 4, "soundness": 1, "calibrate": 3, "quantize": 4, "inspect": 2, "measure": 4, "tune": 1}
+STAGE_VERSIONS = {"prepare": 5, "soundness": 1, "calibrate": 3, "quantize": 5, "inspect": 2, "measure": 4, "tune": 1}
 """Of our own code: a number goes up when the same inputs would give another result."""
 
 STAGE_MODULES = {
@@ -65,7 +65,7 @@ class Stage:
         inputs: Role -> name of the stage whose object is read, such as `checkpoint` -> `prepare`.
         method: For stages about an artifact.
         dtype: What the stage computes in.
-        interpreter: The Python that the recipe's `environments` names for it; None for this process's own.
+        interpreter: What the recipe's `environments` names for it, or its method needs; None for this process's own.
         profile: A measurement is wanted with a profile. No part of the key: what is measured does not depend on it.
         proofs: Of which measurements proofs of batching and fairness are wanted, `kernel` or `each`; None: of none. No
             part of the key either.
@@ -77,7 +77,7 @@ class Stage:
     inputs: dict[str, str] = field(default_factory=dict)
     method: MethodConfig | None = None
     dtype: DType = "float32"
-    interpreter: Path | None = None
+    interpreter: Interpreter | None = None
     profile: bool = False
     proofs: Literal["kernel", "each"] | None = None
 
@@ -171,7 +171,7 @@ def stages_of(config: RunConfig, machine: MachineRecord, fingerprints: Fingerpri
                 artifact = replicate_of(name, number)
                 stages += _artifact_stages(config, machine, fingerprints.suite, artifact, method, calibrate)
     stages = _with_baselines(stages, config, machine, fingerprints.suite)
-    return [replace(stage, interpreter=_interpreter(config, stage)) for stage in stages]
+    return [replace(stage, interpreter=_interpreter(config, machine, stage)) for stage in stages]
 
 
 def _with_baselines(stages: list[Stage], config: RunConfig, machine: MachineRecord, suite_digest: str) -> list[Stage]:
@@ -186,10 +186,14 @@ def _with_baselines(stages: list[Stage], config: RunConfig, machine: MachineReco
     return complete
 
 
-def _interpreter(config: RunConfig, stage: Stage) -> Path | None:
-    """An environment named for a method is for quantizing with it, and comes before one for all of a kind."""
-    method = stage.method.method if stage.method and stage.kind == "quantize" else ""
-    return config.environments.get(method) or config.environments.get(stage.kind)
+def _interpreter(config: RunConfig, machine: MachineRecord, stage: Stage) -> Interpreter | None:
+    """An environment named for a method is for quantizing with it; it comes before one for all of a kind, and that
+    before the method's own."""
+    method = stage.method.method if stage.method and stage.kind == "quantize" else None
+    named = (method and config.environments.get(method)) or config.environments.get(stage.kind)
+    if named is None and method:
+        named = Path(load_method(method).environment)
+    return interpreter_of(named, machine.device) if named else None
 
 
 def _soundness(config: RunConfig, machine: MachineRecord) -> Stage:
@@ -293,13 +297,13 @@ def quantize_dtype(config: RunConfig, machine: MachineRecord, method: Method) ->
 def serve_dtype(config: RunConfig, machine: MachineRecord, method: Method | None) -> DType:
     """The dtype in which an artifact of `method` (None: the baseline) is served in this run."""
     return _or_auto(
-        config.dtype.serve, machine.serve_dtype(method in engine_type(config.serving.engine).serves_in_16_bits_only)
+        config.dtype.serve, machine.serve_dtype(engine_type(config.serving.engine).serves_in_16_bits_only(method))
     )
 
 
 def bench_dtype(config: BenchConfig, machine: MachineRecord) -> DType:
     """The dtype in which a bench's model is served on `machine`."""
-    in_16_bits_only = method_of(config.model) in engine_type(config.serving.engine).serves_in_16_bits_only
+    in_16_bits_only = engine_type(config.serving.engine).serves_in_16_bits_only(method_of(config.model))
     return _or_auto(config.dtype, machine.serve_dtype(in_16_bits_only))
 
 

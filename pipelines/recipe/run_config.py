@@ -75,7 +75,8 @@ class RunConfig(StrictModel):
     methods: dict[MethodName, AnyMethodConfig] = Field(min_length=1)
     """Artifacts to make, in this order: name -> method and its parameters."""
     optional: list[MethodName] = []
-    """Entries that are left out, and told, on a machine that cannot serve them. Any other entry stops the run there."""
+    """Entries that are left out, and told, on a machine that cannot make or serve them. Any other stops the run there.
+    """
     replicates: dict[MethodName, Annotated[Count, Field(ge=2, le=20)]] = {}
     """Entry of a calibrated method -> how many artifacts to make of it, each with a calibration seed of its own. The
     first is measured wholly, the others answer the suite."""
@@ -92,7 +93,8 @@ class RunConfig(StrictModel):
     """`auto` takes CUDA where a GPU answers, else the CPU."""
     dtype: DTypeConfig = DTypeConfig()
     environments: dict[Label, LocalPath] = {}
-    """Stage or method name -> Python interpreter, for engines that need an environment of their own."""
+    """Stage or method name -> environment, for engines that cannot live beside ours: the name of one in
+    `environments/`, made at its first use, or the path of an interpreter of your own, such as `venv/bin/python`."""
     deadlines: Deadlines = Deadlines()
     """When to give up on what does not get on; no part of any key."""
     tracking: TrackingConfig = TrackingConfig()

@@ -9,7 +9,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("configs", "registry", "quantizers", "evals", "serving_checks", "pipelines")
-_PARTS = (*PACKAGES, "tests", "tools", "benchmarks", "docs", "requirements", ".ci")
+_PARTS = (*PACKAGES, "tests", "tools", "benchmarks", "docs", "environments", ".ci")
 _TEXT_SUFFIXES = {".py", ".md", ".yaml", ".toml", ".txt", ".lock", ".html", ".css", ".js", ".json", ".jsonl", ""}
 
 

@@ -69,7 +69,7 @@ PARSES_OUR_OWN = {
     "registry/verified_files.py",
     "registry/sealed.py",
     "registry/stage_process.py",
-    "quantizers/engines/gptqmodel_engine.py",
+    "quantizers/engines/engine_frame.py",
     "quantizers/checkpoints/chat_templates.py",
     "evals/asking/request_cache.py",
     "evals/asking/request_plan.py",

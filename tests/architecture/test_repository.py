@@ -13,7 +13,11 @@ from quantizers.base import METHODS
 from tests.architecture.repository import PACKAGES, ROOT, python_files, text_files
 
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/init.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{name}.md" for name in ("architecture", "engines", "environments", "init")),
+)
 MANY_LINES, MOST_LINES = 500, 700
 MOST_FUNCTION_LINES = 60
 
@@ -22,6 +26,8 @@ FORBIDDEN = {
     "an unfinished place": re.compile(r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX)\b"),
     "a path of one machine": re.compile(r"(?<![\w.])/(work|opt|root|home)" + r"/\w"),
 }
+
+LOCKS = sorted((ROOT / "environments").glob("*/*.lock"))
 
 
 def test_there_are_recipes() -> None:
@@ -90,14 +96,14 @@ def test_files_that_a_document_names_exist(document: str) -> None:
     assert sorted(str(path) for path in links | quoted if not path.exists() and path.suffix != ".png") == []
 
 
-@pytest.mark.parametrize("lock", ["cpu.lock", "cuda.lock"])
-def test_a_lock_names_versions_and_no_places(lock: str) -> None:
-    lines = (ROOT / "requirements" / lock).read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_lock_names_versions_and_no_places(lock: Path) -> None:
+    lines = lock.read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.lstrip().startswith("#")]
     assert pins and all(re.fullmatch(r"[a-z0-9._-]+(\[[a-z,]+\])?==[\w.+!]+( ; .+)?", pin) for pin in pins)
 
 
 def test_each_lock_holds_the_torch_of_its_device() -> None:
-    pins = {lock: (ROOT / "requirements" / f"{lock}.lock").read_text(encoding="utf-8") for lock in ("cpu", "cuda")}
-    assert re.search(r"^torch==[\d.]+\+cpu$", pins["cpu"], flags=re.MULTILINE)
-    assert re.search(r"^torch==[\d.]+$", pins["cuda"], flags=re.MULTILINE)
+    for lock in LOCKS:
+        wanted = r"^torch==[\d.]+\+cpu$" if lock.stem == "cpu" else r"^torch==[\d.]+$"
+        assert re.search(wanted, lock.read_text(encoding="utf-8"), flags=re.MULTILINE), lock

@@ -1,9 +1,7 @@
 """`quantbench init`: the walk of docs/init.md as it stands there, and what is refused."""
 
-import doctest
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from pipelines.cli import main
 from tests.architecture.repository import ROOT
 from tests.unit.pipelines.test_first_recipe import FAST
+from tests.walks import take, walk_of
 
 DOCUMENT = ROOT / "docs" / "init.md"
 
@@ -26,23 +25,9 @@ def new_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.cli.init.detect_machine", lambda *_: FAST)
 
 
-def walk() -> list[tuple[str, str]]:
-    """The document's commands, each with what it prints."""
-    block = re.search(r"^```\n(\$ .*?)^```$", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    assert block is not None
-    return re.findall(r"^\$ quantbench (.*)\n((?:(?!\$ ).*\n)*)", block.group(1), flags=re.MULTILINE)
-
-
 @pytest.mark.slow
 def test_the_walk_prints_what_the_document_says(capsys: pytest.CaptureFixture[str]) -> None:
-    steps = walk()
-    assert len(steps) >= 4
-    for command, printed in steps:
-        code = main(shlex.split(command))
-        said = capsys.readouterr()
-        got, want = said.out + said.err, printed
-        assert doctest.OutputChecker().check_output(want, got, doctest.ELLIPSIS), f"$ quantbench {command}\n{got}"
-        assert code == (2 if "error:" in printed else 0)
+    take(walk_of(DOCUMENT), capsys)
 
 
 def test_the_document_shows_a_part_of_the_file() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import RequestError
+from pipelines.environments.definition import Environment
 from pipelines.planning.interpreters import check_interpreter, versions_of
 from pipelines.planning.preflight import check_environments
 from pipelines.planning.stages import Stage, installed_versions, stages_of
@@ -54,6 +55,41 @@ def test_keys_hold_the_versions_of_the_named_environment_and_nothing_is_started(
     assert versions_of(python, ("gptqmodel", "lm-eval")) == {"gptqmodel": "99.0", "lm-eval": "7.0"}
     check_environments({"gptq": python, "prepare": python}, list(stages.values()))
     assert [path.name for path in python.parent.iterdir()] == ["python"]
+
+
+def test_an_environment_by_name_is_read_from_its_lock_and_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    stages = stages_with({"prepare": "autoawq", "soundness": "main"})
+    environment = stages["prepare"].interpreter
+    assert isinstance(environment, Environment)
+    key = stages["prepare"].key({})
+    assert key is not None
+    assert key.libraries == {name: environment.versions[name] for name in key.libraries}
+    assert key.libraries["transformers"] == "4.51.3"
+    assert stages["soundness"].interpreter is None
+    check_environments({"prepare": Path("autoawq")}, list(stages.values()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_method_brings_its_environment_and_a_recipe_may_name_another() -> None:
+    own = {"methods": {"old": {"method": "awq_autoawq", "group_size": 64}}}
+    for environments, expected in (
+        ({}, "autoawq"),
+        ({"awq_autoawq": "autogptq"}, "autogptq"),
+        ({"quantize": "main"}, None),
+    ):
+        config = run_config(**own, environments=environments)
+        stages = {stage.name: stage for stage in stages_of(config, MACHINE, FINGERPRINTS)}
+        found = stages["quantize:old"].interpreter
+        assert (found.name if isinstance(found, Environment) else found) == expected
+        assert stages["inspect:old"].interpreter is None
+
+
+def test_a_name_that_no_environment_has_is_refused() -> None:
+    with pytest.raises(RequestError, match="no environment 'autoaqw'"):
+        stages_with({"gptq": "autoaqw"})
 
 
 def test_a_python_that_is_no_virtual_environment(tmp_path: Path) -> None:

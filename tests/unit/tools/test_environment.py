@@ -41,8 +41,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("Makefile", "pyproject.toml", "tools/environment.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
-    (tmp_path / "requirements").mkdir()
-    (tmp_path / "requirements" / "cpu.lock").write_text("numpy==2.2.6\n")
+    (tmp_path / "environments" / "main").mkdir(parents=True)
+    (tmp_path / "environments" / "main" / "cpu.lock").write_text("numpy==2.2.6\n")
     uv = executable(tmp_path / "bin" / "uv", UV)
     monkeypatch.setenv("PATH", f"{uv.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("UV_LOG", str(tmp_path / "uv.log"))
