@@ -10,9 +10,11 @@ from quantizers.base import QuantizeJob, check_rules, load_method
 from quantizers.calibration.calibration import calibrate
 from quantizers.calibration.config import CalibrateJob
 from quantizers.checkpoints.checkpoint import PrepareJob, prepare
+from quantizers.checkpoints.older_readers import keep_readable
 from quantizers.checkpoints.safetensors_header import read_headers, weight_files
 from quantizers.inspection.inspection import InspectJob, bits_per_weight, inspect
 from quantizers.inspection.soundness import SoundnessJob, prove_soundness
+from quantizers.methods.card import write_card
 from registry.contracts import ArtifactRecord, ObjectRef, StageJob, StageResult
 from registry.hashing import manifest_of
 from registry.stage_process import StageClock, main
@@ -60,6 +62,8 @@ def quantize_stage(job: StageJob, clock: StageClock) -> StageResult:
         raise RequestError(f"{job.config.method} needs calibration rows", remedy="add a calibration to the recipe")
     start = time.perf_counter()
     outcome = method.quantize(job, clock)
+    keep_readable(job.output_dir)
+    write_card(job, outcome, job.output_dir)
     duration_seconds = time.perf_counter() - start
     with clock.part("hash"):
         made = _object(job.output_dir)

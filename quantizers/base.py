@@ -35,6 +35,8 @@ METHODS: dict[Method, str] = {
     "bnb_int8": "quantizers.methods.bitsandbytes_int8:BitsAndBytesInt8",
     "rtn": "quantizers.methods.round_to_nearest:RoundToNearest",
     "w8a8": "quantizers.methods.w8a8:W8A8",
+    "gptq_autogptq": "quantizers.methods.gptq_autogptq:AutoGPTQ",
+    "awq_autoawq": "quantizers.methods.awq_autoawq:AutoAWQ",
 }
 """Method -> "module:Class" of its Quantizer."""
 
@@ -113,6 +115,8 @@ class Quantizer(Protocol):
     needs_calibration: ClassVar[bool]
     engine: ClassVar[str]
     """The distribution that does the work; its version shapes the result."""
+    environment: ClassVar[str]
+    """Which of `environments/` it works in: `main` beside ourselves, or one of its own."""
     float16_step: ClassVar[str]
     """What happens in float16 whatever the dtype, in words: it ends weights beyond 65504. Empty where nothing does."""
     neighbours_matter: ClassVar[bool]

@@ -10,6 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.environments.definition import MAIN, environment_named, environment_names, normalized
+from pipelines.environments.folders import state_of
 from pipelines.planning.compatibility import Asked, serving_violations
 from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.planning.stages import installed_versions
@@ -22,16 +24,8 @@ HELP = "say what this machine is, which engines it has and what each method can 
 
 PYTHON_NOTE = "quantbench.python"
 """Of the environment's folder; `tools/environment.py` writes it."""
-_ENGINES = (
-    "torch",
-    "transformers",
-    "gptqmodel",
-    "bitsandbytes",
-    "optimum",
-    "lm-eval",
-    "datasets",
-    "mlflow",
-)
+_LIBRARIES = ("torch", "transformers", "optimum", "lm-eval", "datasets", "mlflow")
+"""That are shown beside the engines of methods and servers."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +36,9 @@ def execute(args: argparse.Namespace) -> int:
     """Print it; always 0, since a machine without a GPU is a fact and no failure."""
     machine = detect_machine()
     serving = [engine for engine in map(engine_type, ENGINES) if engine.distributions]
-    names = list(dict.fromkeys((*_ENGINES, *(name for one in serving for name in (*one.distributions, *one.plugins)))))
+    quantizing = [one.engine for one in map(load_method, METHODS) if one.environment == MAIN]
+    served_by = [name for one in serving for name in (*one.distributions, *one.plugins)]
+    names = list(dict.fromkeys((*_LIBRARIES, *quantizing, *served_by)))
     versions = installed_versions(tuple(names))
     existing = next(
         folder
@@ -51,6 +47,7 @@ def execute(args: argparse.Namespace) -> int:
     )
     disk = shutil.disk_usage(existing)
     methods = {method: _able(method, machine, serving, versions) for method in METHODS}
+    environments = [environment_named(name, machine.device) for name in environment_names()]
     report = {
         "python": platform.python_version(),
         "python_chosen": _python_chosen(),
@@ -58,11 +55,30 @@ def execute(args: argparse.Namespace) -> int:
         "disk_free_bytes": disk.free,
         "engines": {name: versions.get(name) for name in names},
         "methods": methods,
+        "environments": {one.name: state_of(one) for one in environments},
     }
     if args.json:
         print(json.dumps(report, indent=2))
         return 0
     console = Console()
+    console.print(_facts(machine, f"{disk.free / 2**30:.1f} GiB free at {existing}"))
+    engines = Table("package", "version", title="engines", title_justify="left")
+    for name in names:
+        engines.add_row(name, versions.get(name, "[dim]not installed"))
+    console.print(engines)
+    table = Table("method", "quantize", "serve", "tensor parallel", title="methods", title_justify="left")
+    for method, able in methods.items():
+        table.add_row(method, able["quantize"], able["serve"], able["tensor_parallel"])
+    console.print(table)
+    others = Table("environment", "state", "used by", title="environments", title_justify="left")
+    for one in environments:
+        others.add_row(one.name, state_of(one), ", ".join(one.definition.used_by))
+    console.print(others)
+    return 0
+
+
+def _facts(machine: MachineRecord, disk: str) -> Table:
+    """What this machine is, a line a fact."""
     facts = Table(show_header=False, box=None)
     chosen = _python_chosen()
     where = f"{platform.python_version()}, {Path(sys.executable).resolve()}"
@@ -80,35 +96,40 @@ def execute(args: argparse.Namespace) -> int:
         if machine.gpu_memory_bytes
         else "none answers",
     )
-    facts.add_row("disk", f"{disk.free / 2**30:.1f} GiB free at {existing}")
-    console.print(facts)
-    engines = Table("package", "version", title="engines", title_justify="left")
-    for name in names:
-        engines.add_row(name, versions.get(name, "[dim]not installed"))
-    console.print(engines)
-    table = Table("method", "quantize", "serve", "tensor parallel", title="methods", title_justify="left")
-    for method, able in methods.items():
-        table.add_row(method, able["quantize"], able["serve"], able["tensor_parallel"])
-    console.print(table)
-    return 0
+    facts.add_row("disk", disk)
+    return facts
 
 
 def _able(
     method: Method, machine: MachineRecord, serving: list[type[Engine]], versions: dict[str, str]
 ) -> dict[str, str]:
     """What can be done with a method here."""
-    engine = load_method(method).engine
     refusals = [
         serving_violations(Asked(method, machine.device, 2, engine=one.name, cpu_flags=machine.cpu_flags))
         for one in serving
     ]
     return {
-        "quantize": f"{engine} {versions[engine]}, {machine.quantize_dtype(method)}"
-        if engine in versions
-        else f"no: install {engine}",
+        "quantize": _quantizes(method, machine, versions),
         "serve": "; ".join(_serves(one, method, machine, versions) for one in serving),
         "tensor_parallel": "yes" if [] in refusals else f"no: {'; '.join(lines[0] for lines in refusals)}",
     }
+
+
+def _quantizes(method: Method, machine: MachineRecord, versions: dict[str, str]) -> str:
+    quantizer, dtype = load_method(method), machine.quantize_dtype(method)
+    # Without shapes, what is left to refuse is the device.
+    refused = quantizer.violations(quantizer.config_type(method=method), {}, 1, machine.device, dtype)
+    if refused:
+        return f"no: {refused[0]}"
+    if quantizer.environment != MAIN:
+        if quantizer.environment not in environment_names():
+            return f"no: environment {quantizer.environment} is in Quantbench's repository; work in a clone of it"
+        environment = environment_named(quantizer.environment, machine.device)
+        version = environment.versions[normalized(quantizer.engine)]
+        return f"{quantizer.engine} {version}, {dtype}; environment {environment.name}: {state_of(environment)}"
+    if quantizer.engine not in versions:
+        return f"no: install {quantizer.engine}"
+    return f"{quantizer.engine} {versions[quantizer.engine]}, {dtype}"
 
 
 def _python_chosen() -> str | None:
@@ -124,4 +145,4 @@ def _serves(engine: type[Engine], method: Method, machine: MachineRecord, versio
     refused = serving_violations(Asked(method, machine.device, 1, engine=engine.name, cpu_flags=machine.cpu_flags))
     if refused:
         return f"no: {refused[0]}"
-    return f"{engine.name} {version}, {machine.serve_dtype(method in engine.serves_in_16_bits_only)}"
+    return f"{engine.name} {version}, {machine.serve_dtype(engine.serves_in_16_bits_only(method))}"

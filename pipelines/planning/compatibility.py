@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import NamedTuple
 
-from registry.contracts.base import Device, Method
+from registry.contracts.base import Device, Method, format_of
 
 VLLM_VERSION = "0.32.0"
 """The version that vLLM's rows were read from."""
@@ -19,6 +19,7 @@ class Refusal(NamedTuple):
     says: str
     """A piece of that file; when it is gone, the row has to be read anew."""
     method: Method | None = None
+    """By which the artifact's format is known."""
     engine: str = "vllm"
     tensor_parallel: bool | None = None
     """True: over more than one rank."""
@@ -37,7 +38,8 @@ class Asked(NamedTuple):
 
     method: Method | None
     """That made the artifact; None for the baseline."""
-    device: Device
+    device: Device | None
+    """None for what holds on every device."""
     tensor_parallel: int
     """Ranks that share each layer."""
     pipeline_parallel: int = 1
@@ -134,7 +136,7 @@ def serving_violations(asked: Asked) -> list[str]:
 
 def _holds(row: Refusal, asked: Asked) -> bool:
     columns = (
-        (row.method, asked.method),
+        (row.method, asked.method and format_of(asked.method)),
         (row.engine, asked.engine),
         (row.tensor_parallel, asked.tensor_parallel > 1),
         (row.pipeline_parallel, asked.pipeline_parallel > 1),

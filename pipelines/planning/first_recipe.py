@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_args
 
 from configs.errors import RequestError
 from evals.suites.resolve import load_suite
+from pipelines.environments.definition import MAIN
 from pipelines.planning.context import JobContext
 from pipelines.planning.device import MachineRecord
 from pipelines.planning.preflight import rule_violations
@@ -84,9 +85,11 @@ class FirstRecipe:
         self.config = self._config(self.methods)
 
     def _methods(self) -> dict[str, dict[str, Any]]:
-        """The methods that take the model, those without calibration first, each with the widest groups that fit."""
+        """The methods that take the model, those without calibration first, each with the widest groups that fit; those
+        of older engines, which have environments of their own, only for who asks for them."""
         chosen = {}
-        for method in sorted(METHODS, key=lambda name: load_method(name).needs_calibration):
+        ours = [method for method in METHODS if load_method(method).environment == MAIN]
+        for method in sorted(ours, key=lambda name: load_method(name).needs_calibration):
             name = method.removeprefix("bnb_")
             refusals = []
             for parameters in self._candidates(method):

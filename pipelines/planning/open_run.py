@@ -32,7 +32,7 @@ class OpenRun:
     """`time.monotonic()` when the recipe began to be read: reading it and looking at its source is a run's time too."""
 
     left_out: dict[str, str] = field(default_factory=dict)
-    """Optional entry -> why this machine cannot serve it."""
+    """Optional entry -> why this machine cannot make or serve it."""
 
     @property
     def subjects(self) -> list[str]:

@@ -22,6 +22,7 @@ from quantizers.checkpoints.sources import SourceConfig, checkpoint_bytes
 from quantizers.methods.families import family_violations
 from quantizers.methods.rules import range_violations, tensor_parallel_violations
 from registry.contracts import CheckpointRecord, StageResult
+from registry.contracts.base import Device
 from serving_checks.engines.base import ServingConfig
 from serving_checks.engines.table import engine_type
 
@@ -73,18 +74,14 @@ def check_families(methods: Mapping[str, MethodConfig], architecture: str | None
 
 
 def without_refused(config: RunConfig, machine: MachineRecord) -> tuple[RunConfig, dict[str, str]]:
-    """The config without those of its `optional` entries that this machine cannot serve, and why, by name.
+    """The config without those of its `optional` entries that this machine cannot make or serve, and why, by name.
 
     Raises:
         RequestError: Nothing is left.
     """
-    asked = _asked(config, machine)
-    for_all = serving_violations(asked)
-    left_out = {}
-    for name in config.optional:
-        found = [line for line in serving_violations(_asked_of(asked, config.methods[name])) if line not in for_all]
-        if found:
-            left_out[name] = "; ".join(found)
+    left_out = {
+        name: "; ".join(found) for name in config.optional if (found := _refused_by_machine(config, machine, name))
+    }
     if len(left_out) == len(config.methods):
         _refuse([f"{name}: {why}" for name, why in left_out.items()])
     kept = {name: method for name, method in config.methods.items() if name not in left_out}
@@ -92,6 +89,24 @@ def without_refused(config: RunConfig, machine: MachineRecord) -> tuple[RunConfi
     # What is kept is a recipe again: a run's config.json can be run as one.
     optional = [name for name in config.optional if name not in left_out]
     return config.model_copy(update={"methods": kept, "replicates": replicates, "optional": optional}), left_out
+
+
+def _refused_by_machine(config: RunConfig, machine: MachineRecord, name: str) -> list[str]:
+    """Why this machine does not take an entry that another one might."""
+    entry, asked = config.methods[name], _asked(config, machine)
+    served = _asked_of(asked, entry)
+    # Of all models, or on every machine: then the recipe is wrong, and the run is refused for it.
+    others = serving_violations(asked) + serving_violations(served._replace(device=None, cpu_flags=None))
+    # Without shapes, what is left to refuse is the device.
+    dtype = quantize_dtype(config, machine, entry.method)
+    made = load_method(entry.method).violations(entry, {}, 1, machine.device, dtype)
+    elsewhere = load_method(entry.method).violations(entry, {}, 1, _OTHER_DEVICE[machine.device], dtype)
+    return [line for line in serving_violations(served) if line not in others] + [
+        line for line in made if line not in elsewhere
+    ]
+
+
+_OTHER_DEVICE: dict[Device, Device] = {"cpu": "cuda", "cuda": "cpu"}
 
 
 def _asked(config: RunConfig, machine: MachineRecord, head_size: int | None = None) -> Asked:
@@ -148,7 +163,7 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
         refused = serving_violations(_asked_of(asked, method))
         lines += [line for line in refused if line not in for_all]
         lines += _range_violations(context, checkpoint, method)
-        in_16_bits_only = method.method in engine.serves_in_16_bits_only
+        in_16_bits_only = engine.serves_in_16_bits_only(method.method)
         if serve_dtype(config, machine, method.method) == "float32" and in_16_bits_only:
             lines.append(
                 f"{engine.name} serves {method.method} in 16-bit types only; set dtype.serve to auto or bfloat16"

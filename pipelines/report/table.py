@@ -362,7 +362,7 @@ def _footnotes(rows: list[Row], baseline: Row) -> list[str]:
                 "to tell what the dtype costs"
                 if row.method == UNQUANTIZED
                 else f"{engine} serves this method in 16-bit types only"
-                if row.method in engine_type(engine).serves_in_16_bits_only
+                if engine_type(engine).serves_in_16_bits_only(row.artifact.method if row.artifact else None)
                 else "so the recipe or this machine's dtype policy has it"
             )
             named.setdefault((row.measurement.serving.dtype, why), []).append(row.name)

@@ -15,6 +15,7 @@ from quantizers.checkpoints.completeness import refuse_incomplete
 from quantizers.checkpoints.gguf_tokenizer import write_tokenizer
 from quantizers.checkpoints.gguf_vocabulary import GgufVocabulary, read_vocabulary
 from quantizers.checkpoints.gguf_weights import load_weights
+from quantizers.checkpoints.older_readers import keep_readable
 from quantizers.checkpoints.recognition import TELLING_FILES
 from quantizers.checkpoints.safetensors_header import FLOATS, WEIGHTS_INDEX, read_headers, weight_files
 from quantizers.checkpoints.sources import (
@@ -177,6 +178,7 @@ def _copy_folder(source: Path, target: Path) -> None:
         shutil.copyfile(path, target / path.name)
     if len(weights) > 1 and not (target / WEIGHTS_INDEX).exists():
         _write_index(target)
+    keep_readable(target)
 
 
 def _write_index(folder: Path) -> None:
@@ -216,6 +218,7 @@ def _convert_gguf(path: Path, dtype: DType, target: Path, clock: StageClock) -> 
         model.save_pretrained(target)
     with clock.part("tokenizer"):
         write_tokenizer(vocabulary, target)
+        keep_readable(target)
         return prove_gguf(vocabulary, target, path)
 
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib.machinery
-import json
 import os
 import sys
-import tempfile
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from configs.errors import RequestError, StageError
 from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
 from quantizers.checkpoints.tokenizer_files import carry_over
+from quantizers.engines.engine_frame import check_complete, engine_at_work, read_rows
 from quantizers.engines.layer_kinds import own_positions
 from quantizers.engines.packing import whole_tensor_packing
 from registry.contracts import QuantizedModule
-from registry.os_faults import check_not_refused
 
 if TYPE_CHECKING:
     from quantizers.base import QuantizeJob
@@ -92,39 +89,29 @@ def run_engine(
         RequestError: The calibration rows are longer than a window that only some layers have.
         StageError: The engine failed, or left a Linear of the checkpoint unquantized.
     """
-    if job.output_dir is None:
-        raise StageError("a quantize job names no output_dir", remedy="give the job an empty output directory")
-    output_dir = job.output_dir.resolve()
     config = cast(CalibratedMethodConfig, job.config)
-    rows = read_rows(job.calibration_dir)[: config.calibration_rows]
     job = job.model_copy(update={"checkpoint_dir": job.checkpoint_dir.resolve()})
-    with _engine_workplace():
+    rows = [
+        {"input_ids": row, "attention_mask": [1] * len(row)}
+        for row in read_rows(job.calibration_dir)[: config.calibration_rows]
+    ]
+    with engine_at_work(ENGINE, job) as output_dir:
         with clock.part("import"):
             gptqmodel = import_engine(job.threads)
-        try:
-            with clock.part("load"):
-                model = _load(gptqmodel, job, engine_config)
-            with clock.part("quantize"), whole_tensor_packing(), own_positions(model.model), overrides:
-                _report_layers(model, clock, job)
-                model.quantize(calibration=rows, batch_size=1, backend=getattr(gptqmodel.BACKEND, backend))
-            modules = read_quant_log(model.quant_log, model.extract_layers_node())
-            # The engine logs in the order its workers finished; equal work is to give equal records.
-            modules.sort(key=lambda module: module.name)
-            _check_complete(modules, job.checkpoint.linear_shapes)
-            with clock.part("save"):
-                _restore_dtype(model, job)
-                model.save(str(output_dir))
-                _finish_artifact(job.checkpoint_dir, output_dir)
-        except (RequestError, StageError):
-            raise
-        except Exception as error:
-            check_not_refused(error, f"{ENGINE} at {job.name}", output_dir)
-            raise StageError(
-                f"{ENGINE} gave up on {job.name} ({job.config.method}): {type(error).__name__}: {error}",
-                remedy="it would do so again: more calibration rows or a larger damp_percent help where a matrix could"
-                " not be inverted; else take another method or dtype, and read this stage's log",
-                blame="engine",
-            ) from error
+        with clock.part("load"):
+            model = _load(gptqmodel, job, engine_config)
+        with clock.part("quantize"), whole_tensor_packing(), own_positions(model.model), overrides:
+            _report_layers(model, clock, job)
+            model.quantize(calibration=rows, batch_size=1, backend=getattr(gptqmodel.BACKEND, backend))
+        modules = read_quant_log(model.quant_log, model.extract_layers_node())
+        # The engine logs in the order its workers finished; equal work is to give equal records.
+        modules.sort(key=lambda module: module.name)
+        # With fallbacks off, it leaves a module that saw no tokens as it was.
+        check_complete(ENGINE, modules, job.checkpoint.linear_shapes)
+        with clock.part("save"):
+            _restore_dtype(model, job)
+            model.save(str(output_dir))
+            _finish_artifact(job.checkpoint_dir, output_dir)
     return QuantizeOutcome(
         modules=modules, versions={library: version(library) for library in LIBRARIES}, engine=ENGINE
     )
@@ -166,27 +153,6 @@ def _report_layers(model: Any, clock: StageClock, job: QuantizeJob) -> None:
     model.layer_callback = layer_complete
 
 
-@contextlib.contextmanager
-def _engine_workplace() -> Iterator[None]:
-    """A working directory that goes away with the `logs/` folder the engine makes in it, and stdout sent to stderr."""
-    with (
-        tempfile.TemporaryDirectory(prefix="gptqmodel-") as scratch,
-        contextlib.chdir(scratch),
-        contextlib.redirect_stdout(sys.stderr),
-    ):
-        yield
-
-
-def read_rows(calibration_dir: Path | None) -> list[dict[str, list[int]]]:
-    """Read `rows.json` (lists of token ids) as the engine wants its calibration rows."""
-    if calibration_dir is None:
-        raise StageError(
-            "GPTQ and AWQ need calibration rows and the job names none", remedy="add a calibration to the recipe"
-        )
-    rows = json.loads((calibration_dir / "rows.json").read_text(encoding="utf-8"))
-    return [{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows]
-
-
 def read_quant_log(quant_log: Sequence[Mapping[str, Any]], layers_node: Sequence[str] | str) -> list[QuantizedModule]:
     """Read the engine's own log, one entry a module.
 
@@ -211,18 +177,6 @@ def _read_entry(name: str, loss: Any) -> QuantizedModule:
     if value >= _GAVE_UP_LOSS:
         return QuantizedModule(name=name, fallback="round-to-nearest: its Hessian could not be inverted")
     return QuantizedModule(name=name, loss=value)
-
-
-def _check_complete(modules: Sequence[QuantizedModule], linear_shapes: Mapping[str, Any]) -> None:
-    """With fallbacks off, the engine leaves a module that saw no tokens as it was and only logs it."""
-    missing = sorted(set(linear_shapes) - {module.name for module in modules})
-    if missing:
-        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        raise StageError(
-            f"{ENGINE} left {len(missing)} of {len(linear_shapes)} Linears unquantized: {shown}",
-            remedy="use more calibration rows, so that every module sees tokens",
-            blame="recipe",
-        )
 
 
 def _finish_artifact(checkpoint_dir: Path, output_dir: Path) -> None:

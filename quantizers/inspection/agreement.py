@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantizers.inspection.dequantize import TensorFiles, dequantize
 from registry.contracts import CheckpointRecord
-from registry.contracts.base import Method
+from registry.contracts.base import Method, format_of
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ def compare_weights(
         read = _columns_read(source, module, checkpoint, norm_offset)
         original = source.read(f"{module}.weight").float()
         restored = dequantize(artifact, module, method, quantization_config)
-        if method == "awq":
+        if format_of(method) == "awq":
             scale = _norm_ratio(source, artifact, module, norm_offset)
             row_module = _row_partner(module, checkpoint)
             if row_module is not None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.reading.json_text import parse_json
 from quantizers.checkpoints.safetensors_header import TensorInfo, read_headers
-from registry.contracts.base import Method
+from registry.contracts.base import Method, format_of
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ PACKED: dict[Method, tuple[str, str]] = {
     "rtn": ("weight_packed", "I32"),
     "w8a8": ("weight", "I8"),
 }
-"""Method -> (the packed tensor's name in its module, its safetensors dtype)."""
+"""Format -> (the packed tensor's name in its module, its safetensors dtype)."""
 
 _WORD_BITS = 32
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
@@ -73,7 +73,7 @@ def dequantize(files: TensorFiles, module: str, method: Method, quantization_con
         method: Chooses the format.
         quantization_config: config.json's; GPTQ and AWQ read `bits`, GPTQ `checkpoint_format` too, RTN `num_bits`.
     """
-    match method:
+    match format_of(method):
         case "gptq":
             return _gptq(files, module, quantization_config["bits"], quantization_config.get("checkpoint_format"))
         case "awq":
@@ -88,6 +88,8 @@ def dequantize(files: TensorFiles, module: str, method: Method, quantization_con
             return _packed_integers(files, module, scheme["weights"]["num_bits"])
         case "w8a8":
             return files.read(f"{module}.weight").float() * files.read(f"{module}.weight_scale").float()
+        case other:
+            raise ValueError(f"{other} is no format of its own")
 
 
 def _gptq(files: TensorFiles, module: str, bits: int, checkpoint_format: str | None) -> torch.Tensor:

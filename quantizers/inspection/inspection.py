@@ -16,7 +16,7 @@ from quantizers.checkpoints.tokenizer_files import tokenizer_files
 from quantizers.inspection.agreement import compare_weights
 from quantizers.inspection.dequantize import PACKED, TensorFiles
 from registry.contracts import ArtifactRecord, CheckpointRecord, InspectionCheck, InspectionRecord, StageJob
-from registry.contracts.base import Device, DType
+from registry.contracts.base import Device, DType, format_of
 from registry.hashing import manifest_of
 from registry.os_faults import check_not_refused
 
@@ -117,7 +117,7 @@ def check_packed(
     headers: dict[str, TensorInfo], checkpoint: CheckpointRecord, artifact: ArtifactRecord
 ) -> InspectionCheck:
     """Every Linear has to be stored in the method's packed dtype."""
-    name, dtype = PACKED[artifact.method]
+    name, dtype = PACKED[format_of(artifact.method)]
     plain = [
         module
         for module in checkpoint.linear_shapes
@@ -228,7 +228,7 @@ def _check_digest(job: InspectJob) -> InspectionCheck:
 
 def _import_engine_of(job: InspectJob) -> None:
     """What transformers reads the artifact through: GPTQ through optimum and gptqmodel, AWQ through gptqmodel."""
-    if job.artifact.method in ("gptq", "awq"):
+    if format_of(job.artifact.method) in ("gptq", "awq"):
         from quantizers.engines.gptqmodel_engine import import_engine
 
         import_engine(job.threads)

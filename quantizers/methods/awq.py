@@ -36,6 +36,7 @@ class AWQ:
     config_type: ClassVar[type[MethodConfig]] = Config
     needs_calibration: ClassVar[bool] = True
     engine: ClassVar[str] = "gptqmodel"
+    environment: ClassVar[str] = "main"
     float16_step: ClassVar[str] = "in which its packed weights are multiplied"
     neighbours_matter: ClassVar[bool] = False
 

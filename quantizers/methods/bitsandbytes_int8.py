@@ -29,6 +29,7 @@ class BitsAndBytesInt8:
     config_type: ClassVar[type[MethodConfig]] = Config
     needs_calibration: ClassVar[bool] = False
     engine: ClassVar[str] = "bitsandbytes"
+    environment: ClassVar[str] = "main"
     float16_step: ClassVar[str] = "to which its rows are rounded first"
     neighbours_matter: ClassVar[bool] = True
 

@@ -32,6 +32,7 @@ class BitsAndBytesNF4:
     config_type: ClassVar[type[MethodConfig]] = Config
     needs_calibration: ClassVar[bool] = False
     engine: ClassVar[str] = "bitsandbytes"
+    environment: ClassVar[str] = "main"
     float16_step: ClassVar[str] = ""
     neighbours_matter: ClassVar[bool] = False
 

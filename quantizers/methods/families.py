@@ -49,8 +49,22 @@ REFUSALS = (
 )
 
 
+MADE_BY_OLDER_ENGINES: dict[Method, frozenset[str]] = {
+    "awq_autoawq": frozenset(
+        {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM"}
+    ),
+    "gptq_autogptq": frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}),
+}
+"""What the two archived engines know of what is supported here (awq/models/auto.py, auto_gptq/modeling/_const.py), and
+make soundly: AutoAWQ's are each made by a test, AutoGPTQ's need CUDA. AutoAWQ scales Phi-3's fused Linears as if they
+were single ones."""
+
+
 def family_violations(method: Method, architecture: str) -> list[str]:
-    """Why `method` is not for models of `architecture`; empty where it is."""
+    """Why `method` is not for models of `architecture`; empty where it is, or where that is not known yet ("")."""
+    makes = MADE_BY_OLDER_ENGINES.get(method)
+    if makes is not None and architecture and architecture not in makes:
+        return [f"{method} is not for {architecture}: its engine makes {', '.join(sorted(makes))}; leave it out"]
     return [
         f"{method} is not for {architecture}: {row.because} ({row.source}); leave it out, other methods take this model"
         for row in REFUSALS

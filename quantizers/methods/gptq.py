@@ -42,6 +42,7 @@ class GPTQ:
     config_type: ClassVar[type[MethodConfig]] = Config
     needs_calibration: ClassVar[bool] = True
     engine: ClassVar[str] = "gptqmodel"
+    environment: ClassVar[str] = "main"
     float16_step: ClassVar[str] = "in which its scales are kept"
     neighbours_matter: ClassVar[bool] = False
 

@@ -31,6 +31,7 @@ class RoundToNearest:
     config_type: ClassVar[type[MethodConfig]] = Config
     needs_calibration: ClassVar[bool] = False
     engine: ClassVar[str] = "compressed-tensors"
+    environment: ClassVar[str] = "main"
     float16_step: ClassVar[str] = ""
     neighbours_matter: ClassVar[bool] = False
 

@@ -29,6 +29,7 @@ class W8A8:
     config_type: ClassVar[type[MethodConfig]] = Config
     needs_calibration: ClassVar[bool] = False
     engine: ClassVar[str] = "compressed-tensors"
+    environment: ClassVar[str] = "main"
     float16_step: ClassVar[str] = ""
     neighbours_matter: ClassVar[bool] = False
 

@@ -8,7 +8,13 @@ from configs.base import StrictModel
 
 DType = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
-Method = Literal["gptq", "awq", "bnb_nf4", "bnb_int8", "rtn", "w8a8"]
+Method = Literal["gptq", "awq", "bnb_nf4", "bnb_int8", "rtn", "w8a8", "gptq_autogptq", "awq_autoawq"]
+_FORMATS: dict[Method, Method] = {"gptq_autogptq": "gptq", "awq_autoawq": "awq"}
+
+
+def format_of(method: Method) -> Method:
+    """The method by which a format is known: whose artifacts `method`'s are read, served and inspected like."""
+    return _FORMATS.get(method, method)
 
 
 class Record(StrictModel):

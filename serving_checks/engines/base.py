@@ -15,7 +15,7 @@ from pydantic import Field
 
 from configs.base import StrictModel
 from configs.quantities import Count, Ranks, Seconds, Tokens
-from registry.contracts.base import Device, DType, Method
+from registry.contracts.base import Device, DType, Method, format_of
 from registry.contracts.serving import Endpoint
 from serving_checks.engines.rank_facts import RankFacts
 from serving_checks.processes.endings import Death
@@ -118,8 +118,8 @@ class Engine(ABC):
     """Packages that the engine comes as, one for a kind of device; empty where it is installed elsewhere."""
     plugins: ClassVar[tuple[str, ...]] = ()
     """Packages beside it that shape what is measured."""
-    serves_in_16_bits_only: ClassVar[frozenset[Method]] = frozenset()
-    """Methods whose artifacts it does not serve in float32."""
+    formats_in_16_bits_only: ClassVar[frozenset[Method]] = frozenset()
+    """Those that it does not serve in float32."""
 
     gives_logprobs: ClassVar[bool] = False
     """Answers completions with log-probabilities: of the prompt, and of tokens that are asked for by their ids."""
@@ -176,6 +176,11 @@ class Engine(ABC):
     def remedy_for(self, status: int) -> str | None:
         """What to change in the config when the server answers a request with `status`; None where it is no help."""
         return None
+
+    @classmethod
+    def serves_in_16_bits_only(cls, method: Method | None) -> bool:
+        """Whether it serves artifacts of `method` (None: unquantized) in no wider dtype."""
+        return method is not None and format_of(method) in cls.formats_in_16_bits_only
 
     @abstractmethod
     def refusals(self, request: ServerRequest) -> list[str]:

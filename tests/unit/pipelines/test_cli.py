@@ -12,7 +12,8 @@ import pytest
 
 from pipelines.cli import doctor, main
 from pipelines.cli import run as run_command
-from quantizers.base import METHODS
+from pipelines.environments import definition
+from quantizers.base import METHODS, load_method
 from tests.tiny_llama import make_tiny_tokenizer
 
 RECIPE = """\
@@ -126,6 +127,28 @@ def test_doctor_knows_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert report["engines"]["torch"]
     assert set(report["methods"]) == set(METHODS)
     assert report["methods"]["bnb_nf4"]["tensor_parallel"].startswith("no: ")
+
+
+def test_doctor_finds_the_engines_of_our_own_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    for method in METHODS:
+        quantizer = load_method(method)
+        if quantizer.environment == "main":
+            version = told["engines"][quantizer.engine]
+            assert told["methods"][method]["quantize"].startswith(f"{quantizer.engine} {version}, ")
+    assert told["methods"]["awq_autoawq"]["quantize"].startswith("autoawq 0.2.9, ")
+    assert set(told["environments"]) >= {"main", "autoawq", "autogptq"}
+
+
+def test_doctor_without_the_repository_has_no_other_environments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(definition, "ROOT", tmp_path)
+    assert main(["doctor", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["environments"] == {}
+    assert "work in a clone" in told["methods"]["awq_autoawq"]["quantize"]
 
 
 def test_doctor_without_engines_says_what_to_install(

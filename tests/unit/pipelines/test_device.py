@@ -7,8 +7,6 @@ from quantizers.base import METHODS
 from registry.contracts.base import Method
 from serving_checks.engines.vllm import VllmEngine
 
-IN_16_BITS_ONLY = VllmEngine.serves_in_16_bits_only
-
 
 def machine(fast_bfloat16: bool) -> MachineRecord:
     return MachineRecord(
@@ -19,12 +17,12 @@ def machine(fast_bfloat16: bool) -> MachineRecord:
 @pytest.mark.parametrize("method", [None, *METHODS])
 def test_everything_is_bfloat16_where_that_is_fast(method: Method | None) -> None:
     assert machine(True).quantize_dtype(method) == "bfloat16"
-    assert machine(True).serve_dtype(method in IN_16_BITS_ONLY) == "bfloat16"
+    assert machine(True).serve_dtype(VllmEngine.serves_in_16_bits_only(method)) == "bfloat16"
 
 
 def test_float32_where_bfloat16_is_slow_and_the_engines_take_it() -> None:
     slow = machine(False)
-    assert {method: slow.serve_dtype(method in IN_16_BITS_ONLY) for method in (None, *METHODS)} == {
+    assert {method: slow.serve_dtype(VllmEngine.serves_in_16_bits_only(method)) for method in (None, *METHODS)} == {
         None: "float32",
         "bnb_int8": "float32",
         "w8a8": "float32",
@@ -32,6 +30,8 @@ def test_float32_where_bfloat16_is_slow_and_the_engines_take_it() -> None:
         "gptq": "bfloat16",
         "awq": "bfloat16",
         "bnb_nf4": "bfloat16",
+        "gptq_autogptq": "bfloat16",
+        "awq_autoawq": "bfloat16",
     }
     assert slow.quantize_dtype("gptq") == slow.quantize_dtype("awq") == "float32"
 

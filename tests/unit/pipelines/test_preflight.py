@@ -363,6 +363,24 @@ def test_optional_entries_are_left_out_where_the_machine_cannot_serve_them() -> 
     assert set(left_out) == {"w8a8", "rtn", "gptq", "awq"}
 
 
+def test_what_the_machine_cannot_make_is_left_out_too() -> None:
+    originals = load_yaml_model(ROOT / "configs" / "recipes" / "originals.yaml", RunConfig)
+    kept, left_out = without_refused(originals, MACHINE)
+    assert set(originals.methods) - set(kept.methods) == set(left_out) == {"gptq-autogptq"}
+    assert "AutoGPTQ quantizes with CUDA only" in left_out["gptq-autogptq"]
+    with_gpu = MACHINE.model_copy(update={"device": "cuda", "gpu_memory_bytes": 80 << 30})
+    assert without_refused(originals, with_gpu) == (originals, {})
+
+
+def test_what_no_machine_takes_is_not_left_out_for_this_one() -> None:
+    config = run_config(
+        methods={"nf4": {"method": "bnb_nf4"}, "gptq": {"method": "gptq", "group_size": 64}},
+        optional=["nf4"],
+        serving={"tensor_parallel_size": 2},
+    )
+    assert without_refused(config, MACHINE) == (config, {})
+
+
 def test_what_is_not_optional_stays_and_is_refused() -> None:
     config = run_config(methods={"mine": {"method": "w8a8"}, "int8": {"method": "bnb_int8"}})
     assert without_refused(config, MACHINE) == (config, {})

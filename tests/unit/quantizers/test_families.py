@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from quantizers.checkpoints.sources import ARCHITECTURES
 from quantizers.engines.layer_kinds import own_positions
-from quantizers.methods.families import GPTQMODEL_VERSION, REFUSALS, Refusal, family_violations
+from quantizers.methods.families import (
+    GPTQMODEL_VERSION,
+    MADE_BY_OLDER_ENGINES,
+    REFUSALS,
+    Refusal,
+    family_violations,
+)
 from tests.tiny_families import make_tiny
 
 
@@ -15,6 +22,13 @@ def test_awq_is_refused_for_gemma_and_nothing_is_for_llama() -> None:
     assert "leave it out" in line
     assert family_violations("gptq", "Gemma3ForCausalLM") == []
     assert family_violations("awq", "LlamaForCausalLM") == []
+
+
+def test_an_older_engine_makes_what_it_knows() -> None:
+    (line,) = family_violations("awq_autoawq", "SmolLM3ForCausalLM")
+    assert "its engine makes Gemma2ForCausalLM, LlamaForCausalLM" in line
+    assert family_violations("awq_autoawq", "") == []
+    assert all(makes <= set(ARCHITECTURES) for makes in MADE_BY_OLDER_ENGINES.values())
 
 
 @pytest.mark.parametrize("row", REFUSALS, ids=lambda row: row.architecture)

@@ -2,7 +2,8 @@ import pytest
 from pydantic import ValidationError
 
 from configs.errors import StageError
-from quantizers.engines.gptqmodel_engine import _check_complete, read_quant_log, read_rows
+from quantizers.engines.engine_frame import check_complete, read_rows
+from quantizers.engines.gptqmodel_engine import read_quant_log
 from quantizers.methods.gptq import GPTQ, Config
 from registry.contracts import QuantizedModule
 
@@ -92,7 +93,7 @@ def test_a_module_the_engine_gave_up_on_counts_as_a_fallback(loss: object):
 def test_a_left_out_module_is_an_error_that_names_it():
     done = [QuantizedModule(name="model.layers.0.self_attn.q_proj")]
     with pytest.raises(StageError, match=r"left 1 of 2 .*model\.layers\.0\.mlp\.down_proj"):
-        _check_complete(done, SHAPES)
+        check_complete("gptqmodel", done, SHAPES)
 
 
 def test_calibration_is_asked_for():

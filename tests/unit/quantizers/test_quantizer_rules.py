@@ -69,3 +69,19 @@ def test_nf4_is_not_quantized_in_float32() -> None:
     assert method.violations(config, SHAPES, 1, "cpu", "float32") == [
         "NF4 artifacts written from float32 are not served by vLLM; quantize in bfloat16"
     ]
+
+
+def test_autogptq_is_for_cuda_and_says_so_before_work() -> None:
+    method = load_method("gptq_autogptq")
+    config = parse_config({"method": "gptq_autogptq", "group_size": 64})
+    shapes = {"model.layers.0.mlp.down_proj": (64, 128)}
+    (line,) = method.violations(config, shapes, 1, "cpu", "bfloat16")
+    assert line.startswith("AutoGPTQ quantizes with CUDA only")
+    assert method.violations(config, shapes, 1, "cuda", "bfloat16") == []
+
+
+def test_autoawq_clips_whole_blocks_of_rows() -> None:
+    method = load_method("awq_autoawq")
+    config = parse_config({"method": "awq_autoawq", "group_size": 64})
+    (line,) = method.violations(config, {"model.layers.0.mlp.down_proj": (96, 128)}, 1, "cuda", "bfloat16")
+    assert line == "model.layers.0.mlp.down_proj: AutoAWQ clips 64 rows at a time, and this one has 96; take awq"
