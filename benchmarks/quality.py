@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from configs.reading.json_text import read_json_lines, read_json_object
-from quantizers.base import QuantizeJob, load_method, parse_config
+from quantizers.base import LinearShapes, QuantizeJob, load_method, parse_config
 from quantizers.calibration.calibration import ROWS_FILE, calibrate
 from quantizers.calibration.config import CalibrateJob
 from quantizers.checkpoints.checkpoint import describe
 from quantizers.checkpoints.sources import read_config
 from quantizers.inspection.dequantize import TensorFiles, dequantize
 from registry.contracts import CheckpointRecord
+from registry.contracts.base import Method
 from registry.hashing import digest_of
 from registry.stage_process import StageClock
 from registry.texts import opening_of
@@ -50,19 +51,12 @@ class Bench:
         self.common |= {"checkpoint_dir": self.folder, "checkpoint": self.record, "dtype": arguments.dtype}
         self.work, self.clock = work, StageClock(work / "progress")
         tokenizer = AutoTokenizer.from_pretrained(self.folder)
-        self.rows = _rows(arguments.text, tokenizer)
+        self.rows = torch.tensor(held_out_rows(arguments.text, tokenizer))
         self.model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32).eval()
 
     def perplexity(self) -> float:
         """Of the model as its weights are now."""
-        import torch
-
-        losses = []
-        with torch.inference_mode():
-            for row in torch.tensor(self.rows).split(2):
-                logits = self.model(row).logits[:, :-1]
-                losses.append(torch.nn.functional.cross_entropy(logits.flatten(0, 1), row[:, 1:].flatten()).double())
-        return math.exp(float(torch.stack(losses).mean()))
+        return perplexity_of(self.model, self.rows)
 
     def quantized(self, name: str, setting: dict[str, Any]) -> tuple[float, float, float]:
         """(perplexity, seconds to calibrate, seconds to quantize) of one setting."""
@@ -83,7 +77,7 @@ class Bench:
             start = time.perf_counter()
             load_method(config.method).quantize(job, self.clock)
             seconds = time.perf_counter() - start
-            self._take(Path(output), config.method)
+            take_weights(self.model, Path(output), config.method, self.record.linear_shapes)
         return self.perplexity(), calibrate_seconds, seconds
 
     def _calibrated(self, config: dict[str, Any]) -> tuple[Path, float]:
@@ -97,20 +91,32 @@ class Bench:
         calibrate(job, self.clock)
         return output, time.perf_counter() - start
 
-    def _take(self, artifact: Path, method: Any) -> None:
-        """Give the model the artifact's weights, dequantized."""
-        config = read_config(artifact)["quantization_config"]
-        parameters = dict(self.model.named_parameters())
-        with TensorFiles(artifact) as files:
-            for name, parameter in parameters.items():
-                module = name.removesuffix(".weight")
-                if module in self.record.linear_shapes:
-                    parameter.data = dequantize(files, module, method, config)
-                elif name in files:
-                    parameter.data = files.read(name).float()
+
+def perplexity_of(model: Any, rows: Any) -> float:
+    """Of a model on rows of token ids, [rows, tokens]."""
+    import torch
+
+    losses = []
+    with torch.inference_mode():
+        for row in rows.split(2):
+            logits = model(row).logits[:, :-1]
+            losses.append(torch.nn.functional.cross_entropy(logits.flatten(0, 1), row[:, 1:].flatten()).double())
+    return math.exp(float(torch.stack(losses).mean()))
 
 
-def _rows(path: Path, tokenizer: Any) -> list[list[int]]:
+def take_weights(model: Any, artifact: Path, method: Method, linear_shapes: LinearShapes) -> None:
+    """Give a model an artifact's weights, dequantized."""
+    config = read_config(artifact)["quantization_config"]
+    with TensorFiles(artifact) as files:
+        for name, parameter in model.named_parameters():
+            module = name.removesuffix(".weight")
+            if module in linear_shapes:
+                parameter.data = dequantize(files, module, method, config)
+            elif name in files:
+                parameter.data = files.read(name).float()
+
+
+def held_out_rows(path: Path, tokenizer: Any) -> list[list[int]]:
     """The first rows of a text, [ROWS][TOKENS]."""
     if path.suffix == ".jsonl":
         text = "".join(
