@@ -34,6 +34,8 @@ _MAX_OVERHEAD_BITS = 2.0
 _SIZE_TOLERANCE = 0.10
 
 _PROBE_PROMPT = "The capital of France is"
+_KERNELS_OF_ANY_SHAPE = {"gptq": "gptq_torch", "awq": "torch_awq"}
+"""By the artifact's quant_method: what transformers calls gptqmodel's kernels of plain torch."""
 _PROBE_TOKENS = 16
 _PROBE_TEXTS = (
     _PROBE_PROMPT,
@@ -234,6 +236,21 @@ def _import_engine_of(job: InspectJob) -> None:
         import_engine(job.threads)
 
 
+def _config_to_reload(artifact_dir: Path, device: Device) -> Any:
+    """The artifact's config, with the kernel named that takes every shape where the engine would choose by the GPU.
+
+    Left to itself on a Hopper GPU, gptqmodel 7.3.6 takes Machete, which refuses layers whose rows are no multiple of
+    128, and elsewhere Marlin, which it compiles for two minutes first. Eight tokens need neither.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(artifact_dir)
+    kernel = _KERNELS_OF_ANY_SHAPE.get(config.quantization_config["quant_method"])
+    if device == "cuda" and kernel is not None:
+        config.quantization_config["backend"] = kernel
+    return config
+
+
 def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
     """Load through transformers alone, as a user of the artifact would, and answer the probe prompt greedily."""
     import torch
@@ -242,7 +259,10 @@ def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(job.artifact_dir)
         model = AutoModelForCausalLM.from_pretrained(
-            job.artifact_dir, dtype=getattr(torch, job.dtype), device_map=job.device
+            job.artifact_dir,
+            config=_config_to_reload(job.artifact_dir, job.device),
+            dtype=getattr(torch, job.dtype),
+            device_map=job.device,
         )
         prompt = tokenizer(_PROBE_PROMPT, return_tensors="pt").to(job.device)
         with torch.inference_mode():

@@ -133,6 +133,26 @@ def test_gptq_in_one_pass_equals_the_engines_own(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_on_cuda_the_inspection_names_a_kernel_that_takes_every_shape(
+    gptq_artifact: tuple[Path, QuantizeOutcome, Clock], checkpoint: Path, tmp_path: Path
+):
+    """On a Hopper GPU the engine's own choice refuses a layer of 192 rows; here its kernel is at least taken."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from quantizers.inspection.inspection import _config_to_reload
+
+    quantize(awq.AWQ(), awq.Config(group_size=64), checkpoint, tmp_path)
+    kernels = {"TorchLinear": gptq_artifact[0] / "output", "AwqTorchLinear": tmp_path / "output"}
+    for kernel, artifact in kernels.items():
+        assert "backend" not in _config_to_reload(artifact, "cpu").quantization_config
+        model = AutoModelForCausalLM.from_pretrained(
+            artifact, config=_config_to_reload(artifact, "cuda"), dtype=torch.bfloat16, device_map="cpu"
+        )
+        assert type(model.model.layers[0].mlp.up_proj).__name__ == kernel
+        assert torch.isfinite(model(torch.tensor([[1, 2, 3]])).logits).all()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_awq_weights_agree_with_the_source(checkpoint: Path, tmp_path: Path, dtype: str):
     import torch
