@@ -5,7 +5,10 @@ It runs in an environment of its own, beside transformers 4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import logging
+import re
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 ENGINE = "auto-gptq"
 LIBRARIES = ("auto-gptq", "torch", "transformers")
 """Whose versions shape the weights."""
+
+LOGGER = "auto_gptq.modeling._base"
+_LAYER = re.compile(r"Start quantizing layer (?P<layer>\d+)/(?P<layers>\d+)")
+"""The one place where the engine says how far it is."""
 
 
 def run_engine(job: QuantizeJob, clock: StageClock, engine_config: Mapping[str, Any]) -> QuantizeOutcome:
@@ -48,7 +55,7 @@ def run_engine(job: QuantizeJob, clock: StageClock, engine_config: Mapping[str, 
                 trust_remote_code=False,
                 torch_dtype=getattr(torch, job.dtype),
             )
-        with clock.part("quantize"):
+        with clock.part("quantize"), _layers_told(clock):
             examples = [{"input_ids": torch.tensor([row]), "attention_mask": torch.ones(1, len(row))} for row in rows]
             model.quantize(examples, batch_size=1)
         modules = _quantized(model.model)
@@ -61,6 +68,23 @@ def run_engine(job: QuantizeJob, clock: StageClock, engine_config: Mapping[str, 
     return QuantizeOutcome(
         modules=modules, versions={library: version(library) for library in LIBRARIES}, engine=ENGINE
     )
+
+
+@contextlib.contextmanager
+def _layers_told(clock: StageClock) -> Iterator[None]:
+    """Tell the clock of each layer that the engine's log begins."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if found := _LAYER.search(record.getMessage()):
+                clock.progress("quantize", int(found["layer"]) - 1, int(found["layers"]))
+
+    handler, logger = Handler(logging.INFO), logging.getLogger(LOGGER)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _quantized(model: Any) -> list[QuantizedModule]:

@@ -13,6 +13,7 @@ from configs.errors import StageError
 from pipelines.environments.definition import MAIN, environment_named, environment_names
 from pipelines.environments.folders import folder_of, made
 from pipelines.environments.making import check, in_use, sync
+from quantizers.engines.autogptq_engine import LOGGER
 from tests.architecture.repository import ROOT
 from tests.walks import take, walk_of
 
@@ -65,8 +66,20 @@ def test_its_stage_imports_pydantic_and_nothing_else_of_the_installed(name: str)
     assert imported <= {"pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"}
 
 
-def test_the_walk_prints_what_the_document_says(own_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    take(walk_of(ROOT / "docs" / "environments.md"), capsys)
+def test_autogptq_s_log_says_how_far_it_is() -> None:
+    """It needs CUDA to be seen, so this looks the words up in its source."""
+    program = f"import importlib, inspect; print(inspect.getsource(importlib.import_module({LOGGER!r})))"
+    with in_use(environment_named("autogptq", "cpu"), print) as python:
+        done = subprocess.run([python, "-P", "-c", program], capture_output=True, text=True, check=True)
+    assert 'logger.info(f"Start quantizing layer {i + 1}/{len(layers)}")' in done.stdout
+    assert "logger = logging.getLogger(__name__)" in done.stdout
+
+
+@pytest.mark.parametrize("document", ["environments.md", "engines.md"])
+def test_the_walk_prints_what_the_document_says(
+    document: str, own_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    take(walk_of(ROOT / "docs" / document), capsys)
 
 
 def test_a_sync_that_was_killed_is_gone_through_again_and_leaves_no_process(own_cache: Path) -> None:
