@@ -205,6 +205,8 @@ _MARK = "quantbench: "
 # Whatever the engines print when they are imported, the last line is ours.
 _PROGRAM = f"""\
 import importlib, importlib.metadata, json, sys
+# Before the imports: some packages put copies of others, older ones, on the path.
+versions = [(one.name, one.version) for one in importlib.metadata.distributions()]
 wrong = []
 if list(sys.version_info[:2]) != {[*map(int, PYTHON.split("."))]}:
     wrong.append("it has Python " + sys.version.split()[0])
@@ -213,7 +215,6 @@ for name in ["quantizers.__main__", *sys.argv[1:]]:
         importlib.import_module(name)
     except Exception as error:
         wrong.append(name + " does not import: " + type(error).__name__ + ": " + " ".join(str(error).split())[:300])
-versions = [(one.name, one.version) for one in importlib.metadata.distributions()]
 sys.stdout.flush()
 print("\\n{_MARK}" + json.dumps(dict(wrong=wrong, versions=versions)), flush=True)
 """

@@ -27,7 +27,9 @@ def keep_readable(folder: Path) -> None:
 
 
 def with_older_model_names(config: Members) -> Members:
-    """config.json with `torch_dtype`, `rope_theta` and `rope_scaling` where it has `dtype` and `rope_parameters`."""
+    """config.json with `torch_dtype`, `rope_theta` and `rope_scaling` where it has `dtype` and `rope_parameters`, and
+    Gemma 3's `sliding_window_pattern`.
+    """
     added: Members = {}
     if "dtype" in config:
         added["torch_dtype"] = config["dtype"]
@@ -39,6 +41,12 @@ def with_older_model_names(config: Members) -> Members:
         added |= _older_rope(whole) if isinstance(whole, dict) else {}
         if isinstance(local, dict) and "rope_theta" in local:
             added["rope_local_base_freq"] = local["rope_theta"]
+    # Before 4.53 Gemma 3's full layers are each n-th, whatever `layer_types` says.
+    if str(config.get("model_type")).startswith("gemma3") and isinstance(config.get("layer_types"), list):
+        kinds = config["layer_types"]
+        every = kinds.index("full_attention") + 1 if "full_attention" in kinds else len(kinds) + 1
+        if [kind == "full_attention" for kind in kinds] == [n % every == 0 for n in range(1, len(kinds) + 1)]:
+            added["sliding_window_pattern"] = every
     return config | {name: value for name, value in added.items() if name not in config}
 
 

@@ -90,7 +90,14 @@ def prepared(source: Path, work: Path) -> Path:
 def test_a_prepared_checkpoint_answers_in_4_as_in_5(
     architecture: str, rope: dict[str, Any], old_python: Path, tmp_path: Path
 ) -> None:
+    import transformers
+
+    if rope and architecture == "Phi3ForCausalLM":
+        pytest.skip("transformers 5 reads no rope of Phi-3 but longrope")
     source = make_tiny(architecture, tmp_path / "source")
+    if architecture == "Qwen2ForCausalLM":
+        # Its class brings rules of its own; a tokenizer.json with other ones is refused when it is prepared.
+        transformers.AutoTokenizer.from_pretrained(source).save_pretrained(source)
     if rope:
         config = json.loads((source / "config.json").read_text())
         whole = config["rope_parameters"]

@@ -32,6 +32,17 @@ from quantizers.checkpoints.older_readers import keep_readable, with_older_model
             },
             {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
         ),
+        (
+            {"model_type": "gemma3_text", "layer_types": [*["sliding_attention"] * 2, "full_attention"] * 2},
+            {"sliding_window_pattern": 3},
+        ),
+        (
+            {"model_type": "gemma3_text", "layer_types": ["sliding_attention"] * 2},
+            {"sliding_window_pattern": 3},
+        ),
+        # What no pattern says is left unsaid.
+        ({"model_type": "gemma3_text", "layer_types": ["full_attention", "sliding_attention"]}, {}),
+        ({"model_type": "qwen3", "layer_types": ["sliding_attention", "full_attention"]}, {}),
         ({"rope_theta": 1e4, "torch_dtype": "float16"}, {}),
         ({"rope_parameters": None}, {}),
     ],
