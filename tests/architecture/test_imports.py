@@ -109,6 +109,7 @@ TELL_OF_VLLM = {
     "quantizers/methods/awq.py",
     "quantizers/methods/bitsandbytes_nf4.py",
     "quantizers/methods/gptq.py",
+    "quantizers/methods/card.py",  # which engines read an artifact
     "evals/asking/client.py",
 }
 
