@@ -343,6 +343,7 @@ def test_our_code_is_named_to_their_python() -> None:
     assert Path(making.OUR_CODE["PYTHONPATH"]) == ROOT
 
 
+@pytest.mark.slow
 def test_a_run_makes_what_its_stages_need_and_nothing_else(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(tree, monkeypatch)
     assert {one.how for one in bench.run().values()} == {"done"}
@@ -355,6 +356,7 @@ def test_a_run_makes_what_its_stages_need_and_nothing_else(tree: Path, monkeypat
     assert fills(tree) == 1
 
 
+@pytest.mark.slow
 def test_a_stage_whose_environment_cannot_be_made_fails_alone(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENDS", "2")
     monkeypatch.setenv("SAYS", "error: Failed to fetch: `https://index`")
@@ -372,6 +374,7 @@ def test_a_stage_whose_environment_cannot_be_made_fails_alone(tree: Path, monkey
     assert again["measure:int8"].how == "reused"
 
 
+@pytest.mark.slow
 def test_an_engine_that_crashes_in_its_environment_is_told_as_anywhere(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
