@@ -66,7 +66,6 @@ def with_older_tokenizer_names(config: Members) -> Members:
     # A mapping has the same name in both; a list is transformers 5's, and ends transformers 4 with an AttributeError.
     if isinstance(config.get("extra_special_tokens"), list):
         changed.setdefault("additional_special_tokens", changed.pop("extra_special_tokens"))
-        changed.pop("extra_special_tokens", None)
     return changed
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
-from quantizers.methods.rules import cpu_kernel_violations, group_size_violations, packing_violations
+from quantizers.methods.rules import packed_violations
 from registry.contracts.base import Device, DType
 
 if TYPE_CHECKING:
@@ -50,9 +50,7 @@ class AWQ:
     ) -> list[str]:
         """See `Quantizer.violations`; shapes as in vllm/model_executor/layers/quantization/auto_awq.py."""
         config = cast(Config, config)
-        found = group_size_violations(linear_shapes, config.group_size, tensor_parallel)
-        found += packing_violations(linear_shapes, config.bits, tensor_parallel)
-        found += cpu_kernel_violations(linear_shapes, tensor_parallel, device)
+        found = packed_violations(linear_shapes, config.bits, config.group_size, tensor_parallel, device)
         if not config.zero_point:
             found.append("vLLM serves AWQ with zero points only; set zero_point to true")
         return found

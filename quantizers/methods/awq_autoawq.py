@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
-from quantizers.methods.rules import cpu_kernel_violations, group_size_violations, packing_violations
+from quantizers.methods.rules import packed_violations
 from registry.contracts.base import Device, DType
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ class AutoAWQ:
     ) -> list[str]:
         """See `Quantizer.violations`; shapes as in vllm/model_executor/layers/quantization/auto_awq.py."""
         config = cast(Config, config)
-        found = group_size_violations(linear_shapes, config.group_size, tensor_parallel)
-        found += packing_violations(linear_shapes, config.bits, tensor_parallel)
-        found += cpu_kernel_violations(linear_shapes, tensor_parallel, device)
+        found = packed_violations(linear_shapes, config.bits, config.group_size, tensor_parallel, device)
         # Its clip search goes through 256 rows at a time, or 64 (quantize/quantizer.py, `_compute_best_clip`).
         found += [
             f"{name}: AutoAWQ clips 64 rows at a time, and this one has {rows}; take awq"

@@ -10,17 +10,16 @@ from quantizers.base import QuantizeJob, QuantizeOutcome
 from registry.contracts.base import Method, format_of
 from registry.files import write_text_atomically
 
-_TRANSFORMERS_4 = "transformers 4 reads its config and tokenizer"
 READERS: dict[Method, str] = {
-    "gptq": f"vLLM, and transformers 5 through optimum and GPTQModel; {_TRANSFORMERS_4}",
-    "awq": f"vLLM, and transformers 5 through GPTQModel; {_TRANSFORMERS_4}",
-    "bnb_nf4": f"transformers 5 with bitsandbytes, and vLLM with vllm-bnb-plugin; {_TRANSFORMERS_4}",
-    "bnb_int8": f"transformers 5 with bitsandbytes, and vLLM with vllm-bnb-plugin; {_TRANSFORMERS_4}",
-    "rtn": f"vLLM, and transformers 5 with compressed-tensors; {_TRANSFORMERS_4}",
-    "w8a8": f"vLLM, and transformers 5 with compressed-tensors; {_TRANSFORMERS_4}",
+    "gptq": "vLLM, and transformers 5 through optimum and GPTQModel",
+    "awq": "vLLM, and transformers 5 through GPTQModel",
+    "bnb_nf4": "transformers 5 with bitsandbytes, and vLLM with vllm-bnb-plugin",
+    "bnb_int8": "transformers 5 with bitsandbytes, and vLLM with vllm-bnb-plugin",
+    "rtn": "vLLM, and transformers 5 with compressed-tensors",
+    "w8a8": "vLLM, and transformers 5 with compressed-tensors",
 }
-"""Format -> what reads it: the first two load and serve every artifact of a run, the last is tested in AutoAWQ's
-environment (tests/integration/test_transformers_4.py)."""
+"""Format -> what reads it: these load and serve every artifact of a run. That transformers 4 reads each one's config
+and tokenizer is tested in AutoAWQ's environment (tests/integration/test_transformers_4.py)."""
 
 
 def write_card(job: QuantizeJob, outcome: QuantizeOutcome, folder: Path) -> None:
@@ -39,6 +38,6 @@ digest of this folder.
 - base model: {job.checkpoint.origin}, {job.checkpoint.digest}
 - method: {job.config.method} {json.dumps(parameters, sort_keys=True)}{calibrated}
 - engine: {outcome.engine}; {versions}; worked in {job.dtype} on {job.device}
-- read by: {READERS[format_of(job.config.method)]}
+- read by: {READERS[format_of(job.config.method)]}; transformers 4 reads its config and tokenizer
 """,
     )

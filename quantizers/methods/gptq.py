@@ -10,7 +10,7 @@ from pydantic import Field
 
 from configs.quantities import Share
 from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
-from quantizers.methods.rules import cpu_kernel_violations, group_size_violations, packing_violations
+from quantizers.methods.rules import packed_violations
 from registry.contracts.base import Device, DType
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ class GPTQ:
     ) -> list[str]:
         """See `Quantizer.violations`; symmetric only as in vllm/model_executor/layers/quantization/auto_gptq.py."""
         config = cast(Config, config)
-        found = group_size_violations(linear_shapes, config.group_size, tensor_parallel)
-        found += packing_violations(linear_shapes, config.bits, tensor_parallel)
-        found += cpu_kernel_violations(linear_shapes, tensor_parallel, device)
+        found = packed_violations(linear_shapes, config.bits, config.group_size, tensor_parallel, device)
         if not config.symmetric:
             found.append("vLLM serves symmetric GPTQ only; set symmetric to true")
         return found

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from configs.quantities import Share
 from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
-from quantizers.methods.rules import cpu_kernel_violations, group_size_violations, packing_violations
+from quantizers.methods.rules import packed_violations
 from registry.contracts.base import Device, DType
 
 if TYPE_CHECKING:
@@ -50,9 +50,7 @@ class AutoGPTQ:
     ) -> list[str]:
         """See `Quantizer.violations`; the device as in auto_gptq/modeling/_base.py, `from_pretrained`."""
         config = cast(Config, config)
-        found = group_size_violations(linear_shapes, config.group_size, tensor_parallel)
-        found += packing_violations(linear_shapes, config.bits, tensor_parallel)
-        found += cpu_kernel_violations(linear_shapes, tensor_parallel, device)
+        found = packed_violations(linear_shapes, config.bits, config.group_size, tensor_parallel, device)
         if device == "cpu":
             found.append(
                 "AutoGPTQ quantizes with CUDA only (`requires CUDA available`); take gptq, or a machine with a GPU"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from quantizers.base import LinearShapes, MethodConfig, QuantizeOutcome
-from quantizers.methods.rules import cpu_kernel_violations, group_size_violations, packing_violations
+from quantizers.methods.rules import packed_violations
 from registry.contracts.base import Device, DType
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ class RoundToNearest:
     ) -> list[str]:
         """See `Quantizer.violations`; the kernels are those of packed GPTQ weights."""
         config = cast(Config, config)
-        found = group_size_violations(linear_shapes, config.group_size, tensor_parallel)
-        found += packing_violations(linear_shapes, config.bits, tensor_parallel)
-        return found + cpu_kernel_violations(linear_shapes, tensor_parallel, device)
+        return packed_violations(linear_shapes, config.bits, config.group_size, tensor_parallel, device)
 
     def quantize(self, job: QuantizeJob, clock: StageClock) -> QuantizeOutcome:
         """See `Quantizer.quantize`."""

@@ -36,6 +36,17 @@ def shard_shape(name: str, shape: tuple[int, int], tensor_parallel: int) -> tupl
     return out_features / tensor_parallel, in_features
 
 
+def packed_violations(
+    linear_shapes: LinearShapes, bits: int, group_size: int, tensor_parallel: int, device: Device
+) -> list[str]:
+    """Layers that weights packed in groups are not made of, or not served of: groups, words and the CPU's kernel."""
+    return [
+        *group_size_violations(linear_shapes, group_size, tensor_parallel),
+        *packing_violations(linear_shapes, bits, tensor_parallel),
+        *cpu_kernel_violations(linear_shapes, tensor_parallel, device),
+    ]
+
+
 def group_size_violations(linear_shapes: LinearShapes, group_size: int, tensor_parallel: int) -> list[str]:
     """Layers whose rows cannot be cut into whole groups, on one rank or after the tensor-parallel split.
 
