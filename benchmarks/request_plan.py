@@ -68,7 +68,7 @@ def main() -> None:
         f"{machine.device_name}, {machine.serving_threads} threads, {arguments.dtype}; starting the server", flush=True
     )
     with tempfile.TemporaryDirectory() as folder, serve(request, Path(folder) / "server.log") as server:
-        client = Client(server.endpoint, NUM_CONCURRENT)
+        client = Client([server.endpoint], NUM_CONCURRENT)
         for echo in (False, True):
             client.complete([one.body() for one in requests_of(LENGTHS[0], 4, echo, vocabulary, draw)])
         print(f"{'tokens a prompt':>16} {'requests':>9} {'kind':>6} {'seconds':>8} {'ms a request':>13}")

@@ -236,6 +236,7 @@ def _launched(
 ) -> Iterator[RunningServer]:
     port = free_port(engine.config.port)
     command = engine.command(request, port)
+    chosen = {"CUDA_VISIBLE_DEVICES": ",".join(request.gpus)} if request.gpus else {}
     endpoint = Endpoint(
         base_url=f"http://{LOOPBACK}:{port}",
         served_model_name=engine.served_model_name(request),
@@ -247,7 +248,7 @@ def _launched(
         # Engines leave sockets behind (vLLM two files a server). The name is short because a socket's path has to be.
         TemporaryDirectory(prefix="qb-", ignore_cleanup_errors=True) as scratch,
         Supervised(
-            command.argv, env=command.env | {"TMPDIR": scratch}, log_file=log_file, fork_server=fork_server
+            command.argv, env=command.env | chosen | {"TMPDIR": scratch}, log_file=log_file, fork_server=fork_server
         ) as child,
     ):
         shared_memory: set[str] = set()

@@ -1,4 +1,4 @@
-"""Asks a server for log-likelihoods and texts: each question once, `num_concurrent` requests always in flight."""
+"""Asks servers of one model for log-likelihoods and texts: each question once, always `num_concurrent` at each."""
 
 from __future__ import annotations
 
@@ -65,22 +65,22 @@ class Client:
     """Answers questions about one served model.
 
     Args:
-        endpoint: A server whose completions take `logprob_token_ids`.
-        num_concurrent: Requests kept open at once; more than the server works on at once only wait there.
+        endpoints: Servers whose completions take `logprob_token_ids`, all alike: they share the questions.
+        num_concurrent: Requests kept open at each; more than a server works on at once only wait there.
         cache: Where answers are looked up and kept.
         silence_seconds: When to give up on a server that answers nothing at all, and whose metrics stand still.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoints: Sequence[Endpoint],
         num_concurrent: int,
         cache: RequestCache | None = None,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self.counts = Counts()
         self._silence_seconds = silence_seconds
-        self._endpoint, self._num_concurrent, self._cache = endpoint, num_concurrent, cache
+        self._endpoints, self._num_concurrent, self._cache = list(endpoints), num_concurrent, cache
 
     def ask(self, questions: Sequence[Question], on_progress: OnProgress) -> dict[Question, Answer]:
         """The answer to every question; equal questions are asked once.
@@ -102,11 +102,11 @@ class Client:
         return answers
 
     def one_at_a_time(self) -> Client:
-        """Of the same server, with nothing beside a request, and nothing looked up."""
-        return Client(self._endpoint, 1, None, self._silence_seconds)
+        """Of the same servers, with nothing beside a request at either, and nothing looked up."""
+        return Client(self._endpoints, 1, None, self._silence_seconds)
 
     def complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The server's choice for each body of the completions API, in their order; nothing is looked up or kept.
+        """The first server's choice for each body of the completions API, in their order; nothing is looked up or kept.
 
         Raises:
             StageError: The server cannot be reached, refuses a request, or is silent for long.
@@ -115,13 +115,13 @@ class Client:
 
     async def _complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         async with self._session(self._silence_seconds) as session:
-            return await asyncio.gather(*(self._send(session, body) for body in bodies))
+            return await asyncio.gather(*(self._send(session, self._endpoints[0], body) for body in bodies))
 
     def _session(self, silence_seconds: float | None = None) -> aiohttp.ClientSession:
         import aiohttp
 
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._num_concurrent),
+            connector=aiohttp.TCPConnector(limit=self._num_concurrent * len(self._endpoints)),
             timeout=aiohttp.ClientTimeout(total=None, sock_read=silence_seconds),
         )
 
@@ -136,24 +136,26 @@ class Client:
         self, questions: Sequence[Question], answers: dict[Question, Answer], on_progress: Callable[[], None]
     ) -> None:
         async with self._session() as session:
-            chains = plan(questions, self._endpoint.prefix_block_tokens)
+            chains = plan(questions, self._endpoints[0].prefix_block_tokens)
             open_questions = _open_questions(request for chain in chains for request in chain)
-            # Last in, first out: what continues a context follows at once, while the server remembers it.
-            waiting: asyncio.LifoQueue[list[Request]] = asyncio.LifoQueue()
+            # Last in, first out: what continues a context follows at once, while its server remembers it.
+            waiting: asyncio.LifoQueue[tuple[Endpoint | None, list[Request]]] = asyncio.LifoQueue()
             for chain in reversed(chains):
-                waiting.put_nowait(chain)
+                waiting.put_nowait((None, chain))
 
-            async def work() -> None:
+            async def work(own: Endpoint) -> None:
                 while True:
-                    first, *rest = await waiting.get()
-                    choice = await self._send(session, first.body())
+                    remembers, (first, *rest) = await waiting.get()
+                    endpoint = remembers or own
+                    choice = await self._send(session, endpoint, first.body())
                     self._take(first, choice, open_questions, answers)
                     on_progress()
                     for request in reversed(rest):
-                        waiting.put_nowait([request])
+                        waiting.put_nowait((endpoint, [request]))
                     waiting.task_done()
 
-            tasks: list[asyncio.Task[None]] = [asyncio.create_task(work()) for _ in range(self._num_concurrent)]
+            workers = [endpoint for _ in range(self._num_concurrent) for endpoint in self._endpoints]
+            tasks: list[asyncio.Task[None]] = [asyncio.create_task(work(endpoint)) for endpoint in workers]
             tasks += [asyncio.create_task(waiting.join()), asyncio.create_task(self._watch(answers))]
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -169,29 +171,33 @@ class Client:
         then: object = None
         # Of its own: the other session's connections are all in use.
         async with self._session() as session:
-            while (now := (self.counts.requests, len(answers), await self._working(session))) != then:
+            while (now := (self.counts.requests, len(answers), await self._all_working(session))) != then:
                 then = now
                 await asyncio.sleep(self._silence_seconds)
+        asked = " and ".join(one.base_url for one in self._endpoints)
         raise StageError(
-            f"{self._endpoint.base_url} has answered nothing for {self._silence_seconds:.0f} s, nor computed anything",
+            f"{asked} answered nothing for {self._silence_seconds:.0f} s, nor computed anything",
             remedy="see the end of the server's log for what it hangs at; where it is only slow, raise `answer_minutes`"
             " under `deadlines`: the same command goes on where this stopped",
             blame="engine",
         )
 
-    async def _working(self, session: aiohttp.ClientSession) -> list[str] | None:
+    async def _all_working(self, session: aiohttp.ClientSession) -> list[list[str] | None]:
+        return [await self._working(session, endpoint) for endpoint in self._endpoints]
+
+    async def _working(self, session: aiohttp.ClientSession, endpoint: Endpoint) -> list[str] | None:
         """What the server's metrics say of its work; None where they say nothing, or it does not answer."""
         import aiohttp
 
-        if self._endpoint.working_metrics is None:
+        if endpoint.working_metrics is None:
             return None
         patience = aiohttp.ClientTimeout(total=_METRICS_SECONDS)
         try:
-            async with session.get(f"{self._endpoint.base_url}/metrics", timeout=patience) as response:
+            async with session.get(f"{endpoint.base_url}/metrics", timeout=patience) as response:
                 page = (await gathered(response.content.iter_any())).decode(errors="replace")
         except (aiohttp.ClientError, TimeoutError, ValueError):
             return None
-        return [line for line in page.splitlines() if line.startswith(self._endpoint.working_metrics)]
+        return [line for line in page.splitlines() if line.startswith(endpoint.working_metrics)]
 
     def _take(
         self,
@@ -212,14 +218,14 @@ class Client:
             self._cache.put([(question.key, answer) for question, answer in new.items()])
         answers.update(new)
 
-    async def _send(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> dict[str, Any]:
+    async def _send(self, session: aiohttp.ClientSession, endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
         import aiohttp
 
-        url = f"{self._endpoint.base_url}/v1/completions"
+        url = f"{endpoint.base_url}/v1/completions"
         for attempt in range(1, _ATTEMPTS + 1):
             self.counts.requests += 1
             try:
-                async with session.post(url, json={"model": self._endpoint.served_model_name, **body}) as response:
+                async with session.post(url, json={"model": endpoint.served_model_name, **body}) as response:
                     if response.status == 200:
                         answer = parse_json(await gathered(response.content.iter_any()), of_model=True)
                         choice: dict[str, Any] = answer["choices"][0]

@@ -61,7 +61,7 @@ def collect(endpoint: Endpoint, path: Path, tokenizer: Any, *, num_concurrent: i
     texts = fixed_prompts()
     options = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": TOP_LOGPROBS, "return_token_ids": True}
     told = []
-    choices = Client(endpoint, num_concurrent).complete([{"prompt": text, **options} for text in texts])
+    choices = Client([endpoint], num_concurrent).complete([{"prompt": text, **options} for text in texts])
     for text, choice in zip(texts, choices, strict=True):
         try:
             told.append(_parsed(text, choice["prompt_token_ids"], choice["prompt_logprobs"]))

@@ -7,6 +7,7 @@ from typing import Any
 from evals.asking.token_agreement import fixed_prompts
 from evals.judging.adaptive import Adaptive
 from pipelines.planning.context import JobContext
+from pipelines.planning.data_parallel import servers_of
 from pipelines.planning.stages import Stage, proved_by
 from pipelines.recipe.tune_config import cell_load
 from pipelines.stage_programs.measure import MeasureJob
@@ -107,8 +108,10 @@ def _measure_job(
     context: JobContext, model: StageResult, model_dir: Path, log_file: Path, common: dict[str, Any]
 ) -> MeasureJob:
     config = context.config
+    assert model.object is not None, "a model is files"  # noqa: S101
     return MeasureJob(
         **common | _served(context, model, model_dir, log_file),
+        servers=servers_of(config, context.machine, model.object.size_bytes),
         suite=context.suite,
         data=config.evaluation.data,
         num_concurrent=config.evaluation.num_concurrent,

@@ -10,7 +10,7 @@ import functools
 import os
 import platform
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from registry.contracts.base import Device, DType, Method, Record
 
@@ -30,6 +30,8 @@ class MachineRecord(Record):
     cpu_flags: list[str]
     threads: int
     memory_bytes: int
+    gpus: list[str] = []
+    """Those that a process sees, as CUDA_VISIBLE_DEVICES names them."""
     gpu_memory_bytes: int | None = None
     driver_version: str | None = None
 
@@ -53,20 +55,21 @@ class MachineRecord(Record):
 
 def detect_machine(wanted: Literal["auto", "cpu", "cuda"] = "auto") -> MachineRecord:
     """Read /proc and, for CUDA, NVML; imports no torch."""
-    gpu = _first_gpu() if wanted != "cpu" else None
+    gpu = _gpus() if wanted != "cpu" else None
     name, flags = _cpu()
     device: Device = "cuda" if wanted == "cuda" or gpu else "cpu"
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     fast = device == "cuda" or bool(_FAST_BFLOAT16_FLAGS & flags)
     return MachineRecord(
         device=device,
-        device_name=gpu[0] if gpu else name,
+        device_name=gpu.name if gpu else name,
         fast_bfloat16=fast,
         cpu_flags=sorted(flags & (_OTHER_FLAGS | _FAST_BFLOAT16_FLAGS)),
         threads=len(os.sched_getaffinity(0)),
         memory_bytes=memory_bytes,
-        gpu_memory_bytes=gpu[1] if gpu else None,
-        driver_version=gpu[2] if gpu else None,
+        gpus=gpu.visible if gpu else [],
+        gpu_memory_bytes=gpu.memory_bytes if gpu else None,
+        driver_version=gpu.driver_version if gpu else None,
     )
 
 
@@ -82,9 +85,17 @@ def _cpu() -> tuple[str, frozenset[str]]:
     return name, flags
 
 
+class _Gpus(NamedTuple):
+    name: str
+    """Of GPU 0, as its memory is."""
+    memory_bytes: int
+    driver_version: str
+    visible: list[str]
+
+
 @functools.cache
-def _first_gpu() -> tuple[str, int, str] | None:
-    """(name, memory in bytes, driver version) of GPU 0, or None where none answers."""
+def _gpus() -> _Gpus | None:
+    """None where none answers."""
     try:
         import pynvml
 
@@ -93,10 +104,13 @@ def _first_gpu() -> tuple[str, int, str] | None:
         return None
     try:
         handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        return (
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        count = int(pynvml.nvmlDeviceGetCount())
+        return _Gpus(
             str(pynvml.nvmlDeviceGetName(handle)),
             int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
             str(pynvml.nvmlSystemGetDriverVersion()),
+            [name.strip() for name in chosen.split(",")] if chosen else [str(gpu) for gpu in range(count)],
         )
     except pynvml.NVMLError:
         return None

@@ -50,7 +50,7 @@ def check_environments(environments: Mapping[str, Path], stages: Sequence[Stage]
 def check_memory(serving: ServingConfig, machine: MachineRecord) -> None:
     """Raise RequestError for a KV cache that this machine cannot hold; a GPU's rank has a GPU of its own."""
     gib: float | None = getattr(serving, "kv_cache_gib", None)
-    ranks = serving.tensor_parallel_size * serving.pipeline_parallel_size
+    ranks = serving.ranks
     memory, sharing = machine.memory_bytes, ranks
     if machine.device == "cuda":
         memory, sharing = machine.gpu_memory_bytes or 0, 1

@@ -37,7 +37,11 @@ class EvaluationConfig(StrictModel):
     data: DataConfig | None = None
     """Local rows for lm-eval's own tasks; without it they ask the hub. The embedded tasks need none."""
     num_concurrent: Count = Field(default=32, ge=1)
-    """Requests kept open at once; the server's `max_num_seqs` is what it works on at once."""
+    """Requests kept open at each server; its `max_num_seqs` is what it works on at once."""
+    data_parallel_size: Annotated[Count, Field(ge=1)] | Literal["auto"] = 1
+    """Servers of a model that share the items, each with a copy of its weights, and on GPUs of its own. Only the
+    evaluation is shared: load tests, memory and proofs are the first one's. `auto` takes as many as this machine has
+    GPUs or cores for, and memory."""
     asked_alone: Count = Field(default=48, ge=0)
     """Items that are asked once more with nothing beside them, of methods whose answers depend on their neighbours
     (INT8)."""

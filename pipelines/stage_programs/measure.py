@@ -1,4 +1,4 @@
-"""The measure stage: one server, and on it the evaluation between smoke test and load tests (`serving_stage.py`)."""
+"""The measure stage: a server, and on it the evaluation between smoke test and load tests (`serving_stage.py`)."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from evals.judging.adaptive import Adaptive
 from evals.suites.local_data import DataConfig
 from evals.suites.resolve import resolve
 from evals.suites.suite import Suite
-from pipelines.stage_programs.serving_stage import Evaluate, ServeJob, serve_and_measure, stored_result
+from pipelines.stage_programs.serving_stage import Evaluate, Further, ServeJob, serve_and_measure, stored_result
 from registry.contracts import EvaluationRecord, MeasurementRecord, StageJob, StageResult
 from registry.contracts.token_logprobs import TOKEN_LOGPROBS_FILE
 from registry.hashing import digest_of
@@ -45,7 +45,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
     def preparing() -> Evaluate:
         prepared = prepare(resolve(job.suite, job.data))
 
-        def evaluate(server: RunningServer) -> None:
+        def evaluate(server: RunningServer, further: Further) -> None:
             from transformers import AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(server.endpoint.model_path)
@@ -61,6 +61,7 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
                     silence_seconds=60 * job.deadlines.answer_minutes,
                     engine=_shaping(job),
                     alone=job.asked_alone,
+                    further=further,
                     **_answers(job),
                 )
             )

@@ -8,9 +8,9 @@ What needs long imports does so while something else is waited for: an evaluatio
 generator, in a process of its own, while the evaluation goes on, or where there is none while the server starts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +21,7 @@ from pipelines.stage_programs.proofs import prove_scheduling, prove_sharding
 from pipelines.stage_programs.suspension import doubted_checks, doubted_points
 from registry.contracts import (
     CheckRecord,
+    Endpoint,
     LoadPoint,
     MemoryRecord,
     ObjectRef,
@@ -43,8 +44,10 @@ from serving_checks.readings.memory import memory_record
 from serving_checks.readings.profiling import profile
 from serving_checks.server import RunningServer, serve
 
-Evaluate = Callable[[RunningServer], None]
-"""Asks a running server; keeps what it finds to itself."""
+Further = Callable[[], list[Endpoint]]
+"""Waits for the servers that share an evaluation with the one that is measured."""
+Evaluate = Callable[[RunningServer, Further], None]
+"""Asks a running server, and those beside it; keeps what it finds to itself."""
 
 
 class ServeJob(StageJob):
@@ -59,6 +62,9 @@ class ServeJob(StageJob):
     device_name: str
     dtype: DType
     threads: int
+    servers: list[list[str]] = [[]]
+    """The GPUs of each server that an evaluation is shared over, none on a CPU; the first is the one that is measured.
+    """
     server_log_file: Path
     deadlines: Deadlines = Deadlines()
     unquantized: bool = False
@@ -108,8 +114,8 @@ def serve_and_measure(
         with clock.part("smoke"):
             answer = _smoke(job, server)
         if evaluate:
-            with clock.part("evaluate"):
-                evaluate(server)
+            with clock.part("evaluate"), _beside(job) as further:
+                evaluate(server, further)
         with clock.part("load_test"):
             load_before = load_average()
             load = _loaded(job, clock, server, load_client, output_dir) if load_client else None
@@ -178,8 +184,27 @@ def stored_result(job: ServeJob, output_dir: Path, record: Record) -> StageResul
 
 
 def _serve(job: ServeJob, trace_dir: Path | None) -> AbstractContextManager[RunningServer]:
-    request = ServerRequest(job.serving, job.model_dir, job.dtype, job.device, job.threads, trace_dir)
+    request = ServerRequest(job.serving, job.model_dir, job.dtype, job.device, job.threads, trace_dir, job.servers[0])
     return serve(request, job.server_log_file, fork_server=job.fork_server, patience=job.deadlines.of_server)
+
+
+@contextmanager
+def _beside(job: ServeJob) -> Iterator[Further]:
+    """Servers like the measured one, for the length of an evaluation; the block begins while they start."""
+    with ExitStack() as serving, ThreadPoolExecutor(len(job.servers)) as pool:
+        starting = [
+            pool.submit(serving.enter_context, _serve_beside(job, number, gpus))
+            for number, gpus in enumerate(job.servers[1:], 2)
+        ]
+        yield lambda: [one.result().endpoint for one in starting]
+
+
+def _serve_beside(job: ServeJob, number: int, gpus: list[str]) -> AbstractContextManager[RunningServer]:
+    # The measured server has the recipe's port.
+    config = job.serving.model_copy(update={"port": None})
+    request = ServerRequest(config, job.model_dir, job.dtype, job.device, job.threads, gpus=gpus)
+    log_file = job.server_log_file.with_name(f"{job.server_log_file.stem}+{number}.log")
+    return serve(request, log_file, fork_server=job.fork_server, patience=job.deadlines.of_server)
 
 
 def _other_ranks(job: ServeJob, ranks: int) -> ServerRequest:

@@ -120,6 +120,8 @@ class EvaluationRecord(Record):
     """Questions that the tasks asked: a choice's log-likelihood, a window of a text, a text to write."""
     requests_sent: int = 0
     """Requests that the server got: fewer where questions share one, none for answers out of the cache."""
+    servers: int = 1
+    """Servers of the model that shared the questions."""
     answers_from_cache: int = 0
     """Questions that an earlier evaluation of the same model and engine had answered."""
     truncated_prompts: int

@@ -5,7 +5,7 @@ one test. Everything else asks the engine and names none.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,6 +40,11 @@ class ServingConfig(StrictModel):
     max_num_seqs: Count | None = Field(default=None, ge=1)
     """Most requests that are worked on at once; null where the engine is not told."""
 
+    @property
+    def ranks(self) -> int:
+        """Processes of one server, on a GPU each with one of its own."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
 
 class LaunchedConfig(ServingConfig):
     """Servers that are started and stopped here."""
@@ -62,6 +67,8 @@ class ServerRequest(NamedTuple):
     """CPU threads over all ranks; None for one per rank. Without meaning on a GPU."""
     trace_dir: Path | None = None
     """Where `profiling.profile` finds the engine's traces; without it the engine takes no order to profile."""
+    gpus: Sequence[str] = ()
+    """Those that it sees, as CUDA_VISIBLE_DEVICES names them; empty for all that are visible."""
 
 
 class ServerCommand(NamedTuple):

@@ -305,4 +305,4 @@ def _variables(config: VllmServerConfig, device: Device, threads: int | None) ->
         return shared
     # vLLM compiles a few small functions whatever `enforce_eager` says: 6 s of the first answer with log-probabilities.
     eager = {"TORCHDYNAMO_DISABLE": "1"} if config.enforce_eager else {}
-    return shared | eager | _cpu_variables(config.tensor_parallel_size * config.pipeline_parallel_size, threads)
+    return shared | eager | _cpu_variables(config.ranks, threads)

@@ -1,6 +1,7 @@
 """The whole pipeline on real engines and a tiny random Llama: quantized, inspected, served, scored, recorded."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from tests.tiny_llama import make_tiny_llama
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
 
+CORES = len(os.sched_getaffinity(0))
+
 RECIPE = """
 version: 1
 name: tiny
@@ -22,7 +25,7 @@ methods:
   nf4: {{method: bnb_nf4}}
   gptq: {{method: gptq, group_size: 32}}
 replicates: {{gptq: 2}}
-evaluation: {{suite: {suite}}}
+evaluation: {{suite: {suite}, data_parallel_size: auto}}
 serving: {{max_model_len: 256, max_num_seqs: 8, kv_cache_gib: 0.25}}
 load:
   profiles: [{{kind: concurrent, levels: [1, 4]}}]
@@ -81,6 +84,8 @@ def test_every_row_is_measured(record: dict[str, Any]) -> None:
         assert bool(row["measurement"]["serving"]["checks"]) == bool(loaded)
         assert row["measurement"]["serving"]["smoke_answer"]
         assert row["measurement"]["serving"]["memory"]["kv_cache_tokens"] > 0
+        # One server more on two cores; with more cores the one has them.
+        assert row["measurement"]["evaluation"]["servers"] == max(1, CORES // max(1, CORES - 1))
         # A fork server that does not answer is no error: without this nobody would see that it never does.
         assert row["measurement"]["serving"]["forked"]
     assert rows["gptq"]["artifact"]["digest"] != rows["gptq+2"]["artifact"]["digest"]

@@ -142,7 +142,7 @@ def test_prompts_are_lm_eval_s_to_the_character_and_the_token(template: str, sui
         base_url="http://127.0.0.1:9", served_model_name="m", model_path=str(model_dir), max_model_len=512
     )
     again = prepare(resolve(suite))
-    asker = Asker(again, endpoint, Client(endpoint, 1), lambda done, total: None)
+    asker = Asker(again, endpoint, Client([endpoint], 1), lambda done, total: None)
     ours = [one for _, several in asker._items["capitals"].values() for one in several]
     assert [one.instance.args for one in ours] == prompts
     questions = [one.questions[0] for one in ours]

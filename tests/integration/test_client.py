@@ -81,7 +81,7 @@ def questions_of(kind: str) -> list[Question]:
 @pytest.mark.parametrize("kind", ["letters", "short context", "long context", "whole blocks"])
 def test_cheap_log_likelihoods_are_the_plain_ones(endpoint: Endpoint, kind: str) -> None:
     questions = questions_of(kind)
-    client = Client(endpoint, num_concurrent=8)
+    client = Client([endpoint], num_concurrent=8)
     answers = client.ask(questions, lambda done, total: None)
     assert client.counts.requests == sum(map(len, plan(questions, BLOCK_TOKENS)))
     for question in questions:
@@ -101,7 +101,7 @@ def test_the_model_s_own_words_are_greedy(endpoint: Endpoint) -> None:
         body = {"prompt": context, "max_tokens": 4, "return_token_ids": True, "ignore_eos": True}
         written = tuple(completed(endpoint, body)["choices"][0]["token_ids"])
         likeliest, other = Score(context, written), Score(context, (*written[:-1], (written[-1] + 1) % 512))
-        answers = Client(endpoint, num_concurrent=4).ask([likeliest, other], lambda done, total: None)
+        answers = Client([endpoint], num_concurrent=4).ask([likeliest, other], lambda done, total: None)
         assert answers[likeliest][1] is True
         assert answers[other][1] is False
 
@@ -113,7 +113,7 @@ def test_texts_are_those_of_a_plain_request(endpoint: Endpoint) -> None:
     questions: list[Question] = [
         Generate(tokens(draw, 40), max_tokens=8, stop=("\n",), options=json.dumps(plain_sampling)) for _ in range(3)
     ]
-    answers = Client(endpoint, num_concurrent=4).ask(questions, lambda done, total: None)
+    answers = Client([endpoint], num_concurrent=4).ask(questions, lambda done, total: None)
     for question in questions:
         assert isinstance(question, Generate)
         body = {"prompt": question.prompt, "max_tokens": 8, "stop": ["\n"]}

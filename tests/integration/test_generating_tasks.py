@@ -89,7 +89,7 @@ def asker_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             (task,) = resolved.tasks
             config = task.config | {"custom_dataset": lambda **_: made_up(task.config)}
             prepared = prepare(ResolvedSuite(resolved.suite, (replace(task, config=config),)))
-            return Asker(prepared, endpoint, Client(endpoint, 2), lambda done, total: None)
+            return Asker(prepared, endpoint, Client([endpoint], 2), lambda done, total: None)
 
         yield asker
     logging.disable(logging.NOTSET)

@@ -225,7 +225,7 @@ def asked(model_dir: Path, suite: Suite, *several: dict[str, list[int]]) -> list
     """What one asker of `suite` gives for one share of the items after the other."""
     with completions_server(FormulaModel()) as url:
         endpoint = Endpoint(base_url=url, served_model_name="m", model_path=str(model_dir), max_model_len=512)
-        asker = Asker(prepare(resolve(suite)), endpoint, Client(endpoint, 4), lambda done, total: None)
+        asker = Asker(prepare(resolve(suite)), endpoint, Client([endpoint], 4), lambda done, total: None)
         return [asker.ask(items) for items in several]
 
 

@@ -30,7 +30,7 @@ def client_of(
 ) -> Iterator[Client]:
     with completions_server(model) as url:
         endpoint = Endpoint(base_url=url, served_model_name="model", model_path="", max_model_len=64, **facts)
-        yield Client(endpoint, num_concurrent, cache)
+        yield Client([endpoint], num_concurrent, cache)
 
 
 def ask(model: FormulaModel, questions: list[Question], **options: Any) -> dict[Question, Any]:
@@ -237,6 +237,46 @@ def test_a_refusal_is_not_tried_again() -> None:
     assert len(model.bodies) == 2
 
 
+def test_servers_of_one_model_share_what_is_asked() -> None:
+    models = [FormulaModel(delay_seconds=0.01), FormulaModel(delay_seconds=0.01)]
+    with completions_server(models[0]) as one, completions_server(models[1]) as other:
+        endpoints = [
+            Endpoint(base_url=url, served_model_name="model", model_path="", max_model_len=64, prefix_block_tokens=4)
+            for url in (one, other)
+        ]
+        client = Client(endpoints, num_concurrent=3)
+        questions: list[Question] = [*scores(60), *(Score((9, 9, 9, 9, item), (1, 2, 3)) for item in range(8))]
+        answers = client.ask(questions, lambda done, total: None)
+    for question in questions:
+        assert isinstance(question, Score)
+        nats, greedy = FormulaModel().score(question.context, question.continuation)
+        assert answers[question].nats == pytest.approx(nats)
+        assert answers[question].greedy == greedy
+    shares = [len(model.bodies) for model in models]
+    assert sum(shares) == client.counts.requests
+    assert min(shares) > 10
+    assert max(model.most_in_flight for model in models) == 3, "of each server, as it would be asked alone"
+
+
+def test_what_continues_a_context_goes_to_the_server_that_remembers_it() -> None:
+    models = [FormulaModel(delay_seconds=0.01), FormulaModel(delay_seconds=0.01)]
+    contexts = [tuple([start] * 16) for start in range(1, 13)]
+    questions: list[Question] = [
+        Score(context, continuation) for context in contexts for continuation in ((30, 31), (32, 33), (34, 35))
+    ]
+    with completions_server(models[0]) as one, completions_server(models[1]) as other:
+        endpoints = [
+            Endpoint(base_url=url, served_model_name="model", model_path="", max_model_len=64, prefix_block_tokens=16)
+            for url in (one, other)
+        ]
+        Client(endpoints, num_concurrent=2).ask(questions, lambda done, total: None)
+    seen = [{tuple(body["prompt"][:16]) for body in model.bodies} for model in models]
+    assert seen[0] | seen[1] == set(contexts)
+    assert not seen[0] & seen[1]
+    assert seen[0]
+    assert seen[1]
+
+
 class NotANumber(FormulaModel):
     def log_probability(self, prefix: Any, token: int) -> float:
         return float("nan")
@@ -250,8 +290,8 @@ def test_not_a_number_is_no_answer(tmp_path: Path) -> None:
 
 
 def test_a_server_that_hangs_is_given_up() -> None:
-    with pytest.raises(StageError, match="has answered nothing"), client_of(FormulaModel(delay_seconds=1.5)) as client:
-        Client(client._endpoint, 4, silence_seconds=0.2).ask(scores(2), lambda done, total: None)
+    with pytest.raises(StageError, match="answered nothing"), client_of(FormulaModel(delay_seconds=1.5)) as client:
+        Client(client._endpoints, 4, silence_seconds=0.2).ask(scores(2), lambda done, total: None)
 
 
 class Busy(FormulaModel):
@@ -270,13 +310,13 @@ class Idle(Busy):
 def test_a_long_answer_of_a_server_that_computes_is_no_hang() -> None:
     facts = {"num_concurrent": 1, "working_metrics": "vllm:"}
     with client_of(Busy(delay_seconds=0.5), **facts) as client:
-        patient = Client(client._endpoint, 1, silence_seconds=0.1)
+        patient = Client(client._endpoints, 1, silence_seconds=0.1)
         assert len(patient.ask(scores(1), lambda done, total: None)) == 1
     with (
         client_of(Idle(delay_seconds=0.5), **facts) as client,
-        pytest.raises(StageError, match="has answered nothing for 0 s, nor computed anything"),
+        pytest.raises(StageError, match="answered nothing for 0 s, nor computed anything"),
     ):
-        Client(client._endpoint, 1, silence_seconds=0.1).ask(scores(1), lambda done, total: None)
+        Client(client._endpoints, 1, silence_seconds=0.1).ask(scores(1), lambda done, total: None)
 
 
 class OtherEngine(FormulaModel):
@@ -293,7 +333,7 @@ def test_a_server_without_the_log_probabilities_of_chosen_tokens() -> None:
 def test_nothing_listens() -> None:
     endpoint = Endpoint(base_url="http://127.0.0.1:9", served_model_name="model", model_path="", max_model_len=64)
     with pytest.raises(StageError, match="stopped answering") as caught:
-        Client(endpoint, 2).ask(scores(2), lambda done, total: None)
+        Client([endpoint], 2).ask(scores(2), lambda done, total: None)
     assert "goes on where this stopped" in caught.value.remedy
 
 
@@ -341,7 +381,7 @@ from evals.asking.request_plan import Score
 from registry.contracts import Endpoint
 endpoint = Endpoint(base_url=sys.argv[1], served_model_name="model", model_path="", max_model_len=64)
 with RequestCache(Path(sys.argv[2]), {"model_digest": "sha256:a"}) as cache:
-    Client(endpoint, 4, cache).ask([Score((1, item), (2, 3)) for item in range(400)], lambda done, total: None)
+    Client([endpoint], 4, cache).ask([Score((1, item), (2, 3)) for item in range(400)], lambda done, total: None)
 """
 
 
