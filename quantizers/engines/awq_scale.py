@@ -1,23 +1,23 @@
-"""AWQ's scale search: the engine's candidates and loss, in fewer multiplications, and safe in float32.
+"""AWQ's scale search: by what rounding does to a group's own outputs, which is a quadratic form.
 
 GPTQModel 7.3.6 (looper/awq_processor.py, `_compute_best_scale`) tries twenty scale vectors for each group of Linears,
-rounds the scaled weights and runs the group's module on every calibration row to see how far its output moves. Three
-things are done otherwise here, none of which changes what is chosen:
+rounds the scaled weights and runs the module around the group (attention, the MLP) on every calibration row to see how
+far its output moves. Three things are done otherwise here:
 
 1. The engine keeps "a copy" of the weights by `.to(float32).cpu().contiguous()`, which is no copy at all for float32
    weights on a CPU. Each candidate then starts from the ruins of the one before it and the artifact is worthless.
    Here the copy is a copy.
-2. Where the module is a single Linear, the loss is a quadratic form and needs no forward pass:
-   |X (Q - W)^T|^2 = sum_o (q_o - w_o)^T G (q_o - w_o) with G = X^T X.
-3. Elsewhere the loss is a sum of squares: once the sum of a candidate is above the best total, the rest cannot bring it
-   down, and the candidate is dropped. A module that takes nothing beside its input, an MLP, treats each token alone;
-   there the tokens that cost the first candidate most come first, so that the others show early what they are worth.
-   Rows go through the module a thousand tokens at a time and not one by one.
+2. The loss is of the Linears' own outputs (Lin et al., 2024, section 3.2, summed over the group), and so needs no
+   forward pass: |X (Q - W)^T|^2 = sum_o (q_o - w_o)^T G (q_o - w_o) with G = X^T X. Where the module is a single
+   Linear, that is the engine's loss. Elsewhere it is not, and the artifacts are better for it: see docs/findings.md.
+3. The twenty ratios are not all tried: from one that is good mostly, steps of 4, 2 and 1 lead to one whose neighbours
+   are no better.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import torch
 
 _CANDIDATES = 20
-_ORDER = sorted(range(_CANDIDATES), key=lambda step: abs(step - 6))
-"""From the middle outwards: the best ratio lies there mostly, and the sooner it is found the sooner others drop out."""
-_TOKENS_AT_ONCE = 1024
+"""Ratios, from 0 in steps of a twentieth, as the engine has them."""
+_START, _STRIDES = 6, (4, 2, 1)
+_TOKENS_AT_ONCE = 4096
 
 
 def compute_best_scale(
@@ -40,20 +40,20 @@ def compute_best_scale(
     fp16_output: Any,
     kwargs: dict[str, Any] | None = None,
 ) -> tuple[torch.Tensor, float]:
-    """Stand in for `AWQProcessor._compute_best_scale`; the parameters are the engine's.
+    """Stand in for `AWQProcessor._compute_best_scale`; the parameters are the engine's, those of modules are not read.
 
     Args:
         self: The AWQProcessor.
         x: Inputs of `linears2scale`, [rows, tokens, in_features].
         w_mean: Mean normalized magnitude of the weights, [in_features].
         x_mean: Mean magnitude of the inputs, [in_features].
-        module2inspect: The module whose output is compared.
         linears2scale: The Linears that share the scale.
-        fp16_output: What `module2inspect` answers with its own weights, whole or in chunks of rows.
-        kwargs: Further arguments of the module.
 
     Returns:
-        The best scales, [in_features], and their mean squared error.
+        The best scales, [in_features], and the mean squared error of the Linears' outputs with them.
+
+    Raises:
+        ValueError: No scale gives a finite error.
     """
     import torch
 
@@ -63,24 +63,60 @@ def compute_best_scale(
         hint = getattr(self._scale_context, "prev_scale", None)
         if hint is not None:
             w_mean = w_mean * float(hint)
+        gram, tokens = _gram(x, device)
         weights = {linear: linear.weight.detach().clone() for linear in linears2scale}
-        loss_of = _loss_function(self, x, module2inspect, linears2scale, fp16_output, kwargs or {})
+        elements = tokens * sum(len(weight) for weight in weights.values())
 
-        best_loss, best_scales = float("inf"), None
-        for step in _ORDER:
+        def loss_of(step: int) -> float:
             scales = _candidate(self, x_mean, w_mean, step / _CANDIDATES)
+            total = 0.0
             for linear, weight in weights.items():
                 linear.weight.copy_(weight).mul_(scales)
                 self._pseudo_quantize_tensor_into(linear.weight, linear.weight)
                 linear.weight.div_(scales)
-            loss = loss_of(best_loss)
-            if loss < best_loss:
-                best_loss, best_scales = loss, scales
+                change = linear.weight.float() - weight.float()
+                total += float(((change @ gram) * change).sum())
+            return total / elements
+
+        step, loss = _lowest(loss_of)
         for linear, weight in weights.items():
             linear.weight.copy_(weight)
-        if best_scales is None or not torch.isfinite(best_scales).all():
+        scales = _candidate(self, x_mean, w_mean, step / _CANDIDATES)
+        if not (loss < float("inf") and torch.isfinite(scales).all()):
             raise ValueError("no scale gave a finite loss: the calibration activations or the weights hold NaN")
-        return best_scales.detach().cpu(), best_loss
+        return scales.detach().cpu(), loss
+
+
+def _gram(x: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, int]:
+    """X^T X in float32, and over how many tokens."""
+    import torch
+
+    tokens = x.reshape(-1, x.shape[-1])
+    gram = torch.zeros(tokens.shape[1], tokens.shape[1], device=device)
+    for some in tokens.split(_TOKENS_AT_ONCE):
+        part = some.to(device, torch.float32)
+        gram.addmm_(part.t(), part)
+    return gram, len(tokens)
+
+
+def _lowest(loss_of: Callable[[int], float]) -> tuple[int, float]:
+    """A step whose neighbours are no better, and its loss."""
+    known: dict[int, float] = {}
+
+    def loss(step: int) -> float:
+        if step not in known:
+            known[step] = loss_of(step)
+        return float("inf") if math.isnan(known[step]) else known[step]
+
+    best = _START
+    for stride in _STRIDES:
+        while True:
+            near = [step for step in (best, best - stride, best + stride) if 0 <= step < _CANDIDATES]
+            lowest = min(near, key=loss)
+            if lowest == best:
+                break
+            best = lowest
+    return best, loss(best)
 
 
 def _candidate(self: Any, x_mean: torch.Tensor, w_mean: torch.Tensor, ratio: float) -> torch.Tensor:
@@ -95,91 +131,18 @@ def _candidate(self: Any, x_mean: torch.Tensor, w_mean: torch.Tensor, ratio: flo
     return torch.where(torch.isfinite(scales), scales, torch.ones_like(scales))
 
 
-def _loss_function(
-    self: Any,
-    x: torch.Tensor,
-    module: torch.nn.Module,
-    linears: list[torch.nn.Linear],
-    reference: Any,
-    kwargs: dict[str, Any],
-) -> Callable[[float], float]:
-    """The mean squared change of the module's output as a function of a bound above which it need not be exact."""
-    import torch
-
-    if linears == [module]:
-        weight = linears[0].weight
-        original = weight.detach().float().clone()
-        flat = x.reshape(-1, x.shape[-1]).to(weight.device, torch.float32)
-        gram = flat.T @ flat
-        elements = int(flat.shape[0] * weight.shape[0])
-
-        def quadratic_loss(bound: float) -> float:
-            change = weight.float() - original
-            loss = float(((change @ gram) * change).sum()) / elements
-            return loss
-
-        return quadratic_loss
-
-    return _ForwardLoss(self, x, module, reference, kwargs)
-
-
-class _ForwardLoss:
-    """The loss of a module whose output has to be computed, as `_loss_function` describes it."""
-
-    def __init__(self, processor: Any, x: torch.Tensor, module: torch.nn.Module, reference: Any, kwargs: Any) -> None:
-        import torch
-
-        self._processor, self._module, self._kwargs = processor, module, kwargs
-        self._x = x
-        self._reference = torch.cat(list(processor._iter_reference_output_chunks(x, reference)))
-        self._tokens_apart = not kwargs
-        if self._tokens_apart:  # an MLP: no mask, no positions
-            self._x = x.reshape(-1, x.shape[-1])
-            self._reference = self._reference.reshape(-1, self._reference.shape[-1])
-            self._rows_at_once = _TOKENS_AT_ONCE
-        else:
-            self._rows_at_once = max(1, _TOKENS_AT_ONCE // x.shape[-2])
-
-    def __call__(self, bound: float) -> float:
-        import torch
-
-        losses: list[torch.Tensor] = []
-        total, elements = 0.0, int(self._reference.numel())
-        for expected, output in self._chunks():
-            limits = torch.finfo(output.dtype)
-            change = expected.to(output.device, output.dtype) - output.clip(limits.min, limits.max)
-            losses.append(change.float().square().flatten(1).sum(1))
-            total += float(losses[-1].sum())
-            if total / elements >= bound:
-                break
-        if self._tokens_apart and bound == float("inf"):
-            order = torch.cat(losses).argsort(descending=True)
-            self._x = self._x[order.to(self._x.device)]
-            self._reference = self._reference[order.to(self._reference.device)]
-        return total / elements
-
-    def _chunks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """(expected, found) outputs of as many rows at once as the multiplications are fast with."""
-        processor = self._processor
-        engines_own, processor._quant_batch_size = processor._quant_batch_size, self._rows_at_once
-        try:
-            yield from zip(
-                processor._iter_reference_output_chunks(self._x, self._reference),
-                processor._iter_module_forward_outputs(self._x, self._module, self._kwargs),
-                strict=True,
-            )
-        finally:
-            processor._quant_batch_size = engines_own
-
-
 @contextlib.contextmanager
-def exact_scale_search() -> Iterator[None]:
-    """Have the engine search scales by `compute_best_scale` inside the block."""
+def quadratic_scale_search() -> Iterator[None]:
+    """Have the engine search scales by `compute_best_scale` inside the block, and run no module for it."""
     from gptqmodel.looper.awq_processor import AWQProcessor
 
-    original = AWQProcessor._compute_best_scale
+    names = ("_compute_best_scale", "_iter_module_forward_outputs")
+    originals = {name: getattr(AWQProcessor, name) for name in names}
     AWQProcessor._compute_best_scale = compute_best_scale
+    # What it would compare the modules' outputs with.
+    AWQProcessor._iter_module_forward_outputs = lambda self, *args, **kwargs: iter(())
     try:
         yield
     finally:
-        AWQProcessor._compute_best_scale = original
+        for name, original in originals.items():
+            setattr(AWQProcessor, name, original)

@@ -75,10 +75,10 @@ class AWQ:
 def _overrides(rounding: Literal["compensated", "nearest"]) -> Iterator[None]:
     from quantizers.engines.awq_clip import gram_clip_search
     from quantizers.engines.awq_round import compensated_rounding
-    from quantizers.engines.awq_scale import exact_scale_search
+    from quantizers.engines.awq_scale import quadratic_scale_search
 
     rounded = compensated_rounding() if rounding == "compensated" else gram_clip_search()
-    with rounded, exact_scale_search(), _one_capture_pass():
+    with rounded, quadratic_scale_search(), _one_capture_pass():
         yield
 
 

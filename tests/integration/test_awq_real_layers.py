@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from quantizers.checkpoints.sources import PackageGgufSource, locate_gguf
-from tests.unit.quantizers.test_awq_clip import processor
+from tests.unit.quantizers.test_awq_searches import processor
 
 TEXT = """The ferry left at six, and by the time the fog had lifted we saw the white houses above the cliffs. To bake
 bread you need flour, water, salt and time; the last of these is what most people forget. In 1969 two men walked on the

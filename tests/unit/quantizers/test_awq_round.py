@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.quantizers.test_awq_clip import engine, layer, processor
+from tests.unit.quantizers.test_awq_searches import engine, layer, processor
 
 __all__ = ["engine"]
 
