@@ -1,6 +1,7 @@
 """What quantization settings cost in perplexity: each made by the real stages, dequantized, and read in float32.
 
 Run: python -P benchmarks/quality.py CHECKPOINT TEXT SETTINGS [--threads 2] [--dtype bfloat16] [--work FOLDER]
+         [--categories arithmetic knowledge]
 
 CHECKPOINT is a prepared folder. TEXT is what is predicted: .txt, or .jsonl whose rows have one string; its first 8 rows
 of 512 tokens are read, each beginning as the model expects a text to begin. SETTINGS is a JSON file of method
@@ -9,19 +10,23 @@ entries as in a recipe, those of calibrated methods with a calibration of their 
     {"nf4": {"method": "bnb_nf4"},
      "gptq": {"method": "gptq", "group_size": 64, "calibration": {"source": "self", "samples": 64, "tokens": 128}}}
 
-Perplexity is of whole artifacts on one text; differences of one or two per cent are not evidence.
+Perplexity is of whole artifacts on one text; differences of one or two per cent are not evidence. Categories are of the
+suite `demo`: the share of their items that lm-eval's own `hf` scores as right, of each kind and of all.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from configs.reading.json_text import read_json_lines, read_json_object
+from evals.suites.resolve import ResolvedTask, load_suite, resolve
 from quantizers.base import LinearShapes, QuantizeJob, load_method, parse_config
 from quantizers.calibration.calibration import ROWS_FILE, calibrate
 from quantizers.calibration.config import CalibrateJob
@@ -53,13 +58,41 @@ class Bench:
         tokenizer = AutoTokenizer.from_pretrained(self.folder)
         self.rows = torch.tensor(held_out_rows(arguments.text, tokenizer))
         self.model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32).eval()
+        # Whole: how many items a category has depends on how many there are.
+        self.suite = resolve(load_suite("demo"))
+        self.categories = [one for one in self.suite.suite.categories if one.name in arguments.categories]
+        self.tokenizer = tokenizer
 
     def perplexity(self) -> float:
         """Of the model as its weights are now."""
         return perplexity_of(self.model, self.rows)
 
-    def quantized(self, name: str, setting: dict[str, Any]) -> tuple[float, float, float]:
-        """(perplexity, seconds to calibrate, seconds to quantize) of one setting."""
+    def scores(self) -> dict[str, float]:
+        """`category` and `category, kind` -> share of items that are right, of the model as its weights are now."""
+        if not self.categories:
+            return {}
+        from lm_eval.evaluator import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+
+        tasks = {task.name: task for category in self.categories for task in self.suite.of(category.name)}
+        with contextlib.redirect_stdout(sys.stderr):
+            found = simple_evaluate(
+                model=HFLM(pretrained=self.model, tokenizer=self.tokenizer, batch_size=16),
+                tasks=[task.lm_eval_config() for task in tasks.values()],
+                samples={name: task.sampled_ids(documents_of(task)) for name, task in tasks.items()},
+                bootstrap_iters=0,
+                fewshot_random_seed=self.suite.suite.seed,
+            )["samples"]
+        right: dict[str, list[float]] = defaultdict(list)
+        for category in self.categories:
+            for task in self.suite.of(category.name):
+                for item in found[task.name]:
+                    for name in (category.name, f"{category.name}, {item['doc'].get(category.kind)}"):
+                        right[name].append(float(item[category.metric]))
+        return {name: round(sum(values) / len(values), 3) for name, values in right.items()}
+
+    def quantize(self, name: str, setting: dict[str, Any]) -> tuple[float, float]:
+        """Give the model the weights of one setting; seconds to calibrate and to quantize."""
         setting = dict(setting)
         calibration = setting.pop("calibration", None)
         rows, calibrate_seconds = self._calibrated(calibration) if calibration else (None, 0.0)
@@ -78,7 +111,7 @@ class Bench:
             load_method(config.method).quantize(job, self.clock)
             seconds = time.perf_counter() - start
             take_weights(self.model, Path(output), config.method, self.record.linear_shapes)
-        return self.perplexity(), calibrate_seconds, seconds
+        return calibrate_seconds, seconds
 
     def _calibrated(self, config: dict[str, Any]) -> tuple[Path, float]:
         """The folder with the rows, and how long they took; 0 where they are there already."""
@@ -130,6 +163,12 @@ def held_out_rows(path: Path, tokenizer: Any) -> list[list[int]]:
     return [opening + ids[start : start + size] for start in range(0, ROWS * size, size)]
 
 
+def documents_of(task: ResolvedTask) -> int:
+    """Documents of one of the suite's own tasks: the lines of its file."""
+    split = task.config.get("test_split") or task.config["validation_split"]
+    return len(task.files[split].read_text(encoding="utf-8").splitlines())
+
+
 def main() -> None:
     """Print a line a setting as it is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -138,22 +177,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="bfloat16", help="what the engines work in")
     parser.add_argument("--work", type=Path, help="keeps calibration sets from run to run")
+    parser.add_argument("--categories", nargs="*", default=[], help="of the suite demo, scored beside the perplexity")
     arguments = parser.parse_args()
     settings = read_json_object(arguments.settings)
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
         bench = Bench(arguments, work.resolve())
-        print(json.dumps({"setting": "source", "perplexity": round(bench.perplexity(), 2)}), flush=True)
-        for name, setting in settings.items():
+        for name, setting in {"source": None, **settings}.items():
+            took = {}
             try:
-                perplexity, calibrating, quantizing = bench.quantized(name, setting)
+                if setting is not None:
+                    calibrating, quantizing = bench.quantize(name, setting)
+                    took = {"calibrate_seconds": round(calibrating, 1), "quantize_seconds": round(quantizing, 1)}
+                found = {"setting": name, "perplexity": round(bench.perplexity(), 2)}
+                print(json.dumps(found | took | bench.scores()), flush=True)
             except Exception as error:  # The next setting may do.
                 print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
-                continue
-            found = {"setting": name, "perplexity": round(perplexity, 2)}
-            seconds = {"calibrate_seconds": round(calibrating, 1), "quantize_seconds": round(quantizing, 1)}
-            print(json.dumps(found | seconds), flush=True)
 
 
 if __name__ == "__main__":
