@@ -30,6 +30,10 @@ _PROMPT_TOKENS = 64
 """No prompt of this check has more, whatever the tokenizer."""
 
 
+_ENOUGH_LOOKS = 10
+"""With fewer, a server that had several requests at work may not have been looked at while others waited too."""
+
+
 class BatchingConfig(StrictModel):
     """The load of the batching check, and what it has to show."""
 
@@ -180,9 +184,14 @@ def _gauge_sign(seen: Seen, max_num_seqs: int | None) -> _Sign:
         peak = f"at most {seen.running_peak} requests were at work at once"
         return seen.running_peak > 1, f"{peak}; how many it takes is not known, so nobody was made to wait"
     if seen.gauges is None:
-        return False, f"at most {seen.running_peak} requests were at work and none was ever seen to wait"
-    running, waiting = seen.gauges
-    return running > 1, f"at most {running} requests were at work while {waiting} waited"
+        sign, said = False, f"at most {seen.running_peak} requests were at work and none was ever seen to wait"
+    else:
+        sign, said = seen.gauges.running > 1, (
+            f"at most {seen.gauges.running} requests were at work while {seen.gauges.waiting} waited"
+        )
+    if not sign and seen.running_peak > 1 and seen.gauge_samples < _ENOUGH_LOOKS:
+        return None, f"the server was done after {seen.gauge_samples} looks at its gauges, so timing alone was judged"
+    return sign, said
 
 
 def _order_sign(seen: Seen) -> _Sign:

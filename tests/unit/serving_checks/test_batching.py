@@ -150,6 +150,11 @@ def test_late_requests_have_time_to_end_before_the_long_ones(places):
     [
         ({}, 4, "pass", "4.0 times"),
         ({"gauges": None}, 4, "fail", "none was ever seen to wait"),
+        # Done so soon that the gauges were looked at four times: others waited once, as the first one began.
+        ({"gauges": GaugeSample(1, 7), "gauge_samples": 4}, 4, "pass", "the server was done after 4 looks"),
+        ({"gauges": None, "gauge_samples": 4}, 4, "pass", "timing alone was judged"),
+        ({"gauges": GaugeSample(1, 7), "gauge_samples": 4, "running_peak": 1}, 4, "fail", "at most 1 requests were"),
+        ({"gauges": GaugeSample(1, 7), "gauge_samples": 10}, 4, "fail", "at most 1 requests were at work while 7"),
         ({"gauges": None}, None, "pass", "not known"),
         ({"gauges": None, "running_peak": 1}, None, "fail", "at most 1 requests"),
         ({"gauges": GaugeSample(1, 9)}, 4, "fail", "at most 1 requests were at work while 9 waited"),
