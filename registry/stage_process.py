@@ -62,6 +62,16 @@ def progress_file_of(result_file: Path) -> Path:
     return result_file.with_suffix(".progress")
 
 
+def progress_text(result_file: Path) -> str:
+    """What the process of a job is doing, in words."""
+    try:
+        said = json.loads(progress_file_of(result_file).read_text())
+    except (OSError, ValueError):
+        return "starting"
+    part = str(said["part"]).replace("_", " ")
+    return f"{part} {said['done']}/{said['total']}" if said.get("total") else part
+
+
 def main(table: dict[str, tuple[type[StageJob], StageWork]]) -> int:
     """Run the job whose file is the only argument; `table` maps a stage to its job type and its work.
 

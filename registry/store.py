@@ -204,6 +204,10 @@ class Store:
             return None
         return manifest if manifest.digest == digest else None
 
+    def manifest_file(self, digest: str) -> Path:
+        """The list of the object's files with their digests."""
+        return self._manifest_path(digest)
+
     def _manifest_path(self, digest: str) -> Path:
         return self._manifests / f"{digest.removeprefix('sha256:')}.json"
 

@@ -44,8 +44,11 @@ class Findings:
 class RunObserver(Protocol):
     """Who is told while a run goes on."""
 
-    def on_progress(self, stage: Stage, text: str) -> None:
-        """A few times a second while a stage works."""
+    def on_progress(self, name: str, text: str) -> None:
+        """A few times a second while a stage works, or the recording."""
+
+    def on_doubt(self, text: str) -> None:
+        """Before work, for what may go wrong at its end."""
 
     def on_outcome(self, outcome: StageOutcome, rows: list[Row]) -> None:
         """After each stage, with all rows as far as they are known."""
@@ -58,6 +61,9 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
     run_dir = workspace.new_run_dir(config.name)
     write_text_atomically(run_dir / "config.json", config.model_dump_json(indent=2))
     recording = Recorder(config.tracking, workspace, run_dir, config.deadlines.of_stage("record"))
+    doubt = recording.check()
+    if doubt:
+        observer.on_doubt(doubt)
     with scratch_folder(), recording as recorder:
 
         def before_work() -> None:
@@ -78,7 +84,7 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
             outcomes=outcomes,
             breakdown=time_breakdown(outcomes, time.monotonic() - run.start_seconds),
         )
-        return _recorded(measured, run.context.suite, recorder)
+        return _recorded(measured, run.context.suite, recorder, observer)
 
 
 def _run_stages(
@@ -130,13 +136,16 @@ def _judge_artifact(
     return outcome
 
 
-def _recorded(measured: RunRecord, suite: Suite, recorder: Recorder) -> RunRecord:
-    """Page and MLflow record. MLflow keeps the page as it was when the recording began; the run's folder, the last."""
+def _recorded(measured: RunRecord, suite: Suite, recorder: Recorder, observer: RunObserver) -> RunRecord:
+    """Page, result and MLflow record. The first two wait for no tracking store: they are written before it is asked,
+    and again with its answer. MLflow keeps the page as it was when the recording began."""
     start = time.monotonic()
     record = measured.model_copy(update={"page": write_page(measured, suite)})
-    tracking = recorder.record(record, start)
+    write_sealed(record.run_dir / "result.json", record)
+    ended = recorder.record(record, start, lambda text: observer.on_progress("record", text))
     breakdown = record.breakdown.with_own(RECORDING, time.monotonic() - start)
-    record = record.model_copy(update={"tracking": tracking, "breakdown": breakdown})
+    told = {"tracking": ended.told, "recorded": ended.recorded is not None, "breakdown": breakdown}
+    record = record.model_copy(update=told)
     write_page(record, suite)
     write_sealed(record.run_dir / "result.json", record)
     return record

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from configs.errors import QuantbenchError, StageError
@@ -20,7 +21,7 @@ from registry.contracts import Failure, InspectionRecord, SoundnessRecord, Stage
 from registry.explain import explanation_of
 from registry.store import DamagedObject
 
-OnProgress = Callable[[Stage, str], None]
+OnProgress = Callable[[str, str], None]
 
 
 class Runner:
@@ -58,7 +59,7 @@ class Runner:
 
     def run(self, stage: Stage) -> StageOutcome:
         """Reuse or make one stage's result. A failure is an outcome, so that stages that do not need it go on."""
-        start = time.monotonic()
+        start, started_at = time.monotonic(), datetime.now(UTC)
         self._stages[stage.name] = stage
         how: How
         broken = [name for name in stage.inputs.values() if not _succeeded(self.results.get(name))]
@@ -75,7 +76,8 @@ class Runner:
         self.results[stage.name] = result
         if stage.kind == "soundness" and how == "failed":
             self._stopped_by = stage.name
-        outcome = StageOutcome(name=stage.name, how=how, wall_seconds=time.monotonic() - start, result=result)
+        seconds = time.monotonic() - start
+        outcome = StageOutcome(name=stage.name, how=how, started_at=started_at, wall_seconds=seconds, result=result)
         self._events.append(outcome)
         return outcome
 
@@ -143,7 +145,9 @@ class Runner:
         cached = self._workspace.cache.get(key)
         if stage.is_answered_by(cached, self.results):
             return cached, "reused"
-        with self._workspace.machine_lock(lambda pid: self._on_progress(stage, f"waiting for run of process {pid}")):
+        with self._workspace.machine_lock(
+            lambda pid: self._on_progress(stage.name, f"waiting for run of process {pid}")
+        ):
             # Another run may have made it while this one waited.
             cached = self._workspace.cache.get(key)
             if stage.is_answered_by(cached, self.results):
@@ -183,7 +187,7 @@ class Runner:
                 log_file,
                 env={} if fetches(stage) else OFFLINE,
                 patience=self._context.config.deadlines.of_stage(stage.kind),
-                on_progress=lambda text: self._on_progress(stage, text),
+                on_progress=lambda text: self._on_progress(stage.name, text),
                 interpreter=stage.interpreter,
                 fork_server=self._fork_servers.for_stage(stage) if self._fork_servers else None,
             )

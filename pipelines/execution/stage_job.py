@@ -1,12 +1,10 @@
 """One stage's process, from its job to its result."""
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from configs.errors import StageError
 from pipelines.environments.definition import Environment
@@ -15,7 +13,7 @@ from pipelines.planning.interpreters import Interpreter
 from registry.contracts import StageJob, StageResult
 from registry.contracts.record_types import RECORD_TYPES
 from registry.files import write_text_atomically
-from registry.stage_process import progress_file_of
+from registry.stage_process import progress_file_of, progress_text
 from serving_checks.processes import supervisor
 from serving_checks.processes.endings import death_of
 from serving_checks.processes.pulse import Patience
@@ -61,7 +59,7 @@ def run_job(
             env={**_ENVIRONMENT, **variables, **env},
             patience=patience,
             progress_file=progress_file_of(result_file),
-            on_tick=lambda suspended: on_progress(_progress_text(result_file) + (", suspended" if suspended else "")),
+            on_tick=lambda suspended: on_progress(progress_text(result_file) + (", suspended" if suspended else "")),
             fork_server=fork_server,
         )
     try:
@@ -69,7 +67,7 @@ def run_job(
         if result.failure is None:
             RECORD_TYPES[job.stage].model_validate(result.record)
     except (OSError, ValueError):
-        raise _died(name, finished, _progress_text(result_file), log_file, argv) from None
+        raise _died(name, finished, progress_text(result_file), log_file, argv) from None
     timings = result.timings_seconds
     timings = timings | {"import": timings.get("import", 0.0) + finished.launch_seconds}
     peak = finished.ending.peak_memory_bytes
@@ -96,12 +94,3 @@ def _died(name: str, finished: supervisor.Finished, doing: str, log_file: Path, 
         remedy=f"{death.remedy}; to watch this stage alone: {shlex.join(argv)}",
         blame=death.blame,
     )
-
-
-def _progress_text(result_file: Path) -> str:
-    try:
-        said: dict[str, Any] = json.loads(progress_file_of(result_file).read_text())
-    except (OSError, ValueError):
-        return "starting"
-    part = str(said["part"]).replace("_", " ")
-    return f"{part} {said['done']}/{said['total']}" if said.get("total") else part

@@ -17,9 +17,9 @@ from registry.contracts.base import Record
 from registry.contracts.record_types import RECORD_TYPES
 from registry.explain import explanation_of
 from registry.files import make_way
-from registry.mlflow_backend import sqlite_uri
 from registry.stage_cache import StageCache
 from registry.store import Store
+from registry.tracking.address import sqlite_uri
 from serving_checks.processes.pulse import vitals_of
 
 _LOCK_POLL_SECONDS = 0.5

@@ -16,7 +16,7 @@ from quantizers.base import METHODS, MethodConfig, load_method
 from quantizers.calibration.config import CalibrationConfig
 from quantizers.checkpoints.sources import SourceConfig
 from registry.contracts.base import DType
-from registry.mlflow_names import ExperimentName, RegisteredModelName, TrackingUri
+from registry.tracking.names import ExperimentName, RegisteredModelName, TrackingUri
 from serving_checks.checks.config import ChecksConfig
 from serving_checks.engines.table import AnyServingConfig, default_config
 from serving_checks.load import LoadConfig
@@ -65,6 +65,12 @@ class TrackingConfig(StrictModel):
     experiment: ExperimentName = "quantbench"
     registered_model: RegisteredModelName | None = None
     """Name of the registered model that gets a version an artifact; the recipe's `name` when null."""
+    weights: Literal["workspace", "upload"] = "workspace"
+    """Where versions point: at the artifacts in the workspace (a server, which takes no local path, gets their
+    manifests), or at copies that are uploaded to MLflow's artifact store."""
+    required: bool = False
+    """A store that cannot take the run stops it before work where that is known, and else makes the command end with
+    3."""
 
 
 class RunConfig(StrictModel):

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +45,8 @@ class StageOutcome(Record):
 
     name: str
     how: How
+    started_at: datetime | None = None
+    """In UTC; None in records from before it was kept."""
     wall_seconds: float
     result: StageResult
 

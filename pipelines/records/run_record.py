@@ -4,6 +4,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from configs.errors import StageError
 from pipelines.planning.device import MachineRecord
 from pipelines.records.events import StageOutcome, TimeBreakdown
 from pipelines.records.rows import Row
@@ -17,6 +18,17 @@ class Recorded(Record):
     """In words, with all that a reader needs to find it."""
     run_id: str
     """MLflow's own."""
+    versions: dict[str, str] = {}
+    """Row -> version of the registered model that its artifact is."""
+
+
+class Notes(Record):
+    """What MLflow's own pages say, in Markdown."""
+
+    run: str
+    """Of the run, and of the registered model since it is the last one."""
+    rows: dict[str, str]
+    """Of a row's run, and of the version that its artifact gets."""
 
 
 class RunRecord(Record):
@@ -38,9 +50,13 @@ class RunRecord(Record):
     """`report.html`, which opens offline."""
     tracking: str | None = None
     """Where MLflow has the run, or why it has not."""
+    recorded: bool | None = None
+    """Whether it has; None while it is not done."""
 
     @property
     def exit_code(self) -> int:
-        """0 when every stage is done; else what the first failed stage asks for."""
+        """0 when every stage is done, and recorded where the recipe requires it; else what the first failed stage asks
+        for."""
         failures = [outcome.result.failure for outcome in self.outcomes if outcome.how == "failed"]
-        return next((failure.exit_code for failure in failures if failure), 0)
+        unrecorded = self.recorded is False and self.config.get("tracking", {}).get("required")
+        return next((failure.exit_code for failure in failures if failure), StageError.exit_code if unrecorded else 0)

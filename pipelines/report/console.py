@@ -16,7 +16,6 @@ from rich.text import Text
 
 from evals.suites.suite import Suite
 from pipelines.planning.open_run import OpenRun
-from pipelines.planning.stages import Stage
 from pipelines.records.events import StageOutcome
 from pipelines.records.rows import Row
 from pipelines.records.run_record import RunRecord
@@ -63,15 +62,19 @@ class RunConsole:
         if self._live:
             self._live.stop()
 
-    def on_progress(self, stage: Stage, text: str) -> None:
-        """Remember what the stage does; without a terminal, say so every `HEARTBEAT_SECONDS`."""
+    def on_progress(self, name: str, text: str) -> None:
+        """Remember what a stage, or the recording, does; without a terminal, say so every `HEARTBEAT_SECONDS`."""
         now = time.monotonic()
-        if stage.name != self._stage:
-            self._stage, self._stage_start, self._last_word = stage.name, now, now
+        if name != self._stage:
+            self._stage, self._stage_start, self._last_word = name, now, now
         self._doing = text
         if self._live is None and now - self._last_word >= HEARTBEAT_SECONDS:
             self._last_word = now
-            self._say(f"{stage.name}: {text}, {now - self._stage_start:.0f} s")
+            self._say(f"{name}: {text}, {now - self._stage_start:.0f} s")
+
+    def on_doubt(self, text: str) -> None:
+        """Say it at once."""
+        self._say(text, "yellow")
 
     def on_outcome(self, outcome: StageOutcome, rows: list[Row]) -> None:
         """Print how the stage ended, and without a terminal the row that it completed."""

@@ -6,23 +6,27 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from configs.base import StrictModel
 from configs.names import entry_of
 from pipelines.recipe.run_config import TrackingConfig
 from pipelines.records.rows import Row
-from pipelines.records.run_record import RunRecord
+from pipelines.records.run_record import Notes, Recorded, RunRecord
 from pipelines.stage_programs.serving_metrics import check_tags, doubt_tags, serving_metrics
-from registry.contracts import MeasurementRecord, StageJob, StageResult
-from registry.mlflow_backend import MlflowBackend, RunWriter
+from registry.contracts import ArtifactRecord, MeasurementRecord, StageJob, StageResult
 from registry.stage_process import StageClock, main
 from registry.store import Store
+from registry.tracking.mlflow_backend import MlflowBackend, RunWriter, persistently
 
 RECORDING = "report and record"
 """What a breakdown calls the time for page and MLflow record."""
 
 _POLL_SECONDS = 0.1
+
+_ARTIFACT = "artifact"
+"""Folder of a run's files on a server in which the artifact is, or its manifest."""
 
 CANDIDATE_ALIAS = "candidate"
 """Points at the last artifact of the last run that no gate failed; promotion moves other aliases."""
@@ -32,6 +36,9 @@ class FinishedRun(StrictModel):
     """What a recorder waits for."""
 
     run: RunRecord
+    key: str
+    """Digest of all that is recorded: equal runs are recorded once."""
+    notes: Notes
     start_seconds: float
     """`time.monotonic()`, the machine's clock that all processes share, at the end of the run's breakdown."""
 
@@ -87,80 +94,144 @@ class RecordJob(StageJob):
 def record(job: StageJob, clock: StageClock) -> StageResult:
     """Open MLflow, wait for the end of the run and write it."""
     assert isinstance(job, RecordJob)  # noqa: S101 - the table below says so
-    store = Store(job.store_root)
     with clock.part("import"):
         owner_file = job.result_file.with_name("record.lock").resolve()
         backend = MlflowBackend(job.tracking_uri, job.tracking.experiment, job.artifact_root, owner_file)
     while not job.finished_run_file.exists():
         time.sleep(_POLL_SECONDS)
     finished = FinishedRun.model_validate_json(job.finished_run_file.read_text(encoding="utf-8"))
-    run = finished.run
-    model = job.tracking.registered_model or str(run.config["name"])
     with clock.part("record"), _ENDING.held():
-        tags = {"quantbench.run_id": run.run_id, "quantbench.device": run.machine.device_name}
-        with backend.run(run.run_id, tags) as parent:
+        recorded = persistently(lambda: _record_run(job, backend, finished, clock), backend.tracking_uri)
+    return StageResult(stage="record", record=recorded.model_dump(mode="json"))
+
+
+def _record_run(job: RecordJob, backend: MlflowBackend, finished: FinishedRun, clock: StageClock) -> Recorded:
+    """Write what of the run is not written yet."""
+    run, notes = finished.run, finished.notes
+    model = job.tracking.registered_model or str(run.config["name"])
+    tags = {"quantbench.run_id": run.run_id, "quantbench.device": run.machine.device_name}
+    times = _times(run, [outcome.name for outcome in run.outcomes])
+    versions: dict[str, str] = {}
+    with backend.run(run.run_id, finished.key, tags, began=run.started_at, ended=times[1]) as parent:
+        if not parent.finished:
+            parent.note(notes.run)
             parent.params(_flat(run.config))
             parent.file(run.run_dir / "config.json")
             if run.page:
                 parent.file(run.page)
-            for row in run.rows:
-                _ENDING.between_steps()
-                _record_row(backend, parent, row, model, store)
+            for name, digest, context in _data_of(run):
+                parent.dataset(name, digest, context, f"quantbench-{context}")
+        for number, row in enumerate(run.rows):
+            _ENDING.between_steps()
+            clock.progress("record", number, len(run.rows))
+            version = _record_row(job, backend, parent, row, model, finished)
+            versions |= {row.name: version} if version else {}
+        if versions:
+            backend.describe_model(model, notes.run)
+        if not parent.finished:
             # Last, so that they hold the recording's own time too.
             breakdown = run.breakdown.with_own(RECORDING, time.monotonic() - finished.start_seconds)
             parent.metrics({"wall_seconds": breakdown.wall_seconds, "own_seconds": breakdown.own_seconds})
-    where = f"{job.tracking_uri}, experiment {job.tracking.experiment}, run {parent.run_id}, registered model {model}"
-    return StageResult(stage="record", record={"where": where, "run_id": parent.run_id})
+    where = (
+        f"{backend.tracking_uri}, experiment {job.tracking.experiment}, run {parent.run_id}, registered model {model}"
+    )
+    return Recorded(where=where, run_id=parent.run_id, versions=versions)
 
 
-def _record_row(backend: MlflowBackend, parent: RunWriter, row: Row, model: str, store: Store) -> None:
+def _record_row(
+    job: RecordJob, backend: MlflowBackend, parent: RunWriter, row: Row, model: str, finished: FinishedRun
+) -> str | None:
+    """The version that its artifact got; None where it is none to deploy."""
     sound = {True: "true", False: "false", None: "unknown"}[row.sound]
     tags = {"quantbench.method": row.method, "quantbench.sound": sound}
-    # Of several expectations the worst is told.
-    for check in sorted(row.soundness, key=lambda check: ("pass", "warn", "fail").index(check.outcome)):
-        tags[f"soundness.{check.name}"] = check.outcome
-    if row.artifact:
-        tags |= {
-            "quantbench.artifact_digest": row.artifact.digest,
-            "quantbench.checkpoint_digest": row.artifact.checkpoint_digest,
-            "quantbench.calibration_digest": row.artifact.calibration_digest or "none",
-        }
     if row.verdict:
         tags["quantbench.verdict"] = row.verdict
-    for kept in row.retention.categories if row.retention else []:
-        tags[f"gate.{kept.category}"] = kept.verdict
+    of_run = tags | {
+        f"gate.{kept.category}": kept.verdict for kept in (row.retention.categories if row.retention else [])
+    }
     if row.serving:
-        tags |= check_tags(row.serving)
+        of_run |= check_tags(row.serving) | doubt_tags(row.serving)
+    # Of several expectations the worst is told.
+    for check in sorted(row.soundness, key=lambda check: ("pass", "warn", "fail").index(check.outcome)):
+        of_run[f"soundness.{check.name}"] = check.outcome
     if row.failure:
-        tags["quantbench.failure"] = row.failure[:5000]
-    # Of one measurement, so they stay off the registered version, which a later one may belong to as well.
-    doubts = doubt_tags(row.serving) if row.serving else {}
-    with backend.run(row.name, tags | doubts, parent_run_id=parent.run_id) as child:
+        of_run["quantbench.failure"] = row.failure[:5000]
+    began, ended = _times(finished.run, [f"{kind}:{row.name}" for kind in ("quantize", "inspect", "measure")])
+    note, key = finished.notes.rows[row.name], f"{finished.key}/{row.name}"
+    with backend.run(row.name, key, of_run, began=began, ended=ended, parent_run_id=parent.run_id) as child:
+        if not child.finished:
+            child.note(note)
+            if row.measurement:
+                _record_measurement(child, row.measurement, row)
+            if row.artifact:
+                _record_artifact(child, row.artifact)
+        # What answered the suite and no more tells of the method; it was not loaded, and nobody deploys it.
+        if row.artifact is None or row.measurement is None or row.name != entry_of(row.name):
+            return None
+        digest = row.artifact.digest
+        source = _source(job, backend, child, digest)
+    of_version = tags | {"quantbench.run_id": finished.run.run_id}
+    version = backend.register_version(model, source, child.run_id, digest, of_version, note)
+    if row.verdict != "fail":
+        backend.set_alias(model, CANDIDATE_ALIAS, version)
+    return version
+
+
+def _source(job: RecordJob, backend: MlflowBackend, child: RunWriter, digest: str) -> str:
+    """Where a version's files are. A server takes no local path: it gets the manifest, or the files."""
+    store = Store(job.store_root)
+    if job.tracking.weights == "upload":
+        child.folder(store.path(digest), _ARTIFACT)
+    elif backend.takes_local_paths:
+        return store.path(digest).as_uri()
+    else:
+        child.file(store.manifest_file(digest), _ARTIFACT)
+    return f"{child.artifact_uri.rstrip('/')}/{_ARTIFACT}"
+
+
+def _times(run: RunRecord, names: list[str]) -> tuple[datetime, datetime]:
+    """When the first of some stages began and the last ended; the run's own time where none of them is known."""
+    known = [(one.started_at, one.wall_seconds) for one in run.outcomes if one.name in names and one.started_at]
+    if not known:
+        return run.started_at, run.started_at + timedelta(seconds=run.breakdown.wall_seconds)
+    return min(began for began, _ in known), max(began + timedelta(seconds=seconds) for began, seconds in known)
+
+
+def _data_of(run: RunRecord) -> list[tuple[str, str, str]]:
+    """(name, digest, context) of what the run's models were calibrated and asked with."""
+    found = {}
+    for row in run.rows:
         if row.measurement:
-            _record_measurement(child, row.measurement, row)
-        if row.artifact:
-            child.params(_flat({"method": row.artifact.parameters, "versions": row.artifact.engine_versions}))
-            child.metrics(
-                {
-                    "bits_per_weight": row.artifact.bits_per_weight,
-                    "quantize_seconds": row.artifact.duration_seconds,
-                    "fallback_modules": row.artifact.fallback_count,
-                }
-            )
-            if row.artifact.calibration_digest:
-                child.dataset("calibration", row.artifact.calibration_digest, "calibration", "quantbench-store")
-    # What answered the suite and no more tells of the method; it was not loaded, and nobody deploys it.
-    if row.artifact and row.measurement and row.name == entry_of(row.name):
-        version = backend.register_version(
-            model, store.path(row.artifact.digest), child.run_id, row.artifact.digest, tags
-        )
-        if row.verdict != "fail":
-            backend.set_alias(model, CANDIDATE_ALIAS, version)
+            evaluation = row.measurement.evaluation
+            found[evaluation.suite_digest] = (f"suite-{evaluation.suite}", evaluation.suite_digest, "evaluation")
+        if row.artifact and row.artifact.calibration_digest:
+            found[row.artifact.calibration_digest] = ("calibration", row.artifact.calibration_digest, "calibration")
+    return list(found.values())
+
+
+def _record_artifact(child: RunWriter, artifact: ArtifactRecord) -> None:
+    child.params(_flat({"method": artifact.parameters, "versions": artifact.engine_versions}))
+    child.params(
+        {
+            "artifact.digest": artifact.digest,
+            "artifact.checkpoint_digest": artifact.checkpoint_digest,
+            "artifact.calibration_digest": artifact.calibration_digest,
+        }
+    )
+    child.metrics(
+        {
+            "bits_per_weight": artifact.bits_per_weight,
+            "quantize_seconds": artifact.duration_seconds,
+            "fallback_modules": artifact.fallback_count,
+        }
+    )
+    if artifact.calibration_digest:
+        child.dataset("calibration", artifact.calibration_digest, "calibration", "quantbench-calibration")
 
 
 def _record_measurement(child: RunWriter, measurement: MeasurementRecord, row: Row) -> None:
     serving, evaluation = measurement.serving, measurement.evaluation
-    child.dataset(f"suite-{evaluation.suite}", evaluation.suite_digest, "evaluation", "quantbench-suite")
+    child.dataset(f"suite-{evaluation.suite}", evaluation.suite_digest, "evaluation", "quantbench-evaluation")
     child.params(
         {
             "serving.dtype": serving.dtype,

@@ -186,8 +186,9 @@ def _gauge_sign(seen: Seen, max_num_seqs: int | None) -> _Sign:
     if seen.gauges is None:
         sign, said = False, f"at most {seen.running_peak} requests were at work and none was ever seen to wait"
     else:
-        sign, said = seen.gauges.running > 1, (
-            f"at most {seen.gauges.running} requests were at work while {seen.gauges.waiting} waited"
+        sign, said = (
+            seen.gauges.running > 1,
+            (f"at most {seen.gauges.running} requests were at work while {seen.gauges.waiting} waited"),
         )
     if not sign and seen.running_peak > 1 and seen.gauge_samples < _ENOUGH_LOOKS:
         return None, f"the server was done after {seen.gauge_samples} looks at its gauges, so timing alone was judged"

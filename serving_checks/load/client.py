@@ -89,7 +89,8 @@ class LoadClient:
             log_file=work_dir / "load.log",
             env={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"} | _DIRECTLY,
             fork_server=fork_server,
-            secrets=[key] if key else [],
+            # A fork has the variables that its fork server was started with, and not those of now.
+            secrets={key: os.environ[key]} if key and key in os.environ else {},
         )
 
     def __enter__(self) -> Self:

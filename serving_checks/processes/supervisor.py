@@ -48,7 +48,7 @@ class Supervised:
         cwd: Working directory; this process's own when None.
         grace_seconds: Between SIGTERM and SIGKILL when the command is stopped.
         fork_server: Address of a fork server to start the command from; it is executed where that does not answer.
-        secrets: Names of this process's variables that the command needs and that are shown nowhere.
+        secrets: Further variables, which are shown nowhere.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class Supervised:
         cwd: Path | None = None,
         grace_seconds: float = 10.0,
         fork_server: Path | None = None,
-        secrets: Sequence[str] = (),
+        secrets: Mapping[str, str] | None = None,
     ) -> None:
         self.argv, self.env, self.log_file, self.cwd = list(argv), dict(env or {}), log_file, cwd
         self._grace_seconds = grace_seconds
-        self._fork_server, self._secrets = fork_server, secrets
+        self._fork_server, self._secrets = fork_server, dict(secrets or {})
         self._process: subprocess.Popen[bytes] | ForkedCommand | None = None
         self._memory: PeakMemorySampler | None = None
         self._oom_kills = 0
@@ -82,7 +82,7 @@ class Supervised:
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **self.env},
+                    env={**os.environ, **self.env, **self._secrets},
                     cwd=self.cwd,
                     start_new_session=True,
                     bufsize=0,
@@ -211,9 +211,7 @@ class Supervised:
     def _fork(self, log: int) -> ForkedCommand | None:
         if self._fork_server is None:
             return None
-        # What is executed inherits them; a fork has what the fork server was started with.
-        handed = {name: os.environ[name] for name in self._secrets if name in os.environ}
-        env = {**self.env, **handed}
+        env = {**self.env, **self._secrets}
         return launch(self._fork_server, self.argv, env, self.cwd or Path.cwd(), log, self._grace_seconds)
 
     def _kill_session(self) -> None:

@@ -55,7 +55,7 @@ def test_the_command_line_parses_without_an_engine() -> None:
 @pytest.mark.parametrize(
     ("package", "modules"),
     [
-        ("mlflow", {"registry/mlflow_backend.py"}),
+        ("mlflow", {"registry/tracking/mlflow_backend.py"}),
         ("lm_eval", {"evals/asking/lm_eval_runner.py", "evals/asking/questions.py", "evals/suites/generation.py"}),
         ("vllm", {"serving_checks/load/adapter.py", "serving_checks/engines/vllm_fork_patch.py"}),
     ],

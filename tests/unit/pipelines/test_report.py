@@ -414,7 +414,7 @@ def test_without_a_terminal_each_stage_gets_a_line_and_long_ones_a_heartbeat(mon
         stage = Stage("measure", "int8", {})
         for second in range(0, 70, 5):
             now[0] = float(second)
-            run_console.on_progress(stage, "evaluate 3/700")
+            run_console.on_progress(stage.name, "evaluate 3/700")
         run_console.on_outcome(report_outcomes()[4], report_rows())
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert [line for line in lines if "evaluate 3/700" in line] == [
@@ -432,7 +432,7 @@ def test_on_a_terminal_the_table_is_live() -> None:
     console = Console(file=io.StringIO(), width=160, height=60, force_terminal=True)
     with RunConsole(fake_run(), console) as run_console:
         run_console.on_outcome(report_outcomes()[1], report_rows())
-        run_console.on_progress(Stage("quantize", "int8", {}), "load")
+        run_console.on_progress("quantize:int8", "load")
         assert run_console._live is not None
         run_console._live.refresh()
     text = console.file.getvalue()  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from pipelines.planning import preflight
 from pipelines.planning.context import JobContext
 from pipelines.planning.device import MachineRecord
 from pipelines.planning.plan import plan_stages
-from pipelines.planning.stages import Fingerprints, Stage, stages_of
+from pipelines.planning.stages import Fingerprints, stages_of
 from pipelines.recipe.deadlines import Deadlines
 from pipelines.recipe.run_config import RunConfig
 from pipelines.records.events import StageOutcome
@@ -83,8 +83,8 @@ class Bench:
         made = Runner(context, self.workspace, self.workspace.new_run_dir("test"), self._on_progress)
         return {stage.name: made.run(stage) for stage in stages_of(config, MACHINE, FINGERPRINTS)}
 
-    def _on_progress(self, stage: Stage, text: str) -> None:
-        self.progress.append(f"{stage.name} {text}")
+    def _on_progress(self, name: str, text: str) -> None:
+        self.progress.append(f"{name} {text}")
 
     @property
     def executed(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Names that MLflow takes, known before work: it would refuse others when everything is measured.
+"""Names and addresses that MLflow takes, known before work: it would refuse others when everything is measured.
 
 The rules are those of mlflow/utils/validation.py (3.17) and of the columns of its database, without importing it, which
 takes seconds; a test holds them against MLflow's own.
@@ -6,10 +6,12 @@ takes seconds; a test holds them against MLflow's own.
 
 import re
 from typing import Annotated
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainSerializer
 
 from configs.quantities import Label
+from registry.tracking.address import without_password
 
 _LONGEST_NAME = 250
 _REFUSED = "/:'\""
@@ -32,9 +34,16 @@ def _tracking_uri(uri: str) -> str:
     # `postgresql+psycopg2` names the driver too. Without a scheme it is a folder.
     if match and match["scheme"].partition("+")[0] not in _SCHEMES:
         raise ValueError(f"there is no tracking store {match['scheme']}: in MLflow, only {', '.join(_SCHEMES)}")
+    try:
+        query = urlsplit(uri).query if match else ""
+    except ValueError as error:
+        raise ValueError(f"it is no address: {error}") from None
+    if any("password" in key.casefold() for key, _ in parse_qsl(query, keep_blank_values=True)):
+        raise ValueError("a password stands as user:password@host, where it is left out of what is kept and shown")
     return uri
 
 
 ExperimentName = Annotated[Label, Field(max_length=_LONGEST_NAME, pattern=r"\S")]
 RegisteredModelName = Annotated[Label, Field(max_length=_LONGEST_NAME), AfterValidator(_model_name)]
-TrackingUri = Annotated[Label, AfterValidator(_tracking_uri)]
+TrackingUri = Annotated[Label, AfterValidator(_tracking_uri), PlainSerializer(without_password, return_type=str)]
+"""Written anywhere, it is without its password."""

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from registry.mlflow_names import ExperimentName, RegisteredModelName, TrackingUri
+from registry.tracking.names import ExperimentName, RegisteredModelName, TrackingUri
 
 NAMES = [
     "tiny",
