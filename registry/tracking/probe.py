@@ -4,19 +4,21 @@ Databases are read (tables of MLflow 3), servers asked over their REST API; of o
 """
 
 import base64
-import json
 import os
 import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import closing
+from http.client import HTTPException
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
+from configs.reading.json_text import parse_json
 from registry.tracking.address import PASSWORD_VARIABLE, credentials_apart, is_server, sqlite_file
 
 _PATIENCE_SECONDS = 10.0
+_MOST_BYTES = 8 << 20
 
 
 class NoAnswerError(Exception):
@@ -79,12 +81,12 @@ def _ask(uri: str, path: str, parameters: Mapping[str, str]) -> dict[str, Any] |
     request = urllib.request.Request(place, headers=_who(os.environ | variables))  # noqa: S310 - http or https
     try:
         with urllib.request.urlopen(request, timeout=_PATIENCE_SECONDS) as response:  # noqa: S310 - http or https
-            answer = json.load(response)
+            answer = parse_json(response.read(_MOST_BYTES))
     except urllib.error.HTTPError as error:
         if error.code == 404 and b"RESOURCE_DOES_NOT_EXIST" in error.read():
             return None
         raise NoAnswerError(f"it answered {error.code} {error.reason}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise NoAnswerError(str(getattr(error, "reason", error))) from error
     if not isinstance(answer, dict) or not answer.keys() & {"experiment", "run"}:
         raise NoAnswerError("it does not answer as an MLflow server does")

@@ -74,7 +74,6 @@ PARSES_OUR_OWN = {
     "evals/asking/request_cache.py",
     "evals/asking/request_plan.py",
     "serving_checks/processes/fork_server.py",
-    "pipelines/execution/stage_job.py",
 }
 
 

@@ -62,7 +62,7 @@ def compared(baseline: StageResult, artifact: StageResult, suite: object, worksp
 class NoProcess:
     """Of `Supervised`: the recorder's process."""
 
-    def __init__(self, argv: list[str], *, log_file: Path, env: dict[str, str]) -> None:
+    def __init__(self, argv: list[str], *, log_file: Path, **variables: object) -> None:
         self._job_file, self._log_file = Path(argv[-1]), log_file
 
     def start(self) -> "NoProcess":
@@ -73,7 +73,7 @@ class NoProcess:
 
     def stop(self) -> None: ...
 
-    def attend(self, patience: object) -> int:
+    def attend(self, *ignored: object) -> int:
         result_file = Path(json.loads(self._job_file.read_text())["result_file"])
         result = StageResult(stage="record", record={"where": "an MLflow", "run_id": "1"})
         write_text_atomically(result_file, result.model_dump_json())

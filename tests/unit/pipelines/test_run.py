@@ -82,7 +82,9 @@ class FakeMlflow:
 
     def run(self, name: str, key: str, tags: dict[str, str], **times: Any) -> Any:
         told: dict[str, Any] = {}
-        writer = SimpleNamespace(run_id=name, key=key, tags=tags, told=told, metrics=told.update, **times)
+        writer = SimpleNamespace(
+            run_id=name, finished=False, key=key, tags=tags, told=told, metrics=told.update, **times
+        )
         writer.params = writer.file = writer.dataset = writer.note = lambda *ignored: None
         self.runs[name] = writer
         return nullcontext(writer)
