@@ -45,7 +45,8 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 def _of_row(row: Row, baseline: Row, told: Sequence[Sentence]) -> list[str]:
     """One artifact beside the baseline, a line a category."""
-    lines = [_said(one) for one in told if one.name == row.name]
+    # MLflow's list of versions shows the first line of a description, and no marks in it.
+    lines = [f"{_escaped(one.name)} {_escaped(one.text)}\n" for one in told if one.name == row.name]
     if row.retention:
         lines += ["", *_rows_of_a_table(["category", "baseline", "artifact", "kept [95 %]", "verdict"])]
         for kept in row.retention.categories:
