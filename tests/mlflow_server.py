@@ -12,15 +12,18 @@ from serving_checks.server import free_port
 
 
 @contextmanager
-def mlflow_server(folder: Path, backend: str | None = None) -> Iterator[tuple[str, Supervised]]:
+def mlflow_server(
+    folder: Path, backend: str | None = None, port: int | None = None
+) -> Iterator[tuple[str, Supervised]]:
     """Its address and its process.
 
     Args:
         folder: Gets the database, the artifacts and the log.
         backend: A database's address; SQLite in `folder` when None.
+        port: A free one when None.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port(None)
+    port = free_port(port)
     argv = [
         sys.executable,
         "-P",

@@ -121,6 +121,10 @@ class Recorder:
             start_seconds: `time.monotonic()` at the end of `record.breakdown`; the recorder adds the time since then.
             on_progress: Called a few times a second with what is being done.
         """
+        with self._workspace.recording_lock(lambda pid: on_progress(f"waiting for the record of process {pid}")):
+            return self._record(record, start_seconds, on_progress)
+
+    def _record(self, record: RunRecord, start_seconds: float, on_progress: Callable[[str], None]) -> Ended:
         facts = {"rows": [row.model_dump(mode="json") for row in record.rows], "config": record.config}
         run = digest_of(facts | {"uri": self._uri})
         key = StageKey(stage="record", stage_version=_RECORD_VERSION, config={"run": run}, inputs={}, libraries={})

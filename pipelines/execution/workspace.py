@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from configs.errors import RequestError
@@ -91,16 +91,22 @@ class Workspace:
         directory.mkdir(parents=True)
         return directory
 
-    @contextmanager
-    def machine_lock(self, on_wait: Callable[[str], None]) -> Iterator[None]:
-        """Hold the machine for one stage: a measurement beside other work measures the other work.
+    def machine_lock(self, on_wait: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Hold the machine for one stage: a measurement beside other work measures the other work."""
+        return self._lock("machine.lock", on_wait)
 
-        The kernel drops the lock when its holder dies, however it dies.
+    def recording_lock(self, on_wait: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Record one run at a time: of two equal ones the second finds the first."""
+        return self._lock("record.lock", on_wait)
+
+    @contextmanager
+    def _lock(self, name: str, on_wait: Callable[[str], None]) -> Iterator[None]:
+        """The kernel drops the lock when its holder dies, however it dies.
 
         Args:
             on_wait: Called with the holder's process id when the lock is taken, and again if somebody stops it.
         """
-        path = self.root / "machine.lock"
+        path = self.root / name
         make_way(path)
         with path.open("a+", errors="replace") as file:
             told = ""

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -278,3 +279,40 @@ def test_who_requires_a_record_is_told_by_the_exit_code(tmp_path: Path) -> None:
     required = RunRecord.model_validate(record.model_dump() | {"config": {"tracking": {"required": True}}})
     assert required.exit_code == 3
     assert required.model_copy(update={"recorded": True}).exit_code == 0
+
+
+def test_two_equal_runs_at_once_are_recorded_once(tmp_path: Path, uri: str) -> None:
+    lab = Lab(tmp_path, uri)
+    with ThreadPoolExecutor(3) as pool:
+        told = [one.result() for one in [pool.submit(lab.record) for _ in range(3)]]
+    assert sorted("recorded before" in one for one in told) == [False, True, True]
+    assert len(lab.runs()) == 1 + len(lab.run.rows)
+    assert len(lab.versions()) == 3
+
+
+def test_a_server_that_dies_amid_a_record(tmp_path: Path) -> None:
+    """And one whose artifacts cannot be written: both are told, and the same command goes on."""
+    folder = tmp_path / "server"
+    with mlflow_server(folder) as (uri, process):
+        lab = Lab(tmp_path / "work", uri)
+        with lab.recorder() as recorder, ThreadPoolExecutor(1) as pool:
+            recording = pool.submit(recorder.record, lab.run, time.monotonic())
+            while len(lab.runs()) < 3:
+                time.sleep(0.05)
+            for pid in _all_below(process.pid):
+                os.kill(pid, signal.SIGKILL)
+            ended = recording.result()
+    assert ended.recorded is None
+    assert "did not answer" in ended.told
+    assert "goes on where this stopped" in ended.told
+    (folder / "artifacts").rename(folder / "kept")
+    (folder / "artifacts").write_text("in the way")
+    port = int(uri.rsplit(":", 1)[1])
+    with mlflow_server(folder, port=port):
+        assert "not recorded in MLflow" in lab.record()
+        (folder / "artifacts").unlink()
+        (folder / "kept").rename(folder / "artifacts")
+        assert "registered model" in lab.record()
+        assert {run.info.status for run in lab.runs()} == {"FINISHED"}
+        assert len(lab.runs()) == 1 + len(lab.run.rows)
+        assert len(lab.versions()) == 3
