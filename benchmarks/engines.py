@@ -26,8 +26,10 @@ from pipelines.environments.definition import environment_named
 from pipelines.environments.making import in_use
 from pipelines.records.run_record import RunRecord
 from quantizers.engines.column_rounding import order_of_groups, round_columns
+from quantizers.engines.gptqmodel_engine import import_engine
 from registry.contracts import CheckpointRecord
 from registry.contracts.base import format_of
+from registry.sealed import read_sealed
 
 GROUP, BITS, DAMP = 64, 4, 0.01
 _AUTOGPTQ = """\
@@ -253,7 +255,8 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(arguments.threads)
-    record = RunRecord.model_validate_json(arguments.result.read_text(encoding="utf-8"))
+    import_engine(arguments.threads)
+    record = read_sealed(arguments.result, RunRecord)
     models = Models(record, arguments.text)
     one_layer(models, arguments.layer, arguments.threads)
     artifacts(record, models)

@@ -63,6 +63,9 @@ Seed = Annotated[int, AfterValidator(Within(0, 2**32 - 1)), _NUMBER]
 Seconds = Annotated[float, AfterValidator(Within(0, 30 * 86_400)), _NUMBER]
 Minutes = Annotated[float, AfterValidator(Within(0, 365 * 24 * 60)), _NUMBER]
 Gibibytes = Annotated[float, AfterValidator(Within(0, 65_536)), _NUMBER]
+Mebibytes = Annotated[float, AfterValidator(Within(0, 64 * 1024 * 1024)), _NUMBER]
+Price = Annotated[float, AfterValidator(Within(0, 1_000_000_000)), _NUMBER]
+"""In any currency."""
 Share = Annotated[float, AfterValidator(Within(0, 1)), _NUMBER]
 """Of a whole."""
 Ratio = Annotated[float, AfterValidator(Within(0, 1_000_000)), _NUMBER]

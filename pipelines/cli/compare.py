@@ -18,11 +18,11 @@ from evals.judging.retention import compare, policy_of
 from evals.suites.resolve import load_suite
 from evals.suites.suite import Suite
 from pipelines.cli import VERDICT_EXIT_CODES
+from pipelines.execution.finished_runs import last_run
 from pipelines.execution.workspace import Workspace
 from pipelines.records.run_record import RunRecord
 from pipelines.report.console import print_comparison
 from registry.contracts import EvaluationRecord, MeasurementRecord, StageResult
-from registry.sealed import DamagedFile, read_sealed
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Print the comparison; 0 when every category passes, 1 when one fails, 4 when one is inconclusive."""
     workspace = Workspace(Path(args.workspace))
-    last_run = _last_run(workspace)
-    baseline, artifact = _comparable(
-        _find(args.baseline, workspace, last_run), _find(args.artifact, workspace, last_run)
-    )
+    last = last_run(workspace)
+    baseline, artifact = _comparable(_find(args.baseline, workspace, last), _find(args.artifact, workspace, last))
     for one in (baseline, artifact):
         workspace.store.open(one.object_digest)
-    suite = _suite(args.suite, baseline.evaluation, last_run)
+    suite = _suite(args.suite, baseline.evaluation, last)
     measured = baseline.evaluation, baseline.samples_file, artifact.evaluation, artifact.samples_file
     retention = compare(*measured, policy_of(suite))
     found = characterize(retention, paired(*measured))
@@ -74,28 +72,18 @@ def execute(args: argparse.Namespace) -> int:
     return VERDICT_EXIT_CODES[retention.verdict]
 
 
-def _last_run(workspace: Workspace) -> RunRecord | None:
-    """The newest run that came to its end and whose record is whole; None where there is none."""
-    for path in sorted(workspace.root.glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime, reverse=True):
-        try:
-            return read_sealed(path, RunRecord)
-        except (FileNotFoundError, DamagedFile) as error:
-            logger.warning("%s; names are those of the run before it", error)
-    return None
-
-
-def _find(wanted: str, workspace: Workspace, last_run: RunRecord | None) -> list[Measured]:
+def _find(wanted: str, workspace: Workspace, last: RunRecord | None) -> list[Measured]:
     """Every measurement of the model, the newest first.
 
     Raises:
         RequestError: No model is called so, or several are, or it was not measured.
     """
-    outcomes = {one.name: one for one in last_run.outcomes} if last_run else {}
+    outcomes = {one.name: one for one in last.outcomes} if last else {}
     names = [name.removeprefix("measure:") for name in outcomes if name.startswith("measure:")]
     if wanted in names:
         found = _measured(wanted, outcomes[f"measure:{wanted}"].result, workspace)
         if found is None:
-            failures = [row.failure for row in last_run.rows if row.name == wanted and row.failure] if last_run else []
+            failures = [row.failure for row in last.rows if row.name == wanted and row.failure] if last else []
             raise RequestError(
                 f"{wanted} was not measured in the last run{''.join(f': {text}' for text in failures)}",
                 remedy="mend that and run its recipe again, or name another model",

@@ -8,6 +8,7 @@ from typing import Protocol
 from configs.errors import QuantbenchError
 from configs.names import BASELINE, baseline_in
 from evals.suites.suite import Suite
+from pipelines.decision.recommend import recommend
 from pipelines.execution.baseline import check_measured, refuse_unsound
 from pipelines.execution.comparison import compare_measured, import_ahead
 from pipelines.execution.fork_servers import ForkServers
@@ -73,13 +74,15 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
         with ForkServers(config, machine, run_dir / "logs") as fork_servers:
             runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers, before_work)
             outcomes, found = _run_stages(run, runner, workspace, observer)
+        rows = rows_of(run, runner.results, found)
         measured = RunRecord(
             run_id=run_dir.name,
             run_dir=run_dir,
             started_at=run.started_at,
             config=config.as_json(),
             machine=run.context.machine,
-            rows=rows_of(run, runner.results, found),
+            rows=rows,
+            recommendation=recommend(rows, config.policy, config.recommend),
             left_out=run.left_out,
             outcomes=outcomes,
             breakdown=time_breakdown(outcomes, time.monotonic() - run.start_seconds),

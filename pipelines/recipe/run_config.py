@@ -11,6 +11,7 @@ from evals.judging.expectation import Expectation
 from evals.statistics.sequential import LookPlan
 from evals.suites.local_data import DataConfig
 from pipelines.recipe.deadlines import Deadlines
+from pipelines.recipe.policy import Policy, RecommendConfig
 from pipelines.recipe.tune_config import TuneConfig
 from quantizers.base import METHODS, MethodConfig, load_method
 from quantizers.calibration.config import CalibrationConfig
@@ -105,6 +106,10 @@ class RunConfig(StrictModel):
     environments: dict[Label, LocalPath] = {}
     """Stage or method name -> environment, for engines that cannot live beside ours: the name of one in
     `environments/`, made at its first use, or the path of an interpreter of your own, such as `venv/bin/python`."""
+    policy: Policy = Policy()
+    """What an artifact has to be besides good enough; nothing is measured for it."""
+    recommend: RecommendConfig = RecommendConfig()
+    """What is looked for among the artifacts that keep it."""
     deadlines: Deadlines = Deadlines()
     """When to give up on what does not get on; no part of any key."""
     tracking: TrackingConfig = TrackingConfig()
@@ -137,6 +142,19 @@ class RunConfig(StrictModel):
             if not load_method(method).needs_calibration:
                 raise ValueError(
                     f"`replicates` of {name} would all be the same bytes: {method} looks at no calibration"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _speeds_that_are_asked_for_are_measured(self) -> Self:
+        levels = self.load.concurrencies
+        wanted = [limit.concurrency for limit in self.policy.loads]
+        wanted += [self.recommend.concurrency] if self.recommend.concurrency is not None else []
+        for level in wanted:
+            if level not in levels:
+                raise ValueError(
+                    f"a speed with {level} requests at a time is asked for, and `load` measures"
+                    f" {', '.join(map(str, levels)) or 'no closed loop'}"
                 )
         return self
 

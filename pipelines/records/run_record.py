@@ -6,6 +6,7 @@ from typing import Any
 
 from configs.errors import StageError
 from pipelines.planning.device import MachineRecord
+from pipelines.records.decision import RecommendationRecord
 from pipelines.records.events import StageOutcome, TimeBreakdown
 from pipelines.records.rows import Row
 from registry.contracts.base import Record
@@ -41,6 +42,8 @@ class RunRecord(Record):
     config: dict[str, Any]
     machine: MachineRecord
     rows: list[Row]
+    recommendation: RecommendationRecord | None = None
+    """None in records from before there was one."""
     left_out: dict[str, str] = {}
     """Optional entry of the recipe -> why this machine cannot serve it."""
     outcomes: list[StageOutcome]

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from evals.suites.suite import Suite
 from pipelines.planning.open_run import OpenRun
+from pipelines.records.decision import RecommendationRecord
 from pipelines.records.events import StageOutcome
 from pipelines.records.rows import Row
 from pipelines.records.run_record import RunRecord
@@ -134,11 +135,31 @@ def print_record(console: Console, record: RunRecord, suite: Suite) -> None:
     for sentence in sentences(record.rows):
         console.print(Text.assemble(_text(sentence.name, f"bold {_STYLES[sentence.tone]}"), " ", _text(sentence.text)))
     console.print()
+    if record.recommendation:
+        print_recommendation(console, record.recommendation)
+        console.print()
     _print_times(console, record)
     _print_failures(console, record)
     for what, where in (("report", record.page), ("MLflow", record.tracking), ("logs", record.run_dir / "logs")):
         if where:
             console.print(_text(f"{what}: {where}"), soft_wrap=True)
+
+
+def print_recommendation(console: Console, found: RecommendationRecord) -> None:
+    """Print what to take, why not the others, and what comes next."""
+    for one in found.candidates:
+        if one.name == found.choice:
+            continue
+        why = [limit for limit in one.limits if limit.outcome == one.outcome] if one.outcome != "pass" else []
+        told = "; ".join(f"{limit.limit}: {limit.reason}" for limit in why)
+        told = told or (
+            f"keeps all limits; {one.beaten_by} is as good or better in all" if one.beaten_by else "would do"
+        )
+        verdict = _text(one.outcome, _STYLES[VERDICT_TONES[one.outcome]])
+        console.print(Text.assemble(_text(one.name, "bold"), " ", verdict, ", ", _text(told)))
+    tones: dict[str, Tone] = {"artifact": "good", "undecided": "warn", "none": "bad"}
+    console.print(Text.assemble(_text("recommended: ", f"bold {_STYLES[tones[found.kind]]}"), _text(found.sentence)))
+    console.print(Text.assemble(_text("next: ", "bold"), _text(found.next_step)), soft_wrap=True)
 
 
 def print_comparison(

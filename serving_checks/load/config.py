@@ -103,6 +103,11 @@ class LoadConfig(StrictModel):
     deadline_seconds: Seconds = Field(default=1800.0, gt=0)
     """For all load tests of one model together."""
 
+    @property
+    def concurrencies(self) -> list[int]:
+        """Levels of the closed loop."""
+        return [level for one in self.profiles if isinstance(one, Concurrent) for level in one.levels]
+
     @model_validator(mode="after")
     def _can_be_run(self) -> Self:
         if self.highest_concurrency > self.requests:

@@ -1,0 +1,43 @@
+"""`quantbench recommend [RUN]`"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import get_args
+
+from rich.console import Console
+
+from pipelines.cli import VERDICT_EXIT_CODES
+from pipelines.decision.recommend import recommend
+from pipelines.execution.finished_runs import run_named
+from pipelines.execution.workspace import Workspace
+from pipelines.recipe.policy import Goal, Policy, RecommendConfig
+from pipelines.report.console import print_recommendation
+from registry.contracts.comparison import Verdict
+
+HELP = "say which artifact of a run to take, and why not the others"
+
+_OUTCOMES: dict[str, Verdict] = {"artifact": "pass", "undecided": "inconclusive", "none": "fail"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which run, and what for."""
+    parser.add_argument("run", nargs="?", help="a run's id or its beginning; default: the last run of the workspace")
+    goals = get_args(Goal)
+    parser.add_argument("--goal", choices=goals, metavar="GOAL", help=f"{', '.join(goals)}; default: the recipe's")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Print the recommendation; 0 for an artifact, 1 where the baseline stays, 4 where it is undecided."""
+    record = run_named(Workspace(Path(args.workspace)), args.run)
+    # A recipe from before there were policies has the default one.
+    policy = Policy.model_validate(record.config.get("policy", {}))
+    config = RecommendConfig.model_validate(
+        record.config.get("recommend", {}) | ({"goal": args.goal} if args.goal else {})
+    )
+    found = recommend(record.rows, policy, config)
+    if args.json:
+        print(json.dumps(found.model_dump(mode="json"), indent=2))
+    else:
+        print_recommendation(Console(), found)
+    return VERDICT_EXIT_CODES[_OUTCOMES[found.kind]]

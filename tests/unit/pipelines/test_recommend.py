@@ -1,0 +1,225 @@
+"""Which artifact is recommended: limits first, then what nothing beats, then the goal; undecided is an answer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from rich.console import Console
+
+from pipelines.cli import main
+from pipelines.decision.recommend import recommend
+from pipelines.recipe.policy import Policy, RecommendConfig
+from pipelines.records.decision import RecommendationRecord
+from pipelines.records.rows import Row
+from pipelines.report.console import print_recommendation
+from pipelines.report.page import render_page
+from registry.contracts import CheckRecord
+from registry.contracts.comparison import Verdict
+from registry.sealed import write_sealed
+from tests.records import check_record
+from tests.unit.pipelines.report_records import SUITE, WRITTEN, report_record, report_rows
+from tests.unit.pipelines.test_runner import run_config
+
+
+def judged(row: Row, verdict: Verdict, kept: float | None = None, spread: float = 0.01) -> Row:
+    """The row with another verdict, and what it kept of every category."""
+    assert row.retention is not None
+    categories = []
+    for one in row.retention.categories:
+        share = {"retention": kept, "chance_corrected_retention": kept} if kept is not None else {}
+        if kept is not None:
+            bounds = {"low": kept - spread, "high": kept + spread}
+            share |= {f"{name}_{end}": value for name in list(share) for end, value in bounds.items()}
+        categories.append(one.model_copy(update={**share, "verdict": verdict, "items_to_decide": None}))
+    update = {"categories": categories, "verdict": verdict, "verdict_reason": f"it was judged {verdict}."}
+    return row.model_copy(update={"retention": row.retention.model_copy(update=update)})
+
+
+def three(**kept: float) -> list[Row]:
+    """A baseline and three artifacts that pass; int8 is the largest, nf4 the smallest, gptq the fastest."""
+    baseline, int8, nf4, gptq, _ = report_rows()
+    passing = (judged(row, "pass", kept.get(row.name, 0.99)) for row in (int8, nf4, gptq))
+    # Proofs about two of the servers failed.
+    return [baseline, *(checked(row, []) for row in passing)]
+
+
+def checked(row: Row, checks: list[CheckRecord]) -> Row:
+    assert row.measurement is not None
+    serving = row.measurement.serving.model_copy(update={"checks": checks})
+    return row.model_copy(update={"measurement": row.measurement.model_copy(update={"serving": serving})})
+
+
+def asked(rows: list[Row], policy: dict[str, Any] | None = None, **config: Any) -> RecommendationRecord:
+    # int8's load at 8 is invalid in these rows.
+    return recommend(
+        rows, Policy.model_validate(policy or {}), RecommendConfig.model_validate({"concurrency": 4} | config)
+    )
+
+
+@pytest.mark.parametrize(
+    ("goal", "choice"),
+    # How much memory nf4's weights take is not known of it, so they have freed none.
+    [("fastest", "gptq"), ("smallest", "nf4"), ("most users", "gptq"), ("most accurate", "int8")],
+)
+def test_the_goal_chooses(goal: str, choice: str) -> None:
+    found = asked(three(int8=0.999, nf4=0.96, gptq=0.97), goal=goal)
+    assert (found.kind, found.choice) == ("artifact", choice)
+    assert found.digest is not None
+    assert found.next_step.startswith("quantbench artifacts verify ")
+    assert f"take {choice}, the {goal} of those" in found.sentence
+    assert [one.outcome for one in found.candidates] == ["pass"] * 3
+
+
+def test_of_those_that_are_not_surely_worse_the_faster_is_taken() -> None:
+    close = asked(three(int8=0.985, nf4=0.97, gptq=0.98))
+    assert close.choice == "gptq", "its interval reaches int8's value"
+    apart = asked(three(int8=0.999, nf4=0.97, gptq=0.98))
+    assert apart.choice == "int8"
+
+
+def test_what_is_beaten_in_all_is_told_by_whom() -> None:
+    found = asked(three(int8=0.97, nf4=0.97, gptq=0.98), goal="smallest")
+    by = {one.name: one.beaten_by for one in found.candidates}
+    assert by == {"int8": "gptq", "nf4": None, "gptq": None}
+    # Of two that are alike none beats the other.
+    rows = three()
+    twin = rows[3].model_copy(update={"name": "twin"})
+    assert [one.beaten_by for one in asked([*rows, twin]).candidates][2:] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("policy", "name", "limit", "outcome", "said"),
+    [
+        ({"size_mib": 120}, "int8", "size", "fail", "take 155 MiB, allowed are 120"),
+        ({"memory_mib": 1}, "gptq", "memory", "fail", "MiB, allowed are 1"),
+        ({"loads": [{"concurrency": 4, "of_baseline": 1.0}]}, "nf4", "load at 4", "fail", "0.27 times the baseline's"),
+        (
+            {"loads": [{"concurrency": 4, "output_tokens_per_second": 60}]},
+            "int8",
+            "load at 4",
+            "fail",
+            "44.0 output tokens/s, asked for are 60",
+        ),
+        ({"loads": [{"concurrency": 4, "ttft_p50_seconds": 0.1}]}, "nf4", "load at 4", "fail", "TTFT p50 272 ms"),
+        ({"loads": [{"concurrency": 4, "tpot_p99_seconds": 9.0}]}, "nf4", "load at 4", "pass", "TPOT p99"),
+        (
+            {"loads": [{"concurrency": 8, "of_baseline": 0.1}]},
+            "int8",
+            "load at 8",
+            "inconclusive",
+            "the client counted",
+        ),
+        ({"loads": [{"concurrency": 5, "of_baseline": 0.1}]}, "int8", "load at 5", "inconclusive", "was not loaded so"),
+    ],
+)
+def test_limits(policy: dict[str, Any], name: str, limit: str, outcome: Verdict, said: str) -> None:
+    found = asked(three(), policy)
+    (one,) = [one for one in found.candidates if one.name == name]
+    (told,) = [told for told in one.limits if told.limit == limit]
+    assert told.outcome == outcome
+    assert said in told.reason
+    assert one.outcome == outcome
+    if outcome != "pass":
+        assert found.choice != name
+
+
+def test_checks_and_fallbacks() -> None:
+    rows = three()
+    rows[1] = checked(rows[1], [check_record("batching", "fail")])
+    (int8, *_) = asked(rows).candidates
+    assert [one.limit for one in int8.limits if one.outcome == "fail"] == ["checks"]
+    (int8, *_) = asked(rows, {"checks": False}).candidates
+    assert int8.outcome == "pass"
+
+
+def test_what_is_not_sound_or_not_good_enough_is_rejected_with_its_reason() -> None:
+    found = recommend(report_rows(), Policy(), RecommendConfig(concurrency=4))
+    reasons = {one.name: [told.reason for told in one.limits if told.outcome == "fail"] for one in found.candidates}
+    assert found.choice == "int8"
+    assert "arithmetic" in reasons["nf4"][0]
+    assert reasons["awq"] == [
+        "inspect:awq: the artifact did not pass its inspection: weight_agreement: lowest correlation 0.31"
+    ]
+
+
+def test_nothing_to_take() -> None:
+    baseline, int8, *_ = three()
+    found = asked([baseline, judged(int8, "fail")])
+    assert (found.kind, found.choice, found.digest) == ("none", None, None)
+    assert "serve the baseline" in found.sentence
+
+
+def test_undecided_says_how_many_items_would_decide() -> None:
+    baseline, int8, nf4, _ = three()
+    open_one = judged(int8, "inconclusive")
+    assert open_one.retention is not None
+    first, *others = open_one.retention.categories
+    told = [first.model_copy(update={"items_to_decide": 1234}), *others]
+    open_one = open_one.model_copy(update={"retention": open_one.retention.model_copy(update={"categories": told})})
+    found = asked([baseline, open_one, judged(nf4, "fail")])
+    assert found.kind == "undecided"
+    assert "int8 may" in found.sentence
+    assert f"{first.category}: 1,234" in found.next_step
+    # What surely passes is taken before what may.
+    assert asked([baseline, open_one, nf4]).choice == "nf4"
+
+
+def test_replicates_are_no_candidates() -> None:
+    rows = three()
+    again = rows[3].model_copy(update={"name": "gptq+2"})
+    assert [one.name for one in asked([*rows, again]).candidates] == ["int8", "nf4", "gptq"]
+
+
+def test_cheapest_has_a_price() -> None:
+    found = asked(three(), goal="cheapest", price_per_hour=3.6)
+    assert found.choice == "gptq"
+    assert f"{3.6 / 71.0 / 3600 * 1e6:,.2f} a million output tokens" in found.sentence
+    with pytest.raises(ValidationError, match="needs `price_per_hour`"):
+        RecommendConfig(goal="cheapest")
+
+
+def test_a_recipe_asks_for_speeds_that_it_measures() -> None:
+    assert run_config(policy={"loads": [{"concurrency": 4, "of_baseline": 0.5}]}).policy.loads
+    for wrong in ({"policy": {"loads": [{"concurrency": 5, "of_baseline": 0.5}]}}, {"recommend": {"concurrency": 5}}):
+        with pytest.raises(ValidationError, match="with 5 requests at a time is asked for, and `load` measures 1, 4"):
+            run_config(**wrong)
+    with pytest.raises(ValidationError, match="a load without a limit says nothing"):
+        run_config(policy={"loads": [{"concurrency": 4}]})
+
+
+def test_it_stands_in_terminal_and_page(tmp_path: Path) -> None:
+    found = recommend(report_rows(), Policy(), RecommendConfig(goal="fastest", concurrency=4))
+    console = Console(record=True, width=200, file=None, quiet=False)
+    with console.capture() as capture:
+        print_recommendation(console, found)
+    said = capture.get()
+    assert "recommended: take int8, the fastest" in said
+    assert "nf4 fail, quality: " in said
+    record = report_record(tmp_path, recommendation=found)
+    page = render_page(record, SUITE, WRITTEN)
+    assert "<strong>Recommended:</strong> take int8, the fastest" in page
+    assert "Recommended:" not in render_page(report_record(tmp_path), SUITE, WRITTEN)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = tmp_path / "workspace" / "runs" / "one"
+    run_dir.mkdir(parents=True)
+    record = report_record(run_dir)
+    write_sealed(run_dir / "result.json", record)
+    place = ["--workspace", str(tmp_path / "workspace")]
+    assert main(["recommend", *place]) == 0
+    assert "recommended: take int8" in capsys.readouterr().out
+    assert main(["recommend", "on", "--goal", "smallest", "--json", *place]) == 0
+    assert json.loads(capsys.readouterr().out)["goal"] == "smallest"
+    strict = record.model_copy(update={"config": record.config | {"policy": {"size_mib": 1}}})
+    write_sealed(run_dir / "result.json", strict)
+    assert main(["recommend", *place]) == 1
+    assert "serve the baseline" in capsys.readouterr().out
+    assert main(["recommend", "two", *place]) == 2
+    assert "no finished run" in capsys.readouterr().err
+    (run_dir / "result.json").write_text("{}")
+    assert main(["recommend", *place]) == 2
+    assert main(["recommend", "one", *place]) == 2
+    assert main(["recommend", "--workspace", str(tmp_path / "nowhere")]) == 2
