@@ -1,0 +1,192 @@
+"""Who moved which alias of a registered model, when, why, and what stood behind it: an append-only table.
+
+Aliases in MLflow are pointers that anybody may move, without a word of who and why. Here each move is a row whose primary
+key is (model, stream, sequence): whoever moves says after which row, and of two that move at once one is refused by
+the database, whatever machines they are on. A row holds the digest of the row before it, so that a row which was
+edited, left out or put in later is found by `verify`.
+
+A stream is an alias, or the approval of one artifact: approving is a status of its own and moves nothing.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, Text, create_engine, insert, select
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from configs.errors import StageError
+from registry.contracts.base import Record
+from registry.hashing import digest_of
+from registry.tracking.address import scrubbed, with_password, without_password
+
+Kind = Literal["request", "approve", "reject", "promote", "rollback", "adopt"]
+"""adopt: somebody moved the alias in MLflow itself, and the ledger was told so."""
+
+_LOCKED_SECONDS = 30.0
+_TABLE = Table(
+    "quantbench_ledger",
+    MetaData(),
+    Column("model", String(250), primary_key=True),
+    Column("stream", String(250), primary_key=True),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String(16), nullable=False),
+    Column("at", String(40), nullable=False),
+    Column("who", String(250), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("version_from", String(32)),
+    Column("version_to", String(32)),
+    Column("artifact", String(80)),
+    Column("verdict", String(80)),
+    Column("override", Text),
+    Column("previous", String(80)),
+    Column("digest", String(80), nullable=False),
+)
+
+
+class Entry(Record):
+    """One row."""
+
+    model: str
+    stream: str
+    """`alias:<name>`, or `approval:<artifact's digest>`."""
+    sequence: int
+    """1 for the first of its stream."""
+    kind: Kind
+    at: datetime
+    """By the clock of who wrote it; the order is that of `sequence`."""
+    who: str
+    why: str
+    version_from: str | None = None
+    version_to: str | None = None
+    """Of the registered model; None where an alias was taken away."""
+    artifact: str | None = None
+    """Digest of the artifact that `version_to` is."""
+    verdict: str | None = None
+    """Digest of the record that it was judged by."""
+    override: str | None = None
+    """Why it was moved although the policy forbids it."""
+    previous: str | None = None
+    """Digest of the row before; None for the first."""
+    digest: str = ""
+    """Of all the above."""
+
+    def sealed(self) -> "Entry":
+        """With the digest of what it holds."""
+        return self.model_copy(update={"digest": self.own_digest})
+
+    @property
+    def own_digest(self) -> str:
+        return digest_of(self.model_dump(mode="json", exclude={"digest", "schema_version"}))
+
+
+class MovedMeanwhileError(Exception):
+    """Somebody else wrote the row that was to be written: look again, and decide again."""
+
+
+class Ledger:
+    """The table, wherever it is.
+
+    Args:
+        uri: An SQLAlchemy address; a password in it is shown nowhere.
+
+    Raises:
+        StageError: The database does not answer.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._shown = without_password(uri)
+        whole = with_password(uri)
+        waiting = {"timeout": _LOCKED_SECONDS} if whole.startswith("sqlite") else {}
+        with self._explained("opening"):
+            self._engine: Engine = create_engine(whole, connect_args=waiting)
+            _TABLE.create(self._engine, checkfirst=True)
+
+    def append(self, entry: Entry, after: Entry | None) -> Entry:
+        """Write `entry` as the next row of its stream.
+
+        Args:
+            entry: `sequence`, `previous` and `digest` are filled in here.
+            after: The row that was the last one when this was decided; None for a stream without any.
+
+        Raises:
+            MovedMeanwhileError: It is not the last one any more; nothing was written.
+        """
+        place = {"sequence": after.sequence + 1, "previous": after.digest} if after else {"sequence": 1}
+        row = entry.model_copy(update=place).sealed()
+        values = row.model_dump(mode="json", exclude={"schema_version"})
+        try:
+            with self._explained("writing"), self._engine.begin() as connection:
+                connection.execute(insert(_TABLE).values(**values))
+        except IntegrityError as error:
+            raise MovedMeanwhileError(f"{entry.model}, {entry.stream}: row {row.sequence} is there") from error
+        return row
+
+    def last(self, model: str, stream: str) -> Entry | None:
+        """The last row of a stream."""
+        query = (
+            select(_TABLE)
+            .where(_TABLE.c.model == model, _TABLE.c.stream == stream)
+            .order_by(_TABLE.c.sequence.desc())
+            .limit(1)
+        )
+        with self._reading() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else _entry(dict(row))
+
+    def entries(self, model: str, stream: str | None = None) -> list[Entry]:
+        """All rows of a model, or of one stream of it, each stream in its order."""
+        query = select(_TABLE).where(_TABLE.c.model == model)
+        if stream is not None:
+            query = query.where(_TABLE.c.stream == stream)
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(_TABLE.c.stream, _TABLE.c.sequence)).mappings().all()
+        return [_entry(dict(row)) for row in rows]
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._explained("reading"), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            why = scrubbed(str(error).partition("\n")[0], with_password(self._uri))
+            raise StageError(
+                f"{doing} the ledger {self._shown} failed: {why}",
+                remedy="see that the database is there and answers, then give the same command again: a move is written"
+                " whole or not at all",
+                blame="machine",
+            ) from error
+
+
+def faults_of(entries: list[Entry]) -> list[str]:
+    """What is wrong with the rows of one stream, in their order; empty for a chain that is whole."""
+    found: list[str] = []
+    before: Entry | None = None
+    for place, entry in enumerate(entries, 1):
+        name = f"{entry.stream}, row {entry.sequence}"
+        if entry.sequence != place:
+            found.append(f"{name}: row {place} is missing")
+            return found
+        if entry.digest != entry.own_digest:
+            found.append(f"{name}: it was changed after it was written")
+        if entry.previous != (before.digest if before else None):
+            found.append(f"{name}: it does not follow the row before it")
+        before = entry
+    return found
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    return Entry.model_validate(row)
