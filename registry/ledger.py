@@ -1,19 +1,19 @@
 """Who moved which alias of a registered model, when, why, and what stood behind it: an append-only table.
 
-Aliases in MLflow are pointers that anybody may move, without a word of who and why. Here each move is a row whose primary
-key is (model, stream, sequence): whoever moves says after which row, and of two that move at once one is refused by
-the database, whatever machines they are on. A row holds the digest of the row before it, so that a row which was
-edited, left out or put in later is found by `verify`.
+Aliases in MLflow are pointers that anybody may move, without a word of who and why. Here each move is a row whose
+primary key is (model, stream, sequence): whoever moves says after which row, and of two that move at once one is
+refused by the database, whatever machines they are on. A row holds the digest of the row before it, so that a row which
+was edited, left out or put in later is found by `faults_of`.
 
 A stream is an alias, or the approval of one artifact: approving is a status of its own and moves nothing.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, Text, create_engine, insert, select
+from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, Text, create_engine, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
@@ -44,6 +44,16 @@ _TABLE = Table(
     Column("previous", String(80)),
     Column("digest", String(80), nullable=False),
 )
+
+
+_PROJECTED = Table(
+    "quantbench_projected",
+    _TABLE.metadata,
+    Column("model", String(250), primary_key=True),
+    Column("stream", String(250), primary_key=True),
+    Column("sequence", Integer, nullable=False),
+)
+"""How far MLflow's alias follows: a row that is not there yet is told from an alias that somebody else moved."""
 
 
 class Entry(Record):
@@ -103,7 +113,7 @@ class Ledger:
         waiting = {"timeout": _LOCKED_SECONDS} if whole.startswith("sqlite") else {}
         with self._explained("opening"):
             self._engine: Engine = create_engine(whole, connect_args=waiting)
-            _TABLE.create(self._engine, checkfirst=True)
+            _TABLE.metadata.create_all(self._engine)
 
     def append(self, entry: Entry, after: Entry | None) -> Entry:
         """Write `entry` as the next row of its stream.
@@ -146,6 +156,20 @@ class Ledger:
             rows = connection.execute(query.order_by(_TABLE.c.stream, _TABLE.c.sequence)).mappings().all()
         return [_entry(dict(row)) for row in rows]
 
+    def projected(self, model: str, stream: str) -> int:
+        """Sequence of the row that MLflow's alias was last put to; 0 for none."""
+        query = select(_PROJECTED.c.sequence).where(_PROJECTED.c.model == model, _PROJECTED.c.stream == stream)
+        with self._reading() as connection:
+            return int(connection.execute(query).scalar() or 0)
+
+    def set_projected(self, entry: Entry) -> None:
+        """MLflow's alias is where this row says."""
+        mine = (_PROJECTED.c.model == entry.model, _PROJECTED.c.stream == entry.stream)
+        with self._explained("writing"), self._engine.begin() as connection:
+            if not connection.execute(update(_PROJECTED).where(*mine).values(sequence=entry.sequence)).rowcount:
+                values = {"model": entry.model, "stream": entry.stream, "sequence": entry.sequence}
+                connection.execute(insert(_PROJECTED).values(**values))
+
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         with self._explained("reading"), self._engine.connect() as connection:
@@ -182,10 +206,6 @@ def faults_of(entries: list[Entry]) -> list[str]:
             found.append(f"{name}: it does not follow the row before it")
         before = entry
     return found
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _entry(row: dict[str, Any]) -> Entry:
