@@ -1,7 +1,7 @@
 """Moves aliases of a registered model: decided by policy and approval, written into the ledger, then shown in MLflow.
 
-The ledger comes first. MLflow's alias is a projection of it: where a crash came between, the next command puts it right;
-where somebody moved it in MLflow, that is told, and nothing is overwritten.
+The ledger comes first. MLflow's alias is a projection of it: where a crash came between, the next command puts it
+right; where somebody moved it in MLflow, that is told, and nothing is overwritten.
 """
 
 import json
@@ -178,30 +178,36 @@ class ModelRegistry:
         ).model_copy(update={"version_from": last.version_to})
         return self._moved(entry, last, alias)
 
-    def reconciled(self, alias: str, adopt: bool = False) -> Entry | None:
+    def reconciled(self, alias: str) -> Entry | None:
         """The alias's last row, MLflow's alias being where it says.
-
-        Args:
-            adopt: Take a move that was made in MLflow into the ledger.
 
         Raises:
             RequestError: Somebody moved the alias in MLflow.
         """
-        stream = f"alias:{alias}"
-        last, there = self.ledger.last(self.model, stream), self._there(alias)
+        last, there = self.ledger.last(self.model, f"alias:{alias}"), self._there(alias)
         if last is None or there == last.version_to:
             return last
-        if self.ledger.projected(self.model, stream) < last.sequence:
+        if self.ledger.projected(self.model, last.stream) < last.sequence:
             self._project(last, alias)
             return last
-        if not adopt:
-            raise RequestError(
-                f"{alias} of {self.model} points at version {there or 'none'} in MLflow, and the ledger says"
-                f" {last.version_to or 'none'}: somebody moved it there",
-                remedy=f"quantbench registry adopt {alias} takes their move into the ledger; or move it back in MLflow",
-            )
+        raise RequestError(
+            f"{alias} of {self.model} points at version {there or 'none'} in MLflow, and the ledger says"
+            f" {last.version_to or 'none'}: somebody moved it there",
+            remedy=f"quantbench registry adopt {alias} takes their move into the ledger; or move it back in MLflow",
+        )
+
+    def adopt(self, alias: str) -> Entry:
+        """Take a move that was made in MLflow into the ledger.
+
+        Raises:
+            RequestError: MLflow's alias is where the ledger says.
+        """
+        stream = f"alias:{alias}"
+        last, there = self.ledger.last(self.model, stream), self._there(alias)
+        if there == (last.version_to if last else None):
+            raise RequestError(f"{alias} is where the ledger says", remedy="nothing is to be done")
         entry = self._entry(stream, "adopt", "it was moved in MLflow", to=there)
-        adopted = self._append(entry.model_copy(update={"version_from": last.version_to}), last)
+        adopted = self._append(entry.model_copy(update={"version_from": last.version_to if last else None}), last)
         self.ledger.set_projected(adopted)
         return adopted
 
@@ -255,7 +261,7 @@ class ModelRegistry:
         except NoAnswerError as error:
             raise StageError(
                 f"MLflow does not answer for {self.model}: {error}",
-                remedy="start it and give the same command again: what the ledger holds is shown in MLflow by the next one",
+                remedy="start it and give the same command again: the next one shows in MLflow what the ledger holds",
                 blame="machine",
             ) from error
 

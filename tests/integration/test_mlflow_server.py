@@ -23,7 +23,8 @@ from pipelines.report.notes import notes_of
 from pipelines.stage_programs.record import FinishedRun
 from registry.files import write_text_atomically
 from registry.hashing import Manifest, manifest_of
-from registry.tracking.probe import NoAnswerError, experiment_stage, holds_run
+from registry.tracking.probe import experiment_stage, holds_run
+from registry.tracking.rest import NoAnswerError
 from serving_checks.processes.pulse import UNBOUNDED
 from serving_checks.processes.supervisor import Supervised
 from tests.mlflow_server import mlflow_server
