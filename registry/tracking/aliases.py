@@ -39,7 +39,8 @@ def version_of(uri: str, model: str, digest: str) -> str | None:
 def alias_of(uri: str, model: str, alias: str) -> str | None:
     """The version that an alias points at; None for one that is not set."""
     if is_server(uri):
-        found = ask(uri, "registered-models/alias", {"name": model, "alias": alias})
+        place = {"name": model, "alias": alias}
+        found = ask(uri, "registered-models/alias", place, absent=f"alias {alias} not found")
         return str(found["model_version"]["version"]) if found else None
     with _database(uri) as connection:
         row = connection.execute(
@@ -67,11 +68,10 @@ def move_alias(uri: str, model: str, alias: str, version: str | None) -> None:
         ).fetchone()
         if there is None:
             raise NoAnswerError(f"there is no version {version} of {model}")
-        connection.execute(
-            "INSERT INTO registered_model_aliases (name, alias, version) VALUES (?, ?, ?)"
-            " ON CONFLICT (name, alias) DO UPDATE SET version = excluded.version",
-            (model, alias, int(version)),
-        )
+        place = (int(version), model, alias)
+        moved = connection.execute("UPDATE registered_model_aliases SET version = ? WHERE name = ? AND alias = ?", place)
+        if not moved.rowcount:
+            connection.execute("INSERT INTO registered_model_aliases (version, name, alias) VALUES (?, ?, ?)", place)
 
 
 @contextmanager

@@ -22,7 +22,11 @@ class NoAnswerError(Exception):
 
 
 def ask(
-    uri: str, path: str, parameters: Mapping[str, str], method: Literal["GET", "POST", "DELETE"] = "GET"
+    uri: str,
+    path: str,
+    parameters: Mapping[str, str],
+    method: Literal["GET", "POST", "DELETE"] = "GET",
+    absent: str = "RESOURCE_DOES_NOT_EXIST",
 ) -> dict[str, Any] | None:
     """A server's answer; None where it says that there is no such thing.
 
@@ -30,6 +34,7 @@ def ask(
         uri: Of the server, with its password.
         path: Below /api/2.0/mlflow/.
         parameters: In the address of a GET, as JSON else.
+        absent: What an error says where there is no such thing.
 
     Raises:
         NoAnswerError: It cannot be reached, refuses, or does not answer as an MLflow server does.
@@ -47,7 +52,7 @@ def ask(
             answer = parse_json(response.read(_MOST_BYTES))
     except urllib.error.HTTPError as error:
         said = error.read(_MOST_BYTES)
-        if error.code in (400, 404) and b"RESOURCE_DOES_NOT_EXIST" in said:
+        if error.code in (400, 404) and absent.encode() in said:
             return None
         raise NoAnswerError(f"it answered {error.code} {error.reason}: {_message(said)}") from error
     except (OSError, ValueError, HTTPException) as error:
