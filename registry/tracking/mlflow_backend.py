@@ -36,6 +36,8 @@ _LONGEST_PARAM = 6000
 _MOST_METRICS = 1000
 """MLflow takes no more in one batch."""
 _MOST_PARAMS = 100
+_LONGEST_TEXT = 5000
+"""Of a description (mlflow/store/model_registry/dbmodels/models.py). SQLite takes longer ones, others do not."""
 _KEY = "quantbench.key"
 """Tag: what a run is about. There is one run of a key."""
 _OWNER = "quantbench.recorder"
@@ -180,16 +182,16 @@ class MlflowBackend:
             if version.tags.get(_DIGEST) == digest:
                 for key, value in tags.items():
                     self._client.set_model_version_tag(model, version.version, key, value)
-                self._client.update_model_version(model, version.version, description)
+                self._client.update_model_version(model, version.version, shortened(description))
                 return str(version.version)
         made = self._client.create_model_version(
-            model, source, run_id=run_id, tags={**tags, _DIGEST: digest}, description=description
+            model, source, run_id=run_id, tags={**tags, _DIGEST: digest}, description=shortened(description)
         )
         return str(made.version)
 
     def describe_model(self, model: str, description: str) -> None:
         """What a registered model's page says of it, in Markdown."""
-        self._client.update_registered_model(model, description)
+        self._client.update_registered_model(model, shortened(description))
 
     def set_alias(self, model: str, alias: str, version: str) -> None:
         """Point `models:/<model>@<alias>` at a version."""
@@ -223,6 +225,15 @@ def persistently(work: Callable[[], _T], tracking_uri: str) -> _T:
                 ) from error
             time.sleep(pause)
     raise AssertionError("the last try returns or raises")
+
+
+def shortened(markdown: str) -> str:
+    """A text of whole lines that MLflow's databases take."""
+    if len(markdown) <= _LONGEST_TEXT:
+        return markdown
+    ending = "\n\n(The rest is on the run's page.)"
+    begin = markdown[: _LONGEST_TEXT - len(ending)]
+    return (begin.rpartition("\n")[0] or begin) + ending
 
 
 def deleted_experiment(experiment: str, tracking_uri: str) -> StageError:
@@ -307,7 +318,7 @@ class RunWriter:
 
     def note(self, markdown: str) -> None:
         """What the run's page says of it."""
-        self._client.set_tag(self.run_id, _NOTE, markdown)
+        self._client.set_tag(self.run_id, _NOTE, shortened(markdown))
 
     def params(self, values: Mapping[str, object]) -> None:
         """Log parameters; values are cut at MLflow's limit."""

@@ -203,6 +203,8 @@ def _order_sign(seen: Seen) -> _Sign:
             f"the order of ends says nothing: a long answer ended after {shortest_long} tokens, "
             f"a late one after {longest_late}"
         )
+    if min(answer.ended_at for answer in seen.long) < max(answer.sent_at for answer in seen.late):
+        return None, "the order of ends says nothing: a long answer was done before the last late request was sent"
     every = len(seen.late)
     said = f"{seen.overtaking} of {every} late short requests ended before the long early ones"
     return seen.overtaking == every, said

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from configs.errors import StageError
 from registry.tracking.address import sqlite_uri
-from registry.tracking.mlflow_backend import MlflowBackend, RunWriter
+from registry.tracking.mlflow_backend import MlflowBackend, RunWriter, shortened
 from registry.tracking.probe import holds_run
 
 pytestmark = pytest.mark.engine
@@ -93,6 +93,17 @@ def test_places_outside_a_workspace_stay_as_they_are(tmp_path: Path) -> None:
     theirs = moved.get_experiment_by_name("theirs")
     assert theirs is not None
     assert theirs.artifact_location == (tmp_path / "elsewhere").as_uri()
+
+
+def test_descriptions_are_as_long_as_every_database_takes_them() -> None:
+    rows = "\n".join(f"| row {number} | {'x' * 90} |" for number in range(60))
+    cut = shortened(rows)
+    assert len(cut) <= 5000 < len(rows)
+    *lines, empty, last = cut.split("\n")
+    assert set(lines) <= set(rows.split("\n")), "whole lines"
+    assert (empty, last) == ("", "(The rest is on the run's page.)")
+    assert shortened("short") == "short"
+    assert len(shortened("y" * 6000)) <= 5000
 
 
 def test_an_experiment_that_was_deleted_is_told(tmp_path: Path) -> None:

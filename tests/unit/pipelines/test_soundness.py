@@ -13,7 +13,7 @@ from evals.suites.resolve import load_suite
 from pipelines.execution import run as runs
 from pipelines.execution import runner
 from pipelines.execution.baseline import MOST_KL_NATS, check_served
-from pipelines.execution.recording import Recorder
+from pipelines.execution.recording import Ended, Recorder
 from pipelines.execution.run import execute_run
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.context import JobContext
@@ -24,7 +24,7 @@ from pipelines.report.summary import sentences
 from registry.contracts import PromptAgreement, SoundnessCheck, TokenAgreementRecord
 from tests.unit.pipelines.report_records import report_record, report_rows
 from tests.unit.pipelines.test_report import page_of, printed
-from tests.unit.pipelines.test_run import FakeMlflow, Silent
+from tests.unit.pipelines.test_run import FakeMlflow, Silent, finished
 from tests.unit.pipelines.test_runner import FINGERPRINTS, INT8, MACHINE, run_config
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -42,7 +42,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setattr(runs, "check_rules", lambda *_: None)
     monkeypatch.setattr(runs, "import_ahead", lambda: None)
     monkeypatch.setattr(Recorder, "start", lambda self: None)
-    monkeypatch.setattr(Recorder, "record", lambda *_: "nowhere")
+    monkeypatch.setattr(Recorder, "record", lambda *_: Ended("nowhere"))
     found = Workspace(tmp_path / "workspace")
     found.create()
     return found
@@ -175,7 +175,8 @@ def test_mlflow_is_told_of_the_baseline(tmp_path: Path, monkeypatch: pytest.Monk
     ]
     row = rows[0].model_copy(update={"soundness": checks})
     blocked = rows[1].model_copy(update={"measurement": None, "artifact": None, "blocked_by": "soundness"})
+    handed = finished(report_record(tmp_path, rows=[row, blocked]), 0.0)
     for one in (row, blocked):
-        _record_row(mlflow, SimpleNamespace(run_id="parent"), one, "m", None)  # type: ignore[arg-type]
+        _record_row(None, mlflow, SimpleNamespace(run_id="parent"), one, "m", handed)  # type: ignore[arg-type]
     assert mlflow.runs["baseline"].tags["soundness.expected"] == "fail"
     assert mlflow.runs[blocked.name].tags["quantbench.sound"] == "unknown"

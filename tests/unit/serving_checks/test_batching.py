@@ -19,8 +19,8 @@ CONFIG = BatchingConfig(answer_tokens=8, concurrency=8, sample_seconds=0.01, dea
 STEP = ("--tpot-seconds", "0.01")
 
 
-def answer(ended_at: float, tokens: int) -> StreamedAnswer:
-    return StreamedAnswer(0.0, [ended_at], tokens)
+def answer(ended_at: float, tokens: int, sent_at: float = 0.0) -> StreamedAnswer:
+    return StreamedAnswer(sent_at, [ended_at], tokens)
 
 
 def seen(**changed) -> Seen:
@@ -153,6 +153,8 @@ def test_late_requests_have_time_to_end_before_the_long_ones(places):
         # Done so soon that the gauges were looked at four times: others waited once, as the first one began.
         ({"gauges": GaugeSample(1, 7), "gauge_samples": 4}, 4, "pass", "the server was done after 4 looks"),
         ({"gauges": None, "gauge_samples": 4}, 4, "pass", "timing alone was judged"),
+        # Nothing was left to overtake.
+        ({"late": [answer(9.0, 8, sent_at=5.2)]}, 4, "not_run", "was done before the last late request was sent"),
         ({"gauges": GaugeSample(1, 7), "gauge_samples": 4, "running_peak": 1}, 4, "fail", "at most 1 requests were"),
         ({"gauges": GaugeSample(1, 7), "gauge_samples": 10}, 4, "fail", "at most 1 requests were at work while 7"),
         ({"gauges": None}, None, "pass", "not known"),
