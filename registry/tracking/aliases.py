@@ -69,7 +69,9 @@ def move_alias(uri: str, model: str, alias: str, version: str | None) -> None:
         if there is None:
             raise NoAnswerError(f"there is no version {version} of {model}")
         place = (int(version), model, alias)
-        moved = connection.execute("UPDATE registered_model_aliases SET version = ? WHERE name = ? AND alias = ?", place)
+        moved = connection.execute(
+            "UPDATE registered_model_aliases SET version = ? WHERE name = ? AND alias = ?", place
+        )
         if not moved.rowcount:
             connection.execute("INSERT INTO registered_model_aliases (version, name, alias) VALUES (?, ?, ?)", place)
 
