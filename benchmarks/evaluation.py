@@ -35,7 +35,7 @@ import psutil
 from evals.asking.lm_eval_runner import prepare
 from evals.samples import read_samples
 from evals.suites.local_data import DataConfig
-from evals.suites.resolve import ResolvedSuite, ResolvedTask, resolve
+from evals.suites.resolve import ResolvedSuite, resolve
 from evals.suites.suite import Category, Suite
 from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.planning.stages import installed_versions
@@ -158,7 +158,7 @@ def by_lm_eval(way: str, request: ServerRequest, resolved: ResolvedSuite, batch_
             model=way,
             model_args=arguments,
             tasks=[task.lm_eval_config() for task in resolved.tasks],
-            samples={task.name: task.sampled_ids(documents_of(task)) for task in resolved.tasks},
+            samples={task.name: task.sampled_ids(task.documents or 0) for task in resolved.tasks},
             bootstrap_iters=0,
             fewshot_random_seed=resolved.suite.seed,
         )
@@ -187,12 +187,6 @@ def name_the_cpu_build() -> None:
 def likelihoods_of(item: dict[str, Any]) -> list[float]:
     """Of each choice, in nats; none for a text."""
     return [float(answer[0]) for answer in item["filtered_resps"] if isinstance(answer, list | tuple)]
-
-
-def documents_of(task: ResolvedTask) -> int:
-    """How many documents the task has; its file's lines, without building it."""
-    split = task.config.get("test_split") or task.config["validation_split"]
-    return len(task.files[split].read_text(encoding="utf-8").splitlines())
 
 
 class Clock:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.reading.json_text import read_json_lines, read_json_object
-from evals.suites.resolve import ResolvedTask, load_suite, resolve
+from evals.suites.resolve import load_suite, resolve
 from quantizers.base import LinearShapes, QuantizeJob, load_method, parse_config
 from quantizers.calibration.calibration import ROWS_FILE, calibrate
 from quantizers.calibration.config import CalibrateJob
@@ -79,7 +79,7 @@ class Bench:
             found = simple_evaluate(
                 model=HFLM(pretrained=self.model, tokenizer=self.tokenizer, batch_size=16),
                 tasks=[task.lm_eval_config() for task in tasks.values()],
-                samples={name: task.sampled_ids(documents_of(task)) for name, task in tasks.items()},
+                samples={name: task.sampled_ids(task.documents or 0) for name, task in tasks.items()},
                 bootstrap_iters=0,
                 fewshot_random_seed=self.suite.suite.seed,
             )["samples"]
@@ -161,12 +161,6 @@ def held_out_rows(path: Path, tokenizer: Any) -> list[list[int]]:
     size = TOKENS - len(opening)
     ids = tokenizer(text[: 40 * ROWS * TOKENS], add_special_tokens=False)["input_ids"]
     return [opening + ids[start : start + size] for start in range(0, ROWS * size, size)]
-
-
-def documents_of(task: ResolvedTask) -> int:
-    """Documents of one of the suite's own tasks: the lines of its file."""
-    split = task.config.get("test_split") or task.config["validation_split"]
-    return len(task.files[split].read_text(encoding="utf-8").splitlines())
 
 
 def main() -> None:

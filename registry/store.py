@@ -147,7 +147,7 @@ class Store:
 
     def discard(self, digest: str) -> None:
         """Remove an object with all that is known of it; harmless where there is none."""
-        for path in (self._manifest_path(digest), self._verified_path(digest)):
+        for path in (self.manifest_file(digest), self._verified_path(digest)):
             if not path.is_dir():
                 path.unlink(missing_ok=True)
         with owned_folder(self._staging) as folder:
@@ -194,21 +194,18 @@ class Store:
         ]
 
     def _write_manifest(self, manifest: Manifest) -> None:
-        write_text_atomically(self._manifest_path(manifest.digest), manifest.model_dump_json(indent=2))
+        write_text_atomically(self.manifest_file(manifest.digest), manifest.model_dump_json(indent=2))
 
     def _manifest(self, digest: str) -> Manifest | None:
         """The object's manifest; None where it is not there or is not the one that the digest is of."""
         try:
-            manifest = Manifest.model_validate_json(self._manifest_path(digest).read_text(encoding="utf-8"))
+            manifest = Manifest.model_validate_json(self.manifest_file(digest).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return manifest if manifest.digest == digest else None
 
     def manifest_file(self, digest: str) -> Path:
         """The list of the object's files with their digests."""
-        return self._manifest_path(digest)
-
-    def _manifest_path(self, digest: str) -> Path:
         return self._manifests / f"{digest.removeprefix('sha256:')}.json"
 
     def _verified_path(self, digest: str) -> Path:

@@ -55,10 +55,14 @@ class ResolvedTask:
         return config | {"custom_dataset": local_dataset} if self.files else config
 
     @property
+    def documents(self) -> int | None:
+        """How many there are; None where the rows are not local."""
+        return sum(1 for _ in rows_of(_scored_file(self), self.name)) if self.files else None
+
+    @property
     def items(self) -> int | None:
         """How many of its documents are scored; None where neither a limit nor local rows tell."""
-        documents = sum(1 for _ in rows_of(_scored_file(self), self.name)) if self.files else None
-        return min((count for count in (self.limit, documents) if count is not None), default=None)
+        return min((count for count in (self.limit, self.documents) if count is not None), default=None)
 
     def kinds(self, field: str | None) -> list[str] | None:
         """What the field of each scored document says, empty without a field; None where the rows are not local."""

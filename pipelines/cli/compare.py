@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import json
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,8 +22,6 @@ from pipelines.execution.workspace import Workspace
 from pipelines.records.run_record import RunRecord
 from pipelines.report.console import print_comparison
 from registry.contracts import EvaluationRecord, MeasurementRecord, StageResult
-
-logger = logging.getLogger(__name__)
 
 HELP = "say what B kept of A, category by category; both are models that were measured in the workspace"
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pipelines.recipe.policy import LoadLimit, Policy
-from pipelines.records.decision import LimitOutcome
+from pipelines.records.decision import LimitOutcome, worst_of
 from pipelines.records.rows import Row
 from registry.contracts import LoadPoint
 from registry.contracts.comparison import Verdict
@@ -76,8 +76,7 @@ def _load(limit: LoadLimit, row: Row, baseline: Row) -> LimitOutcome:
         why = "was not loaded so" if point is None else point.invalid or "no request was completed"
         return LimitOutcome(limit=name, outcome="inconclusive", reason=f"{why}; `load` of the recipe has the levels")
     found = [*_speeds(limit, point, before), *_latencies(limit, point)]
-    outcomes = {outcome for outcome, _ in found}
-    worst: Verdict = "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
+    worst = worst_of(outcome for outcome, _ in found)
     told = [said for outcome, said in found if outcome == worst]
     return LimitOutcome(limit=name, outcome=worst, reason="; ".join(told))
 

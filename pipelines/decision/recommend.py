@@ -11,8 +11,7 @@ from configs.names import entry_of
 from pipelines.decision.limits import held_against
 from pipelines.recipe.policy import Policy, RecommendConfig
 from pipelines.records.decision import Candidate, RecommendationRecord
-from pipelines.records.rows import Row
-from registry.contracts import CategoryRetention
+from pipelines.records.rows import Row, concurrencies, lowest_category
 
 
 class _Measured(NamedTuple):
@@ -32,9 +31,7 @@ class _Measured(NamedTuple):
 def recommend(rows: Sequence[Row], policy: Policy, config: RecommendConfig) -> RecommendationRecord:
     """What to take of the rows, the baseline first."""
     baseline, *artifacts = [row for row in rows if row.name == entry_of(row.name)]
-    level = config.concurrency or max(
-        (point.concurrency for row in rows for point in row.load_points if point.concurrency), default=1
-    )
+    level = config.concurrency or max(concurrencies(rows), default=1)
     candidates = [
         Candidate(
             name=row.name,
@@ -61,17 +58,12 @@ def recommend(rows: Sequence[Row], policy: Policy, config: RecommendConfig) -> R
 
 def _measured(row: Row, baseline: Row, level: int) -> _Measured | None:
     """None where a number is missing, which no row that was measured and passed lacks."""
-    lowest = _lowest(row)
+    lowest = lowest_category(row)
     rate, size = row.tokens_per_second(level), row.size_bytes
     if lowest is None or lowest.kept is None or size is None:
         return None
     high = lowest.kept if lowest.kept_high is None else lowest.kept_high
     return _Measured(row, lowest.kept, high, lowest.category, rate or 0.0, size, _users(row, baseline))
-
-
-def _lowest(row: Row) -> CategoryRetention | None:
-    known = [one for one in (row.retention.categories if row.retention else []) if one.kept is not None]
-    return min(known, key=lambda one: one.kept or 0.0, default=None)
 
 
 def _users(row: Row, baseline: Row) -> float:

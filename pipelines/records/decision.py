@@ -1,9 +1,16 @@
 """What a run's artifacts were held against, and which one is to be taken."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
+
+
+def worst_of(outcomes: Iterable[Verdict]) -> Verdict:
+    """fail if any is, else inconclusive if any is, else pass."""
+    found = set(outcomes)
+    return "fail" if "fail" in found else "inconclusive" if "inconclusive" in found else "pass"
 
 
 class LimitOutcome(Record):
@@ -29,9 +36,7 @@ class Candidate(Record):
 
     @property
     def outcome(self) -> Verdict:
-        """fail if any limit fails, else inconclusive if any is, else pass."""
-        found = {limit.outcome for limit in self.limits}
-        return "fail" if "fail" in found else "inconclusive" if "inconclusive" in found else "pass"
+        return worst_of(limit.outcome for limit in self.limits)
 
 
 class RecommendationRecord(Record):

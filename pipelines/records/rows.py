@@ -206,6 +206,19 @@ def _with_proofs_of(proved: Mapping[ProofScope, Row], row: Row) -> Row:
     return row.model_copy(update={"measurement": row.measurement.model_copy(update={"serving": checked})})
 
 
+def lowest_category(row: Row) -> CategoryRetention | None:
+    """The category of which the row kept the smallest share above guessing, of those with something to keep."""
+    categories = row.retention.categories if row.retention else []
+    known = [kept for kept in categories if kept.kept is not None]
+    return min(known, key=lambda kept: kept.kept or 0.0, default=None)
+
+
+def concurrencies(rows: Sequence[ServedModel]) -> list[int]:
+    """Levels of the closed loop under the first prompt mix at which any row was loaded, ascending."""
+    levels = {point.concurrency for row in rows for point in row.load_points if point.concurrency is not None}
+    return sorted(level for level in levels if any(row.closed_point(level) for row in rows))
+
+
 def worst_verdict(rows: list[Row]) -> Verdict:
     """Of all artifacts together: one that fails fails all, and one that was not judged decides nothing."""
     verdicts = {row.verdict for row in rows if row.method != UNQUANTIZED}

@@ -22,12 +22,6 @@ def prompt_mixes(rows: Sequence[ServedModel]) -> list[str]:
     return list(dict.fromkeys(point.prompts for row in rows for point in row.load_points))
 
 
-def concurrencies(rows: Sequence[ServedModel]) -> list[int]:
-    """Levels of the closed loop under the first prompt mix at which any row was loaded, ascending."""
-    levels = {point.concurrency for row in rows for point in row.load_points if point.concurrency is not None}
-    return sorted(level for level in levels if any(row.closed_point(level) for row in rows))
-
-
 def load_text(point: LoadPoint) -> str:
     """The load in a few words, such as `8 at a time` or `2.5/s arriving`."""
     if point.concurrency is not None:

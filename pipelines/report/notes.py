@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from pipelines.records.rows import Row
+from pipelines.records.rows import Row, concurrencies
 from pipelines.records.run_record import Notes, RunRecord
-from pipelines.report.load import concurrencies, significant
+from pipelines.report.load import significant
 from pipelines.report.summary import Sentence, sentences
+from pipelines.report.table import kept_text
 from registry.contracts import CategoryRetention, CategoryScore
 
 
@@ -77,9 +78,7 @@ def _value(score: CategoryScore | None) -> str:
 
 
 def _interval(kept: CategoryRetention) -> str:
-    if kept.kept is None or kept.kept_low is None or kept.kept_high is None:
-        return "nothing to keep"
-    return f"{kept.kept:.2f} [{kept.kept_low:.2f}, {kept.kept_high:.2f}]"
+    return kept_text(kept) or "nothing to keep"
 
 
 def _escaped(text: str) -> str:

@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from pipelines.records.rows import Row
+from pipelines.records.rows import Row, concurrencies, lowest_category
 from pipelines.report.floor import FLOOR_METHOD
 from pipelines.report.labels import CHARACTER_WIDTH, Box, place_beside
-from pipelines.report.load import concurrencies
-from pipelines.report.summary import lowest_category
 from pipelines.report.svg import Scale, cut, label, line, series, ticks
 
 _WIDTH, _HEIGHT = 760, 380

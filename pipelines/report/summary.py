@@ -1,13 +1,12 @@
 """What the numbers say, in sentences and short lists: pure, for terminal and page alike."""
 
 from pipelines.records.events import ENGINE_PARTS, PartKind, StageOutcome
-from pipelines.records.rows import Row
+from pipelines.records.rows import Row, concurrencies, lowest_category
 from pipelines.records.run_record import RunRecord
 from pipelines.report.floor import FLOOR_METHOD, floor_text
-from pipelines.report.load import concurrencies
 from pipelines.report.memory import more_tokens
 from pipelines.report.table import VERDICT_TONES, Tone, better_than_plausible, check_text, kept_text
-from registry.contracts import CategoryRetention, Failure
+from registry.contracts import Failure
 from registry.contracts.base import Record
 
 
@@ -34,13 +33,6 @@ class TimedStage(Record):
     @property
     def seconds(self) -> float:
         return sum(part.seconds for part in self.parts)
-
-
-def lowest_category(row: Row) -> CategoryRetention | None:
-    """The category of which the row kept the smallest share above guessing, of those with something to keep."""
-    categories = row.retention.categories if row.retention else []
-    known = [kept for kept in categories if kept.kept is not None]
-    return min(known, key=lambda kept: kept.kept or 0.0, default=None)
 
 
 def sentences(rows: list[Row]) -> list[Sentence]:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Literal
 
 from evals.suites.suite import Suite
-from pipelines.records.rows import UNQUANTIZED, Row
+from pipelines.records.rows import UNQUANTIZED, Row, concurrencies
 from pipelines.report.asked import asking_notes
-from pipelines.report.load import concurrencies, conditions_text, doubt, milliseconds
+from pipelines.report.load import conditions_text, doubt, milliseconds
 from registry.contracts import CategoryRetention, CategoryScore, CheckRecord, LoadPoint, RetentionRecord
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict

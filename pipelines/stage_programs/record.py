@@ -180,11 +180,13 @@ def _record_row(
 def _source(job: RecordJob, backend: MlflowBackend, child: RunWriter, digest: str) -> str:
     """Where a version's files are. A server takes no local path: it gets the manifest, or the files."""
     store = Store(job.store_root)
-    if job.tracking.weights == "upload":
-        child.folder(store.path(digest), _ARTIFACT)
-    elif backend.takes_local_paths:
+    upload = job.tracking.weights == "upload"
+    if backend.takes_local_paths and not upload:
         return store.path(digest).as_uri()
-    else:
+    # A run that is finished has them: the weights of a large model are not sent again.
+    if not child.finished and upload:
+        child.folder(store.path(digest), _ARTIFACT)
+    elif not child.finished:
         child.file(store.manifest_file(digest), _ARTIFACT)
     return f"{child.artifact_uri.rstrip('/')}/{_ARTIFACT}"
 

@@ -25,6 +25,7 @@ from registry.contracts.evaluation import (
 )
 from registry.contracts.job import FilesJob, StageJob
 from registry.contracts.measurement import MeasurementRecord
+from registry.contracts.pair import Answer, Pair
 from registry.contracts.serving import (
     SLO,
     CheckRecord,
@@ -43,6 +44,7 @@ from registry.contracts.token_logprobs import PromptLogprobs
 
 __all__ = [
     "SLO",
+    "Answer",
     "ArtifactRecord",
     "AskedAlone",
     "AskingConditions",
@@ -67,6 +69,7 @@ __all__ = [
     "MeasurementRecord",
     "MemoryRecord",
     "ObjectRef",
+    "Pair",
     "PartDrops",
     "Percentiles",
     "ProfileRecord",

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipelines.planning.stages import Stage
 from pipelines.records.events import PartKind
-from pipelines.records.rows import Row, worst_verdict
+from pipelines.records.rows import Row, lowest_category, worst_verdict
 from pipelines.records.run_record import RunRecord
 from pipelines.report.asked import asking_notes
 from pipelines.report.console import HEARTBEAT_SECONDS, RunConsole, print_record
@@ -20,7 +20,7 @@ from pipelines.report.forest import forest_plot
 from pipelines.report.judged import judged
 from pipelines.report.page import render_page, write_page
 from pipelines.report.plot import quality_speed_plot
-from pipelines.report.summary import lowest_category, reused_text, sentences
+from pipelines.report.summary import reused_text, sentences
 from pipelines.report.svg import ticks
 from pipelines.report.table import UNKNOWN, Cell, build_table, printable, with_stderr
 from registry.contracts import AskedAlone, Failure

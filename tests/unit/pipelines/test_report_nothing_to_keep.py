@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.records.rows import Row
+from pipelines.records.rows import Row, lowest_category
 from pipelines.report.forest import forest_plot
 from pipelines.report.plot import points_of
-from pipelines.report.summary import lowest_category, sentences
+from pipelines.report.summary import sentences
 from pipelines.report.table import NOTHING_TO_KEEP, UNKNOWN
 from pipelines.stage_programs.record import _record_measurement
 from registry.contracts import CategoryRetention

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.records.rows import Row
+from pipelines.records.rows import Row, concurrencies
 from pipelines.report.curve import Drawn, drawable, latency_curves, undrawn
-from pipelines.report.load import concurrencies, conditions, conditions_text, doubt, load_text, significant, slo_text
+from pipelines.report.load import conditions, conditions_text, doubt, load_text, significant, slo_text
 from pipelines.report.memory_split import budgets_differ, memory_lines, room_gained
 from pipelines.report.page import render_page
 from pipelines.report.plot import quality_speed_plot
