@@ -8,19 +8,21 @@ was edited, left out or put in later is found by `faults_of`.
 A stream is an alias, or the approval of one artifact: approving is a status of its own and moves nothing.
 """
 
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, Text, create_engine, insert, select, update
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, IntegrityError, SQLAlchemyError
 
-from configs.errors import StageError
+from configs.errors import RequestError, StageError
+from configs.reading.json_text import parse_json
 from registry.contracts.base import Record
 from registry.hashing import digest_of
-from registry.tracking.address import scrubbed, with_password, without_password
+from registry.tracking.address import LEDGER_PASSWORD_VARIABLE, scrubbed, with_password, without_password
 
 Kind = Literal["request", "approve", "reject", "promote", "rollback", "adopt"]
 """adopt: somebody moved the alias in MLflow itself, and the ledger was told so."""
@@ -54,6 +56,14 @@ _PROJECTED = Table(
     Column("sequence", Integer, nullable=False),
 )
 """How far MLflow's alias follows: a row that is not there yet is told from an alias that somebody else moved."""
+
+_VERDICTS = Table(
+    "quantbench_verdicts",
+    _TABLE.metadata,
+    Column("digest", String(80), primary_key=True),
+    Column("verdict", Text, nullable=False),
+)
+"""What was decided by, under its digest, which rows hold."""
 
 
 class Entry(Record):
@@ -100,19 +110,35 @@ class Ledger:
     """The table, wherever it is.
 
     Args:
-        uri: An SQLAlchemy address; a password in it is shown nowhere.
+        uri: An SQLAlchemy address; a password in it is shown nowhere, and a hidden one is in
+            QUANTBENCH_LEDGER_PASSWORD.
 
     Raises:
+        RequestError: The hidden password is not set, or the database's driver not installed.
         StageError: The database does not answer.
     """
 
     def __init__(self, uri: str) -> None:
-        self._uri = uri
         self._shown = without_password(uri)
-        whole = with_password(uri)
-        waiting = {"timeout": _LOCKED_SECONDS} if whole.startswith("sqlite") else {}
+        self._whole = with_password(uri, variable=LEDGER_PASSWORD_VARIABLE, key="registry.ledger")
+        waiting = {"timeout": _LOCKED_SECONDS} if self._whole.startswith("sqlite") else {}
+        try:
+            # SQLAlchemy's own default is the driver before psycopg 3.
+            with_driver = self._whole.replace("postgresql://", "postgresql+psycopg://", 1)
+            self._engine: Engine = create_engine(with_driver, connect_args=waiting)
+        except ImportError as error:
+            raise RequestError(
+                f"the ledger {self._shown} needs a driver that is not installed: {error}",
+                remedy="pip install 'quantbench[postgresql]' for PostgreSQL, or the other database's own package",
+            ) from error
         with self._explained("opening"):
-            self._engine: Engine = create_engine(whole, connect_args=waiting)
+            self._make_tables()
+
+    def _make_tables(self) -> None:
+        try:
+            _TABLE.metadata.create_all(self._engine)
+        except DatabaseError:
+            # Of two that open a new one, the later finds the other's tables, here or at its second look.
             _TABLE.metadata.create_all(self._engine)
 
     def append(self, entry: Entry, after: Entry | None) -> Entry:
@@ -163,12 +189,34 @@ class Ledger:
             return int(connection.execute(query).scalar() or 0)
 
     def set_projected(self, entry: Entry) -> None:
-        """MLflow's alias is where this row says."""
+        """MLflow's alias is where this row says, or a later one."""
         mine = (_PROJECTED.c.model == entry.model, _PROJECTED.c.stream == entry.stream)
-        with self._explained("writing"), self._engine.begin() as connection:
-            if not connection.execute(update(_PROJECTED).where(*mine).values(sequence=entry.sequence)).rowcount:
-                values = {"model": entry.model, "stream": entry.stream, "sequence": entry.sequence}
+        values = {"model": entry.model, "stream": entry.stream, "sequence": entry.sequence}
+        further = update(_PROJECTED).where(*mine, _PROJECTED.c.sequence < entry.sequence)
+        try:
+            with self._explained("writing"), self._engine.begin() as connection:
                 connection.execute(insert(_PROJECTED).values(**values))
+        except IntegrityError:
+            with self._explained("writing"), self._engine.begin() as connection:
+                connection.execute(further.values(sequence=entry.sequence))
+
+    def keep_verdict(self, verdict: Any) -> str:
+        """Keep what somebody decided by, as JSON; its digest, which is the same for the same verdict."""
+        digest = digest_of(verdict)
+        # Of two that write the same one, the later finds it there.
+        with suppress(IntegrityError), self._explained("writing"), self._engine.begin() as connection:
+            connection.execute(insert(_VERDICTS).values(digest=digest, verdict=json.dumps(verdict)))
+        return digest
+
+    def keeps(self, digest: str) -> bool:
+        """Whether a verdict is there and is what it was."""
+        query = select(_VERDICTS.c.verdict).where(_VERDICTS.c.digest == digest)
+        with self._reading() as connection:
+            text = connection.execute(query).scalar()
+        try:
+            return digest_of(parse_json(str(text))) == digest
+        except ValueError:
+            return False
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -182,7 +230,7 @@ class Ledger:
         except IntegrityError:
             raise
         except SQLAlchemyError as error:
-            why = scrubbed(str(error).partition("\n")[0], with_password(self._uri))
+            why = scrubbed(str(error).partition("\n")[0], self._whole)
             raise StageError(
                 f"{doing} the ledger {self._shown} failed: {why}",
                 remedy="see that the database is there and answers, then give the same command again: a move is written"
@@ -191,8 +239,14 @@ class Ledger:
             ) from error
 
 
-def faults_of(entries: list[Entry]) -> list[str]:
-    """What is wrong with the rows of one stream, in their order; empty for a chain that is whole."""
+def faults_of(entries: list[Entry], projected: int = 0) -> list[str]:
+    """What is wrong with the rows of one stream, in their order; empty for a chain that is whole.
+
+    Args:
+        entries: All of them.
+        projected: Sequence of the row that MLflow's alias was last put to. A chain does not show that its end was cut
+            off; that a row was there once does.
+    """
     found: list[str] = []
     before: Entry | None = None
     for place, entry in enumerate(entries, 1):
@@ -205,6 +259,8 @@ def faults_of(entries: list[Entry]) -> list[str]:
         if entry.previous != (before.digest if before else None):
             found.append(f"{name}: it does not follow the row before it")
         before = entry
+    if before is not None and before.sequence < projected:
+        found.append(f"{before.stream}: rows after {before.sequence} are missing; MLflow showed row {projected}")
     return found
 
 

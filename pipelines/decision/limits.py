@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from configs.names import BASELINE
 from pipelines.recipe.policy import LoadLimit, Policy
 from pipelines.records.decision import LimitOutcome, worst_of
 from pipelines.records.rows import Row
@@ -12,12 +13,15 @@ _MIB = 2**20
 
 
 def held_against(policy: Policy, row: Row, baseline: Row) -> list[LimitOutcome]:
-    """Every limit that applies; for an artifact that is not sound, that alone."""
+    """Every limit that applies; of the baseline, and of an artifact that is not sound, that alone."""
     if row.failure or row.measurement is None:
         why = (
             row.failure or f"it was not measured, since {row.blocked_by or 'its run'} did not come so far"
         ).splitlines()
         return [LimitOutcome(limit="soundness", outcome="fail" if row.failure else "inconclusive", reason=why[0])]
+    if row.name == BASELINE:
+        said = "it is what artifacts are compared with, and was found sound"
+        return [LimitOutcome(limit="soundness", outcome="pass", reason=said)]
     return [
         *_quality(row),
         *_size(policy, row),

@@ -89,6 +89,11 @@ class Row(ServedModel):
     """Stage of the baseline whose failure left this artifact unmade or unmeasured: no fault of the artifact's."""
 
     @property
+    def digest(self) -> str | None:
+        """Of the model's files: an artifact's, or the checkpoint's of the baseline."""
+        return self.artifact.digest if self.artifact else self.checkpoint.digest if self.checkpoint else None
+
+    @property
     def size_bytes(self) -> int | None:
         """Safetensors on disk, as measured; from the artifact's record while it is not yet measured."""
         if self.measurement:

@@ -1,11 +1,11 @@
-"""Versions and aliases of registered models, read and moved without importing MLflow, which takes seconds.
+"""Versions of registered models, their tags and aliases, read and written without MLflow's import, which takes seconds.
 
 Local databases are written as MLflow 3 writes them (store/model_registry/dbmodels/models.py), servers are asked over
 their REST API, so that their webhooks fire. Others are not known here.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 
 from registry.tracking.address import is_server, sqlite_file
@@ -13,6 +13,11 @@ from registry.tracking.rest import NoAnswerError, ask
 
 _DIGEST = "quantbench.digest"
 _LOCKED_SECONDS = 30.0
+_LONGEST_TAG = 5000
+
+
+class NoVersionError(NoAnswerError):
+    """The registered model has no such version."""
 
 
 def version_of(uri: str, model: str, digest: str) -> str | None:
@@ -56,24 +61,62 @@ def move_alias(uri: str, model: str, alias: str, version: str | None) -> None:
         if version is None:
             ask(uri, "registered-models/alias", place, "DELETE")
         elif ask(uri, "registered-models/alias", place | {"version": version}, "POST") is None:
-            raise NoAnswerError(f"there is no version {version} of {model}")
+            raise NoVersionError(f"there is no version {version} of {model}")
         return
     with _database(uri) as connection, connection:
         if version is None:
             connection.execute("DELETE FROM registered_model_aliases WHERE name = ? AND alias = ?", (model, alias))
             return
-        there = connection.execute(
-            "SELECT 1 FROM model_versions WHERE name = ? AND version = ? AND current_stage != 'Deleted_Internal'",
-            (model, version),
-        ).fetchone()
-        if there is None:
-            raise NoAnswerError(f"there is no version {version} of {model}")
-        place = (int(version), model, alias)
-        moved = connection.execute(
-            "UPDATE registered_model_aliases SET version = ? WHERE name = ? AND alias = ?", place
-        )
+        _check_version(connection, model, version)
+        row = (int(version), model, alias)
+        moved = connection.execute("UPDATE registered_model_aliases SET version = ? WHERE name = ? AND alias = ?", row)
         if not moved.rowcount:
-            connection.execute("INSERT INTO registered_model_aliases (version, name, alias) VALUES (?, ?, ?)", place)
+            connection.execute("INSERT INTO registered_model_aliases (version, name, alias) VALUES (?, ?, ?)", row)
+
+
+def has_version(uri: str, model: str, version: str) -> bool:
+    """Whether a version is there, and was not deleted."""
+    if is_server(uri):
+        return ask(uri, "model-versions/get", {"name": model, "version": version}) is not None
+    with _database(uri) as connection:
+        try:
+            _check_version(connection, model, version)
+        except NoVersionError:
+            return False
+    return True
+
+
+def tag_version(uri: str, model: str, version: str, tags: Mapping[str, str]) -> None:
+    """Write tags of a version over those of the same keys; an empty value takes one away."""
+    if is_server(uri):
+        place = {"name": model, "version": version}
+        for key, value in tags.items():
+            if not value:
+                ask(uri, "model-versions/delete-tag", place | {"key": key}, "DELETE")
+            elif (
+                ask(uri, "model-versions/set-tag", place | {"key": key, "value": value[:_LONGEST_TAG]}, "POST") is None
+            ):
+                raise NoVersionError(f"there is no version {version} of {model}")
+        return
+    with _database(uri) as connection, connection:
+        _check_version(connection, model, version)
+        for key, value in tags.items():
+            mine = (model, int(version), key)
+            connection.execute("DELETE FROM model_version_tags WHERE name = ? AND version = ? AND key = ?", mine)
+            if value:
+                connection.execute(
+                    "INSERT INTO model_version_tags (name, version, key, value) VALUES (?, ?, ?, ?)",
+                    (*mine, value[:_LONGEST_TAG]),
+                )
+
+
+def _check_version(connection: sqlite3.Connection, model: str, version: str) -> None:
+    there = connection.execute(
+        "SELECT 1 FROM model_versions WHERE name = ? AND version = ? AND current_stage != 'Deleted_Internal'",
+        (model, version),
+    ).fetchone()
+    if there is None:
+        raise NoVersionError(f"there is no version {version} of {model}")
 
 
 @contextmanager

@@ -1,39 +1,57 @@
-"""From a recorded run to an alias and back: on a local database and on a real MLflow server."""
+"""From a recorded run to an alias and back: on a local database, on real MLflow servers, and with PostgreSQL."""
 
 import json
-import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from pipelines.cli import main
+from pipelines.recipe.registry_config import RegistryConfig
+from registry.ledger import Ledger
 from registry.sealed import write_sealed
 from registry.tracking import aliases
-from registry.tracking.address import sqlite_uri
+from registry.tracking.address import LEDGER_PASSWORD_VARIABLE, sqlite_uri
 from registry.tracking.rest import NoAnswerError
 from tests.integration.test_mlflow_server import Lab
 from tests.mlflow_server import mlflow_server
+from tests.postgresql import PASSWORD, postgresql
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module", params=["database", "server"])
+STORES = ["database", "server", "server that uploads", pytest.param("postgresql", marks=pytest.mark.service)]
+
+
+@pytest.fixture(scope="module", params=STORES)
 def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A workspace whose run is recorded; int8 passes, nf4 and gptq fail."""
-    folder = tmp_path_factory.mktemp(f"promotion-{request.param}")
-    if request.param == "database":
-        yield _lab(folder, sqlite_uri(folder / "mlflow.db"))
-    else:
-        with mlflow_server(folder / "server") as (uri, _):
-            yield _lab(folder, uri)
+    """A workspace whose run is recorded; int8 passes, nf4 and gptq fail.
+
+    With `postgresql` it is behind MLflow's server, and holds the ledger too, whose password stands in no record.
+    """
+    folder = tmp_path_factory.mktemp("promotion")
+    with ExitStack() as stack:
+        if request.param == "database":
+            yield _lab(folder, sqlite_uri(folder / "mlflow.db"))
+            return
+        ledger = behind = None
+        if request.param == "postgresql":
+            database = stack.enter_context(postgresql())
+            database.database("team")
+            ledger, behind = database.uri("team"), database.uri(driver="+psycopg")
+            stack.enter_context(pytest.MonkeyPatch.context()).setenv(LEDGER_PASSWORD_VARIABLE, PASSWORD)
+        uri, _ = stack.enter_context(mlflow_server(folder / "server", behind))
+        yield _lab(folder, uri, ledger, weights="upload" if "uploads" in request.param else "workspace")
 
 
-def _lab(folder: Path, uri: str) -> Lab:
-    lab = Lab(folder, uri)
+def _lab(folder: Path, uri: str, ledger: str | None = None, **tracking: str) -> Lab:
+    lab = Lab(folder, uri, **tracking)
     assert "registered model" in lab.record()
+    registry = RegistryConfig(ledger=ledger).model_dump(mode="json")
+    lab.run = lab.run.model_copy(update={"config": lab.run.config | {"registry": registry}})
     write_sealed(lab.run.run_dir / "result.json", lab.run)
     return lab
 
@@ -41,10 +59,17 @@ def _lab(folder: Path, uri: str) -> Lab:
 class Registry:
     """The command, on a ledger of the test's own."""
 
-    def __init__(self, lab: Lab, capsys: pytest.CaptureFixture[str], alias: str) -> None:
-        self.lab, self.alias = lab, alias
+    def __init__(self, lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+        self.lab, self.alias = lab, "shadow"
         self._capsys = capsys
-        self.ledger_file = lab.workspace.root / "ledger.db"
+        config = RegistryConfig.model_validate(lab.run.config["registry"])
+        self._ledger = Ledger(config.ledger or sqlite_uri(lab.workspace.root / "ledger.db"))
+
+    def sql(self, *statements: str) -> None:
+        """Edit the ledger by hand."""
+        with self._ledger._engine.begin() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
 
     def __call__(self, *arguments: str) -> tuple[int, str]:
         place = ["--workspace", str(self.lab.workspace.root), "--who", "a tester"]
@@ -63,30 +88,39 @@ class Registry:
             return None
         return str(found.version)
 
+    def tags(self, name: str) -> dict[str, str]:
+        """Of an artifact's version, in MLflow."""
+        found = self.lab.client.get_model_version(self.lab.tracking.registered_model, self.version(name))
+        return dict(found.tags)
+
     def version(self, name: str) -> str:
         row = next(row for row in self.lab.run.rows if row.name == name)
-        assert row.artifact is not None
+        assert row.digest
         assert self.lab.tracking.uri
-        found = aliases.version_of(self.lab.tracking.uri, str(self.lab.tracking.registered_model), row.artifact.digest)
+        found = aliases.version_of(self.lab.tracking.uri, str(self.lab.tracking.registered_model), row.digest)
         assert found is not None
         return found
 
 
 @pytest.fixture
-def registry(recorded: Lab, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Registry:
-    for file in recorded.workspace.root.glob("ledger.db*"):
-        file.unlink()
-    return Registry(recorded, capsys, request.node.originalname)
+def registry(recorded: Lab, capsys: pytest.CaptureFixture[str]) -> Registry:
+    for alias in recorded.client.get_registered_model(recorded.tracking.registered_model).aliases:
+        recorded.client.delete_registered_model_alias(recorded.tracking.registered_model, alias)
+    registry = Registry(recorded, capsys)
+    registry.sql(*(f"DELETE FROM quantbench_{table}" for table in ("ledger", "projected", "verdicts")))  # noqa: S608
+    return registry
 
 
 def test_request_approve_promote_roll_back(registry: Registry) -> None:
     alias = registry.alias
     code, said = registry("promote", "int8", "--to", alias)
-    assert (code, registry.pointed()) == (2, None)
+    assert (code, registry.pointed()) == (4, None)
     assert "int8 is not approved" in said
     assert registry("request", "int8", "--why", "for the shadow")[0] == 0
-    assert registry("promote", "int8", "--to", alias)[0] == 2, "asked for is not given"
+    assert registry("promote", "int8", "--to", alias)[0] == 4, "asked for is not given"
+    assert registry.tags("int8")["quantbench.approval"] == "requested by a tester"
     assert registry("approve", "int8")[0] == 0
+    assert registry.tags("int8")["quantbench.approval"] == "approved by a tester"
     code, said = registry("promote", "int8", "--to", alias, "--why", "the demo's")
     assert code == 0, said
     assert registry.pointed() == registry.version("int8")
@@ -95,13 +129,14 @@ def test_request_approve_promote_roll_back(registry: Registry) -> None:
     assert "already" in said
 
     code, said = registry("promote", "gptq", "--to", alias)
-    assert code == 2
+    assert code == 1
     assert "does not keep the policy" in said
     assert "quality: " in said
     code, said = registry("promote", "gptq", "--to", alias, "--override", "we look at it ourselves")
     assert code == 0, said
     assert "OVERRIDE: we look at it ourselves" in said
     assert registry.pointed() == registry.version("gptq")
+    assert registry.tags("gptq")["quantbench.override"] == "shadow: we look at it ourselves"
 
     assert registry("rollback", alias, "--why", "answers are worse")[0] == 0
     assert registry.pointed() == registry.version("int8")
@@ -109,14 +144,16 @@ def test_request_approve_promote_roll_back(registry: Registry) -> None:
     assert registry.pointed() == registry.version("gptq"), "back from going back"
 
     assert registry("reject", "int8")[0] == 0
-    assert registry("promote", "int8", "--to", alias)[0] == 2
+    code, said = registry("promote", "int8", "--to", "champion")
+    assert code == 1
+    assert "int8 was rejected by a tester" in said
     code, said = registry("history", "--verify")
     assert code == 0
     assert "whole: no entry was changed or lost" in said
     assert "7 entries" in said
     entries = json.loads(registry("history", alias, "--json")[1])["entries"]
     assert [one["kind"] for one in entries] == ["promote", "promote", "rollback", "rollback"]
-    assert entries[1]["override"] == "we look at it ourselves"
+    assert [one["override"] for one in entries] == [None, "we look at it ourselves"] * 2, "told again with the version"
     assert all(one["who"] == "a tester" and one["verdict"] for one in entries)
 
 
@@ -147,7 +184,7 @@ def test_what_a_crash_left_between_ledger_and_mlflow_is_put_right(
     alias = registry.alias
     registry("approve", "int8")
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.execution.promotion.move_alias", gone)
+        patch.setattr("pipelines.execution.alias_moves.move_alias", gone)
         code, said = registry("promote", "int8", "--to", alias)
     assert code == 3
     assert "the next one shows in MLflow what the ledger holds" in said
@@ -157,6 +194,101 @@ def test_what_a_crash_left_between_ledger_and_mlflow_is_put_right(
     assert registry.pointed() == registry.version("gptq")
     assert registry("rollback", alias)[0] == 0
     assert registry.pointed() == registry.version("int8")
+
+
+def test_a_move_by_others_between_ledger_and_mlflow_is_not_overwritten(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise NoAnswerError("it was stopped")
+
+    alias = registry.alias
+    registry("approve", "int8")
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.execution.alias_moves.move_alias", gone)
+        assert registry("promote", "int8", "--to", alias)[0] == 3
+    theirs = registry.version("nf4")
+    registry.lab.client.set_registered_model_alias(registry.lab.tracking.registered_model, alias, theirs)
+    code, said = registry("promote", "gptq", "--to", alias, "--override", "it is next")
+    assert code == 2
+    assert "somebody moved it there" in said
+    assert registry.pointed() == theirs
+
+
+def test_who_is_late_leaves_mlflow_where_the_ledger_says(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a row and its alias somebody else's whole move takes place."""
+    from pipelines.execution import alias_moves
+
+    moves, real = [], alias_moves.move_alias
+
+    def late(*place: str) -> None:
+        if not moves:
+            moves.append(place)
+            assert registry("promote", "gptq", "--to", "shadow", "--override", "faster")[0] == 0
+        real(*place)
+
+    registry("approve", "int8")
+    monkeypatch.setattr(alias_moves, "move_alias", late)
+    assert registry("promote", "int8", "--to", registry.alias)[0] == 0
+    entries = json.loads(registry("history", "shadow", "--json")[1])["entries"]
+    assert [one["version_to"] for one in entries] == [registry.version("int8"), registry.version("gptq")]
+    assert registry.pointed() == registry.version("gptq")
+
+
+def test_a_version_that_was_deleted_in_mlflow_is_not_gone_back_to(registry: Registry) -> None:
+    alias, model = registry.alias, registry.lab.tracking.registered_model
+    client = registry.lab.client
+    like = client.get_model_version(model, registry.version("nf4"))
+    gone = client.create_model_version(model, like.source, run_id=like.run_id)
+    client.set_registered_model_alias(model, alias, gone.version)
+    registry("approve", "int8")
+    assert registry("promote", "int8", "--to", alias)[0] == 0
+    client.delete_model_version(model, gone.version)
+    code, said = registry("rollback", alias)
+    assert code == 2
+    assert f"version {gone.version} of {model} was deleted in MLflow" in said
+    assert registry.pointed() == registry.version("int8")
+    assert len(json.loads(registry("history", alias, "--json")[1])["entries"]) == 1, "nothing was written"
+
+
+def test_the_baseline_has_a_version_and_an_alias(registry: Registry) -> None:
+    assert registry("promote", "baseline", "--to", "baseline")[0] == 4, "somebody has to approve it too"
+    registry("approve", "baseline")
+    assert registry("promote", "baseline", "--to", "baseline")[0] == 0
+    registry.alias = "baseline"
+    assert registry.pointed() == registry.version("baseline")
+
+
+def test_a_command_is_told_of_each_row(registry: Registry, tmp_path: Path) -> None:
+    told, result_file = tmp_path / "told.jsonl", registry.lab.run.run_dir / "result.json"
+    program = f"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))"
+    fails = "import sys; sys.exit('nobody listens')"
+    try:
+        for command in (program, fails):
+            notify = registry.lab.run.config["registry"] | {"notify": [sys.executable, "-c", command]}
+            config = registry.lab.run.config | {"registry": notify}
+            write_sealed(result_file, registry.lab.run.model_copy(update={"config": config}))
+            code, said = registry("approve", "int8")
+            assert code == 0
+        assert "was not told: nobody listens" in said
+    finally:
+        write_sealed(result_file, registry.lab.run)
+    (line,) = told.read_text().splitlines()
+    assert json.loads(line)["kind"] == "approve"
+
+
+def test_a_ledger_whose_end_was_cut_off(registry: Registry) -> None:
+    registry("approve", "int8")
+    registry("promote", "int8", "--to", registry.alias)
+    registry("promote", "gptq", "--to", registry.alias, "--override", "why not")
+    registry.sql(
+        "DELETE FROM quantbench_ledger WHERE kind = 'promote' AND sequence = 2",
+        "UPDATE quantbench_verdicts SET verdict = '{}'",
+    )
+    code, said = registry("history", "--verify")
+    assert code == 3
+    assert "rows after 1 are missing" in said.replace("\n", " ")
+    assert "is gone, or was changed" in said.replace("\n", " ")
 
 
 def test_bytes_that_changed_are_not_promoted(registry: Registry) -> None:
@@ -179,8 +311,7 @@ def test_bytes_that_changed_are_not_promoted(registry: Registry) -> None:
 def test_a_ledger_that_was_edited(registry: Registry) -> None:
     registry("approve", "int8")
     registry("promote", "int8", "--to", registry.alias)
-    with closing(sqlite3.connect(registry.ledger_file)) as connection, connection:
-        connection.execute("UPDATE quantbench_ledger SET who = 'nobody' WHERE kind = 'promote'")
+    registry.sql("UPDATE quantbench_ledger SET who = 'nobody' WHERE kind = 'promote'")
     code, said = registry("history", "--verify")
     assert code == 3
     assert "NOT WHOLE: alias:" in said
@@ -189,8 +320,11 @@ def test_a_ledger_that_was_edited(registry: Registry) -> None:
 def test_wrong_words(registry: Registry) -> None:
     for arguments, told in (
         (("promote", "int9"), "has no artifact int9"),
-        (("rollback", "nothing"), "nothing to go back to"),
-        (("rollback",), "needs an alias"),
+        (("rollback", "champion"), "nothing to go back to"),
+        (("rollback",), "takes an alias, and none is named"),
+        (("history", "int8"), "takes an alias, not int8"),
+        (("approve", "int8", "--override", "why"), "gives `promote` a reason"),
+        (("promote", "int8", "--override", " "), "gives `promote` a reason"),
         (("approve",), "recommends no artifact"),
         (("approve", "awq"), "has no version of awq"),
     ):

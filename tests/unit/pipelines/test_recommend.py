@@ -67,7 +67,7 @@ def test_the_goal_chooses(goal: str, choice: str) -> None:
     found = asked(three(int8=0.999, nf4=0.96, gptq=0.97), goal=goal)
     assert (found.kind, found.choice) == ("artifact", choice)
     assert found.digest is not None
-    assert found.next_step.startswith("quantbench artifacts verify ")
+    assert found.next_step.startswith("quantbench registry approve ")
     assert f"take {choice}, the {goal} of those" in found.sentence
     assert [one.outcome for one in found.candidates] == ["pass"] * 3
 

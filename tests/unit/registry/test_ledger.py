@@ -77,7 +77,11 @@ while done < int(sys.argv[3]):
 
 @pytest.mark.slow
 def test_many_writers_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
-    uri = sqlite_uri(tmp_path / "ledger.db")
+    write_at_once(sqlite_uri(tmp_path / "ledger.db"))
+
+
+def write_at_once(uri: str) -> None:
+    """A thousand moves of one alias by eight processes, each of which looks again when another was first."""
     command = [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, '.')\n{WRITER}", uri]
     writers = [subprocess.Popen([*command, f"writer {number}", "125"]) for number in range(8)]
     assert [one.wait(300) for one in writers] == [0] * 8
