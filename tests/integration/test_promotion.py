@@ -19,6 +19,7 @@ from registry.tracking.rest import NoAnswerError
 from tests.integration.test_mlflow_server import Lab
 from tests.mlflow_server import mlflow_server
 from tests.postgresql import PASSWORD, postgresql
+from tests.walks import take, walk_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -331,6 +332,20 @@ def test_wrong_words(registry: Registry) -> None:
         code, said = registry(*arguments)
         assert code == 2
         assert told in said
+
+
+def test_the_walk_of_the_document(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(tmp_path, sqlite_uri(tmp_path / "mlflow.db"))
+    lab.tracking = lab.tracking.model_copy(update={"registered_model": "demo"})
+    lab.run = lab.run.model_copy(update={"config": lab.run.config | {"tracking": lab.tracking.model_dump(mode="json")}})
+    assert "registered model demo" in lab.record()
+    write_sealed(lab.run.run_dir / "result.json", lab.run)
+    capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    take(walk_of(Path(__file__).parents[2] / "docs" / "registry.md"), capsys)
 
 
 def test_it_moves_without_importing_mlflow(recorded: Lab) -> None:
