@@ -18,7 +18,7 @@ from registry.hashing import digest_of
 from registry.stage_cache import StageKey
 from registry.stage_process import progress_file_of, progress_text
 from registry.tracking.address import PASSWORD_VARIABLE, password_of, scrubbed, with_password, without_password
-from registry.tracking.probe import experiment_stage, holds_run
+from registry.tracking.probe import deleted_experiment, experiment_stage, holds_run
 from registry.tracking.rest import NoAnswerError
 from serving_checks.processes.endings import death_of
 from serving_checks.processes.pulse import UNBOUNDED, Patience
@@ -83,10 +83,8 @@ class Recorder:
                 remedy = "start it, or name another by `tracking.uri`; `tracking.required` is what makes this run wait"
                 raise RequestError(what, remedy=remedy, blame="machine") from error
             return f"{what}; the run is recorded at its end if it does by then"
-        raise RequestError(
-            f"the experiment {experiment} of {self._uri} was deleted, and MLflow takes no run for it",
-            remedy="restore it with `mlflow experiments restore`, or name another by `tracking.experiment`",
-        )
+        what, remedy = deleted_experiment(experiment, self._uri)
+        raise RequestError(what, remedy=remedy)
 
     def start(self) -> None:
         """Start the process, unless it runs. One that ended early, its store out of reach then, gets another try."""

@@ -28,6 +28,7 @@ from registry.tracking.address import (
     with_password,
     without_password,
 )
+from registry.tracking.probe import deleted_experiment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -108,7 +109,8 @@ class MlflowBackend:
                 " measurements are kept",
             ) from error
         if found and found.lifecycle_stage == "deleted":
-            raise deleted_experiment(experiment, self.tracking_uri)
+            what, remedy = deleted_experiment(experiment, self.tracking_uri)
+            raise StageError(what, remedy=remedy, blame="recipe")
         self._end_abandoned_runs()
 
     @contextmanager
@@ -229,15 +231,6 @@ def shortened(markdown: str) -> str:
     ending = "\n\n(The rest is on the run's page.)"
     begin = markdown[: _LONGEST_TEXT - len(ending)]
     return (begin.rpartition("\n")[0] or begin) + ending
-
-
-def deleted_experiment(experiment: str, tracking_uri: str) -> StageError:
-    """MLflow keeps the name of an experiment that was deleted, and takes no run for it."""
-    return StageError(
-        f"the experiment {experiment} of {tracking_uri} was deleted",
-        remedy="restore it with `mlflow experiments restore`, or name another by `tracking.experiment`",
-        blame="recipe",
-    )
 
 
 def _move_with_its_workspace(database: Path, artifact_root: Path) -> None:

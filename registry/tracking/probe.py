@@ -29,6 +29,14 @@ def experiment_stage(uri: str, name: str) -> Literal["active", "deleted", "missi
     return "missing" if found is None else "deleted" if found == "deleted" else "active"
 
 
+def deleted_experiment(experiment: str, tracking_uri: str) -> tuple[str, str]:
+    """What is wrong with an experiment whose stage is `deleted`, and the remedy, in words."""
+    return (
+        f"the experiment {experiment} of {tracking_uri} was deleted, and MLflow takes no run for it",
+        "restore it with `mlflow experiments restore`, or name another by `tracking.experiment`",
+    )
+
+
 def holds_run(uri: str, run_id: str) -> bool | None:
     """Whether a store still has a run that was finished; None where that cannot be known."""
     if sqlite_file(uri) is not None:
