@@ -1,0 +1,99 @@
+"""The gateway's HTTP surface: OpenAI's API in front of the champion, whose answers pass as they are."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from serving_checks.gateway.asked import CHAT, COMPLETIONS, check_key, read_asked, request_id_of
+from serving_checks.gateway.config import ListenConfig
+from serving_checks.gateway.mirror import Mirror, Mirrored
+from serving_checks.gateway.refusals import Refusal
+from serving_checks.gateway.upstream import Upstream
+
+_ENDING_SECONDS = 30.0
+"""For requests that are under way when the gateway is to end."""
+
+
+class Gateway:
+    """Answers clients.
+
+    Args:
+        model: The name that clients ask for.
+        config: Who may ask, and how much.
+        champion: Whose answers they get.
+        mirror: What the shadow is asked; None without one.
+        metrics: The page under /metrics.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        config: ListenConfig,
+        champion: Upstream,
+        mirror: Mirror | None = None,
+        metrics: Callable[[], str] = str,
+    ) -> None:
+        self.champion, self.mirror = champion, mirror
+        self._model, self._config, self._metrics = model, config, metrics
+        self._created = int(time.time())
+
+    async def swap(self, champion: Upstream) -> None:
+        """Give all that comes from now on to another server, and wait for what the old one was asked."""
+        old, self.champion = self.champion, champion
+        await old.drained()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        request_id = request_id_of(request)
+        try:
+            if request.method == "GET" and request.path == "/health":
+                return web.Response(headers={"x-request-id": request_id})
+            check_key(request, self._config.api_keys)
+            if request.path in (COMPLETIONS, CHAT):
+                return await self._complete(request, request_id)
+            if request.method == "GET" and request.path in ("/v1/models", f"/v1/models/{self._model}"):
+                return self._models(request, request_id)
+            if request.method == "GET" and request.path == "/metrics":
+                return web.Response(text=self._metrics(), headers={"x-request-id": request_id})
+            raise Refusal(404, f"there is no {request.method} {request.path[:100]} here", "unknown_url")
+        except Refusal as refusal:
+            return refusal.response(request_id)
+
+    async def _complete(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+        if request.method != "POST":
+            raise Refusal(405, f"{request.path} is asked by POST")
+        asked = await read_asked(request, request_id, self._model, self._config)
+        champion = self.champion
+        response, answered = await champion.relay(asked, request)
+        whole = answered is not None and answered.body is not None and answered.status == 200
+        if self.mirror is not None and answered is not None and whole and self.mirror.takes(request_id):
+            self.mirror.offer(Mirrored(asked, answered, champion.version))
+        return response
+
+    def _models(self, request: web.BaseRequest, request_id: str) -> web.Response:
+        one = {"id": self._model, "object": "model", "created": self._created, "owned_by": "quantbench"}
+        listed = request.path == "/v1/models"
+        body = {"object": "list", "data": [one]} if listed else one
+        return web.json_response(body, headers={"x-request-id": request_id})
+
+
+@asynccontextmanager
+async def listening(gateway: Gateway, config: ListenConfig) -> AsyncIterator[None]:
+    """The gateway answers for the length of the block; what is under way at its end is answered."""
+    # A client that hangs up ends what is done for it, so that its server computes no answer that nobody reads.
+    server = web.Server(gateway.handle, handler_cancellation=True, access_log=None)
+    runner = web.ServerRunner(server, shutdown_timeout=_ENDING_SECONDS)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, config.host, config.port, backlog=1024).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def until_cancelled() -> None:
+    """Wait for ever."""
+    await asyncio.Event().wait()

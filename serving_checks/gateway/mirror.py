@@ -1,0 +1,91 @@
+"""The shadow's copy of the traffic: asked when the client has its answer, dropped where there is no room, not retried."""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from serving_checks.gateway.asked import Asked
+from serving_checks.gateway.config import MirrorConfig
+from serving_checks.gateway.upstream import Answered
+
+
+class Mirrored(NamedTuple):
+    """A request that the champion has answered, and the shadow is to be asked."""
+
+    asked: Asked
+    champion: Answered
+    champion_version: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Of what waits."""
+        return len(self.asked.body) + len(self.champion.body or b"")
+
+
+class Mirror:
+    """A bounded queue and who works it off; use as an async context manager.
+
+    Args:
+        config: Its bounds.
+        ask_shadow: Asks it and keeps the pair; what goes wrong there is counted here and never seen by a client.
+    """
+
+    def __init__(self, config: MirrorConfig, ask_shadow: Callable[[Mirrored], Awaitable[None]]) -> None:
+        self._config, self._ask_shadow = config, ask_shadow
+        self._waiting: asyncio.Queue[Mirrored] = asyncio.Queue(config.queue)
+        self._bytes = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self.dropped = self.failed = self.done = 0
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._work()) for _ in range(self._config.concurrency)]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return self._waiting.qsize()
+
+    def takes(self, request_id: str) -> bool:
+        """Whether a request is one of the share: the same id, the same answer, on every gateway."""
+        drawn = int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8], "big") / 2**64
+        return drawn < self._config.share
+
+    def offer(self, mirrored: Mirrored) -> None:
+        """Put a request into the queue, or count it as dropped."""
+        if self._bytes + mirrored.size_bytes > self._config.queue_mib * 2**20:
+            self.dropped += 1
+            return
+        try:
+            self._waiting.put_nowait(mirrored)
+        except asyncio.QueueFull:
+            self.dropped += 1
+            return
+        self._bytes += mirrored.size_bytes
+
+    async def settled(self) -> None:
+        """Wait until all that was offered has been asked."""
+        await self._waiting.join()
+
+    async def _work(self) -> None:
+        while True:
+            mirrored = await self._waiting.get()
+            try:
+                async with asyncio.timeout(self._config.timeout_seconds):
+                    await self._ask_shadow(mirrored)
+                self.done += 1
+            except Exception:
+                # A shadow's fault is a number; the champion's clients go on.
+                self.failed += 1
+            finally:
+                self._bytes -= mirrored.size_bytes
+                self._waiting.task_done()
