@@ -27,6 +27,8 @@ UNSIGNED = (CARD_FILE, BILL_FILE, MANIFEST_FILE, SIGNATURE_FILE)
 
 _KEY_BYTES = 64 << 10
 _SIGNATURE_BYTES = 16 << 20
+_ENCRYPTED = ("-----BEGIN ENCRYPTED PRIVATE KEY-----", "Proc-Type: 4,ENCRYPTED")
+"""How a PEM file says so: PKCS #8, and the older form of OpenSSL."""
 _MAKE_PRIVATE = "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out private.pem"
 _MAKE_PUBLIC = "openssl pkey -in private.pem -pubout -out public.pem"
 
@@ -141,7 +143,7 @@ def _signer(library: ModuleType, path: Path, password: str | None) -> Any:
     if "PRIVATE KEY-----" not in text:
         kind = "a public key" if "PUBLIC KEY-----" in text else "no private key in PEM"
         raise RequestError(f"{path} holds {kind}", remedy=f"name the private key; {_MAKE_PRIVATE} makes one")
-    encrypted = "ENCRYPTED" in text
+    encrypted = any(mark in text for mark in _ENCRYPTED)
     if encrypted and password is None:
         raise RequestError(
             f"the key in {path} is encrypted",
