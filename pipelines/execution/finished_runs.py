@@ -101,7 +101,8 @@ def artifact_of_run(workspace: Workspace, wanted: str, run: str | None = None) -
             f"{digest} is no artifact of {'that run' if run else f'any finished run of {workspace.root}'}",
             remedy="name one of `quantbench artifacts list`, or run its recipe again: what was measured is kept",
         )
-    record, row, artifact = next((one for one in found if one[1].measurement), found[0])
+    # Two entries of a recipe may have made the same bytes; of equals the first is taken, which is the newest run's.
+    record, row, artifact = max(found, key=lambda one: (one[1].measurement is not None, one[1].name == wanted))
     workspace.store.open(digest)
     return ArtifactOfRun(record, row, artifact, workspace.store.manifest(digest).files)
 
