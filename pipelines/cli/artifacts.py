@@ -17,7 +17,7 @@ from pipelines.execution.finished_runs import digest_named
 from pipelines.execution.verification import Verified, verified_folder, verified_object
 from pipelines.execution.workspace import Workspace
 from registry.contracts import ArtifactRecord
-from registry.signing import sign, signed_by
+from registry.signing import check_public_key, sign, signed_by
 
 HELP = "list the quantized models of the workspace; show, verify, sign or export one"
 
@@ -134,6 +134,8 @@ def _artifacts(workspace: Workspace) -> dict[str, ArtifactRecord]:
 def _verify(workspace: Workspace, args: argparse.Namespace) -> int:
     store, public_key = workspace.store, Path(args.public_key) if args.public_key else None
     digests = [digest_named(workspace, args.artifact, args.run)] if args.artifact else store.digests()
+    if public_key:
+        check_public_key(public_key)
     found = []
     with Console(stderr=True).status("verifying") as status:
         for digest in digests:

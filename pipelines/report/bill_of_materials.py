@@ -193,12 +193,12 @@ def _libraries(found: ArtifactOfRun) -> list[_Json]:
 
 
 def _library(name: str, version: str, uses: list[str]) -> _Json:
-    purl = f"pkg:pypi/{quote(name.lower())}@{quote(version)}"
+    purl = f"pkg:pypi/{quote(name.lower(), safe='')}@{quote(version, safe='')}"
     return {
         "type": "library",
         "bom-ref": purl,
-        "name": name,
-        "version": version,
+        "name": _plain(name),
+        "version": _plain(version),
         "purl": purl,
         "properties": _properties(used_for=", ".join(uses)),
     }

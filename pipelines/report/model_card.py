@@ -198,23 +198,19 @@ def _cost(found: ArtifactOfRun) -> list[str]:
             [_mebibytes(one.peak_process_bytes if one else None) for one in memories],
         ),
     ]
-    doubts = []
+    named = (("base", found.baseline), ("quantized", found.row))
+    notes = [f"{name}: {escaped(conditions_text(row.serving))}" for name, row in named if row.serving]
     for level in concurrencies(rows):
         at = f"{level} {'requests' if level > 1 else 'request'} at a time"
         speeds = [row.tokens_per_second(level) for row in rows]
         lines.append(_beside(f"output tokens/s, {at}", [None if one is None else significant(one) for one in speeds]))
         lines.append(_beside(f"median time to first token, ms, {at}", [_first_token(row, level) for row in rows]))
-        points = [(row.name, point) for row in rows if (point := row.closed_point(level))]
-        doubts += [f"{escaped(name)}, {at}: {escaped(why)}" for name, point in points if (why := doubt(point))]
-    conditions = [
-        f"{name}: {escaped(conditions_text(row.serving))}"
-        for name, row in (("base", found.baseline), ("quantized", found.row))
-        if row.serving
-    ]
+        points = [(name, point) for name, row in named if (point := row.closed_point(level))]
+        notes += [f"{name}, {at}: {escaped(why)}" for name, point in points if (why := doubt(point))]
     return [
         "As measured by the run; numbers of another machine or engine differ.",
         _lines(*table_head(["", "base", "quantized"]), *lines),
-        _lines(*(f"- {one}" for one in (*conditions, *doubts))),
+        _lines(*(f"- {one}" for one in notes)),
     ]
 
 
