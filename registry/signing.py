@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from configs.errors import RequestError, UnreadableError
+from configs.errors import RequestError, StageError, UnreadableError
 from configs.reading.json_text import read_json_object
 from configs.reading.text import read_text
 from registry.contracts.comparison import Verdict
@@ -54,13 +54,20 @@ def sign(store: Store, digest: str, private_key: Path, password: str | None = No
     Raises:
         RequestError: The key cannot be used, or the extra `signing` is not installed.
         DamagedObject: The object's bytes are not those of its digest.
+        StageError: It holds something else than plain files.
     """
     library = _library()
     signer = _signer(library, private_key, password)
     folder = store.open(digest)
     with store.staging() as staging:
         made = staging / SIGNATURE_FILE
-        signer.sign(folder, made)
+        try:
+            signer.sign(folder, made)
+        except ValueError as error:  # Such as a link: the library takes files and folders only.
+            raise StageError(
+                f"{store.path(digest)} cannot be signed: {error}",
+                remedy="an object to be signed holds plain files only",
+            ) from error
         # What was read for the signature was the object, or it would show now.
         store.open(digest)
         write_text_atomically(store.signature_file(digest), read_text(made, _SIGNATURE_BYTES))

@@ -55,12 +55,12 @@ def export(
         on_progress: Called with the bytes that were copied so far and those of all files.
 
     Raises:
-        RequestError: There is no such artifact, or the folder is not empty.
+        RequestError: There is no such artifact, or the folder is not empty or in the workspace.
         DamagedObject: The artifact's bytes are not those of its digest.
         StageError: The machine refused to write.
     """
     target = target.resolve()
-    _check_target(target)
+    _check_target(target, workspace)
     found = artifact_of_run(workspace, wanted, run)
     store, digest = workspace.store, found.artifact.digest
     with _explained(target), _unfinished(target) as folder:
@@ -72,7 +72,8 @@ def export(
         if signed:
             shutil.copyfile(store.signature_file(digest), folder / SIGNATURE_FILE)
         fsync_tree(folder)
-        # rename(2) replaces an empty folder, and nothing that has come to be there meanwhile.
+        # Once more, for what has come to be there meanwhile: rename(2) replaces an empty folder only, in fewer words.
+        _check_target(target, workspace)
         folder.rename(target)
         fsync(target.parent)
     return Exported(digest, found.run.run_id, target, signed)
@@ -117,7 +118,11 @@ def _of_model(files: Mapping[str, FileEntry]) -> dict[str, FileEntry]:
     }
 
 
-def _check_target(target: Path) -> None:
+def _check_target(target: Path, workspace: Workspace) -> None:
+    if target.is_relative_to(workspace.root):
+        raise RequestError(
+            f"{target} is in the workspace", remedy="name a folder elsewhere: its files are Quantbench's"
+        )
     if target.is_dir() and any(target.iterdir()):
         raise RequestError(f"the folder {target} is not empty", remedy="name a new or an empty one")
     if target.exists() and not target.is_dir():

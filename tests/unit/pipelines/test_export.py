@@ -84,6 +84,28 @@ def test_no_place_is_written_over(made: tuple[Workspace, str], tmp_path: Path, w
         exported(made[0], target)
 
 
+def test_no_object_of_the_store_gets_a_file(made: tuple[Workspace, str]) -> None:
+    for place in (made[0].store.path(made[1]) / "out", made[0].root / "out"):
+        with pytest.raises(RequestError, match="is in the workspace"):
+            exported(made[0], place)
+    assert made[0].store.verify(made[1]) == []
+
+
+def test_a_folder_that_fills_meanwhile_is_left_alone(
+    made: tuple[Workspace, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def filled(*_: object) -> str:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine").touch()
+        return ""
+
+    monkeypatch.setattr(module, "model_card", filled)
+    with pytest.raises(RequestError, match="is not empty"):
+        exported(made[0], tmp_path / "out")
+    assert names(tmp_path / "out") == {"mine"}
+    assert names(tmp_path) == {"out", "workspace"}
+
+
 def test_what_differs_in_an_exported_folder_is_named(made: tuple[Workspace, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     exported(made[0], out)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from configs.errors import RequestError
+from configs.errors import RequestError, StageError
 from registry import signing
 from registry.signing import UNSIGNED, outcome_of, sign, signature_outcome, signed_by
 from registry.store import DamagedObject, Store
@@ -140,6 +140,16 @@ def test_a_link_to_the_same_bytes_is_no_file(signed: Signed, tmp_path: Path) -> 
     (copy / "weights").unlink()
     (copy / "weights").symlink_to(signed.store.path(signed.digest) / "weights")
     assert outcome_of(copy, signed.file, signed.public).verdict == "fail"
+
+
+def test_an_object_with_a_link_is_not_signed(signed: Signed, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("1")
+    with signed.store.staging() as staging:
+        (staging / "weights").symlink_to(tmp_path / "elsewhere")
+        digest = signed.store.put(staging).digest
+    with pytest.raises(StageError, match=r"cannot be signed: .* symlink"):
+        sign(signed.store, digest, signed.private)
+    assert not signed.store.signature_file(digest).exists()
 
 
 def test_a_signature_outlives_its_object(signed: Signed) -> None:
