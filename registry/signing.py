@@ -6,6 +6,7 @@ export writes beside the model's files is told to the verifier as ignored, so on
 store and for every export of it, and for upstream's own command.
 """
 
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ UNSIGNED = (CARD_FILE, BILL_FILE, MANIFEST_FILE, SIGNATURE_FILE)
 
 _KEY_BYTES = 64 << 10
 _SIGNATURE_BYTES = 16 << 20
+_DIGESTS = re.compile(r": Expected 'Digest\(.*?\)', Actual 'Digest\(.*?\)'", re.DOTALL)
+"""What the library adds to the name of a file that is not as it was signed: bytes, as Python writes them."""
 _ENCRYPTED = ("-----BEGIN ENCRYPTED PRIVATE KEY-----", "Proc-Type: 4,ENCRYPTED")
 """How a PEM file says so: PKCS #8, and the older form of OpenSSL."""
 _MAKE_PRIVATE = "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out private.pem"
@@ -129,7 +132,8 @@ def _why(error: Exception, key: str, public_key: Path) -> str:
     if said.startswith("Key mismatch"):
         return f"is signed with another key than {public_key}: with {key}"
     if said.startswith("Signature mismatch"):
-        return f"is not what was signed: {said.removeprefix('Signature mismatch: ').strip('[]')}"
+        told = _DIGESTS.sub("", said.removeprefix("Signature mismatch: ").strip("[]"))
+        return f"is not what was signed: {told}"
     return f"has a signature that does not verify: it is damaged or forged ({type(error).__name__})"
 
 

@@ -143,16 +143,16 @@ def _verify(workspace: Workspace, args: argparse.Namespace) -> int:
             # Of all objects together only some are meant to be signed.
             asked = args.artifact or store.signature_file(digest).is_file()
             found.append(verified_object(store, digest, public_key if asked else None))
-    return _tell_verified(found, args)
+    return _tell_verified(found, "run their recipes again, what is damaged is made anew; or remove the folders", args)
 
 
 def _verify_folder(folder: Path, args: argparse.Namespace) -> int:
     with Console(stderr=True).status(f"verifying {folder}"):
         found = verified_folder(folder, Path(args.public_key) if args.public_key else None)
-    return _tell_verified([found], args)
+    return _tell_verified([found], "have it exported or fetched again, and load nothing of this one", args)
 
 
-def _tell_verified(found: list[Verified], args: argparse.Namespace) -> int:
+def _tell_verified(found: list[Verified], remedy: str, args: argparse.Namespace) -> int:
     failed = any(one.failed(args.signed) for one in found)
     if args.json:
         told = {
@@ -170,9 +170,9 @@ def _tell_verified(found: list[Verified], args: argparse.Namespace) -> int:
             if one.signature:
                 print(f"  {'NOT AS SIGNED: it ' if one.signature.verdict == 'fail' else ''}{one.signature.reason}")
         if any(one.differences for one in found):
-            print("remedy: run their recipes again, what is damaged is made anew; or remove the folders")
+            print(f"remedy: {remedy}")
         elif failed:
-            print("remedy: use none of it before it is known who signed it; `quantbench artifacts sign` signs it anew")
+            print("remedy: load it only once it is known who made it; `quantbench artifacts sign` signs what is yours")
     return StageError.exit_code if failed else 0
 
 

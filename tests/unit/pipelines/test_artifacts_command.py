@@ -59,6 +59,7 @@ def test_what_does_not_hold_ends_with_3(made: tuple[Workspace, str], capsys: pyt
     Path("out/config.json").write_text("{}")
     code, text = said(capsys, "verify", "./out", "--public-key", "key.pub.pem")
     assert code == 3 and "config.json: changed" in text and "SIGNED" not in text
+    assert "remedy: have it exported or fetched again" in text
     workspace.store.signature_file(digest).write_text("{}")
     assert said(capsys, "verify", "gptq")[0] == 3
     (workspace.store.path(digest) / "config.json").write_text("{}")
