@@ -1,5 +1,6 @@
 """A workspace with one real object and a finished run that tells of it, and key pairs to sign it with."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipelines.records.run_record import RunRecord
 from registry.contracts import StageResult
 from registry.sealed import write_sealed
 from tests.records import calibration_record
-from tests.unit.pipelines.report_records import report_record, report_rows
+from tests.unit.pipelines.report_records import report_record
 
 FILES = {"config.json": '{"a": 1}', "model.safetensors": "weights" * 1000, "README.md": "# as the method wrote it\n"}
 CHECKPOINT, CALIBRATION, SUITE = (f"sha256:{character * 64}" for character in "cab")
@@ -23,12 +24,12 @@ HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 def handed_on(digest: str, run_dir: Path, **config: Any) -> RunRecord:
     """The run of `report_records`, with digests that are some, and `digest` for its gptq artifact."""
-    baseline, *artifacts = report_rows()
+    record = _reported()
+    baseline, *artifacts = record.rows
     assert baseline.checkpoint is not None
     checkpoint = baseline.checkpoint.model_copy(update={"digest": CHECKPOINT, "license": "apache-2.0"})
     rows = [baseline.model_copy(update={"checkpoint": checkpoint})]
     rows += [with_digest(row, digest) if row.name == "gptq" else row for row in artifacts]
-    record = report_record(run_dir, rows=rows)
     calibration = calibration_record(CALIBRATION).model_dump(mode="json")
     measured = {"torch": "2.13.0+cpu", "lm-eval": "0.4.13"}
     outcomes = [
@@ -40,9 +41,14 @@ def handed_on(digest: str, run_dir: Path, **config: Any) -> RunRecord:
     result = StageResult(stage="calibrate", record=calibration)
     outcomes.append(StageOutcome(name="calibrate", how="done", wall_seconds=1.0, result=result))
     source = {"kind": "hub", "id": HUB_ID, "revision": "main"}
-    return record.model_copy(
-        update={"outcomes": outcomes, "config": record.config | {"source": source} | config, "run_id": run_dir.name}
-    )
+    told = {"run_id": run_dir.name, "run_dir": run_dir, "page": run_dir / "report.html"}
+    made = {"rows": rows, "outcomes": outcomes, "config": record.config | {"source": source} | config}
+    return record.model_copy(update=told | made)
+
+
+@functools.cache
+def _reported() -> RunRecord:
+    return report_record(Path("nowhere"))
 
 
 def with_digest(row: Row, digest: str) -> Row:

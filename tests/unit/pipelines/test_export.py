@@ -183,6 +183,7 @@ module.export(Workspace(Path(sys.argv[1])), "gptq", None, Path(sys.argv[2]), lam
 """
 
 
+@pytest.mark.slow
 def test_who_is_killed_leaves_nothing_under_the_name(made: tuple[Workspace, str], tmp_path: Path) -> None:
     out = tmp_path / "exports" / "out"
     argv = [sys.executable, "-P", "-c", KILLED, str(made[0].root), str(out)]
