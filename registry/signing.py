@@ -28,6 +28,7 @@ UNSIGNED = (CARD_FILE, BILL_FILE, MANIFEST_FILE, SIGNATURE_FILE)
 
 _KEY_BYTES = 64 << 10
 _SIGNATURE_BYTES = 16 << 20
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _DIGESTS = re.compile(r": Expected 'Digest\(.*?\)', Actual 'Digest\(.*?\)'", re.DOTALL)
 """What the library adds to the name of a file that is not as it was signed: bytes, as Python writes them."""
 _ENCRYPTED = ("-----BEGIN ENCRYPTED PRIVATE KEY-----", "Proc-Type: 4,ENCRYPTED")
@@ -69,7 +70,7 @@ def sign(store: Store, digest: str, private_key: Path, password: str | None = No
         except ValueError as error:  # Such as a link: the library takes files and folders only.
             raise StageError(
                 f"{store.path(digest)} cannot be signed: {error}",
-                remedy="an object to be signed holds plain files only",
+                remedy="run its recipe again: artifacts hold plain files",
             ) from error
         # What was read for the signature was the object, or it would show now.
         store.open(digest)
@@ -119,7 +120,7 @@ def signed_by(signature: Path) -> str | None:
         return None
     for key in ("verificationMaterial", "publicKey", "hint"):
         told = told.get(key) if isinstance(told, dict) else None
-    return f"sha256:{told}" if told and isinstance(told, str) else None
+    return f"sha256:{told}" if isinstance(told, str) and _FINGERPRINT.fullmatch(told) else None
 
 
 def check_public_key(path: Path) -> None:

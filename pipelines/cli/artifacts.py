@@ -16,6 +16,7 @@ from pipelines.execution.export import export
 from pipelines.execution.finished_runs import digest_named
 from pipelines.execution.verification import Verified, verified_folder, verified_object
 from pipelines.execution.workspace import Workspace
+from pipelines.report.table import printable
 from registry.contracts import ArtifactRecord
 from registry.signing import check_public_key, sign, signed_by
 
@@ -165,15 +166,22 @@ def _tell_verified(found: list[Verified], remedy: str, args: argparse.Namespace)
         print(json.dumps(told, indent=2))
     else:
         for one in found:
-            print(f"{one.name}: {'whole' if not one.differences else 'DAMAGED'}")
-            print("".join(f"  {line}\n" for line in one.differences), end="")
-            if one.signature:
-                print(f"  {'NOT AS SIGNED: it ' if one.signature.verdict == 'fail' else ''}{one.signature.reason}")
+            print("\n  ".join(printable(line) for line in _lines_about(one)))
         if any(one.differences for one in found):
             print(f"remedy: {remedy}")
+        elif args.public_key and not any(one.signature for one in found):
+            print("none of them is signed")
         elif failed:
             print("remedy: load it only once it is known who made it; `quantbench artifacts sign` signs what is yours")
     return StageError.exit_code if failed else 0
+
+
+def _lines_about(one: Verified) -> list[str]:
+    """Names of files may come from whoever sent the folder."""
+    lines = [f"{one.name}: {'whole' if not one.differences else 'DAMAGED'}", *one.differences]
+    if one.signature:
+        lines.append(f"{'NOT AS SIGNED: it ' if one.signature.verdict == 'fail' else ''}{one.signature.reason}")
+    return lines
 
 
 def _sign(workspace: Workspace, args: argparse.Namespace) -> int:

@@ -68,6 +68,23 @@ def test_what_does_not_hold_ends_with_3(made: tuple[Workspace, str], capsys: pyt
     assert code == 3 and told[digest] == {"differences": ["config.json: changed"], "signature": None}
 
 
+def test_a_folder_from_elsewhere_steers_no_terminal(
+    made: tuple[Workspace, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "export", "gptq", "out")
+    Path("out/model.sig").write_text('{"verificationMaterial": {"publicKey": {"hint": "\\u001b[2J"}}}')
+    code, text = said(capsys, "verify", "./out")
+    assert code == 3 and "names no key" in text
+    Path("out/\x1b[2Jevil").touch()
+    code, text = said(capsys, "verify", "./out")
+    assert code == 3 and "  evil: added" in text and "\x1b" not in text
+
+
+def test_where_nothing_is_signed_that_is_said(made: tuple[Workspace, str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = said(capsys, "verify", "--public-key", "key.pub.pem")
+    assert (code, text) == (0, f"{made[1]}: whole\nnone of them is signed\n")
+
+
 def test_json_says_the_same(made: tuple[Workspace, str], capsys: pytest.CaptureFixture[str]) -> None:
     digest = made[1]
     signed = json.loads(said(capsys, "sign", "gptq", "--key", "key.pem", "--json")[1])

@@ -118,8 +118,10 @@ def test_what_differs_in_an_exported_folder_is_named(made: tuple[Workspace, str]
     (out / "config.json").unlink()
     (out / "evil.py").touch()
     os.mkfifo(out / "pipe")
+    (out / "more").symlink_to(tmp_path)
     assert differences_of_export(out) == [
         "pipe: no file",
+        "more: no file",
         "config.json: missing",
         "evil.py: added",
         "model.safetensors: changed",
