@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from configs.errors import RequestError, StageError
+from configs.errors import QuantbenchError, RequestError, StageError
 from pipelines.execution.export import export
 from pipelines.execution.finished_runs import digest_named, last_run, run_named
 from pipelines.execution.promotion import overrides_of
@@ -122,10 +122,19 @@ def _show(workspace: Workspace, args: argparse.Namespace) -> int:
     )
     signature = workspace.store.signature_file(digest)
     shown |= {"path": str(workspace.store.path(digest)), "signature": str(signature) if signature.is_file() else None}
-    run = run_named(workspace, args.run) if args.run else last_run(workspace)
-    shown |= {"overrides": overrides_of(run, workspace).get(digest, []) if run else []}
+    shown |= {"overrides": _overrides(workspace, digest, args.run)}
     print(json.dumps(shown, indent=2))
     return 0
+
+
+def _overrides(workspace: Workspace, digest: str, named: str | None) -> list[str] | None:
+    """In words; None where a ledger elsewhere does not tell."""
+    run = run_named(workspace, named) if named else last_run(workspace)
+    try:
+        return overrides_of(run, workspace).get(digest, []) if run else []
+    except QuantbenchError as error:
+        Console(stderr=True).print(f"warning: {error.what}", soft_wrap=True, markup=False)
+        return None
 
 
 def _artifacts(workspace: Workspace) -> dict[str, ArtifactRecord]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from configs.errors import RequestError
 from pipelines.execution.workspace import Workspace
 from pipelines.records.artifact_of_run import ArtifactOfRun
-from pipelines.records.rows import Row
 from pipelines.records.run_record import RunRecord
 from registry.sealed import DamagedFile, read_sealed
 
@@ -64,7 +63,7 @@ def digest_named(workspace: Workspace, wanted: str, run: str | None = None) -> s
     record = last_run(workspace) if run is None else run_named(workspace, run)
     rows = {row.name: row for row in record.rows} if record else {}
     if wanted in rows:
-        digest = _digest_of(rows[wanted])
+        digest = rows[wanted].digest
         if digest is None:
             why = rows[wanted].failure or rows[wanted].blocked_by
             raise RequestError(
@@ -105,11 +104,6 @@ def artifact_of_run(workspace: Workspace, wanted: str, run: str | None = None) -
     record, row, artifact = max(found, key=lambda one: (one[1].measurement is not None, one[1].name == wanted))
     workspace.store.open(digest)
     return ArtifactOfRun(record, row, artifact, workspace.store.manifest(digest).files)
-
-
-def _digest_of(row: Row) -> str | None:
-    made = row.artifact or row.checkpoint
-    return made.digest if made else None
 
 
 def _whole_records(workspace: Workspace) -> Iterator[RunRecord]:
