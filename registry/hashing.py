@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,12 @@ def entry_of(path: Path) -> FileEntry:
 def manifest_of(directory: Path) -> Manifest:
     """Read every file below `directory` and describe it."""
     return Manifest(files={name: entry_of(path) for name, path in files_below(directory).items()})
+
+
+def differing(promised: Mapping[str, FileEntry], actual: Mapping[str, FileEntry]) -> list[str]:
+    """What differs between two lists of files, one sentence a file: `model.safetensors: changed`."""
+    return [
+        f"{name}: {'missing' if name not in actual else 'added' if name not in promised else 'changed'}"
+        for name in sorted(actual.keys() | promised.keys())
+        if actual.get(name) != promised.get(name)
+    ]

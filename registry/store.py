@@ -1,4 +1,5 @@
 """Content-addressed directories: `objects/<hex>/` holds files as they are, `manifests/<hex>.json` what they must be.
+`signatures/<hex>.sig`, where somebody signed the object, is no part of it (`registry/signing.py`).
 
 An object's directory is a model directory as transformers and vLLM know it, so it is served from where it lies. Whoever
 reads one opens it here: what is read is what its digest says, or nothing is.
@@ -12,7 +13,7 @@ from pathlib import Path
 from configs.errors import RequestError, StageError
 from registry.contracts import ObjectRef
 from registry.files import fsync, fsync_tree, write_text_atomically
-from registry.hashing import Manifest, strangers_below
+from registry.hashing import Manifest, differing, strangers_below
 from registry.owned_folders import owned_folder, sweep_abandoned
 from registry.verified_files import Known, look_at, read_known, write_known
 
@@ -41,6 +42,7 @@ class Store:
         self._objects = root / "objects"
         self._manifests = root / "manifests"
         self._verified = root / "verified"
+        self._signatures = root / "signatures"
         self._staging = root / "staging"
 
     @classmethod
@@ -146,7 +148,10 @@ class Store:
         return self._differences(digest, {})
 
     def discard(self, digest: str) -> None:
-        """Remove an object with all that is known of it; harmless where there is none."""
+        """Remove an object with all that is known of it; harmless where there is none.
+
+        A signature stays: it is about the bytes of this digest, and holds again when they are back.
+        """
         for path in (self.manifest_file(digest), self._verified_path(digest)):
             if not path.is_dir():
                 path.unlink(missing_ok=True)
@@ -185,13 +190,7 @@ class Store:
             return []
         if manifest is None:
             return ["the manifest is missing or damaged, and the files are not those of the digest"]
-        promised = manifest.files
-        actual = look.manifest.files
-        return [
-            f"{name}: {'missing' if name not in actual else 'added' if name not in promised else 'changed'}"
-            for name in sorted(actual.keys() | promised.keys())
-            if actual.get(name) != promised.get(name)
-        ]
+        return differing(manifest.files, look.manifest.files)
 
     def _write_manifest(self, manifest: Manifest) -> None:
         write_text_atomically(self.manifest_file(manifest.digest), manifest.model_dump_json(indent=2))
@@ -207,6 +206,21 @@ class Store:
     def manifest_file(self, digest: str) -> Path:
         """The list of the object's files with their digests."""
         return self._manifests / f"{digest.removeprefix('sha256:')}.json"
+
+    def manifest(self, digest: str) -> Manifest:
+        """What `manifest_file` holds.
+
+        Raises:
+            DamagedObject: It is gone or damaged; `open` writes it anew where there is room.
+        """
+        manifest = self._manifest(digest)
+        if manifest is None:
+            raise DamagedObject(digest, self.path(digest), ["its manifest is missing or damaged"])
+        return manifest
+
+    def signature_file(self, digest: str) -> Path:
+        """The object's signature; not there where nobody signed it."""
+        return self._signatures / f"{digest.removeprefix('sha256:')}.sig"
 
     def _verified_path(self, digest: str) -> Path:
         return self._verified / f"{digest.removeprefix('sha256:')}.json"

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import get_args
 
 from rich.console import Console
+from rich.text import Text
 
+from configs.errors import QuantbenchError
 from pipelines.cli import VERDICT_EXIT_CODES
 from pipelines.decision.recommend import recommend
 from pipelines.execution.finished_runs import run_named
+from pipelines.execution.promotion import overrides_of
 from pipelines.execution.workspace import Workspace
 from pipelines.recipe.policy import Goal, Policy, RecommendConfig
+from pipelines.records.run_record import RunRecord
 from pipelines.report.console import print_recommendation
 from registry.contracts.comparison import Verdict
 
@@ -40,4 +44,17 @@ def execute(args: argparse.Namespace) -> int:
         print(json.dumps(found.model_dump(mode="json"), indent=2))
     else:
         print_recommendation(Console(), found)
+        _print_overrides(record, Workspace(Path(args.workspace)))
     return VERDICT_EXIT_CODES[_OUTCOMES[found.kind]]
+
+
+def _print_overrides(record: RunRecord, workspace: Workspace) -> None:
+    """What was promoted although it may not be."""
+    try:
+        overrides = overrides_of(record, workspace)
+    except QuantbenchError as error:
+        Console(stderr=True).print(Text(f"warning: overrides are not shown: {error.what}", "yellow"), soft_wrap=True)
+        return
+    for row in record.rows:
+        for said in overrides.get(row.digest or "", []):
+            Console().print(Text(f"{row.name}: {said}", "yellow"), soft_wrap=True)

@@ -16,6 +16,7 @@ from pipelines.records.decision import LimitOutcome, worst_of
 from pipelines.records.run_record import RunRecord
 from registry.contracts.comparison import Verdict
 from registry.ledger import Entry, Kind, Ledger
+from registry.signing import signature_outcome
 from registry.tracking.address import sqlite_uri, with_password
 from registry.tracking.aliases import version_of
 
@@ -64,7 +65,8 @@ class ModelRegistry:
     def __init__(self, run: RunRecord, workspace: Workspace, who: str, on_warning: Callable[[str], None]) -> None:
         tracking = run.config.get("tracking", {})
         self.config = RegistryConfig.model_validate(run.config.get("registry", {}))
-        self.model = str(tracking.get("registered_model") or run.config["name"])
+        self._policy = Policy.model_validate(run.config.get("policy", {}))
+        self.model = model_of(run)
         self._uri = with_password(tracking.get("uri") or workspace.default_tracking_uri)
         self._run, self._workspace, self._who, self._warn = run, workspace, who, on_warning
         self.ledger = Ledger(self.config.ledger or sqlite_uri(workspace.root / "ledger.db"))
@@ -90,8 +92,7 @@ class ModelRegistry:
                 f"{self.model} has no version of {name} ({digest[:19]}...) in MLflow",
                 remedy="run its recipe again, which records it; what was measured is kept",
             )
-        policy = Policy.model_validate(self._run.config.get("policy", {}))
-        limits = held_against(policy, row, self._run.rows[0])
+        limits = held_against(self._policy, row, self._run.rows[0])
         return Subject(name, digest, version, row.size_bytes or 0, limits)
 
     def tell(self, subject: Subject, kind: Kind, why: str) -> Entry:
@@ -112,6 +113,7 @@ class ModelRegistry:
             StageError: The bytes are not what they were, or a store does not answer.
         """
         alias = self.config.aliases.of(role)
+        subject = self._with_signature(subject)
         if override is None:
             self._check_allowed(subject)
         self._check_bytes(subject.name, subject.digest, read_all=True)
@@ -125,6 +127,15 @@ class ModelRegistry:
         self._aliases.tag(subject.version, {_OVERRIDE_TAG: f"{alias}: {override}" if override else ""})
         self._notify(moved)
         return moved
+
+    def _with_signature(self, subject: Subject) -> Subject:
+        """With the limit that takes as long as reading all of the model: before it moves, and not before."""
+        key = self._policy.signature
+        if key is None:
+            return subject
+        found = signature_outcome(self._workspace.store, subject.digest, key)
+        limit = LimitOutcome(limit="signature", outcome=found.verdict, reason=f"it {found.reason}")
+        return subject._replace(limits=[*subject.limits, limit])
 
     def _check_allowed(self, subject: Subject) -> None:
         broken = [f"{limit.limit}: {limit.reason}" for limit in subject.limits if limit.outcome != "pass"]
@@ -210,11 +221,6 @@ class ModelRegistry:
         self._notify(adopted)
         return adopted
 
-    def overrides(self) -> dict[str, Entry]:
-        """Alias -> its last row, of those that point at what the policy forbade."""
-        last = {one.stream: one for one in self.ledger.entries(self.model) if one.stream.startswith("alias:")}
-        return {stream.partition(":")[2]: one for stream, one in last.items() if one.override}
-
     def _moves(self, alias: str) -> Sequence[Entry]:
         """Newest first."""
         return self.ledger.entries(self.model, f"alias:{alias}")[::-1]
@@ -252,3 +258,28 @@ class ModelRegistry:
         except (OSError, subprocess.SubprocessError) as error:
             said = getattr(error, "stderr", None) or str(error)
             self._warn(f"`registry.notify`: {command[0]} was not told: {str(said).strip()[-300:]}")
+
+
+def overrides_of(run: RunRecord, workspace: Workspace) -> dict[str, list[str]]:
+    """Artifact's digest -> a sentence for each alias that points at it although the policy or its approval forbade it.
+
+    Raises:
+        StageError: The ledger does not answer.
+    """
+    config = RegistryConfig.model_validate(run.config.get("registry", {}))
+    file = workspace.root / "ledger.db"
+    if config.ledger is None and not file.exists():
+        return {}
+    ledger = Ledger(config.ledger or sqlite_uri(file))
+    last = {one.stream: one for one in ledger.entries(model_of(run)) if one.stream.startswith("alias:")}
+    found: dict[str, list[str]] = {}
+    for stream, entry in last.items():
+        if entry.override and entry.artifact:
+            said = f"{stream.partition(':')[2]} points at it by override of {entry.who}: {entry.override}"
+            found.setdefault(entry.artifact, []).append(said)
+    return found
+
+
+def model_of(run: RunRecord) -> str:
+    """The registered model that a run's artifacts are versions of."""
+    return str(run.config.get("tracking", {}).get("registered_model") or run.config["name"])

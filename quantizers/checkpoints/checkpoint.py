@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from configs.errors import RequestError, StageError, naming
 from quantizers.checkpoints.chat_templates import check_chat_templates, has_chat_template
 from quantizers.checkpoints.completeness import refuse_incomplete
+from quantizers.checkpoints.declared_license import CARD, license_of_card, license_of_gguf
 from quantizers.checkpoints.gguf_tokenizer import write_tokenizer
 from quantizers.checkpoints.gguf_vocabulary import GgufVocabulary, read_vocabulary
 from quantizers.checkpoints.gguf_weights import load_weights
@@ -80,7 +81,7 @@ def prepare(job: PrepareJob, clock: StageClock) -> tuple[CheckpointRecord, dict[
                 _copy_folder(path, job.output_dir)
             with clock.part("tokenizer"):
                 proved = prove_folder(job.output_dir, path)
-            origin, original = f"folder {path.name}", str(path)
+            origin, original, declared = f"folder {path.name}", str(path), license_of_card(path)
         case HubSource(id=model_id, revision=revision):
             with clock.part("download"):
                 snapshot = _download(model_id, revision)
@@ -89,16 +90,18 @@ def prepare(job: PrepareJob, clock: StageClock) -> tuple[CheckpointRecord, dict[
             with clock.part("tokenizer"):
                 proved = prove_folder(job.output_dir, snapshot)
             origin, original = f"hub {model_id}@{snapshot.name}", f"{model_id}@{snapshot.name}"
+            declared = license_of_card(snapshot)
         case GgufSource() | PackageGgufSource():
             path = locate_gguf(job.source)
             check_gguf(path)
             proved = _convert_gguf(path, job.dtype, job.output_dir, clock)
             origin, original = f"gguf {path.name} ({digest_of_file(path)})", str(path)
+            declared = license_of_gguf(path)
             versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "gguf")}
     with clock.part("check"), naming(job.output_dir, original):
         check_chat_templates(job.output_dir)
         record = describe(job.output_dir, origin=origin, note=job.source.note)
-    told = {"text_opening": proved.opening, "tokenizer_proof": proved.proof}
+    told = {"text_opening": proved.opening, "tokenizer_proof": proved.proof, "license": declared}
     return record.model_copy(update=told), versions
 
 
@@ -195,7 +198,7 @@ def _download(model_id: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        wanted = [*_COMPANIONS, *TELLING_FILES, "*.safetensors"]
+        wanted = [*_COMPANIONS, *TELLING_FILES, CARD, "*.safetensors"]
         folder = snapshot_download(model_id, revision=revision, allow_patterns=wanted)
     except Exception as error:  # The hub's client raises dozens of types; all of them mean the same to a user.
         check_not_refused(error, f"fetching {model_id}", Path.home())

@@ -39,5 +39,7 @@ class CheckpointRecord(Record):
     """In words, what the tokenizer was compared with and how; empty for records from before it was."""
     origin: str
     """Where it came from, in words: a folder's name, a GGUF file with its digest, a hub id with its commit."""
+    license: str | None = None
+    """What the source's own card or header names, as it stands there; None where it names none."""
     note: str | None = None
     """Shown wherever the model's numbers are shown (such as: rounded to 4 bits once before)."""

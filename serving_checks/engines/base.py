@@ -16,7 +16,7 @@ from pydantic import Field
 from configs.base import StrictModel
 from configs.quantities import Count, Ranks, Seconds, Tokens
 from registry.contracts.base import Device, DType, Method, format_of
-from registry.contracts.serving import Endpoint
+from registry.contracts.serving import Endpoint, ServingRecord
 from serving_checks.engines.rank_facts import RankFacts
 from serving_checks.processes.endings import Death
 
@@ -188,6 +188,15 @@ class Engine(ABC):
     def serves_in_16_bits_only(cls, method: Method | None) -> bool:
         """Whether it serves artifacts of `method` (None: unquantized) in no wider dtype."""
         return method is not None and format_of(method) in cls.formats_in_16_bits_only
+
+    @classmethod
+    def command_for_users(cls, serving: ServingRecord, max_model_len: int) -> str | None:
+        """What somebody types in a model's folder to serve it as it was measured; None where there is no such command.
+
+        Args:
+            max_model_len: Context length in tokens.
+        """
+        return None
 
     @abstractmethod
     def refusals(self, request: ServerRequest) -> list[str]:

@@ -13,7 +13,7 @@ from configs.errors import UnreadableError
 from configs.quantities import Count, Gibibytes, Tokens
 from configs.reading.json_text import read_json_object
 from registry.contracts.base import Device
-from registry.contracts.serving import Endpoint
+from registry.contracts.serving import Endpoint, ServingRecord
 from serving_checks.engines import vllm_log
 from serving_checks.engines.base import (
     LOOPBACK,
@@ -112,6 +112,13 @@ class VllmEngine(LaunchedEngine):
     def fixed_length(self) -> Mapping[str, Any]:
         """See `Engine.fixed_length`."""
         return {"ignore_eos": True}
+
+    @classmethod
+    def command_for_users(cls, serving: ServingRecord, max_model_len: int) -> str | None:
+        """See `Engine.command_for_users`."""
+        ranks = serving.tensor_parallel_size
+        split = f" --tensor-parallel-size {ranks}" if ranks > 1 else ""
+        return f"vllm serve . --dtype {serving.dtype} --max-model-len {max_model_len}{split}"
 
     def refusals(self, request: ServerRequest) -> list[str]:
         """See `Engine.refusals`; what vLLM 0.32 and its bitsandbytes plugin raise at start."""

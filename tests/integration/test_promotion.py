@@ -1,6 +1,7 @@
 """From a recorded run to an alias and back: on a local database, on real MLflow servers, and with PostgreSQL."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from pipelines.cli import main
 from pipelines.recipe.registry_config import RegistryConfig
 from registry.ledger import Ledger
 from registry.sealed import write_sealed
+from registry.signing import sign
 from registry.tracking import aliases
 from registry.tracking.address import LEDGER_PASSWORD_VARIABLE, sqlite_uri
 from registry.tracking.rest import NoAnswerError
@@ -309,6 +311,58 @@ def test_bytes_that_changed_are_not_promoted(registry: Registry) -> None:
     assert registry.pointed() is None
 
 
+def key_pair(private: Path, public: Path) -> None:
+    """A new one, as OpenSSL makes it."""
+    make = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(private)]
+    halve = ["openssl", "pkey", "-in", str(private), "-pubout", "-out", str(public)]
+    for command in (make, halve):
+        subprocess.run(command, check=True)
+
+
+def test_what_has_to_be_signed_is_not_moved_without(registry: Registry, tmp_path: Path) -> None:
+    private, public = tmp_path / "private.pem", tmp_path / "public.pem"
+    key_pair(private, public)
+    row = next(row for row in registry.lab.run.rows if row.name == "int8")
+    policy = registry.lab.run.config.get("policy", {}) | {"signature": str(public)}
+    result_file = registry.lab.run.run_dir / "result.json"
+    config = registry.lab.run.config | {"policy": policy}
+    write_sealed(result_file, registry.lab.run.model_copy(update={"config": config}))
+    try:
+        registry("approve", "int8")
+        code, said = registry("promote", "int8", "--to", "shadow")
+        assert code == 4
+        assert "signature: it is not signed" in said
+        assert registry.pointed() is None
+        sign(registry.lab.workspace.store, str(row.digest), private)
+        code, said = registry("promote", "int8", "--to", "shadow")
+        assert code == 0, said
+        # The signature is among what it was decided by.
+        (entry,) = json.loads(registry("history", "shadow", "--json")[1])["entries"]
+        (approval,) = [
+            one for one in json.loads(registry("history", "--json")[1])["entries"] if one["kind"] == "approve"
+        ]
+        assert entry["verdict"] != approval["verdict"]
+        public.write_text(public.read_text().replace("A", "B", 1))
+        code, said = registry("promote", "int8", "--to", "champion")
+        assert code in (1, 2)
+    finally:
+        write_sealed(result_file, registry.lab.run)
+        registry.lab.workspace.store.signature_file(str(row.digest)).unlink(missing_ok=True)
+
+
+def test_an_override_is_shown_wherever_the_artifact_is(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    assert registry("promote", "gptq", "--to", "shadow", "--override", "one day of traffic")[0] == 0
+    place = ["--workspace", str(registry.lab.workspace.root)]
+    main(["recommend", *place])
+    told = "shadow points at it by override of a tester: one day of traffic"
+    assert f"gptq: {told}" in capsys.readouterr().out
+    assert main(["artifacts", "show", "gptq", *place]) == 0
+    assert json.loads(capsys.readouterr().out)["overrides"] == [told]
+    assert registry("promote", "nf4", "--to", "shadow", "--override", "no, that one")[0] == 0
+    main(["artifacts", "show", "gptq", *place])
+    assert json.loads(capsys.readouterr().out)["overrides"] == []
+
+
 def test_a_ledger_that_was_edited(registry: Registry) -> None:
     registry("approve", "int8")
     registry("promote", "int8", "--to", registry.alias)
@@ -359,8 +413,6 @@ def test_it_moves_without_importing_mlflow(recorded: Lab) -> None:
         f"assert alias_of({recorded.tracking.uri!r}, {model!r}, 'light') is None\n"
         "assert 'mlflow' not in sys.modules"
     )
-    import subprocess
-
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
     with pytest.raises(NoAnswerError):

@@ -10,7 +10,8 @@ from configs.errors import RequestError
 from quantizers.__main__ import calibrate_stage, inspect_stage, quantize_stage
 from quantizers.base import QuantizeJob
 from quantizers.calibration.config import CalibrateJob
-from quantizers.checkpoints.checkpoint import describe
+from quantizers.checkpoints.checkpoint import PrepareJob, describe, prepare
+from quantizers.checkpoints.sources import FolderSource
 from quantizers.inspection.inspection import InspectJob
 from registry.contracts import ArtifactRecord, CheckpointRecord, InspectionRecord
 from registry.hashing import manifest_of
@@ -31,6 +32,25 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Checkpoi
 @pytest.fixture(scope="module")
 def clock(tmp_path_factory: pytest.TempPathFactory) -> StageClock:
     return StageClock(tmp_path_factory.mktemp("clock") / "progress")
+
+
+def test_the_source_s_own_licence_is_recorded(
+    checkpoint: tuple[Path, CheckpointRecord], clock: StageClock, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(checkpoint[0], tmp_path / "source"))
+    for card, expected in (("---\nlicense: mit\n---\n", "mit"), ("no metadata", None)):
+        (source / "README.md").write_text(card)
+        output = tmp_path / str(expected)
+        job = PrepareJob(
+            stage="prepare",
+            result_file=tmp_path / "result.json",
+            output_dir=output,
+            source=FolderSource(kind="folder", path=source),
+            dtype="bfloat16",
+        )
+        record, _ = prepare(job, clock)
+        assert record.license == expected
+        assert not (output / "README.md").exists()
 
 
 def calibration_job(checkpoint: tuple[Path, CheckpointRecord], output: Path, **config: object) -> CalibrateJob:

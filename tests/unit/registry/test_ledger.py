@@ -137,3 +137,25 @@ def test_a_ledger_that_cannot_be_had_is_told_without_its_password(tmp_path: Path
     with pytest.raises(StageError, match="file is not a database") as caught:
         ledger_in(tmp_path)
     assert "whole or not at all" in caught.value.remedy
+
+
+def test_a_database_that_somebody_else_holds_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.ledger._LOCKED_SECONDS", 0.05)
+    ledger = ledger_in(tmp_path)
+    first = ledger.append(move(1), None)
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StageError, match="database is locked"):
+            ledger.append(move(2), first)
+    assert ledger.append(move(2), first).sequence == 2, "nothing was written, so it can be again"
+
+
+def test_a_verdict_is_kept_once_and_found_when_changed(tmp_path: Path) -> None:
+    ledger = ledger_in(tmp_path)
+    digest = ledger.keep_verdict({"outcome": "pass", "loss": 0.1})
+    assert ledger.keep_verdict({"loss": 0.1, "outcome": "pass"}) == digest
+    assert ledger.keeps(digest)
+    assert not ledger.keeps(digest.replace("sha256:", "sha256:0")[:71])
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection, connection:
+        connection.execute("UPDATE quantbench_verdicts SET verdict = replace(verdict, '0.1', '0.2')")
+    assert not ledger.keeps(digest)
