@@ -15,7 +15,7 @@ WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 FAST_TESTS := $(wildcard tests/unit tests/contracts tests/architecture)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test second-tier test-all check lint faults format nltk-data lock clean distclean
+.PHONY: help setup demo test second-tier services test-all check lint faults format nltk-data lock clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -29,15 +29,19 @@ demo: setup ## Quantize and measure SmolLM2-135M in seven ways on this machine
 
 test: setup ## Run the tests, real engines included
 	-@$(BIN)/python -P tools/nltk_data.py # without it, tests of IFEval are skipped
-	$(BIN)/python -P -m pytest $(WORKERS) -m "not environment"
+	$(BIN)/python -P -m pytest $(WORKERS) -m "not environment and not service"
 
-second-tier: setup ## Run what `make test` leaves out: engines in environments of their own (fetches packages)
-	$(BIN)/python -P -m pytest $(WORKERS) -m environment
+second-tier: setup ## Run what `make test` leaves out: engines in environments of their own (fetches packages), PostgreSQL
+	$(BIN)/python -P -m pytest $(WORKERS) -m "environment or service"
+
+services: ## Install the servers that `make test-all` runs with: PostgreSQL (Debian, as root)
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql; }
 
 test-all: test second-tier ## Run all tests
 
 check: lint ## Run everything that is fast: format, lint, types, imports, quick tests
-	$(BIN)/python -P -m pytest $(WORKERS) $(FAST_TESTS) -m "not engine and not slow and not environment"
+	$(BIN)/python -P -m pytest $(WORKERS) $(FAST_TESTS) -m "not engine and not slow and not environment and not service"
 
 lint: setup ## Check format, style, types and the import direction
 	$(BIN)/ruff format --check .

@@ -30,7 +30,7 @@ _ANSWER_CHARACTERS = 1000
 class Sample(Record):
     """One item's score: one row for each task, filter and document."""
 
-    schema_version: int = 2
+    schema_version: int = 3
     task: str
     category: str
     filter: str
@@ -69,6 +69,8 @@ class Sample(Record):
     """Of each choice, in nats; one number for a perplexity; empty where text is generated."""
     answer: str = ""
     """The chosen choice or the generated text, at most 1000 characters; empty for a perplexity."""
+    answer_tokens: int = 0
+    """Of all texts that were generated for it, and one for the end of each; 0 where none is."""
 
     @property
     def key(self) -> tuple[str, str, str, int]:

@@ -25,4 +25,4 @@ def take(walk: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]) -> Non
         said = capsys.readouterr()
         got = said.err + said.out
         assert doctest.OutputChecker().check_output(printed, got, doctest.ELLIPSIS), f"$ quantbench {command}\n{got}"
-        assert code == (2 if "error:" in printed else 0)
+        assert (code == 0) == ("error:" not in printed), f"$ quantbench {command}: {code}"

@@ -248,7 +248,9 @@ class Asker:
             for category in resolved.suite.categories
             for task in resolved.of(category.name)
             if task.name in chosen
-            for sample in _samples(category, task.name, tasks[task.name], chosen[task.name], answers)
+            for sample in _samples(
+                category, task.name, tasks[task.name], chosen[task.name], answers, self._questioner.length
+            )
         ]
 
     def _chosen(self, name: str, wanted: Sequence[int]) -> dict[int, _Item]:
@@ -293,7 +295,12 @@ def _built(resolved: ResolvedTask, task: Any, questioner: Questioner) -> dict[in
 
 
 def _samples(
-    category: Category, name: str, task: Any, items: Mapping[int, _Item], answers: Mapping[Question, Answer]
+    category: Category,
+    name: str,
+    task: Any,
+    items: Mapping[int, _Item],
+    answers: Mapping[Question, Answer],
+    length: Callable[[str], int],
 ) -> Iterator[Sample]:
     from lm_eval.utils import handle_non_serializable, hash_string
 
@@ -327,6 +334,13 @@ def _samples(
             prompt_tokens=max(one.prompt_tokens for one in mine),
             truncated=any(one.truncated for one in mine),
             windows=sum(one.windows for one in mine),
+            answer_tokens=sum(
+                # The end is a token too. What an answer costs is not what was cut off it afterwards.
+                length(text) + 1
+                for one in mine
+                for question in one.questions
+                if isinstance(text := answers[question], str)
+            ),
             **_readable(category.metric, task, document, mine, answers),
         )
 

@@ -185,6 +185,10 @@ class Questioner:
     def _encode(self, texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
         return dict(zip(texts, map(tuple, text_ids(self._tokenizer, texts)), strict=True))
 
+    def length(self, text: str) -> int:
+        """In tokens, as a model writes it."""
+        return len(self._plain(text))
+
     def _plain(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False, return_attention_mask=False).input_ids)
 

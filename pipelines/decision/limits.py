@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+from configs.names import BASELINE
 from pipelines.recipe.policy import LoadLimit, Policy
 from pipelines.records.decision import LimitOutcome, worst_of
-from pipelines.records.rows import Row
+from pipelines.records.rows import Row, verbosity_text
 from registry.contracts import LoadPoint
 from registry.contracts.comparison import Verdict
 
@@ -12,17 +13,21 @@ _MIB = 2**20
 
 
 def held_against(policy: Policy, row: Row, baseline: Row) -> list[LimitOutcome]:
-    """Every limit that applies; for an artifact that is not sound, that alone."""
+    """Every limit that applies; of the baseline, and of an artifact that is not sound, that alone."""
     if row.failure or row.measurement is None:
         why = (
             row.failure or f"it was not measured, since {row.blocked_by or 'its run'} did not come so far"
         ).splitlines()
         return [LimitOutcome(limit="soundness", outcome="fail" if row.failure else "inconclusive", reason=why[0])]
+    if row.name == BASELINE:
+        said = "it is what artifacts are compared with, and was found sound"
+        return [LimitOutcome(limit="soundness", outcome="pass", reason=said)]
     return [
         *_quality(row),
         *_size(policy, row),
         *_memory(policy, row),
         *_fallbacks(policy, row),
+        *_verbosity(policy, row),
         *_checks(policy, row),
     ] + [_load(limit, row, baseline) for limit in policy.loads]
 
@@ -58,6 +63,21 @@ def _fallbacks(policy: Policy, row: Row) -> Iterator[LimitOutcome]:
     count = row.artifact.fallback_count
     said = f"{count} of its Linears were not quantized as asked, allowed are {policy.fallback_modules}"
     yield LimitOutcome(limit="fallbacks", outcome="pass" if count <= policy.fallback_modules else "fail", reason=said)
+
+
+def _verbosity(policy: Policy, row: Row) -> Iterator[LimitOutcome]:
+    if policy.verbosity is None:
+        return
+    found = row.verbosity
+    if found is None:
+        said = "how long its answers are is not known: the suite lets nothing be generated, or was measured before"
+        yield LimitOutcome(limit="verbosity", outcome="inconclusive", reason=said)
+        return
+    said = f"{verbosity_text(found)}, allowed are {policy.verbosity:g} times"
+    outcome: Verdict = "inconclusive"
+    if found.low is not None and found.high is not None:
+        outcome = "pass" if found.high <= policy.verbosity else "fail" if found.low > policy.verbosity else outcome
+    yield LimitOutcome(limit="verbosity", outcome=outcome, reason=said)
 
 
 def _checks(policy: Policy, row: Row) -> Iterator[LimitOutcome]:

@@ -101,7 +101,6 @@ def _chosen(
     if others:
         sentence += f"; {', '.join(others)} would do, and no other is better in accuracy, speed and size at once"
     digest = next(one.digest for one in candidates if one.name == best.row.name)
-    short = (digest or "").removeprefix("sha256:")[:12]
     return RecommendationRecord(
         goal=config.goal,
         kind="artifact",
@@ -109,7 +108,7 @@ def _chosen(
         digest=digest,
         sentence=sentence,
         candidates=candidates,
-        next_step=f"quantbench artifacts verify {short}",
+        next_step=f"quantbench registry approve {best.row.name}",
     )
 
 

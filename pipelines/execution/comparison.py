@@ -9,6 +9,7 @@ from evals.asking.token_agreement import agree
 from evals.judging.characterize import characterize
 from evals.judging.pairing import joint_looks, paired
 from evals.judging.retention import compare, policy_of
+from evals.judging.verbosity import verbosity
 from evals.suites.suite import Suite
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.stages import STATISTICS_LIBRARIES, STATISTICS_VERSION, installed_versions
@@ -69,9 +70,10 @@ def _compared(
     baseline: EvaluationRecord, baseline_dir: Path, artifact: EvaluationRecord, artifact_dir: Path, suite: Suite
 ) -> Comparison:
     measured = baseline, baseline_dir / baseline.samples_file, artifact, artifact_dir / artifact.samples_file
-    retention = compare(*measured, policy_of(suite))
+    retention, pairs = compare(*measured, policy_of(suite)), paired(*measured)
     return Comparison(
         retention=retention,
-        characterization=characterize(retention, paired(*measured)),
+        characterization=characterize(retention, pairs),
         token_agreement=agree(baseline_dir / TOKEN_LOGPROBS_FILE, artifact_dir / TOKEN_LOGPROBS_FILE),
+        verbosity=verbosity(pairs),
     )

@@ -18,7 +18,8 @@ from registry.hashing import digest_of
 from registry.stage_cache import StageKey
 from registry.stage_process import progress_file_of, progress_text
 from registry.tracking.address import PASSWORD_VARIABLE, password_of, scrubbed, with_password, without_password
-from registry.tracking.probe import NoAnswerError, experiment_stage, holds_run
+from registry.tracking.probe import experiment_stage, holds_run
+from registry.tracking.rest import NoAnswerError
 from serving_checks.processes.endings import death_of
 from serving_checks.processes.pulse import UNBOUNDED, Patience
 from serving_checks.processes.supervisor import Supervised

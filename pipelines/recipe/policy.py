@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from configs.base import StrictModel
-from configs.quantities import Count, Mebibytes, PerSecond, Price, Ratio, Seconds
+from configs.quantities import Count, LocalPath, Mebibytes, PerSecond, Price, Ratio, Seconds
 
 Goal = Literal["most accurate", "fastest", "smallest", "most users", "cheapest"]
 
@@ -42,6 +42,12 @@ class Policy(StrictModel):
     loads: list[LoadLimit] = []
     fallback_modules: Count = 0
     """Most Linears that the engine could not quantize as asked."""
+    verbosity: Ratio | None = None
+    """Most times the baseline's tokens that its generated answers may take, such as 1.1; needs a suite that generates.
+    """
+    signature: LocalPath | None = None
+    """Public key (PEM) by which an artifact has to be signed before an alias moves to it: `quantbench artifacts sign`.
+    """
     checks: bool = True
     """No proof about its server may have failed; one that was not run counts neither way."""
 

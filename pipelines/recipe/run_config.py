@@ -12,6 +12,7 @@ from evals.statistics.sequential import LookPlan
 from evals.suites.local_data import DataConfig
 from pipelines.recipe.deadlines import Deadlines
 from pipelines.recipe.policy import Policy, RecommendConfig
+from pipelines.recipe.registry_config import RegistryConfig
 from pipelines.recipe.tune_config import TuneConfig
 from quantizers.base import METHODS, MethodConfig, load_method
 from quantizers.calibration.config import CalibrationConfig
@@ -110,6 +111,8 @@ class RunConfig(StrictModel):
     """What an artifact has to be besides good enough; nothing is measured for it."""
     recommend: RecommendConfig = RecommendConfig()
     """What is looked for among the artifacts that keep it."""
+    registry: RegistryConfig = RegistryConfig()
+    """Where moves of aliases are written down, and who approves: `quantbench registry`."""
     deadlines: Deadlines = Deadlines()
     """When to give up on what does not get on; no part of any key."""
     tracking: TrackingConfig = TrackingConfig()

@@ -1,6 +1,6 @@
 """All that is said of an artifact beside its baseline, as data."""
 
-from registry.contracts import CharacterizationRecord, RetentionRecord, TokenAgreementRecord
+from registry.contracts import CharacterizationRecord, RetentionRecord, TokenAgreementRecord, VerbosityRecord
 from registry.contracts.base import Record
 
 
@@ -10,3 +10,5 @@ class Comparison(Record):
     retention: RetentionRecord
     characterization: CharacterizationRecord
     token_agreement: TokenAgreementRecord
+    verbosity: VerbosityRecord | None = None
+    """None where the suite lets nothing be generated."""

@@ -20,6 +20,7 @@ from registry.contracts import (
     SoundnessRecord,
     StageResult,
     TokenAgreementRecord,
+    VerbosityRecord,
 )
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
@@ -80,6 +81,7 @@ class Row(ServedModel):
     characterization: CharacterizationRecord | None = None
     """Where it lost; beside `retention`."""
     token_agreement: TokenAgreementRecord | None = None
+    verbosity: VerbosityRecord | None = None
     quantization: RetentionRecord | None = None
     """Where it was served in another dtype than the baseline: what it kept of the baseline in its own dtype."""
     soundness: list[SoundnessCheck] = []
@@ -87,6 +89,11 @@ class Row(ServedModel):
     failure: str | None = None
     blocked_by: str | None = None
     """Stage of the baseline whose failure left this artifact unmade or unmeasured: no fault of the artifact's."""
+
+    @property
+    def digest(self) -> str | None:
+        """Of the model's files: an artifact's, or the checkpoint's of the baseline."""
+        return self.artifact.digest if self.artifact else self.checkpoint.digest if self.checkpoint else None
 
     @property
     def size_bytes(self) -> int | None:
@@ -172,6 +179,7 @@ def artifact_row(
         retention=comparison.retention if comparison else None,
         characterization=comparison.characterization if comparison else None,
         token_agreement=comparison.token_agreement if comparison else None,
+        verbosity=comparison.verbosity if comparison else None,
         quantization=same_dtype.retention if same_dtype else None,
         **_fault(results, f"quantize:{name}", f"inspect:{name}", f"measure:{name}"),
     )
@@ -211,6 +219,12 @@ def lowest_category(row: Row) -> CategoryRetention | None:
     categories = row.retention.categories if row.retention else []
     known = [kept for kept in categories if kept.kept is not None]
     return min(known, key=lambda kept: kept.kept or 0.0, default=None)
+
+
+def verbosity_text(found: VerbosityRecord) -> str:
+    """`its answers take 1.08 [1.03, 1.13] times the baseline's tokens (160 items)`."""
+    bounds = "" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]"
+    return f"its answers take {found.ratio:.2f}{bounds} times the baseline's tokens ({found.items:,} items)"
 
 
 def concurrencies(rows: Sequence[ServedModel]) -> list[int]:

@@ -10,6 +10,7 @@ from pipelines.records.decision import RecommendationRecord
 from pipelines.records.events import StageOutcome, TimeBreakdown
 from pipelines.records.rows import Row
 from registry.contracts.base import Record
+from registry.contracts.comparison import Verdict
 
 
 class Recorded(Record):
@@ -55,6 +56,11 @@ class RunRecord(Record):
     """Where MLflow has the run, or why it has not."""
     recorded: bool | None = None
     """Whether it has; None while it is not done."""
+
+    def policy_outcome(self, name: str) -> Verdict | None:
+        """What the recipe's policy says of an artifact; None where it was not asked."""
+        candidates = self.recommendation.candidates if self.recommendation else []
+        return next((one.outcome for one in candidates if one.name == name), None)
 
     @property
     def exit_code(self) -> int:

@@ -18,7 +18,9 @@ def notes_of(record: RunRecord) -> Notes:
     lines = [_escaped(heading), "", *(_said(one) for one in told), "", *_table(rows), "", where]
     return Notes(
         run="\n".join(lines),
-        rows={row.name: "\n".join([*_of_row(row, rows[0], told), "", where]) for row in rows},
+        rows={
+            row.name: "\n".join([*_of_row(row, rows[0], told), *_policy(record, row.name), "", where]) for row in rows
+        },
     )
 
 
@@ -56,6 +58,16 @@ def _of_row(row: Row, baseline: Row, told: Sequence[Sentence]) -> list[str]:
     if row.artifact:
         lines += ["", f"`{row.artifact.digest}`, {row.artifact.bits_per_weight:.2f} bits a weight"]
     return lines
+
+
+def _policy(record: RunRecord, name: str) -> list[str]:
+    """What an artifact was held against, a line a limit."""
+    candidates = record.recommendation.candidates if record.recommendation else []
+    limits = [limit for one in candidates if one.name == name for limit in one.limits]
+    if not limits:
+        return []
+    told = [f"- {_escaped(one.limit)}: **{one.outcome}**, {_escaped(one.reason)}" for one in limits]
+    return ["", "Policy:", "", *told]
 
 
 def _rows_of_a_table(heads: Sequence[str]) -> list[str]:

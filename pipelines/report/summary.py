@@ -1,7 +1,7 @@
 """What the numbers say, in sentences and short lists: pure, for terminal and page alike."""
 
 from pipelines.records.events import ENGINE_PARTS, PartKind, StageOutcome
-from pipelines.records.rows import Row, concurrencies, lowest_category
+from pipelines.records.rows import Row, concurrencies, lowest_category, verbosity_text
 from pipelines.records.run_record import RunRecord
 from pipelines.report.floor import FLOOR_METHOD, floor_text
 from pipelines.report.memory import more_tokens
@@ -76,6 +76,8 @@ def _sentence(row: Row, rows: list[Row], levels: list[int]) -> Sentence:
         text += f"; lowest category {lowest.category}, keeps {kept_text(lowest)}"
     floor = floor_text(row, rows)
     text += f"; {floor}" if floor else ""
+    if row.verbosity and row.verbosity.low is not None and row.verbosity.low > 1:
+        text += f"; {verbosity_text(row.verbosity)}"
     gained = _gained(row, baseline, levels)
     text += f"; has {' and '.join(gained)}" if gained else ""
     text = "; ".join([text, *_room(row, baseline), *failing])

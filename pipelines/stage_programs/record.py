@@ -28,9 +28,6 @@ _POLL_SECONDS = 0.1
 _ARTIFACT = "artifact"
 """Folder of a run's files on a server in which the artifact is, or its manifest."""
 
-CANDIDATE_ALIAS = "candidate"
-"""Points at the last artifact of the last run that no gate failed; promotion moves other aliases."""
-
 
 class FinishedRun(StrictModel):
     """What a recorder waits for."""
@@ -141,7 +138,7 @@ def _record_run(job: RecordJob, backend: MlflowBackend, finished: FinishedRun, c
 def _record_row(
     job: RecordJob, backend: MlflowBackend, parent: RunWriter, row: Row, model: str, finished: FinishedRun
 ) -> str | None:
-    """The version that its artifact got; None where it is none to deploy."""
+    """The version that it got; None where it is none to deploy."""
     sound = {True: "true", False: "false", None: "unknown"}[row.sound]
     tags = {"quantbench.method": row.method, "quantbench.sound": sound}
     if row.verdict:
@@ -166,15 +163,14 @@ def _record_row(
             if row.artifact:
                 _record_artifact(child, row.artifact)
         # What answered the suite and no more tells of the method; it was not loaded, and nobody deploys it.
-        if row.artifact is None or row.measurement is None or row.name != entry_of(row.name):
+        digest = row.digest
+        if digest is None or row.measurement is None or row.name != entry_of(row.name):
             return None
-        digest = row.artifact.digest
         source = _source(job, backend, child, digest)
     of_version = tags | {"quantbench.run_id": finished.run.run_id}
-    version = backend.register_version(model, source, child.run_id, digest, of_version, note)
-    if row.verdict != "fail":
-        backend.set_alias(model, CANDIDATE_ALIAS, version)
-    return version
+    policy = finished.run.policy_outcome(row.name)
+    of_version |= {"quantbench.policy": policy} if policy else {}
+    return backend.register_version(model, source, child.run_id, digest, of_version, note)
 
 
 def _source(job: RecordJob, backend: MlflowBackend, child: RunWriter, digest: str) -> str:

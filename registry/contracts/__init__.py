@@ -14,7 +14,7 @@ from registry.contracts.characterization import (
     TokenAgreementRecord,
 )
 from registry.contracts.checkpoint import CheckpointRecord
-from registry.contracts.comparison import CategoryRetention, RetentionRecord
+from registry.contracts.comparison import CategoryRetention, RetentionRecord, VerbosityRecord
 from registry.contracts.evaluation import (
     AskedAlone,
     AskingConditions,
@@ -90,4 +90,5 @@ __all__ = [
     "StratumDrop",
     "TaskScore",
     "TokenAgreementRecord",
+    "VerbosityRecord",
 ]

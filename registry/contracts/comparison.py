@@ -90,6 +90,24 @@ class CategoryRetention(Record):
         return self.retention_high if self.chance is None else self.chance_corrected_retention_high
 
 
+class VerbosityRecord(Record):
+    """How long an artifact's generated answers are beside its baseline's, over the same items.
+
+    An artifact that needs a tenth more tokens for its answers is a tenth slower and dearer, whatever its tokens per
+    second are.
+    """
+
+    items: int
+    baseline_tokens: float
+    """Mean of an item."""
+    artifact_tokens: float
+    ratio: float
+    """All of the artifact's tokens over all of the baseline's."""
+    low: float | None
+    """95 % interval of `ratio`; None for a single item."""
+    high: float | None
+
+
 class RetentionRecord(Record):
     baseline_digest: str
     artifact_digest: str

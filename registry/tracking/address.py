@@ -1,4 +1,4 @@
-"""Addresses of MLflow tracking stores: local files with any characters, and passwords that are kept nowhere.
+"""Addresses of tracking stores and ledgers: local files with any characters, and passwords that are kept nowhere.
 
 An address is written into a run's config.json, its jobs, its record and MLflow's own parameters. A password in it is
 not: `HIDDEN` stands in its place, and whoever opens the store takes it from the variable that MLflow has for it.
@@ -13,6 +13,7 @@ from configs.errors import RequestError
 
 PASSWORD_VARIABLE = "MLFLOW_TRACKING_PASSWORD"  # noqa: S105 - its name
 """MLflow reads it for servers; for databases it is read here."""
+LEDGER_PASSWORD_VARIABLE = "QUANTBENCH_LEDGER_PASSWORD"  # noqa: S105 - its name
 HIDDEN = "***"
 
 
@@ -41,19 +42,25 @@ def without_password(uri: str) -> str:
     return uri if not written else uri.replace(f":{written}@", f":{HIDDEN}@", 1)
 
 
-def with_password(uri: str, variables: Mapping[str, str] = os.environ) -> str:
+def with_password(
+    uri: str, variables: Mapping[str, str] = os.environ, variable: str = PASSWORD_VARIABLE, key: str = "tracking.uri"
+) -> str:
     """The address as the store is opened by it.
 
+    Args:
+        variable: Of `variables`, holds the password where the address hides it.
+        key: Of the recipe, that the address is from.
+
     Raises:
-        RequestError: Its password is hidden and `PASSWORD_VARIABLE` is not set.
+        RequestError: Its password is hidden and the variable is not set.
     """
     if _written_password(uri) != HIDDEN:
         return uri
-    password = variables.get(PASSWORD_VARIABLE)
+    password = variables.get(variable)
     if not password:
         raise RequestError(
-            f"tracking.uri {uri} stands without its password, which is kept nowhere",
-            remedy=f"set {PASSWORD_VARIABLE}, or write the address with its password into the recipe",
+            f"{key} {uri} stands without its password, which is kept nowhere",
+            remedy=f"set {variable}, or write the address with its password into the recipe",
         )
     return uri.replace(f":{HIDDEN}@", f":{quote(password, safe='')}@", 1)
 

@@ -178,12 +178,11 @@ class MlflowBackend:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        for version in self._client.search_model_versions(f"name = '{model}'"):
-            if version.tags.get(_DIGEST) == digest:
-                for key, value in tags.items():
-                    self._client.set_model_version_tag(model, version.version, key, value)
-                self._client.update_model_version(model, version.version, shortened(description))
-                return str(version.version)
+        for version in self._client.search_model_versions(f"name = '{model}' AND tags.`{_DIGEST}` = '{digest}'"):
+            for key, value in tags.items():
+                self._client.set_model_version_tag(model, version.version, key, value)
+            self._client.update_model_version(model, version.version, shortened(description))
+            return str(version.version)
         made = self._client.create_model_version(
             model, source, run_id=run_id, tags={**tags, _DIGEST: digest}, description=shortened(description)
         )
@@ -192,10 +191,6 @@ class MlflowBackend:
     def describe_model(self, model: str, description: str) -> None:
         """What a registered model's page says of it, in Markdown."""
         self._client.update_registered_model(model, shortened(description))
-
-    def set_alias(self, model: str, alias: str, version: str) -> None:
-        """Point `models:/<model>@<alias>` at a version."""
-        self._client.set_registered_model_alias(model, alias, version)
 
 
 def persistently(work: Callable[[], _T], tracking_uri: str) -> _T:

@@ -17,7 +17,8 @@ _LONGEST_NAME = 250
 _REFUSED = "/:'\""
 """Of a registered model: the first two by MLflow, quotes by the language that it searches models with."""
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*):")
-_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "file", "databricks", "databricks-uc", "uc")
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_SCHEMES = (*_DATABASES, "http", "https", "file", "databricks", "databricks-uc", "uc")
 
 
 def _model_name(name: str) -> str:
@@ -34,8 +35,19 @@ def _tracking_uri(uri: str) -> str:
     # `postgresql+psycopg2` names the driver too. Without a scheme it is a folder.
     if match and match["scheme"].partition("+")[0] not in _SCHEMES:
         raise ValueError(f"there is no tracking store {match['scheme']}: in MLflow, only {', '.join(_SCHEMES)}")
+    return _without_password_in_query(uri) if match else uri
+
+
+def _database_uri(uri: str) -> str:
+    match = _SCHEME.match(uri)
+    if not match or match["scheme"].partition("+")[0] not in _DATABASES or "://" not in uri:
+        raise ValueError(f"it is no database's address, such as postgresql://user@host/name: {', '.join(_DATABASES)}")
+    return _without_password_in_query(uri)
+
+
+def _without_password_in_query(uri: str) -> str:
     try:
-        query = urlsplit(uri).query if match else ""
+        query = urlsplit(uri).query
     except ValueError as error:
         raise ValueError(f"it is no address: {error}") from None
     if any("password" in key.casefold() for key, _ in parse_qsl(query, keep_blank_values=True)):
@@ -45,5 +57,6 @@ def _tracking_uri(uri: str) -> str:
 
 ExperimentName = Annotated[Label, Field(max_length=_LONGEST_NAME, pattern=r"\S")]
 RegisteredModelName = Annotated[Label, Field(max_length=_LONGEST_NAME), AfterValidator(_model_name)]
+DatabaseUri = Annotated[Label, AfterValidator(_database_uri), PlainSerializer(without_password, return_type=str)]
 TrackingUri = Annotated[Label, AfterValidator(_tracking_uri), PlainSerializer(without_password, return_type=str)]
-"""Written anywhere, it is without its password."""
+"""Written anywhere, both are without their password."""

@@ -3,26 +3,13 @@
 Databases are read (tables of MLflow 3), servers asked over their REST API; of other stores nothing is known.
 """
 
-import base64
-import os
 import sqlite3
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from contextlib import closing
-from http.client import HTTPException
 from typing import Any, Literal
-from urllib.parse import quote, urlencode
 
-from configs.reading.json_text import parse_json
-from registry.tracking.address import PASSWORD_VARIABLE, credentials_apart, is_server, sqlite_file
-
-_PATIENCE_SECONDS = 10.0
-_MOST_BYTES = 8 << 20
-
-
-class NoAnswerError(Exception):
-    """The store cannot be reached, or does not answer as MLflow does."""
+from registry.tracking.address import is_server, sqlite_file
+from registry.tracking.rest import NoAnswerError, ask
 
 
 def experiment_stage(uri: str, name: str) -> Literal["active", "deleted", "missing"] | None:
@@ -35,8 +22,8 @@ def experiment_stage(uri: str, name: str) -> Literal["active", "deleted", "missi
     if sqlite_file(uri) is not None:
         found = _read(uri, "SELECT lifecycle_stage FROM experiments WHERE name = ?", name)
     elif is_server(uri):
-        answer = _ask(uri, "experiments/get-by-name", {"experiment_name": name})
-        found = answer["experiment"]["lifecycle_stage"] if answer else None
+        answer = ask(uri, "experiments/get-by-name", {"experiment_name": name})
+        found = _part(answer, "experiment").get("lifecycle_stage") if answer else None
     else:
         return None
     return "missing" if found is None else "deleted" if found == "deleted" else "active"
@@ -53,10 +40,9 @@ def holds_run(uri: str, run_id: str) -> bool | None:
     if not is_server(uri):
         return None
     try:
-        answer = _ask(uri, "runs/get", {"run_id": run_id})
+        info = _part(_part(answer, "run"), "info") if (answer := ask(uri, "runs/get", {"run_id": run_id})) else {}
     except NoAnswerError:
         return None
-    info: Mapping[str, Any] = answer["run"]["info"] if answer else {}
     return info.get("status") == "FINISHED" and info.get("lifecycle_stage") == "active"
 
 
@@ -74,29 +60,13 @@ def _read(uri: str, query: str, value: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def _ask(uri: str, path: str, parameters: Mapping[str, str]) -> dict[str, Any] | None:
-    """A server's answer; None where it says that there is no such thing."""
-    bare, variables = credentials_apart(uri)
-    place = f"{bare.rstrip('/')}/api/2.0/mlflow/{path}?{urlencode(parameters, quote_via=quote)}"
-    request = urllib.request.Request(place, headers=_who(os.environ | variables))  # noqa: S310 - http or https
-    try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE_SECONDS) as response:  # noqa: S310 - http or https
-            answer = parse_json(response.read(_MOST_BYTES))
-    except urllib.error.HTTPError as error:
-        if error.code == 404 and b"RESOURCE_DOES_NOT_EXIST" in error.read():
-            return None
-        raise NoAnswerError(f"it answered {error.code} {error.reason}") from error
-    except (OSError, ValueError, HTTPException) as error:
-        raise NoAnswerError(str(getattr(error, "reason", error))) from error
-    if not isinstance(answer, dict) or not answer.keys() & {"experiment", "run"}:
+def _part(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of a server's answer.
+
+    Raises:
+        NoAnswerError: It has none: something else answers there.
+    """
+    part = answer.get(name)
+    if not isinstance(part, dict):
         raise NoAnswerError("it does not answer as an MLflow server does")
-    return answer
-
-
-def _who(variables: Mapping[str, str]) -> dict[str, str]:
-    """The header that says who asks, from MLflow's variables for it."""
-    name, token = variables.get("MLFLOW_TRACKING_USERNAME"), variables.get("MLFLOW_TRACKING_TOKEN")
-    if name:
-        written = f"{name}:{variables.get(PASSWORD_VARIABLE, '')}"
-        return {"Authorization": "Basic " + base64.b64encode(written.encode()).decode()}
-    return {"Authorization": f"Bearer {token}"} if token else {}
+    return part

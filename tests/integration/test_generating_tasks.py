@@ -134,4 +134,5 @@ def asked(leaf: LeafTask, asker_of: Any) -> Outcome:
         assert not ours, f"{leaf.name}: {''.join(traceback.format_exception(error))}"
         return Outcome(leaf.name, "rows do not fit", f"{type(error).__name__}: {error}")
     assert sample.answer
+    assert sample.answer_tokens > 1
     return Outcome(leaf.name, "asked")

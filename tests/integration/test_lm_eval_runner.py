@@ -318,6 +318,10 @@ def test_generated_answers_are_counted_and_scored(
     assert record.categories[0].value == pytest.approx(1 / 3)
     first = read_samples(tmp_path / record.samples_file)[0]
     assert (first.target, first.answer, first.log_likelihoods) == (" Bern.", " Bern.", [])
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    assert first.answer_tokens == len(tokenizer(" Bern.", add_special_tokens=False).input_ids) + 1
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pipelines.records.decision import RecommendationRecord
 from pipelines.records.rows import Row
 from pipelines.report.console import print_recommendation
 from pipelines.report.page import render_page
-from registry.contracts import CheckRecord
+from registry.contracts import CheckRecord, VerbosityRecord
 from registry.contracts.comparison import Verdict
 from registry.sealed import write_sealed
 from tests.records import check_record
@@ -67,7 +67,7 @@ def test_the_goal_chooses(goal: str, choice: str) -> None:
     found = asked(three(int8=0.999, nf4=0.96, gptq=0.97), goal=goal)
     assert (found.kind, found.choice) == ("artifact", choice)
     assert found.digest is not None
-    assert found.next_step.startswith("quantbench artifacts verify ")
+    assert found.next_step.startswith("quantbench registry approve ")
     assert f"take {choice}, the {goal} of those" in found.sentence
     assert [one.outcome for one in found.candidates] == ["pass"] * 3
 
@@ -123,6 +123,29 @@ def test_limits(policy: dict[str, Any], name: str, limit: str, outcome: Verdict,
     assert one.outcome == outcome
     if outcome != "pass":
         assert found.choice != name
+
+
+@pytest.mark.parametrize(
+    ("ratio", "low", "high", "outcome"),
+    [
+        (1.05, 1.01, 1.09, "pass"),
+        (1.05, 0.97, 1.13, "inconclusive"),
+        (1.2, 1.12, 1.28, "fail"),
+        (1.05, None, None, "inconclusive"),
+    ],
+)
+def test_verbosity(ratio: float, low: float | None, high: float | None, outcome: Verdict) -> None:
+    rows = three()
+    found = VerbosityRecord(items=80, baseline_tokens=50, artifact_tokens=50 * ratio, ratio=ratio, low=low, high=high)
+    rows[1] = rows[1].model_copy(update={"verbosity": found})
+    int8, nf4, _ = asked(rows, {"verbosity": 1.1}).candidates
+    (told,) = [one for one in int8.limits if one.limit == "verbosity"]
+    assert told.outcome == outcome
+    assert f"take {ratio:.2f}" in told.reason
+    assert "(80 items), allowed are 1.1 times" in told.reason
+    (unknown,) = [one for one in nf4.limits if one.limit == "verbosity"]
+    assert unknown.outcome == "inconclusive", "not known is not good enough"
+    assert not [one for one in asked(rows).candidates[0].limits if one.limit == "verbosity"]
 
 
 def test_checks_and_fallbacks() -> None:

@@ -1,0 +1,133 @@
+"""Versions of registered models, their tags and aliases, read and written without MLflow's import, which takes seconds.
+
+Local databases are written as MLflow 3 writes them (store/model_registry/dbmodels/models.py), servers are asked over
+their REST API, so that their webhooks fire. Others are not known here.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+
+from registry.tracking.address import is_server, sqlite_file
+from registry.tracking.rest import NoAnswerError, ask
+
+_DIGEST = "quantbench.digest"
+_LOCKED_SECONDS = 30.0
+_LONGEST_TAG = 5000
+
+
+class NoVersionError(NoAnswerError):
+    """The registered model has no such version."""
+
+
+def version_of(uri: str, model: str, digest: str) -> str | None:
+    """The version of a registered model that an artifact is; None where there is none.
+
+    Raises:
+        NoAnswerError: The store does not answer.
+    """
+    if is_server(uri):
+        wanted = {"filter": f"name = '{model}' AND tags.`{_DIGEST}` = '{digest}'"}
+        found = (ask(uri, "model-versions/search", wanted) or {}).get("model_versions", [])
+        return str(found[0]["version"]) if found else None
+    with _database(uri) as connection:
+        row = connection.execute(
+            "SELECT v.version FROM model_versions v"
+            " JOIN model_version_tags t ON t.name = v.name AND t.version = v.version"
+            " WHERE v.name = ? AND t.key = ? AND t.value = ? AND v.current_stage != 'Deleted_Internal'"
+            " ORDER BY v.version DESC",
+            (model, _DIGEST, digest),
+        ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def alias_of(uri: str, model: str, alias: str) -> str | None:
+    """The version that an alias points at; None for one that is not set."""
+    if is_server(uri):
+        place = {"name": model, "alias": alias}
+        found = ask(uri, "registered-models/alias", place, absent=f"alias {alias} not found")
+        return str(found["model_version"]["version"]) if found else None
+    with _database(uri) as connection:
+        row = connection.execute(
+            "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?", (model, alias)
+        ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def move_alias(uri: str, model: str, alias: str, version: str | None) -> None:
+    """Point an alias at a version, or take it away."""
+    if is_server(uri):
+        place = {"name": model, "alias": alias}
+        if version is None:
+            ask(uri, "registered-models/alias", place, "DELETE")
+        elif ask(uri, "registered-models/alias", place | {"version": version}, "POST") is None:
+            raise NoVersionError(f"there is no version {version} of {model}")
+        return
+    with _database(uri) as connection, connection:
+        if version is None:
+            connection.execute("DELETE FROM registered_model_aliases WHERE name = ? AND alias = ?", (model, alias))
+            return
+        _check_version(connection, model, version)
+        row = (int(version), model, alias)
+        moved = connection.execute("UPDATE registered_model_aliases SET version = ? WHERE name = ? AND alias = ?", row)
+        if not moved.rowcount:
+            connection.execute("INSERT INTO registered_model_aliases (version, name, alias) VALUES (?, ?, ?)", row)
+
+
+def has_version(uri: str, model: str, version: str) -> bool:
+    """Whether a version is there, and was not deleted."""
+    if is_server(uri):
+        return ask(uri, "model-versions/get", {"name": model, "version": version}) is not None
+    with _database(uri) as connection:
+        try:
+            _check_version(connection, model, version)
+        except NoVersionError:
+            return False
+    return True
+
+
+def tag_version(uri: str, model: str, version: str, tags: Mapping[str, str]) -> None:
+    """Write tags of a version over those of the same keys; an empty value takes one away."""
+    if is_server(uri):
+        place = {"name": model, "version": version}
+        for key, value in tags.items():
+            if not value:
+                ask(uri, "model-versions/delete-tag", place | {"key": key}, "DELETE")
+            elif (
+                ask(uri, "model-versions/set-tag", place | {"key": key, "value": value[:_LONGEST_TAG]}, "POST") is None
+            ):
+                raise NoVersionError(f"there is no version {version} of {model}")
+        return
+    with _database(uri) as connection, connection:
+        _check_version(connection, model, version)
+        for key, value in tags.items():
+            mine = (model, int(version), key)
+            connection.execute("DELETE FROM model_version_tags WHERE name = ? AND version = ? AND key = ?", mine)
+            if value:
+                connection.execute(
+                    "INSERT INTO model_version_tags (name, version, key, value) VALUES (?, ?, ?, ?)",
+                    (*mine, value[:_LONGEST_TAG]),
+                )
+
+
+def _check_version(connection: sqlite3.Connection, model: str, version: str) -> None:
+    there = connection.execute(
+        "SELECT 1 FROM model_versions WHERE name = ? AND version = ? AND current_stage != 'Deleted_Internal'",
+        (model, version),
+    ).fetchone()
+    if there is None:
+        raise NoVersionError(f"there is no version {version} of {model}")
+
+
+@contextmanager
+def _database(uri: str) -> Iterator[sqlite3.Connection]:
+    path = sqlite_file(uri)
+    if path is None:
+        raise NoAnswerError("it is neither a server nor a local database")
+    if not path.exists():
+        raise NoAnswerError(f"there is no database {path}")
+    try:
+        with closing(sqlite3.connect(path, timeout=_LOCKED_SECONDS)) as connection:
+            yield connection
+    except sqlite3.Error as error:
+        raise NoAnswerError(str(error)) from error
