@@ -186,7 +186,7 @@ def _metric_verdict(name: str, series: Series, group: _Group, look: _Look) -> Me
         return found
     if not found.pairs:
         outcome = "continue" if look.growing and look.within_budget else "inconclusive"
-        reason = f"Not recorded: {found_text(found)}{left_out_text(found)}."
+        reason = f"{found_text(found)}{left_out_text(found)}."
         return found.model_copy(update={"outcome": outcome, "reason": reason})
     bounded = Bounded(series.values[used], series.low, series.high)
     better, sign = (bounded, 1) if metric.at_least else (bounded.mirrored, -1)
