@@ -25,12 +25,13 @@ def interval_text(one: MetricVerdict) -> str:
     return f"{low.split()[0]} to {high.split()[0]}"
 
 
-def limit_text(one: MetricVerdict) -> str:
+def limit_text(one: MetricVerdict, least: str = "at least", most: str = "at most") -> str:
     """`at least −2 points`"""
     scaled = one.limit if one.unit in ("nats", "preference") else 100 * one.limit
     sign = "" if one.unit == "share" else "+"
-    of = {"points": " points", "share": " %", "change": " %", "nats": " nats", "preference": ""}[one.unit]
-    return f"at {'least' if one.at_least else 'most'} {with_minus(f'{scaled:{sign}.4g}')}{of}"
+    points = " point" if abs(scaled) == 1 else " points"
+    of = {"points": points, "share": " %", "change": " %", "nats": " nats", "preference": ""}[one.unit]
+    return f"{least if one.at_least else most} {with_minus(f'{scaled:{sign}.4g}')}{of}"
 
 
 def metric_name(one: MetricVerdict) -> str:

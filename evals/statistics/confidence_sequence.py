@@ -9,8 +9,8 @@ variables by betting", JRSS B 86:1. The stake is divided over a few constant fra
     wealth_n(m) = mean over f of product over i <= n of (1 + f / m (x_i - m)),    x_i in 0..1.
 
 It grows if the mean is above m, falls in m whatever was observed, and does not depend on the order of the first n. No
-bet has to be guessed from the data. Against that paper's predictable plug-in bets it decided on a third to a half of the
-observations where the mean lies near m, and on up to half as many again where it is far off and few decide
+bet has to be guessed from the data. Against that paper's predictable plug-in bets it took a third to six tenths of the
+observations where the mean lies near m, and up to twice as many where it is far off and few are needed anyway
 (docs/verdict.md).
 
 Assumed: observations lie within their bounds, and the mean of each, given all before it, is the same. Their

@@ -58,7 +58,7 @@ def _table(verdict: ShadowVerdict) -> Table:
             # A share says something of both sides together and has no difference.
             UNKNOWN if one.value is None or one.unit == "share" else value_text(one.unit, one.value),
             interval_text(one) or UNKNOWN,
-            limit_text(one),
+            limit_text(one, least="≥", most="≤"),
         )
         named = (one.metric, one.prompt_class or "all") if classes else (one.metric,)
         table.add_row(*map(_text, (*named, *told)), _text(one.outcome, _style(one.outcome)))
