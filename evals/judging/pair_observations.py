@@ -83,7 +83,7 @@ def observations_of(table: pyarrow.Table) -> Observations:
     import pyarrow
 
     try:
-        return _read(table.sort_by("number"))
+        return _read(table)
     except (KeyError, ValueError, TypeError, pyarrow.ArrowException) as error:
         raise StageError(
             f"the record of pairs cannot be read: {error}",
@@ -95,6 +95,9 @@ def _read(table: pyarrow.Table) -> Observations:
     for name in ("id", "number", "prompt_class", "champion", "candidate"):
         if table[name].null_count:
             raise ValueError(f"a pair has no `{name}`")
+    numbers = table["number"].to_numpy().astype(np.int64)
+    if (np.diff(numbers) < 0).any():
+        return _read(table.sort_by("number"))
     ids = table["id"].to_pylist()
     [(most_common, times)] = Counter(ids).most_common(1) or [("", 0)]
     if times > 1:
@@ -106,7 +109,7 @@ def _read(table: pyarrow.Table) -> Observations:
         columns |= {f"{side}.{name}": column for name, column in _answer_columns(table[side]).items()}
     return Observations(
         ids=ids,
-        numbers=table["number"].to_numpy().astype(np.int64),
+        numbers=numbers,
         class_names=classes.dictionary.to_pylist(),
         class_places=classes.indices.to_numpy(zero_copy_only=False).astype(np.int64),
         columns=columns,

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evals.judging.pair_metrics import Series, in_unit, series_of, threshold
-from evals.judging.pair_observations import Flags, Observations
+from evals.judging.pair_observations import Observations
 from evals.judging.verdict_config import VerdictConfig, verdict_digest
 from evals.judging.verdict_words import found_text, left_out_text, limit_text, more_pairs_text, overall_text
 from evals.statistics.confidence_sequence import Bounded, needed_nats
@@ -31,7 +32,8 @@ class _Group(NamedTuple):
 
     name: str
     """Of the class; empty for all."""
-    pairs: Flags
+    places: NDArray[np.intp]
+    """Of its pairs among the judged ones, ascending."""
     fail_share: float
     """Of alpha, over all of its metrics that may fail."""
 
@@ -94,7 +96,7 @@ def judge_pairs(
     look = _Look(observed.first(min(ready, config.budget_pairs)), config, growing)
     series = {name: series_of(name, look.judged, config) for name in config.metrics.given}
     left_out = [name for name, one in series.items() if config.unrecorded == "left out" and one.empty]
-    metrics, too_small = _metric_verdicts({name: series[name] for name in series if name not in left_out}, look)
+    metrics, rare = _metric_verdicts({name: series[name] for name in series if name not in left_out}, look)
     pairs = len(look.judged.ids)
     found = ShadowVerdict(
         outcome=_outcome(metrics, look),
@@ -111,7 +113,8 @@ def judge_pairs(
         looks=[*looks, pairs],
         metrics=metrics,
         unrecorded=left_out,
-        too_small=too_small,
+        small_classes=_small_classes(look),
+        rare_in_classes=rare,
     )
     return found.model_copy(update={"reason": overall_text(found)})
 
@@ -123,30 +126,40 @@ def _gapless(observed: Observations) -> int:
 
 
 def _groups(look: _Look) -> Iterator[_Group]:
-    """All pairs, and each class if asked for.
+    """All pairs, and each class if asked for that has enough of them.
 
     How many classes there will be is not known before the data, so the k-th that appears may spend 1 / (k (k + 1)) of
     the classes' half of alpha: for any number of them that is no more than the half.
     """
-    each = look.config.classes == "each"
-    yield _Group("", np.ones(len(look.judged.ids), dtype=np.bool_), 0.5 if each else 1.0)
-    named = [(place, name) for place, name in enumerate(look.judged.class_names) if name and each]
-    for order, (place, name) in enumerate(named, start=1):
-        yield _Group(name, look.judged.class_places == place, 0.5 / (order * (order + 1)))
+    judged, each = look.judged, look.config.classes == "each"
+    yield _Group("", np.arange(len(judged.ids)), 0.5 if each else 1.0)
+    if each:
+        by_class = np.argsort(judged.class_places, kind="stable")
+        ends = np.cumsum(np.bincount(judged.class_places, minlength=len(judged.class_names)))
+        classes = zip(judged.class_names, np.split(by_class, ends[:-1]), strict=True) if judged.class_names else ()
+        for order, (name, places) in enumerate((one for one in classes if one[0]), start=1):
+            if len(places) >= look.config.least_class_pairs:
+                yield _Group(name, places, 0.5 / (order * (order + 1)))
 
 
 def _metric_verdicts(series: Mapping[str, Series], look: _Look) -> tuple[list[MetricVerdict], dict[str, int]]:
-    """The metrics of all pairs and of the classes, and those of classes that have too few pairs for one."""
+    """The metrics of all pairs and of the classes, and those of classes that too few pairs say anything of."""
     metrics: list[MetricVerdict] = []
-    too_small: dict[str, int] = {}
+    rare: dict[str, int] = {}
     for group in _groups(look):
         for name, one in series.items():
-            pairs = int((one.used & group.pairs).sum())
+            pairs = int(one.used[group.places].sum())
             if not group.name or (pairs >= look.config.least_class_pairs and not one.fault):
                 metrics.append(_metric_verdict(name, one, group, look))
             elif pairs and not one.fault:
-                too_small[f"{name} (class {group.name})"] = pairs
-    return metrics, too_small
+                rare[f"{name} (class {group.name})"] = pairs
+    return metrics, rare
+
+
+def _small_classes(look: _Look) -> int:
+    sizes = np.bincount(look.judged.class_places, minlength=len(look.judged.class_names))
+    named = np.array([bool(name) for name in look.judged.class_names], dtype=np.bool_)
+    return int((named & (sizes < look.config.least_class_pairs)).sum()) if look.config.classes == "each" else 0
 
 
 def _outcome(metrics: Sequence[MetricVerdict], look: _Look) -> Outcome:
@@ -162,10 +175,10 @@ def _outcome(metrics: Sequence[MetricVerdict], look: _Look) -> Outcome:
 
 
 def _metric_verdict(name: str, series: Series, group: _Group, look: _Look) -> MetricVerdict:
-    metric, config = series.metric, look.config
-    used, limit = series.used & group.pairs, threshold(series.metric, config.metrics.given[name])
+    metric, config, of_group = series.metric, look.config, group.places
+    used, limit = of_group[series.used[of_group]], threshold(series.metric, config.metrics.given[name])
     # A pair in which a side failed says nothing of other metrics, and all of this one.
-    failed = 0 if name == "errors" else int((group.pairs & look.judged.one_failed).sum())
+    failed = 0 if name == "errors" else int(look.judged.one_failed[of_group].sum())
     pass_level, fail_level = config.alpha, config.alpha * group.fail_share / len(config.metrics.given)
     found = MetricVerdict(
         metric=name,
@@ -173,10 +186,10 @@ def _metric_verdict(name: str, series: Series, group: _Group, look: _Look) -> Me
         unit=metric.unit,
         at_least=metric.at_least,
         limit=in_unit(metric, limit),
-        pairs=int(used.sum()),
+        pairs=len(used),
         failed_pairs=failed,
-        unrecorded_pairs=int((group.pairs & ~used).sum()) - failed,
-        clipped_pairs=int((series.clipped & used).sum()),
+        unrecorded_pairs=len(of_group) - len(used) - failed,
+        clipped_pairs=int(series.clipped[used].sum()),
         low_level=pass_level if metric.at_least else fail_level,
         high_level=fail_level if metric.at_least else pass_level,
         outcome="inconclusive",
@@ -193,7 +206,7 @@ def _metric_verdict(name: str, series: Series, group: _Group, look: _Look) -> Me
     question = _Question(better, sign * limit, pass_level, fail_level)
     answer = _answered(question)
     ends = sorted((sign * answer.low, sign * answer.high))
-    decided_after = answer.decided_after and int(np.flatnonzero(used)[answer.decided_after - 1]) + 1
+    decided_after = answer.decided_after and int(used[answer.decided_after - 1]) + 1
     centre = np.median if metric.compared == "ratio" else np.mean
     found = found.model_copy(
         update={

@@ -65,7 +65,7 @@ DEFAULT_LIMITS = Limits(
 class VerdictConfig(StrictModel):
     """What is judged, how strictly, and on how many pairs at most."""
 
-    alpha: Share = Field(default=0.05, gt=0, lt=0.5)
+    alpha: Share = Field(default=0.05, ge=1e-6, lt=0.5)
     """Chance that the verdict is ever a wrong pass, over all metrics, classes and looks; the same for a wrong fail."""
     budget_pairs: Count = Field(default=20_000, ge=1)
     """Pairs after which what is not decided is inconclusive; later ones are not judged."""
@@ -75,7 +75,7 @@ class VerdictConfig(StrictModel):
     given either: then all is judged that was recorded."""
     classes: Literal["all", "each"] = "all"
     """`each`: every class of prompts is judged as well, for itself."""
-    least_class_pairs: Count = Field(default=200, ge=1)
+    least_class_pairs: Count = Field(default=200, ge=10)
     """Classes with fewer pairs are not judged for themselves."""
     ratio_clip: Ratio = Field(default=4.0, gt=1)
     """Ratios beyond this factor, either way, count as this factor."""

@@ -78,9 +78,11 @@ def _notes(verdict: ShadowVerdict) -> list[str]:
     notes = []
     if verdict.unrecorded:
         notes.append(f"not recorded, so not judged: {', '.join(verdict.unrecorded)}")
-    if verdict.too_small:
-        told = ", ".join(f"{name} {pairs:,} pairs" for name, pairs in verdict.too_small.items())
-        notes.append(f"too few pairs to be judged for themselves: {told}")
+    if verdict.small_classes:
+        notes.append(f"classes with too few pairs to be judged for themselves: {verdict.small_classes:,}")
+    if verdict.rare_in_classes:
+        told = ", ".join(f"{name} {pairs:,} pairs" for name, pairs in verdict.rare_in_classes.items())
+        notes.append(f"too few pairs say anything of: {told}")
     if verdict.pairs_waiting:
         notes.append(f"{verdict.pairs_waiting:,} pairs wait until those before them are answered")
     if verdict.pairs_beyond_budget:

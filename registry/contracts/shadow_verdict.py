@@ -75,5 +75,7 @@ class ShadowVerdict(Record):
     metrics: list[MetricVerdict]
     unrecorded: list[str] = []
     """Metrics that have a limit and were left out, since nothing was recorded of them."""
-    too_small: dict[str, int] = {}
-    """Metrics of classes that have too few pairs to be judged for themselves, with their pairs."""
+    small_classes: int = 0
+    """Classes with too few pairs to be judged for themselves."""
+    rare_in_classes: dict[str, int] = {}
+    """Metrics of the other classes that too few of their pairs say anything of, with these pairs."""

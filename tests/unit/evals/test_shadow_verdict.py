@@ -1,12 +1,14 @@
 """The verdict over pairs: three-valued, the same whenever one looks, and wrong no more often than it says."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from evals.judging.pair_observations import Observations, observations_of
 from evals.judging.shadow_verdict import judge_pairs
 from evals.judging.verdict_config import Limits, VerdictConfig, verdict_digest
-from registry.contracts import MetricVerdict, ShadowVerdict
+from registry.contracts import MetricVerdict, Pair, ShadowVerdict
 from tests.shadow_pairs import answer, failed, pair, simulated_table, table_of
 from tests.simulations import Share
 
@@ -26,6 +28,48 @@ def test_a_candidate_that_is_as_good_passes() -> None:
     assert verdict.outcome == "pass"
     assert verdict.unrecorded == ["logprob", "tool_calls"], "told, though left out"
     assert "all 9 metrics are surely within their limits" in verdict.reason
+
+
+WORSE: dict[str, Pair] = {
+    "errors": pair(0, answer(), failed()),
+    "score": pair(0, answer(score=1), answer(score=0)),
+    "same": pair(0, same=False),
+    "agreement": pair(0, agreement=0.0),
+    "logprob": pair(0, champion_logprob=-0.1, candidate_logprob=-1.1),
+    "refusals": pair(0, answer(), answer(refused=True)),
+    "tool_calls": pair(0, same_tool_calls=False),
+    "length_stops": pair(0, answer(), answer(finish_reason="length")),
+    "tokens": pair(0, answer(), answer(completion_tokens=80)),
+    "latency": pair(0, answer(), answer(seconds=4.0)),
+    "first_token": pair(0, answer(), answer(first_token_seconds=0.4)),
+    "time_per_token": pair(0, answer(first_token_seconds=0.0), answer(first_token_seconds=0.0, seconds=4.0)),
+    "preference": pair(0, preference=-1.0),
+}
+BETTER: dict[str, Pair] = {
+    "same": pair(0),
+    "agreement": pair(0, agreement=1.0),
+    "tool_calls": pair(0, same_tool_calls=True),
+    "preference": pair(0, preference=1.0),
+}
+"""Of the others: the two answers changed places."""
+
+
+@pytest.mark.parametrize("name", WORSE)
+def test_each_metric_knows_which_way_is_worse(name: str) -> None:
+    limits = {name: 0.5, "errors" if name == "preference" else name: 0.5}
+    config = VerdictConfig.model_validate({"metrics": limits})
+    worse = WORSE[name]
+    turned = worse.model_copy(
+        update={
+            "champion": worse.candidate,
+            "candidate": worse.champion,
+            "champion_logprob": worse.candidate_logprob,
+            "candidate_logprob": worse.champion_logprob,
+        }
+    )
+    for one, outcome in ((worse, "fail"), (BETTER.get(name, turned), "pass")):
+        pairs = [one.model_copy(update={"id": f"p{number}", "number": number}) for number in range(40)]
+        assert metric(judge_pairs(observations_of(table_of(pairs)), config), name).outcome == outcome
 
 
 @pytest.mark.parametrize(
@@ -197,13 +241,32 @@ class TestClasses:
         pairs = [pair(number, answer(score=1), answer(score=1), prompt_class=name) for number, name in enumerate(named)]
         verdict = judge_pairs(observations_of(table_of(pairs)), self.CONFIG)
         assert [one.prompt_class for one in verdict.metrics] == ["", "often"]
-        assert verdict.too_small == {"score (class rare)": 10}
+        assert (verdict.small_classes, verdict.rare_in_classes) == (1, {})
+
+    def test_what_is_rare_in_a_class_is_told(self) -> None:
+        pairs = [
+            pair(number, answer(score=1 if number < 20 else None), answer(score=1), prompt_class="code")
+            for number in range(200)
+        ]
+        verdict = judge_pairs(observations_of(table_of(pairs)), self.CONFIG)
+        assert [one.prompt_class for one in verdict.metrics] == [""]
+        assert (verdict.small_classes, verdict.rare_in_classes) == (0, {"score (class code)": 20})
+
+    def test_a_class_for_every_pair_takes_no_time(self) -> None:
+        """As where the class is taken from a field that names users."""
+        pairs = 50_000
+        everything = observed(pairs)
+        everything = dataclasses.replace(
+            everything, class_names=[f"u{one}" for one in range(pairs)], class_places=np.arange(pairs)
+        )
+        verdict = judge_pairs(everything, VerdictConfig(classes="each", budget_pairs=pairs))
+        assert verdict.small_classes == pairs and not verdict.rare_in_classes
 
     def test_levels_to_fail_add_up_to_alpha_whatever_the_classes(self) -> None:
         pairs = [
             pair(number, answer(score=1), answer(score=1), prompt_class=f"c{number % 40}") for number in range(8000)
         ]
-        config = VerdictConfig(metrics=Limits(score=0.05, errors=0.01), classes="each", least_class_pairs=1)
+        config = VerdictConfig(metrics=Limits(score=0.05, errors=0.01), classes="each", least_class_pairs=10)
         verdict = judge_pairs(observations_of(table_of(pairs)), config)
         assert len(verdict.metrics) == 2 * 41
         to_fail = [one.high_level if one.at_least else one.low_level for one in verdict.metrics]

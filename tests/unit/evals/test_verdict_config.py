@@ -59,7 +59,7 @@ def test_every_change_is_another_digest(change: dict[str, object]) -> None:
         ({"metrics": {"same": 1.0}}, "less than 1"),
         ({"metrics": {"score": float("nan")}}, "number"),
         ({"metrics": {"score": True}}, "a number is wanted"),
-        ({"alpha": 0.0}, "greater than 0"),
+        ({"alpha": 0.0}, "greater than or equal to 0.000001"),
         ({"alpha": 0.5}, "less than 0.5"),
         ({"budget_pairs": 0}, "greater than or equal to 1"),
         ({"budget_pairs": 100, "classes": "each"}, "no class can have the 200 pairs"),
