@@ -42,6 +42,8 @@ METRICS = {
     "preference": Metric("preference", "alone", "preference", True, -1, 1),
 }
 """By their names in Limits."""
+OF_CONTENT = ("score", "same", "agreement", "logprob", "tool_calls")
+"""Metrics that say whether answers are right or the same; the others say how they came, or what a model thinks."""
 
 
 class Series(NamedTuple):

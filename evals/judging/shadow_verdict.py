@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.judging.pair_metrics import Series, in_unit, series_of, threshold
+from evals.judging.pair_metrics import OF_CONTENT, Series, in_unit, series_of, threshold
 from evals.judging.pair_observations import Observations
 from evals.judging.verdict_config import VerdictConfig, verdict_digest
 from evals.judging.verdict_words import found_text, left_out_text, limit_text, more_pairs_text, overall_text
@@ -163,13 +163,13 @@ def _small_classes(look: _Look) -> int:
 
 
 def _outcome(metrics: Sequence[MetricVerdict], look: _Look) -> Outcome:
-    """The worst of the metrics; nothing passes without evidence."""
+    """The worst of the metrics; where what was not recorded is left out, nothing passes without a word on content."""
     found = {one.outcome for one in metrics}
     worst: tuple[Outcome, ...] = ("fail", "inconclusive", "continue")
     for outcome in worst:
         if outcome in found:
             return outcome
-    if {one.metric for one in metrics} <= {"preference"}:
+    if look.config.unrecorded == "left out" and not any(one.metric in OF_CONTENT for one in metrics):
         return "continue" if look.growing and look.within_budget else "inconclusive"
     return "pass"
 

@@ -1,5 +1,6 @@
 """What a verdict says in words: values in their units, limits, and a sentence for each metric."""
 
+from evals.judging.pair_metrics import OF_CONTENT
 from registry.contracts.shadow_verdict import MetricUnit, MetricVerdict, ShadowVerdict
 from registry.numerals import with_minus
 
@@ -84,7 +85,8 @@ def overall_text(verdict: ShadowVerdict) -> str:
     if not verdict.metrics:
         return "nothing was recorded that could be judged"
     if not undecided:
-        return "only `preference` was recorded, and a model's opinion alone is no evidence"
+        wanted = ", ".join(OF_CONTENT)
+        return f"within all limits, but nothing that was recorded says whether the answers are as good: {wanted}"
     return f"undecided: {_listed(undecided)} ({len(undecided)} of {judged})"
 
 

@@ -197,7 +197,15 @@ class TestNothingToJudge:
         pairs = [pair(number, preference=1.0) for number in range(300)]
         verdict = judge_pairs(observations_of(table_of(pairs)), config)
         assert metric(verdict, "preference").outcome == "pass"
-        assert verdict.outcome == "inconclusive" and "alone is no evidence" in verdict.reason
+        assert verdict.outcome == "inconclusive" and "says whether the answers are as good" in verdict.reason
+
+    def test_speed_and_health_alone_are_a_pass_only_where_they_are_asked_for(self) -> None:
+        """By default all is judged that was recorded: that must not be mistaken for a word on the answers."""
+        everything = observations_of(table_of([pair(number) for number in range(600)]))
+        verdict = judge_pairs(everything, VerdictConfig())
+        assert {one.outcome for one in verdict.metrics} == {"pass"}
+        assert verdict.outcome == "inconclusive" and "within all limits, but" in verdict.reason
+        assert judge_pairs(everything, VerdictConfig(metrics=Limits(errors=0.01, latency=0.1))).outcome == "pass"
 
     def test_what_cannot_be_is_never_a_pass(self) -> None:
         pairs = [pair(number, answer(score=1), answer(score=1)) for number in range(2000)]
