@@ -17,7 +17,20 @@ from configs.errors import QuantbenchError
 from registry.contracts.comparison import Verdict
 from registry.explain import explanation_of
 
-COMMANDS = ("init", "run", "plan", "recommend", "registry", "tune", "bench", "doctor", "env", "artifacts", "compare")
+COMMANDS = (
+    "init",
+    "run",
+    "plan",
+    "recommend",
+    "registry",
+    "tune",
+    "bench",
+    "doctor",
+    "env",
+    "artifacts",
+    "compare",
+    "shadow",
+)
 """Each is a module here with `HELP`, `add_arguments(parser)` and `execute(args) -> exit code`."""
 
 INTERRUPTED = 130

@@ -38,6 +38,7 @@ from registry.contracts.serving import (
     RateSearch,
     ServingRecord,
 )
+from registry.contracts.shadow_verdict import MetricVerdict, ShadowVerdict
 from registry.contracts.soundness import SoundnessCheck, SoundnessRecord
 from registry.contracts.stage import Failure, ObjectRef, StageResult
 from registry.contracts.token_logprobs import PromptLogprobs
@@ -68,6 +69,7 @@ __all__ = [
     "LoadPoint",
     "MeasurementRecord",
     "MemoryRecord",
+    "MetricVerdict",
     "ObjectRef",
     "Pair",
     "PartDrops",
@@ -80,6 +82,7 @@ __all__ = [
     "RateSearch",
     "RetentionRecord",
     "ServingRecord",
+    "ShadowVerdict",
     "SoundnessCheck",
     "SoundnessRecord",
     "StageJob",
