@@ -113,6 +113,11 @@ class VllmEngine(LaunchedEngine):
         """See `Engine.fixed_length`."""
         return {"ignore_eos": True}
 
+    def token_fields(self, *, chat: bool, logprobs: bool) -> Mapping[str, Any]:
+        """See `Engine.token_fields`; 0 asks for the log-probability of the chosen token and of no other."""
+        wanted = ({"logprobs": True} if chat else {"logprobs": 0}) if logprobs else {}
+        return {"return_token_ids": True, **wanted}
+
     def refusals(self, request: ServerRequest) -> list[str]:
         """See `Engine.refusals`; what vLLM 0.32 and its bitsandbytes plugin raise at start."""
         config_file = request.model_dir / "config.json"
