@@ -29,8 +29,8 @@ from serving_checks.transport.http_json import authorization
 
 REPLAY_FILE = "replay.json"
 STAGE_MODULE = "pipelines.stage_programs.replay_stage"
-_IDENTITY = ("prompts", "champion", "candidate", "device", "device_name")
-"""What has to be as it was, beside the config, for a replay to be gone on with."""
+_IDENTITY = {"config", "prompts", "champion", "candidate", "device", "device_name"}
+"""What has to be as it was for a replay to be gone on with."""
 
 
 class OpenReplay(NamedTuple):
@@ -123,9 +123,7 @@ def _begun(replay: OpenReplay, directory: Path) -> ReplayRecord:
         return now
     except DamagedFile as error:
         raise RequestError(str(error), remedy=f"choose another `name`, or remove {directory}") from error
-    differing = [*_differences(then.config, now.config, "")]
-    for name in _IDENTITY:
-        differing += _differences(getattr(then, name).model_dump(), getattr(now, name).model_dump(), name)
+    differing = _differences(then.model_dump(include=_IDENTITY), now.model_dump(include=_IDENTITY), "")
     if differing:
         raise RequestError(
             f"{directory} was begun otherwise:" + "".join(f"\n  - {line}" for line in differing),

@@ -58,7 +58,7 @@ def replay(job: StageJob, clock: StageClock) -> StageResult:
         if read.record != job.opened.prompts:
             raise RequestError(
                 f"{config.prompts.file} was changed since the replay began",
-                remedy="copy a log that is still written to",
+                remedy="copy a log that is still written to, and replay the copy",
             )
     sitting = _Sitting(job, clock, read.prompts)
     with PairWriter(folder) as writer:

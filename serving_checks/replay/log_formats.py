@@ -8,12 +8,14 @@
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from configs.reading.json_text import parse_json
 from configs.reading.text import MalformedError
 from registry.contracts.replay import LogFormat
 
+_REDACTED = "redacted-by-litellm"
+"""In the place of messages (litellm/litellm_core_utils/redact_messages.py)."""
 _OF_THE_CLIENT = ("extra_body", "extra_headers", "extra_query", "timeout")
 
 
@@ -69,22 +71,25 @@ def _of_litellm(line: dict[str, Any]) -> list[LoggedRequest]:
         raise NoRequest("its `model_parameters` are no JSON object")
     if call.removeprefix("a") not in ("completion", "text_completion"):
         raise NoRequest("its `call_type` is neither a chat nor a completion")
-    if "redacted-by-litellm" in str(messages):
+    only = messages[0].get("content") if _is_one_message(messages) else messages
+    if only == _REDACTED:
         raise NoRequest("its messages were redacted when it was logged")
     metadata = payload.get("metadata")
     told = _texts(metadata) | _texts(metadata.get("requester_metadata") if isinstance(metadata, dict) else None)
     if call.endswith("text_completion"):
-        prompt = messages[0].get("content") if _is_one_message(messages) else messages
-        return [LoggedRequest({"prompt": prompt, **parameters}, told)]
+        # Its prompt is logged as the only message of a user.
+        return [LoggedRequest({"prompt": only, **parameters}, told)]
     return [LoggedRequest({"messages": messages, **parameters}, told)]
 
 
-def _is_one_message(messages: Any) -> bool:
+def _is_one_message(messages: Any) -> TypeGuard[list[dict[str, Any]]]:
     return isinstance(messages, list) and len(messages) == 1 and isinstance(messages[0], dict)
 
 
 def _of_mlflow(line: dict[str, Any]) -> list[LoggedRequest]:
-    trace: Any = _json(line.get("trace", line))
+    trace = _json(line.get("trace", line))
+    if not isinstance(trace, dict):
+        raise NoRequest("its `trace` is no JSON object")
     try:
         spans, info = trace["data"]["spans"], trace.get("info") or {}
         calls = [(_json(span["attributes"].get("mlflow.spanType")), _inputs(span)) for span in spans]
