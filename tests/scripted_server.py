@@ -52,6 +52,8 @@ class ScriptedServer:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.over = threading.Event()
+        self.die_after: int | None = None
+        """Prompts that are answered before the server is gone."""
         self.in_flight = self.most_in_flight = 0
         self._lock = threading.Lock()
 
@@ -69,8 +71,8 @@ class ScriptedServer:
 
 
 @contextmanager
-def scripted_server(answering: Answering = echo) -> Iterator[tuple[Endpoint, ScriptedServer]]:
-    """Serve on loopback until the end of the block."""
+def scripted_server(answering: Answering = echo, port: int = 0) -> Iterator[tuple[Endpoint, ScriptedServer]]:
+    """Serve on loopback until the end of the block, on any free port for 0."""
     script = ScriptedServer(answering)
 
     class Handler(BaseHTTPRequestHandler):
@@ -79,6 +81,10 @@ def scripted_server(answering: Answering = echo) -> Iterator[tuple[Endpoint, Scr
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             answer = script.asked(self.path, body, dict(self.headers))
+            if script.die_after is not None and len(script.bodies) > script.die_after:
+                self.close_connection = True
+                server.socket.close()
+                return
             try:
                 self._stream(answer) if body.get("stream") and answer.status == 200 else self._whole(answer)
             finally:
@@ -125,7 +131,7 @@ def scripted_server(answering: Answering = echo) -> Iterator[tuple[Endpoint, Scr
         def handle_error(self, request: Any, client_address: Any) -> None:
             """A client that goes away is no fault of the server's."""
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", port), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
         base_url = f"http://127.0.0.1:{server.server_port}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -132,15 +133,18 @@ class ReplayClient:
             "model": self.endpoint.served_model_name,
             "prompt": [*prompt_ids, *answer_ids],
             "max_tokens": 1,
-            "prompt_logprobs": 0,
+            "prompt_logprobs": 1,
             **self._engine.greedy,
         }
         told = await self._choice(body)
         try:
             places = list(told["prompt_logprobs"])[len(prompt_ids) :] if told else []
-            cells = [place[str(token)] for place, token in zip(places, answer_ids, strict=True)]
-            likeliest = [cell["rank"] == 1 for cell in cells]
-            return ForcedScore(sum(likeliest) / len(cells), sum(float(cell["logprob"]) for cell in cells) / len(cells))
+            found = [float(place[str(token)]["logprob"]) for place, token in zip(places, answer_ids, strict=True)]
+            # Beside the token there is the likeliest one; 16-bit logits tie now and then.
+            most = [max(float(cell["logprob"]) for cell in place.values()) for place in places]
+            likeliest = [logprob >= other for logprob, other in zip(found, most, strict=True)]
+            mean = sum(found) / len(found)
+            return ForcedScore(sum(likeliest) / len(found), mean) if math.isfinite(mean) else None
         except (LookupError, TypeError, ValueError, ZeroDivisionError):
             return None
 

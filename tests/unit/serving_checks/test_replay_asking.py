@@ -221,11 +221,13 @@ def scored(events: Any, engine: Engine = TELLING, status: int = 200) -> tuple[Fo
 
 
 def test_an_answer_of_another_model_is_scored() -> None:
-    places = [None, {"2": {"logprob": -9.0, "rank": 4}}, {"7": {"logprob": -0.5, "rank": 1}}]
-    places.append({"8": {"logprob": -1.5, "rank": 3}, "5": {"logprob": -0.1, "rank": 1}})
+    # A token that is exactly as likely as another is the likeliest too.
+    likeliest = {"7": {"logprob": -0.5, "rank": 2}, "5": {"logprob": -0.5, "rank": 2}}
+    other = {"8": {"logprob": -1.5, "rank": 3}, "5": {"logprob": -0.1, "rank": 1}}
+    places = [None, {"2": {"logprob": -9.0, "rank": 4}}, likeliest, other]
     found, bodies = scored({"choices": [{"prompt_logprobs": places}]})
     assert found == ForcedScore(agreement=0.5, mean_logprob=-1.0)
-    assert bodies[0]["prompt"] == [1, 2, 7, 8] and bodies[0]["prompt_logprobs"] == 0
+    assert bodies[0]["prompt"] == [1, 2, 7, 8] and bodies[0]["prompt_logprobs"] == 1
 
 
 @pytest.mark.parametrize(
