@@ -82,8 +82,8 @@ def _named(side: ReplayedModelConfig, serving: ServingConfig, workspace: Workspa
     if side.model is not None:
         return str(side.model), side.model.resolve()
     if side.run is not None:
-        digest = _digest_in(run_named(workspace, None if side.run == _LAST else side.run), side.name or "")
-        return f"{side.name} of run {side.run}", workspace.store.path(digest)
+        run = run_named(workspace, None if side.run == _LAST else side.run)
+        return f"{side.name} of run {run.run_id}", workspace.store.path(_digest_in(run, side.name or ""))
     if side.artifact is not None:
         digest = workspace.store.resolve(side.artifact)
         return digest, workspace.store.path(digest)
