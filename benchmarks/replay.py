@@ -2,8 +2,8 @@
 
     .venv/bin/python -P benchmarks/replay.py [--prompts 400] [--tokens 32] [--tpot-seconds 0.02] [--concurrency 8]
 
-Two fake servers keep an engine's clock and compute nothing, so what is over their time is the client's: building bodies,
-reading streams, comparing, and keeping each pair. Run it alone on the machine.
+Two fake servers keep an engine's clock and compute nothing, so what is over their time is the client's: building
+bodies, reading streams, comparing, and keeping each pair. Run it alone on the machine.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipelines.recipe.replay_config import ReplayConfig
-from pipelines.stage_programs.replay_stage import ReplayJob, replay
+from pipelines.stage_programs.replay_stage import ReplayJob, ReplaySide, replay
 from registry.contracts import Endpoint, ReplayedModel, ReplayRecord
 from registry.hashing import digest_of
 from registry.stage_process import StageClock
@@ -85,8 +85,8 @@ def replay_seconds(folder: Path, log: Path, endpoints: list[Endpoint], concurren
         output_dir=folder / "replay",
         config=config,
         opened=opened,
-        champion_dir=Path(),
-        candidate_dir=Path(),
+        champion=ReplaySide(model_dir=Path()),
+        candidate=ReplaySide(model_dir=Path()),
         device="cpu",
         threads=1,
     )
@@ -100,6 +100,7 @@ def replay_seconds(folder: Path, log: Path, endpoints: list[Endpoint], concurren
 
 
 def main() -> None:
+    """Measure both and print them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--prompts", type=int, default=400)
     parser.add_argument("--tokens", type=int, default=32)

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server whose every answer a test writes: pieces, refusals, silence, and ends that come too soon."""
+"""An OpenAI-compatible server whose every answer a test writes: pieces, refusals, silence, ends that come too soon."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ class Scripted(NamedTuple):
     status: int = 200
     headers: Mapping[str, str] = {}
     end: Literal["done", "finish", "break", "hang"] = "done"
-    """`done` says [DONE], `finish` only ends, `break` closes the connection amid the answer, `hang` says nothing more."""
+    """`done` says [DONE], `finish` only ends, `break` closes the connection amid an answer, `hang` says no more."""
     pause_seconds: float = 0.0
     """Before each piece."""
 

@@ -13,6 +13,8 @@ from registry.contracts.reply import Reply, ToolCall
 
 _QUOTED_CHARACTERS = 24
 """Of a prompt, in a row: so many are no chance."""
+_LEAST_LINE = 6
+"""Characters of a line that is a whole one."""
 
 
 def answer_of(reply: Reply, prompt: str, score: float | None, *, keep_text: bool) -> Answer:
@@ -40,8 +42,9 @@ def answer_of(reply: Reply, prompt: str, score: float | None, *, keep_text: bool
 
 def without_quotes(error: str, prompt: str) -> str:
     """A server's refusal without its words where they repeat the prompt, as some do with what they do not take."""
-    windows = range(max(1, len(error) - _QUOTED_CHARACTERS + 1))
-    if not any(error[place : place + _QUOTED_CHARACTERS] in prompt for place in windows if error):
+    lines = [line.strip() for line in prompt.splitlines() if len(line.strip()) >= _LEAST_LINE]
+    windows = [error[place : place + _QUOTED_CHARACTERS] for place in range(len(error) - _QUOTED_CHARACTERS + 1)]
+    if not any(line in error for line in lines) and not any(window in prompt for window in windows):
         return error
     return f"{error.partition(':')[0]}: its words repeat the prompt and are not kept"
 

@@ -34,9 +34,10 @@ def execute(args: argparse.Namespace) -> int:
 def _replay(args: argparse.Namespace) -> int:
     """Replay; 0 when every prompt was asked."""
     workspace, console = Workspace(Path(args.workspace)), Console(stderr=True)
-    replay = open_replay(args.config, args.overrides, workspace)
-    workspace.create()
-    with WorkConsole(replay.config.name, console) as shown:
+    with WorkConsole(args.config.stem, console) as shown:
+        shown.on_progress("reading the log")
+        replay = open_replay(args.config, args.overrides, workspace)
+        workspace.create()
         result = execute_replay(replay, workspace, shown.on_progress)
     print_replay(console, result)
     if args.json:

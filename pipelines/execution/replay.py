@@ -17,10 +17,10 @@ from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.planning.stages import Stage
 from pipelines.recipe.replay_config import ReplayConfig
 from pipelines.records.replay_result import ReplayResult, summary_of
-from pipelines.stage_programs.replay_stage import ReplayJob
+from pipelines.stage_programs.replay_stage import CHAMPION_FILE, ReplayJob, ReplaySide
 from registry.contracts import PromptsRecord, ReplayRecord
 from registry.hashing import digest_of
-from registry.pairs import read_pair_table
+from registry.pairs import PAIRS_DIR, read_pair_table
 from registry.sealed import DamagedFile, read_sealed, write_sealed
 from serving_checks.engines.base import ServingConfig
 from serving_checks.processes.scratch import scratch_folder
@@ -83,7 +83,8 @@ def execute_replay(replay: OpenReplay, workspace: Workspace, on_progress: Callab
         on_progress("reading the models")
         directory = workspace.replay_dir(replay.config.name)
         record = _begun(replay, directory)
-        if record.finished_at is None:
+        # A part that was damaged and removed is missing although all was asked once.
+        if record.finished_at is None or read_pair_table(directory).num_rows < record.prompts.prompts:
             record = _asked(replay, record, directory, on_progress)
             write_sealed(directory / REPLAY_FILE, record)
     summary = summary_of(read_pair_table(directory))
@@ -119,6 +120,11 @@ def _begun(replay: OpenReplay, directory: Path) -> ReplayRecord:
     try:
         then = read_sealed(directory / REPLAY_FILE, ReplayRecord)
     except FileNotFoundError:
+        if any((directory / name).exists() for name in (PAIRS_DIR, CHAMPION_FILE)):
+            raise RequestError(
+                f"{directory} holds answers, and no {REPLAY_FILE} that says of what",
+                remedy=f"choose another `name`, or remove {directory}",
+            ) from None
         write_sealed(directory / REPLAY_FILE, now)
         return now
     except DamagedFile as error:
@@ -151,7 +157,7 @@ def _asked(
     stage = Stage("replay", "", {})
     log_file, scratch = directory / "replay.log", directory / "job"
     launched = [side.serving for side in (replay.champion, replay.candidate) if not side.runs_already]
-    plan = _ServingPlan(launched[0] if launched else config.serving, config.fork_servers and bool(launched))
+    plan = _ServingPlan(launched[0] if launched else config.serving, config.fork_servers)
     try:
         with scratch_folder(), ForkServers(plan, machine, scratch, for_stages=False) as fork_servers:
             job = ReplayJob(
@@ -160,11 +166,10 @@ def _asked(
                 output_dir=directory,
                 config=config,
                 opened=opened,
-                champion_dir=replay.champion.folder,
-                candidate_dir=replay.candidate.folder,
+                champion=_side_of(replay.champion, stage, fork_servers),
+                candidate=_side_of(replay.candidate, stage, fork_servers),
                 device=machine.device,
                 threads=machine.serving_threads,
-                fork_server=fork_servers.for_model_servers(stage, plan.serving),
             )
             patience = config.deadlines.of_stage(stage.kind)
             result = run_job(
@@ -184,6 +189,11 @@ def _asked(
     with suppress(FileNotFoundError):
         log_file.unlink()
     return ReplayRecord.model_validate(result.record)
+
+
+def _side_of(model: ServedModel, stage: Stage, fork_servers: ForkServers) -> ReplaySide:
+    fork_server = None if model.runs_already else fork_servers.for_model_servers(stage, model.serving)
+    return ReplaySide(model_dir=model.folder, fork_server=fork_server)
 
 
 def _first_error(directory: Path) -> str:

@@ -99,6 +99,18 @@ class ReplayConfig(StrictModel):
     fork_servers: bool = True
     """Import the engine once, and fork servers from there. CPU only; plain starts otherwise."""
 
+    @model_validator(mode="after")
+    def _answers_fit_the_context(self) -> Self:
+        most = self.asking.max_output_tokens
+        for name, side in (("champion", self.champion), ("candidate", self.candidate)):
+            context = (side.serving or self.serving).max_model_len
+            if not side.runs_already and most >= context:
+                raise ValueError(
+                    f"asking.max_output_tokens {most} leaves no room for a prompt in the {context} tokens that the"
+                    f" {name}'s server takes; lower it, or raise serving.max_model_len"
+                )
+        return self
+
     @property
     def asks_together(self) -> bool:
         """Whether both sides are asked at once."""

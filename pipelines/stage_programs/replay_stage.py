@@ -17,7 +17,7 @@ from configs.errors import RequestError
 from pipelines.recipe.replay_config import JudgeConfig, ReplayConfig, ReplayedModelConfig
 from pipelines.stage_programs.pair_making import Answered, pair_of, preferred, scored
 from registry.contracts import FilesJob, ReplayRecord, Reply, StageJob, StageResult
-from registry.contracts.base import Device
+from registry.contracts.base import Device, Record
 from registry.journal import opened_journal, read_journal
 from registry.pairs import PairWriter, read_pair_table
 from registry.stage_process import StageClock, main
@@ -34,19 +34,25 @@ CHAMPION_FILE = "champion.jsonl"
 Side = Literal["champion", "candidate"]
 
 
+class ReplaySide(Record):
+    """Where one side's model is, and what its server is forked from."""
+
+    model_dir: Path
+    """Of no meaning for a server that runs already."""
+    fork_server: Path | None = None
+    """Address of a fork server of its engine; it is started in the plain way without."""
+
+
 class ReplayJob(FilesJob):
     """Ask two models what a log asked."""
 
     config: ReplayConfig
     opened: ReplayRecord
     """As it was begun."""
-    champion_dir: Path
-    """Served from there; of no meaning for a server that runs already."""
-    candidate_dir: Path
+    champion: ReplaySide
+    candidate: ReplaySide
     device: Device
     threads: int
-    fork_server: Path | None = None
-    """Address of a fork server of the engine."""
 
 
 def replay(job: StageJob, clock: StageClock) -> StageResult:
@@ -196,16 +202,16 @@ class _Sitting:
         """The server of one side, once it answers."""
         job = self._job
         config: ReplayedModelConfig = getattr(job.config, side)
-        model_dir: Path = getattr(job, f"{side}_dir")
+        where: ReplaySide = getattr(job, side)
         serving, dtype = config.serving or job.config.serving, getattr(job.opened, side).dtype
-        request = ServerRequest(serving, model_dir, dtype, job.device, job.threads)
+        request = ServerRequest(serving, where.model_dir, dtype, job.device, job.threads)
         starting = ExitStack()
         with self._clock.part(f"{side}_start"):
             server = starting.enter_context(
                 serve(
                     request,
                     job.output_dir / f"{side}-server.log",
-                    fork_server=job.fork_server,
+                    fork_server=where.fork_server,
                     patience=job.config.deadlines.of_server,
                 )
             )

@@ -82,6 +82,7 @@ def test_an_error_that_repeats_the_prompt_is_not_kept() -> None:
     assert without_quotes(repeating, prompt) == "HTTP 422 Unprocessable: its words repeat the prompt and are not kept"
     assert without_quotes("HTTP 400: 900 tokens, context 512", prompt) == "HTTP 400: 900 tokens, context 512"
     assert without_quotes("", prompt) == ""
+    assert without_quotes("HTTP 422: {'input': 'Hello you'}", "a system's text\nHello you").startswith("HTTP 422: its")
     failed = reply(error=repeating)
     assert prompt[3:30] not in answer_of(failed, prompt, None, keep_text=False).error
     assert answer_of(failed, prompt, None, keep_text=True).error == repeating

@@ -22,7 +22,7 @@ from pipelines.records.replay_result import ReplayResult, summary_of
 from pipelines.report.replay_table import print_replay
 from pipelines.stage_programs.replay_stage import CHAMPION_FILE, ReplayJob
 from pipelines.stage_programs.replay_stage import replay as replay_stage
-from registry.contracts import Failure, Pair, Reply, ReplayRecord, StageResult
+from registry.contracts import Failure, Pair, ReplayRecord, Reply, StageResult
 from registry.explain import explanation_of
 from registry.journal import read_journal
 from registry.pairs import read_pair_table
@@ -32,7 +32,7 @@ from serving_checks.replay import asking
 from tests.scripted_server import Answering, Scripted, ScriptedServer, echo, scripted_server, text_events
 from tests.unit.pipelines.test_runner import ROOT
 
-SECRET = "a word that only the prompts hold"
+PRIVATE = "a word that only the prompts hold"
 
 
 @pytest.fixture(autouse=True)
@@ -65,16 +65,14 @@ class Lab:
         self.folder, self.workspace = folder, folder / "workspace"
         self.directory = self.workspace / "shadow" / "mine"
         self.log = folder / "log.jsonl"
-        self.write_log(*({"prompt": f"{SECRET} {number}"} for number in range(12)))
+        self.write_log(*({"prompt": f"{PRIVATE} {number}"} for number in range(12)))
         self.changes: dict[str, Any] = {}
 
     def write_log(self, *lines: Any) -> None:
         self.log.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in lines))
 
     def config(self) -> Path:
-        sides = [
-            {"serving": {"engine": "openai", "base_url": url, "served_model_name": "model"}} for url in self.ports
-        ]
+        sides = [{"serving": {"engine": "openai", "base_url": url, "served_model_name": "model"}} for url in self.ports]
         config = {
             "version": 1,
             "name": "mine",
@@ -179,10 +177,10 @@ def test_what_users_said_is_kept_only_where_that_is_asked_for(tmp_path: Path) ->
         assert lab.run("together=false") == 0
         kept = str(read_pair_table(lab.directory).to_pylist())
         kept += "".join(path.read_bytes().decode("latin-1") for path in lab.directory.rglob("*") if path.is_file())
-        assert SECRET not in kept and "secret" not in kept
+        assert PRIVATE not in kept and "secret" not in kept
         assert lab.run("name=open", "keep_prompts=true") == 0
         rows = read_pair_table(lab.workspace / "shadow" / "open").to_pylist()
-    assert json.loads(rows[0]["prompt"])["prompt"].startswith(SECRET)
+    assert json.loads(rows[0]["prompt"])["prompt"].startswith(PRIVATE)
     assert rows[0]["champion"]["text"] == "a secret answer"
 
 
@@ -234,7 +232,7 @@ def test_a_wrong_key_stops_it_before_anything_is_kept(tmp_path: Path, capsys: py
 
 
 def changed_log(lab: Lab) -> None:
-    lab.write_log(*({"prompt": f"{SECRET} {number}"} for number in range(13)))
+    lab.write_log(*({"prompt": f"{PRIVATE} {number}"} for number in range(13)))
 
 
 def changed_config(lab: Lab) -> None:
@@ -278,6 +276,21 @@ def test_a_damaged_record_is_told(lab: Lab, capsys: pytest.CaptureFixture[str]) 
     path.write_text(path.read_text().replace('"pairs": 12', '"pairs": 11'))
     assert lab.run() == 2
     assert "checksum" in capsys.readouterr().err
+
+
+def test_answers_of_nobody_knows_what_are_not_gone_on_with(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lab.run() == 0
+    (lab.directory / "replay.json").unlink()
+    assert lab.run() == 2
+    assert "holds answers, and no replay.json" in capsys.readouterr().err
+
+
+def test_a_part_that_was_removed_is_asked_anew(lab: Lab) -> None:
+    assert lab.run() == 0
+    (part,) = (lab.directory / "pairs").iterdir()
+    part.unlink()
+    assert lab.run() == 0
+    assert len(lab.pairs) == 12 and len(lab.candidate.bodies) == 24
 
 
 def test_what_does_not_shape_the_pairs_may_change(lab: Lab) -> None:
@@ -337,6 +350,10 @@ def test_lines_that_were_left_out_are_told(lab: Lab, capsys: pytest.CaptureFixtu
         ({"class_by": {"rules": [{"name": "a", "pattern": "("}]}}, ["no regular expression"]),
         ({"asking": {"concurrency": 0}}, ["greater than or equal to 1"]),
         ({"asking": {"sampling": "hot"}}, ["greedy"]),
+        (
+            {"champion": {"model": "a"}, "serving": {"max_model_len": 512}, "asking": {"max_output_tokens": 512}},
+            ["leaves no room for a prompt in the 512 tokens that the champion's server takes"],
+        ),
     ],
 )
 def test_a_wrong_config_is_refused(lab: Lab, changes: dict[str, Any], says: list[str]) -> None:
@@ -381,7 +398,7 @@ def test_what_cannot_work_is_told_before_a_server_is_asked(lab: Lab, changes: di
 def test_conversations_need_a_chat_template(lab: Lab) -> None:
     lab.write_log({"messages": [{"role": "user", "content": "hi"}]})
     lab.changes = {"champion": {"model": str(model_folder(lab.folder / "model"))}}
-    with pytest.raises(RequestError, match="some prompts are conversations, and .*model has no chat template"):
+    with pytest.raises(RequestError, match=r"some prompts are conversations, and .*model has no chat template"):
         open_replay(lab.config(), ["device=cpu"], Workspace(lab.workspace))
 
 

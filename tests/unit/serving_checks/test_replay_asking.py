@@ -32,9 +32,7 @@ def prompt(body: dict[str, Any] | None = None, number: int = 0) -> Prompt:
     return Prompt(f"id-{number}", number, "messages" in body, body, str(body), "sha256:b", "", None)
 
 
-def asked(
-    endpoint: Endpoint, one: Prompt | None = None, engine: Engine = PLAIN, **config: Any
-) -> Reply:
+def asked(endpoint: Endpoint, one: Prompt | None = None, engine: Engine = PLAIN, **config: Any) -> Reply:
     async def work() -> Reply:
         async with ReplayClient(endpoint, engine, AskingConfig.model_validate(config)) as client:
             return await client.ask(one or prompt())
@@ -60,7 +58,9 @@ def test_what_is_sent_is_the_body_and_what_makes_answers_comparable() -> None:
         asked(endpoint, prompt(chat), max_output_tokens=7)
         asked(endpoint, prompt(chat | {"max_completion_tokens": 3}), sampling="as logged", seed=11)
         asked(endpoint, prompt({"prompt": "a", "max_tokens": None}), TELLING)
-        asked(endpoint, prompt({"prompt": "a", "max_tokens": 2, "repetition_penalty": 1.2}), TELLING, score_answers=True)
+        asked(
+            endpoint, prompt({"prompt": "a", "max_tokens": 2, "repetition_penalty": 1.2}), TELLING, score_answers=True
+        )
     common = {"model": "model", "stream": True, "stream_options": {"include_usage": True}}
     assert script.bodies == [
         chat | common | {"temperature": 0.0, "max_tokens": 7},

@@ -67,7 +67,9 @@ def test_bodies_are_kept_but_for_what_is_set_here(tmp_path: Path) -> None:
     }
     assert (chat.text, chat.hash) == ("Hello", digest_of(chat.body))
     # Two lines that ask the same are two prompts with ids of their own.
-    assert [prompt.body for prompt in found.prompts if not prompt.chat] == [{"prompt": "Once upon", "max_tokens": 9}] * 2
+    assert [prompt.body for prompt in found.prompts if not prompt.chat] == [
+        {"prompt": "Once upon", "max_tokens": 9}
+    ] * 2
     assert len({prompt.id for prompt in found.prompts}) == 3
 
 
@@ -175,7 +177,7 @@ def test_too_many_broken_lines_are_refused(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b"\n \n", "is empty"),
         (b"{\n", "1 of 1 lines hold no prompt"),
-        ("{\"prompt\": \"gr\u00fcn\"}\n".encode("latin-1"), "not UTF-8"),
+        ('{"prompt": "gr\u00fcn"}\n'.encode("latin-1"), "not UTF-8"),
         (b"\xff\xfe{\x00", "UTF-16"),
         (b'{"prompt": "a\x00b"}', "NUL"),
     ],
