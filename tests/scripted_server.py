@@ -70,68 +70,70 @@ class ScriptedServer:
             self.in_flight -= 1
 
 
+class _Handler(BaseHTTPRequestHandler):
+    script: ScriptedServer
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        answer = self.script.asked(self.path, body, dict(self.headers))
+        if self.script.die_after is not None and len(self.script.bodies) > self.script.die_after:
+            self.close_connection = True
+            self.server.socket.close()
+            return
+        try:
+            self._stream(answer) if body.get("stream") and answer.status == 200 else self._whole(answer)
+        finally:
+            self.script.answered()
+
+    def do_GET(self) -> None:
+        self._whole(Scripted([{"data": [{"id": "model"}]}]))
+
+    def _whole(self, answer: Scripted) -> None:
+        data = json.dumps(answer.events[0] if answer.events else {}).encode()
+        self.send_response(answer.status)
+        for name, value in {**answer.headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _stream(self, answer: Scripted) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for event in answer.events:
+            time.sleep(answer.pause_seconds)
+            self._chunk(f"data: {json.dumps(event)}\n\n")
+        if answer.end == "hang":
+            self.script.over.wait(30)
+        if answer.end in ("hang", "break"):
+            self.close_connection = True
+            return
+        self._chunk("data: [DONE]\n\n" if answer.end == "done" else "")
+        if answer.end == "done":
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _chunk(self, text: str) -> None:
+        data = text.encode()
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is no fault of the server's."""
+
+
 @contextmanager
 def scripted_server(answering: Answering = echo, port: int = 0) -> Iterator[tuple[Endpoint, ScriptedServer]]:
     """Serve on loopback until the end of the block, on any free port for 0."""
     script = ScriptedServer(answering)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            answer = script.asked(self.path, body, dict(self.headers))
-            if script.die_after is not None and len(script.bodies) > script.die_after:
-                self.close_connection = True
-                server.socket.close()
-                return
-            try:
-                self._stream(answer) if body.get("stream") and answer.status == 200 else self._whole(answer)
-            finally:
-                script.answered()
-
-        def do_GET(self) -> None:
-            self._whole(Scripted([{"data": [{"id": "model"}]}]))
-
-        def _whole(self, answer: Scripted) -> None:
-            data = json.dumps(answer.events[0] if answer.events else {}).encode()
-            self.send_response(answer.status)
-            for name, value in {**answer.headers, "Content-Length": str(len(data))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
-
-        def _stream(self, answer: Scripted) -> None:
-            self.send_response(200)
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            for event in answer.events:
-                time.sleep(answer.pause_seconds)
-                self._chunk(f"data: {json.dumps(event)}\n\n")
-            if answer.end == "hang":
-                script.over.wait(30)
-            if answer.end in ("hang", "break"):
-                self.close_connection = True
-                return
-            self._chunk("data: [DONE]\n\n" if answer.end == "done" else "")
-            if answer.end == "done":
-                self.wfile.write(b"0\r\n\r\n")
-
-        def _chunk(self, text: str) -> None:
-            data = text.encode()
-            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 128
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that goes away is no fault of the server's."""
-
-    server = Server(("127.0.0.1", port), Handler)
+    server = _Server(("127.0.0.1", port), type("Handler", (_Handler,), {"script": script}))
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
         base_url = f"http://127.0.0.1:{server.server_port}"

@@ -80,7 +80,7 @@ def replay(job: StageJob, clock: StageClock) -> StageResult:
             "champion_errors": failed["champion"],
             "candidate_errors": failed["candidate"],
             "seconds": clock.timings_seconds,
-            "warnings": sitting.warnings,
+            "warnings": [*_doubts(config), *sitting.warnings],
         }
     )
     return StageResult(stage=job.stage, record=record.model_dump(mode="json"))
@@ -240,6 +240,16 @@ class _Progress:
         rate = self._tokens / max(time.monotonic() - self._start, 1e-3)
         told = f"{self._who}: {rate:.0f} tokens/s, {self._errors} errors, prompts"
         self._clock.progress(told, self._done, self._total)
+
+
+def _doubts(config: ReplayConfig) -> list[str]:
+    """Why latencies of the two sides do not compare."""
+    told = []
+    if config.asking.score_answers:
+        told.append("latencies do not compare: the candidate also scored the champion's answers while it gave its own")
+    if config.asks_together and not (config.champion.runs_already or config.candidate.runs_already):
+        told.append("latencies do not compare with others: both servers shared this machine")
+    return told
 
 
 def _client(server: RunningServer, config: AskingConfig) -> ReplayClient:

@@ -96,8 +96,7 @@ class ReplayClient:
         if reply.error and reply.status in (0, 200) and not await self._is_alive():
             raise EndpointGone(
                 f"{self.endpoint.base_url} does not answer any more: {reply.error}",
-                remedy="start it again, or see the end of its log for why; what was answered is kept, and the same"
-                " command asks what is missing",
+                remedy="see the end of its log for why, and start it again",
                 blame="engine",
             )
         return reply

@@ -46,7 +46,7 @@ async def ask_all(
                 raise StageError(
                     f"the last {len(doubtful)} prompts were not answered: {failure}",
                     remedy="see the server's log for what it hangs at, or raise `asking.timeout_seconds` where it is"
-                    " only slow; what was answered before is kept, and the same command asks what is missing",
+                    " only slow",
                     blame="engine",
                 )
 

@@ -16,7 +16,7 @@ RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
-    *(f"docs/{name}.md" for name in ("architecture", "engines", "environments", "init")),
+    *(f"docs/{name}.md" for name in ("architecture", "engines", "environments", "init", "replay")),
 )
 MANY_LINES, MOST_LINES = 500, 700
 MOST_FUNCTION_LINES = 60

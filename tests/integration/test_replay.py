@@ -66,6 +66,7 @@ def test_a_model_and_itself_answer_the_same(tmp_path: Path, models: tuple[Path, 
     )
     assert code == 0, err
     assert "8 of 8 answers are the same (9 pairs)" in err
+    assert "latencies do not compare: the candidate also scored" in err
     pairs = pairs_of(tmp_path)
     for pair in pairs:
         if pair.champion.error:

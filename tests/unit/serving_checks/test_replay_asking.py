@@ -207,7 +207,7 @@ def test_a_server_that_is_gone_stops_it() -> None:
         pass
     with pytest.raises(EndpointGone, match="does not answer any more") as caught:
         asked(endpoint)
-    assert "asks what is missing" in caught.value.remedy
+    assert "start it again" in caught.value.remedy
 
 
 def scored(events: Any, engine: Engine = TELLING, status: int = 200) -> tuple[ForcedScore | None, list[dict[str, Any]]]:
