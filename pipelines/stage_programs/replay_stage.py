@@ -63,8 +63,9 @@ def replay(job: StageJob, clock: StageClock) -> StageResult:
         read = read_prompts(config.prompts, config.class_by, config.answers.field if config.answers else None)
         if read.record != job.opened.prompts:
             raise RequestError(
-                f"{config.prompts.file} was changed since the replay began",
-                remedy="copy a log that is still written to, and replay the copy",
+                f"{config.prompts.file} was changed since the replay began: it reads otherwise",
+                remedy="copy a log that is still written to, and replay the copy; where it was not changed, raise"
+                " class_by.timeout_seconds: a search that is done now and not then changes what is asked",
             )
     sitting = _Sitting(job, clock, read.prompts)
     with PairWriter(folder) as writer:
@@ -121,7 +122,7 @@ class _Sitting:
             progress = _Progress(self._clock, "both models", len(self._prompts), len(missing))
 
             async def ask(prompt: Prompt) -> Answered:
-                # Who is asked first is the first in turn to be answered where both share a machine.
+                # Where both share a machine, the first one has it to itself for a moment.
                 order = (of_champion, of_candidate) if prompt.number % 2 == 0 else (of_candidate, of_champion)
                 replies = await asyncio.gather(*(client.ask(prompt) for client in order))
                 one, other = replies if order[0] is of_champion else reversed(replies)
