@@ -26,10 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="judge by these limits; the verdict is exploratory unless they are those stored with the pairs",
     )
     parser.add_argument("--watch", action="store_true", help="look again while pairs are recorded, until it is decided")
-    # Stands beside the command's own: without a default, so that it takes nothing back.
-    parser.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON on stdout"
-    )
 
 
 def execute(args: argparse.Namespace) -> int:

@@ -26,6 +26,8 @@ from registry.contracts.evaluation import (
 from registry.contracts.job import FilesJob, StageJob
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.pair import Answer, Pair
+from registry.contracts.replay import PromptsRecord, ReplayedModel, ReplayRecord
+from registry.contracts.reply import Reply, ToolCall
 from registry.contracts.serving import (
     SLO,
     CheckRecord,
@@ -77,9 +79,13 @@ __all__ = [
     "ProfileRecord",
     "PromptAgreement",
     "PromptLogprobs",
+    "PromptsRecord",
     "ProofScope",
     "QuantizedModule",
     "RateSearch",
+    "ReplayRecord",
+    "ReplayedModel",
+    "Reply",
     "RetentionRecord",
     "ServingRecord",
     "ShadowVerdict",
@@ -90,5 +96,6 @@ __all__ = [
     "StratumDrop",
     "TaskScore",
     "TokenAgreementRecord",
+    "ToolCall",
     "VerbosityRecord",
 ]
