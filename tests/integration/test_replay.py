@@ -62,7 +62,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_a_model_and_itself_answer_the_same(tmp_path: Path, models: tuple[Path, Path]) -> None:
     side = {"model": str(models[0])}
     code, err = replayed(
-        tmp_path, PROMPTS, champion=side, candidate=side, serving=SERVING, asking={"score_answers": True}
+        tmp_path,
+        PROMPTS,
+        champion=side,
+        candidate=side,
+        serving=SERVING,
+        asking={"score_answers": True, "max_output_tokens": 16},
     )
     assert code == 0, err
     assert "8 of 8 answers are the same (9 pairs)" in err
@@ -88,7 +93,7 @@ def test_a_model_and_itself_answer_the_same(tmp_path: Path, models: tuple[Path, 
 @pytest.mark.engine
 def test_two_models_part_and_it_is_known_where(tmp_path: Path, models: tuple[Path, Path]) -> None:
     one, other = ({"model": str(model)} for model in models)
-    config = {"serving": SERVING, "asking": {"score_answers": True}, "keep_prompts": True}
+    config = {"serving": SERVING, "asking": {"score_answers": True, "max_output_tokens": 16}, "keep_prompts": True}
     code, err = replayed(tmp_path, PROMPTS[:4], champion=one, candidate=other, **config)
     assert code == 0, err
     for pair in pairs_of(tmp_path):
@@ -103,7 +108,8 @@ def test_two_models_part_and_it_is_known_where(tmp_path: Path, models: tuple[Pat
 def test_another_engine_s_answers_are_compared_by_their_texts(tmp_path: Path, models: tuple[Path, Path]) -> None:
     side = {"model": str(models[0])}
     serving = {"engine": "transformers", "max_model_len": 128, "kv_cache_gib": 0.01}
-    code, err = replayed(tmp_path, PROMPTS[:8], champion=side, candidate=side, serving=serving)
+    config = {"serving": serving, "asking": {"max_output_tokens": 16}}
+    code, err = replayed(tmp_path, PROMPTS[:8], champion=side, candidate=side, **config)
     assert code == 0, err
     for pair in pairs_of(tmp_path):
         assert pair.same and pair.first_difference is None and pair.agreement is None

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from evals.judging import known_answers
 from evals.judging.answer_pairs import answer_of, first_difference, same_answer, same_tool_calls, without_quotes
 from evals.judging.known_answers import KnownAnswersConfig, score_of
 from evals.judging.preference import DEFAULT_QUESTION, preference_of, questions_of
@@ -142,7 +143,10 @@ def test_words_by_which_nobody_declines(text: str) -> None:
         ("regex", "a" * 60 + "b", r"(a|aa|a?a)+$", None),
     ],
 )
-def test_known_answers(scorer: Any, text: str, expected: str, score: float | None) -> None:
+def test_known_answers(
+    scorer: Any, text: str, expected: str, score: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_answers, "_SEARCH_SECONDS", 0.05)
     assert score_of(text, expected, KnownAnswersConfig(scorer=scorer)) == score
 
 

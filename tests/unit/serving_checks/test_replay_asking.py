@@ -152,12 +152,12 @@ def test_an_answer_without_a_token_is_an_answer() -> None:
         (Scripted(text_events("a", "b")[:1], end="finish"), "Payload|broke off before"),
         (Scripted([{"error": {"message": "out of memory"}}]), "out of memory"),
         (Scripted([{"choices": 3}]), "not that of an OpenAI-compatible server"),
-        (Scripted([{"choices": [{"text": "a"}]}], end="hang"), "no end of the answer within 0.3 s"),
-        (Scripted(end="hang"), "no end of the answer within 0.3 s"),
+        (Scripted([{"choices": [{"text": "a"}]}], end="hang"), "no end of the answer within 0.15 s"),
+        (Scripted(end="hang"), "no end of the answer within 0.15 s"),
     ],
 )
 def test_a_broken_stream_is_an_error_of_its_answer(scripted: Scripted, says: str) -> None:
-    found = answered(scripted, timeout_seconds=0.3)
+    found = answered(scripted, timeout_seconds=0.15)
     assert re.search(says, found.error), found.error
     assert (found.status, found.text) == (200, "")
     assert found.seconds is not None
