@@ -240,7 +240,7 @@ def changed_config(lab: Lab) -> None:
 
 
 def changed_verdict(lab: Lab) -> None:
-    lab.changes = {"verdict": {"rule": "another"}}
+    lab.changes = {"verdict": {"alpha": 0.1}}
 
 
 def changed_server(lab: Lab) -> None:
@@ -252,7 +252,7 @@ def changed_server(lab: Lab) -> None:
     [
         (changed_log, "prompts.digest was"),
         (changed_config, "config.asking.concurrency was 3, is 2"),
-        (changed_verdict, "config.verdict.rule was None, is 'another'"),
+        (changed_verdict, "config.verdict.alpha was 0.05, is 0.1"),
         (changed_server, "candidate.name was"),
     ],
 )
