@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evals.judging.pair_metrics import METRICS
 from evals.judging.verdict_words import interval_text, limit_text, metric_name, value_text
 from pipelines.report.table import UNKNOWN, Tone, printable
 from registry.contracts import MetricVerdict, ShadowVerdict
@@ -43,26 +44,31 @@ def print_verdict(console: Console, verdict: ShadowVerdict) -> None:
 
 
 def _table(verdict: ShadowVerdict) -> Table:
-    table = Table(box=box.SIMPLE_HEAVY, header_style="bold")
+    # A terminal's 80 columns are few: the interval stands below the difference.
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     classes = any(one.prompt_class for one in verdict.metrics)
     table.add_column("metric")
     if classes:
         table.add_column("class")
-    for title in ("pairs", "champion", "candidate", "difference", "interval", "limit", "outcome"):
+    table.add_column("outcome")
+    for title in ("pairs", "champion", "candidate", "difference", "limit"):
         table.add_column(title, justify="right")
     for one in verdict.metrics:
         told = (
             f"{one.pairs:,}",
             _side_text(one, one.champion),
             _side_text(one, one.candidate),
-            # A share says something of both sides together and has no difference.
-            UNKNOWN if one.value is None or one.unit == "share" else value_text(one.unit, one.value),
-            interval_text(one) or UNKNOWN,
+            "\n".join(filter(None, (_difference_text(one), interval_text(one)))) or UNKNOWN,
             limit_text(one, least="≥", most="≤"),
         )
         named = (one.metric, one.prompt_class or "all") if classes else (one.metric,)
-        table.add_row(*map(_text, (*named, *told)), _text(one.outcome, _style(one.outcome)))
+        table.add_row(*map(_text, named), _text(one.outcome, _style(one.outcome)), *map(_text, told))
     return table
+
+
+def _difference_text(one: MetricVerdict) -> str:
+    """Nothing of a share, which says something of both sides together."""
+    return "" if one.value is None or one.unit == "share" else value_text(one.unit, one.value)
 
 
 def _side_text(one: MetricVerdict, value: float | None) -> str:
@@ -71,7 +77,10 @@ def _side_text(one: MetricVerdict, value: float | None) -> str:
         return UNKNOWN
     if one.unit == "points":
         return f"{100 * value:.2f} %"
-    return value_text("share", value) if one.unit == "share" else with_minus(f"{value:.4g}")
+    if one.unit == "share":
+        return value_text("share", value)
+    timed = "seconds" in METRICS[one.metric].column
+    return with_minus(f"{1000 * value:.4g} ms" if timed else f"{value:.4g}")
 
 
 def _notes(verdict: ShadowVerdict) -> list[str]:
