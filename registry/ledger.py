@@ -40,6 +40,7 @@ _TABLE = Table(
     Column("why", Text, nullable=False),
     Column("version_from", String(32)),
     Column("version_to", String(32)),
+    Column("name", String(250)),
     Column("artifact", String(80)),
     Column("verdict", String(80)),
     Column("override", Text),
@@ -82,6 +83,8 @@ class Entry(Record):
     version_from: str | None = None
     version_to: str | None = None
     """Of the registered model; None where an alias was taken away."""
+    name: str | None = None
+    """What the run called the model that `version_to` is."""
     artifact: str | None = None
     """Digest of the artifact that `version_to` is."""
     verdict: str | None = None

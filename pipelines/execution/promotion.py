@@ -207,6 +207,7 @@ class ModelRegistry:
             update={
                 "version_from": last.version_to,
                 "version_to": last.version_from,
+                "name": before.name if before else None,
                 "artifact": before.artifact if before else None,
                 "verdict": before.verdict if before else None,
                 "override": before.override if before else None,
@@ -251,7 +252,8 @@ class ModelRegistry:
                 "limits": [limit.model_dump(mode="json") for limit in of.limits],
             }
         )
-        return entry.model_copy(update={"version_to": of.version, "artifact": of.digest, "verdict": verdict})
+        told = {"version_to": of.version, "name": of.name, "artifact": of.digest, "verdict": verdict}
+        return entry.model_copy(update=told)
 
     def _notify(self, entry: Entry) -> None:
         """Tell the recipe's command of a row; that it could not be told is no reason to take the row back."""
