@@ -15,12 +15,21 @@ _TOLERANCE = 1e-6
 _SEARCH_SECONDS = 0.5
 
 
+class TaskScorerConfig(StrictModel):
+    """One of lm-eval's own tasks, whose document is what is known: a row of the task's data, as a JSON object."""
+
+    task: Label
+    metric: Label = "exact_match"
+    filter: Label = "none"
+    """lm-eval's name of what is cut out of an answer before it is judged, such as `strict-match`."""
+
+
 class KnownAnswersConfig(StrictModel):
     """Where known answers stand, and how an answer is held against them."""
 
     field: Label = "expected"
     """In a line of the log, or in its metadata."""
-    scorer: Literal["exact", "numeric", "regex"] = "exact"
+    scorer: Literal["exact", "numeric", "regex"] | TaskScorerConfig = "exact"
     """`exact`: the same text, but for spaces around it. `numeric`: the answer's last number. `regex`: what is known is
     a regular expression, which is found in the answer."""
 
@@ -34,6 +43,8 @@ def score_of(text: str, expected: str, config: KnownAnswersConfig) -> float | No
     """
     if config.scorer == "exact":
         return float(text.strip() == expected.strip())
+    if isinstance(config.scorer, TaskScorerConfig):
+        raise TypeError("a task scores by its document, see `evals.asking.task_scorer`")
     if config.scorer == "numeric":
         wanted, found = _last_number(expected), _last_number(text)
         if wanted is None:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from configs.errors import RequestError, StageError
 from configs.loading import load_yaml_model
+from evals.asking.task_scorer import check_task_scorer
+from evals.judging.known_answers import TaskScorerConfig
 from evals.judging.verdict_config import verdict_digest
 from pipelines.execution.fork_servers import OFFLINE, ForkServers
 from pipelines.execution.replayed_models import ServedModel, served_model
@@ -59,6 +61,8 @@ def open_replay(file: Path, overrides: list[str], workspace: Workspace) -> OpenR
     """
     config = load_yaml_model(file, ReplayConfig, overrides)
     machine = detect_machine(config.device)
+    if config.answers and isinstance(config.answers.scorer, TaskScorerConfig):
+        check_task_scorer(config.answers.scorer)
     read = read_prompts(config.prompts, config.class_by, config.answers.field if config.answers else None)
     chats = any(prompt.chat for prompt in read.prompts)
     champion, candidate = (

@@ -1,9 +1,11 @@
 """From two replies to a pair: compared, scored, and without words where they are not to be kept."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from evals.asking.task_scorer import TaskScorer
 from evals.judging.answer_pairs import answer_of, first_difference, said_by, same_answer, same_tool_calls
-from evals.judging.known_answers import score_of
+from evals.judging.known_answers import TaskScorerConfig, score_of
 from evals.judging.preference import preference_of, questions_of
 from pipelines.recipe.replay_config import JudgeConfig, ReplayConfig
 from registry.contracts import Answer, Pair, Reply
@@ -47,7 +49,23 @@ async def preferred(
     return preference_of(*told)
 
 
-def pair_of(prompt: Prompt, answered: Answered, config: ReplayConfig) -> Pair:
+Score = Callable[[Prompt, str], float | None]
+"""Of an answer to a prompt whose right answer is known."""
+
+
+def scorer_of(config: ReplayConfig, prompts: Sequence[Prompt]) -> Score:
+    """How answers are held against the known ones; by a task's own scorer it takes seconds to make."""
+    known = config.answers
+    if known is None:
+        return lambda prompt, text: None
+    if isinstance(known.scorer, TaskScorerConfig):
+        documents = {prompt.id: prompt.expected for prompt in prompts if prompt.expected is not None}
+        task = TaskScorer(known.scorer, documents)
+        return lambda prompt, text: task.score(prompt.id, text) if prompt.expected is not None else None
+    return lambda prompt, text: None if prompt.expected is None else score_of(text, prompt.expected, known)
+
+
+def pair_of(prompt: Prompt, answered: Answered, score: Score, *, keep_prompts: bool) -> Pair:
     """The pair of a prompt, as it is kept."""
     champion, candidate = answered.champion, answered.candidate
     same = same_answer(champion, candidate)
@@ -60,9 +78,9 @@ def pair_of(prompt: Prompt, answered: Answered, config: ReplayConfig) -> Pair:
         prompt_class=prompt.prompt_class,
         prompt_hash=prompt.hash,
         prompt_characters=len(prompt.text),
-        prompt=prompt_json(prompt) if config.keep_prompts else "",
-        champion=_answer(prompt, champion, config),
-        candidate=_answer(prompt, candidate, config),
+        prompt=prompt_json(prompt) if keep_prompts else "",
+        champion=_answer(prompt, champion, score, keep_prompts),
+        candidate=_answer(prompt, candidate, score, keep_prompts),
         same=same,
         # The same words may be cut into other tokens.
         first_difference=first_difference(champion.token_ids, candidate.token_ids) if same is False else None,
@@ -74,7 +92,5 @@ def pair_of(prompt: Prompt, answered: Answered, config: ReplayConfig) -> Pair:
     )
 
 
-def _answer(prompt: Prompt, reply: Reply, config: ReplayConfig) -> Answer:
-    known = config.answers if prompt.expected is not None and not reply.error else None
-    score = score_of(reply.text, prompt.expected or "", known) if known else None
-    return answer_of(reply, prompt.text, score, keep_text=config.keep_prompts)
+def _answer(prompt: Prompt, reply: Reply, score: Score, keep_text: bool) -> Answer:
+    return answer_of(reply, prompt.text, None if reply.error else score(prompt, reply.text), keep_text=keep_text)

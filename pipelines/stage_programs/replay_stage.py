@@ -15,7 +15,7 @@ from typing import Literal
 
 from configs.errors import RequestError
 from pipelines.recipe.replay_config import JudgeConfig, ReplayConfig, ReplayedModelConfig
-from pipelines.stage_programs.pair_making import Answered, pair_of, preferred, scored
+from pipelines.stage_programs.pair_making import Answered, pair_of, preferred, scored, scorer_of
 from registry.contracts import FilesJob, ReplayRecord, Reply, StageJob, StageResult
 from registry.contracts.base import Device, Record
 from registry.journal import opened_journal, read_journal
@@ -93,6 +93,7 @@ class _Sitting:
     def __init__(self, job: ReplayJob, clock: StageClock, prompts: Sequence[Prompt]) -> None:
         self._job, self._clock, self._prompts = job, clock, prompts
         self._asking = job.config.asking
+        self._score = scorer_of(job.config, prompts)
         self.warnings: list[str] = []
 
     def ask_missing(self, writer: PairWriter) -> None:
@@ -129,7 +130,7 @@ class _Sitting:
                 return await self._compared(prompt, one, other, of_candidate, judge)
 
             def keep(prompt: Prompt, answered: Answered) -> None:
-                writer.write(pair_of(prompt, answered, self._job.config))
+                writer.write(pair_of(prompt, answered, self._score, keep_prompts=self._job.config.keep_prompts))
                 progress.add(answered.champion, answered.candidate)
 
             await ask_all(missing, ask, _failure_of_either, keep, self._asking.concurrency)
@@ -163,7 +164,7 @@ class _Sitting:
             progress = _Progress(self._clock, "candidate", len(self._prompts), len(missing))
 
             def keep(prompt: Prompt, answered: Answered) -> None:
-                writer.write(pair_of(prompt, answered, self._job.config))
+                writer.write(pair_of(prompt, answered, self._score, keep_prompts=self._job.config.keep_prompts))
                 progress.add(answered.candidate)
 
             async def work() -> None:

@@ -150,9 +150,15 @@ def _prompts_of(
     for place, (body, metadata) in enumerate(requests_of(line, log_format)):
         chat = "messages" in body
         told = "\n".join(_texts_of_chat(body["messages"]) if chat else [_text_of_completion(body.get("prompt"))])
-        expected = metadata.get(expected_field) if expected_field else None
+        expected = _expected(line, metadata, expected_field) if expected_field else None
         kept = {name: value for name, value in body.items() if name not in (*_OURS, expected_field)}
         yield _Found(number, place, chat, kept, told, _class_of(told, metadata, classes), expected)
+
+
+def _expected(line: dict[str, Any], metadata: Mapping[str, str], name: str) -> str | None:
+    """The known answer; a task's document, which is an object, as JSON."""
+    document = line.get(name)
+    return canonical_json(document) if isinstance(document, dict) else metadata.get(name)
 
 
 def _texts_of_chat(messages: Any) -> list[str]:

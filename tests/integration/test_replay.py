@@ -18,7 +18,7 @@ from registry.pairs import read_pair_table
 from serving_checks.replay.config import PromptsConfig
 from serving_checks.replay.prompts import read_prompts
 from tests.fake_servers import fake_server
-from tests.scripted_server import Scripted, echo, scripted_server
+from tests.scripted_server import Scripted, echo, scripted_server, text_events
 from tests.tiny_llama import make_tiny_llama
 
 SERVING = {"engine": "vllm", "max_model_len": 128, "max_num_seqs": 4, "kv_cache_gib": 0.25}
@@ -114,6 +114,31 @@ def test_another_engine_s_answers_are_compared_by_their_texts(tmp_path: Path, mo
     for pair in pairs_of(tmp_path):
         assert pair.same and pair.first_difference is None and pair.agreement is None
         assert pair.champion.error == "" and pair.champion.characters > 0
+
+
+@pytest.mark.engine
+def test_answers_are_scored_by_a_task_of_lm_eval_s(tmp_path: Path) -> None:
+    def says(number: int) -> Any:
+        return lambda path, body: Scripted(text_events(f" so it is {number}.\n#### {number}", completion_tokens=9))
+
+    lines = [
+        {"prompt": f"Question: 2 + {n}?\nAnswer:", "document": {"question": f"2 + {n}?", "answer": f"#### {2 + n}"}}
+        for n in range(6)
+    ]
+    with scripted_server(says(5)) as (one, _), scripted_server(says(7)) as (other, _):
+        champion, candidate = (
+            {"serving": {"engine": "openai", "base_url": endpoint.base_url, "served_model_name": "model"}}
+            for endpoint in (one, other)
+        )
+        scorer = {"task": "gsm8k", "filter": "strict-match"}
+        code, err = replayed(
+            tmp_path, lines, champion=champion, candidate=candidate, answers={"field": "document", "scorer": scorer}
+        )
+    assert code == 0, err
+    assert sum(pair.champion.score or 0 for pair in pairs_of(tmp_path)) == 1, "2 + 3"
+    assert sum(pair.candidate.score or 0 for pair in pairs_of(tmp_path)) == 1, "2 + 5"
+    # The document is no part of what was asked.
+    assert all(pair.champion.score is not None for pair in pairs_of(tmp_path))
 
 
 @pytest.mark.slow
