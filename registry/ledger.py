@@ -14,7 +14,20 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, Text, create_engine, insert, select, update
+from sqlalchemy import (
+    Column,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    insert,
+    inspect,
+    select,
+    update,
+)
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DatabaseError, IntegrityError, SQLAlchemyError
 
@@ -40,6 +53,7 @@ _TABLE = Table(
     Column("why", Text, nullable=False),
     Column("version_from", String(32)),
     Column("version_to", String(32)),
+    Column("name", String(250)),
     Column("artifact", String(80)),
     Column("verdict", String(80)),
     Column("override", Text),
@@ -82,6 +96,8 @@ class Entry(Record):
     version_from: str | None = None
     version_to: str | None = None
     """Of the registered model; None where an alias was taken away."""
+    name: str | None = None
+    """What the run called the model that `version_to` is."""
     artifact: str | None = None
     """Digest of the artifact that `version_to` is."""
     verdict: str | None = None
@@ -140,6 +156,14 @@ class Ledger:
         except DatabaseError:
             # Of two that open a new one, the later finds the other's tables, here or at its second look.
             _TABLE.metadata.create_all(self._engine)
+        there = {column["name"] for column in inspect(self._engine).get_columns(_TABLE.name)}
+        differing = sorted(there ^ {column.name for column in _TABLE.columns})
+        if differing:
+            raise StageError(
+                f"the ledger {self._shown} is of another version: its rows differ by {', '.join(differing)}",
+                remedy="use the version that wrote it, or name another database by `registry.ledger`",
+                blame="machine",
+            )
 
     def append(self, entry: Entry, after: Entry | None) -> Entry:
         """Write `entry` as the next row of its stream.

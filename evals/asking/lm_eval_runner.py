@@ -315,7 +315,7 @@ def _samples(
         filters.apply([one.instance for one in asked])
     for doc_id, (document, mine) in items.items():
         found = task.process_results(document, [one.instance.filtered_resps[category.filter] for one in mine])
-        score, weight = _score(category.metric, found, f"task {name}, item {doc_id}")
+        score, weight = item_score(category.metric, found, f"task {name}, item {doc_id}")
         yield Sample(
             task=name,
             category=category.name,
@@ -362,7 +362,7 @@ def _kind(category: Category, document: Mapping[str, Any], where: str) -> str:
     return str(document[category.kind])
 
 
-def _score(metric: str, found: Mapping[str, Any], where: str) -> tuple[float, float]:
+def item_score(metric: str, found: Mapping[str, Any], where: str) -> tuple[float, float]:
     """One item's score and weight out of what lm-eval's `process_results` gave.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -105,6 +106,27 @@ class Suite(StrictModel):
             if twice:
                 raise ValueError(f"{', '.join(sorted(twice))} stands twice")
         return self
+
+    def with_items(self, items: Mapping[str, int]) -> Suite:
+        """The suite with other numbers of items.
+
+        Args:
+            items: Category -> its items in all.
+
+        Raises:
+            ValueError: There is no such category.
+        """
+        unknown = sorted(items.keys() - {category.name for category in self.categories})
+        if unknown:
+            known = ", ".join(category.name for category in self.categories)
+            raise ValueError(f"suite {self.name} has no category {', '.join(unknown)}, only {known}")
+        changed = [
+            category.model_copy(update={"items": items[category.name], "limit": None})
+            if category.name in items
+            else category
+            for category in self.categories
+        ]
+        return self.model_copy(update={"categories": changed})
 
     @property
     def level(self) -> float:

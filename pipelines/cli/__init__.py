@@ -17,7 +17,20 @@ from configs.errors import QuantbenchError
 from registry.contracts.comparison import Verdict
 from registry.explain import explanation_of
 
-COMMANDS = ("init", "run", "plan", "recommend", "registry", "tune", "bench", "doctor", "env", "artifacts", "compare")
+COMMANDS = (
+    "init",
+    "run",
+    "plan",
+    "recommend",
+    "registry",
+    "tune",
+    "bench",
+    "doctor",
+    "env",
+    "artifacts",
+    "compare",
+    "shadow",
+)
 """Each is a module here with `HELP`, `add_arguments(parser)` and `execute(args) -> exit code`."""
 
 INTERRUPTED = 130
@@ -74,16 +87,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     version = f"%(prog)s {importlib.metadata.version('quantbench')} (Python {platform.python_version()})"
     parser.add_argument("--version", action="version", version=version)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--workspace", default="workspace", metavar="DIR", help="where results are kept (default: ./workspace)"
-    )
-    common.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
-    common.add_argument("--debug", action="store_true", help="show tracebacks")
+    common = common_arguments()
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         module = _module(name)
-        module.add_arguments(commands.add_parser(name, help=module.HELP, description=module.HELP, parents=[common]))
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP, parents=[common])
+        command.set_defaults(workspace="workspace", json=False, debug=False)
+        module.add_arguments(command)
+    return parser
+
+
+def common_arguments() -> argparse.ArgumentParser:
+    """A parent of every command's parser, and of those of a command's actions: options may stand before or behind one.
+
+    Without defaults, since those of an action would take the place of what was said before it.
+    """
+    parser = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--workspace", metavar="DIR", help="where results are kept (default: ./workspace)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser
 
 

@@ -9,7 +9,8 @@ from rich.console import Console
 from pipelines.cli.run import add_overrides
 from pipelines.execution.bench import execute_bench, open_bench
 from pipelines.execution.workspace import Workspace
-from pipelines.report.bench_table import BenchConsole, print_bench
+from pipelines.report.bench_table import print_bench
+from pipelines.report.work_console import WorkConsole
 
 HELP = "load and check one served model: an engine that is started, or a server that runs already"
 
@@ -32,7 +33,7 @@ def execute(args: argparse.Namespace) -> int:
     workspace, console = Workspace(Path(args.workspace)), Console(stderr=True)
     bench = open_bench(args.config, args.overrides)
     workspace.create()
-    with BenchConsole(bench.config.name, console) as shown:
+    with WorkConsole(bench.config.name, console) as shown:
         result = execute_bench(bench, workspace, shown.on_progress)
     print_bench(console, result)
     if args.json:

@@ -15,6 +15,7 @@ from pipelines.execution.finished_runs import run_named
 from pipelines.execution.promotion import overrides_of
 from pipelines.execution.workspace import Workspace
 from pipelines.recipe.policy import Goal, Policy, RecommendConfig
+from pipelines.recipe.registry_config import RegistryConfig
 from pipelines.records.run_record import RunRecord
 from pipelines.report.console import print_recommendation
 from registry.contracts.comparison import Verdict
@@ -39,7 +40,8 @@ def execute(args: argparse.Namespace) -> int:
     config = RecommendConfig.model_validate(
         record.config.get("recommend", {}) | ({"goal": args.goal} if args.goal else {})
     )
-    found = recommend(record.rows, policy, config)
+    registry = RegistryConfig.model_validate(record.config.get("registry", {}))
+    found = recommend(record.rows, policy, config, registry.approval)
     if args.json:
         print(json.dumps(found.model_dump(mode="json"), indent=2))
     else:

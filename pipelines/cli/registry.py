@@ -80,8 +80,9 @@ def told(entry: Entry) -> str:
     """One entry in a line."""
     what, _, of = entry.stream.partition(":")
     if what == "approval":
-        return f"{entry.kind}: version {entry.version_to} of {entry.model}, by {entry.who}"
-    moved = f"{of} of {entry.model}: version {entry.version_from or 'none'} -> {entry.version_to or 'none'}"
+        return f"{entry.kind}: {entry.name}, version {entry.version_to} of {entry.model}, by {entry.who}"
+    to = f"{entry.version_to or 'none'}{f' ({entry.name})' if entry.name else ''}"
+    moved = f"{of} of {entry.model}: version {entry.version_from or 'none'} -> {to}"
     return f"{entry.kind}: {moved}, by {entry.who}" + (f", OVERRIDE: {entry.override}" if entry.override else "")
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from configs.names import entry_of
 from pipelines.decision.limits import held_against
 from pipelines.recipe.policy import Policy, RecommendConfig
+from pipelines.recipe.registry_config import Approval
 from pipelines.records.decision import Candidate, RecommendationRecord
 from pipelines.records.rows import Row, concurrencies, lowest_category
 
@@ -28,8 +29,14 @@ class _Measured(NamedTuple):
     """Requests of full context on the memory that the baseline's weights and cache take."""
 
 
-def recommend(rows: Sequence[Row], policy: Policy, config: RecommendConfig) -> RecommendationRecord:
-    """What to take of the rows, the baseline first."""
+def recommend(
+    rows: Sequence[Row], policy: Policy, config: RecommendConfig, approval: Approval = "person"
+) -> RecommendationRecord:
+    """What to take of the rows, the baseline first.
+
+    Args:
+        approval: Whose word an artifact needs before an alias moves to it: that comes next.
+    """
     baseline, *artifacts = [row for row in rows if row.name == entry_of(row.name)]
     level = config.concurrency or max(concurrencies(rows), default=1)
     candidates = [
@@ -46,7 +53,7 @@ def recommend(rows: Sequence[Row], policy: Policy, config: RecommendConfig) -> R
     candidates = [one.model_copy(update={"beaten_by": beaten.get(one.name)}) for one in candidates]
     choices = [one for one in known if one.row.name not in beaten]
     if choices:
-        return _chosen(choices, candidates, config, level)
+        return _chosen(choices, candidates, config, level, approval)
     return _undecided(candidates, artifacts, config) or RecommendationRecord(
         goal=config.goal,
         kind="none",
@@ -84,7 +91,7 @@ def _beats(better: _Measured, one: _Measured) -> bool:
 
 
 def _chosen(
-    choices: Sequence[_Measured], candidates: list[Candidate], config: RecommendConfig, level: int
+    choices: Sequence[_Measured], candidates: list[Candidate], config: RecommendConfig, level: int, approval: Approval
 ) -> RecommendationRecord:
     best = _best(choices, config)
     others = [one.row.name for one in choices if one is not best]
@@ -108,7 +115,8 @@ def _chosen(
         digest=digest,
         sentence=sentence,
         candidates=candidates,
-        next_step=f"quantbench registry approve {best.row.name}",
+        next_step="quantbench registry "
+        + (f"promote {best.row.name} --to shadow" if approval == "policy" else f"approve {best.row.name}"),
     )
 
 
@@ -136,10 +144,10 @@ def _undecided(
             for kept in row.retention.categories:
                 if kept.verdict == "inconclusive" and kept.items_to_decide:
                     wanted[kept.category] = max(wanted.get(kept.category, 0), kept.items_to_decide)
-    asked = ", ".join(f"{category}: {items:,}" for category, items in wanted.items())
+    asked = ", ".join(f"{category}: {items}" for category, items in wanted.items())
     step = (
-        f"give the suite more items ({asked} would decide with 80 % power) and run the recipe again: what was answered"
-        " is not asked twice"
+        f'quantbench run RECIPE --set "evaluation.items={{{asked}}}", which would decide with 80 % power where the data'
+        " have so many; what was answered is not asked twice"
         if wanted
         else "see the reasons above for what is not known, and run the recipe again"
     )

@@ -11,12 +11,10 @@ from configs.loading import load_yaml_model
 from pipelines.execution.fork_servers import OFFLINE, ForkServers
 from pipelines.execution.stage_job import run_job
 from pipelines.execution.workspace import Workspace
-from pipelines.planning.compatibility import Asked, serving_violations
 from pipelines.planning.device import MachineRecord, detect_machine
-from pipelines.planning.open_run import check_device
-from pipelines.planning.preflight import check_memory, length_violations
-from pipelines.planning.stages import Stage, bench_dtype
-from pipelines.recipe.bench_config import BenchConfig, method_of, sizes_of
+from pipelines.planning.served_folder import checked_folder
+from pipelines.planning.stages import Stage
+from pipelines.recipe.bench_config import BenchConfig, method_of
 from pipelines.records.bench_result import BenchResult
 from pipelines.report.bench_page import write_bench_page
 from pipelines.stage_programs.bench_stage import BenchJob
@@ -24,14 +22,11 @@ from registry.contracts import ServingRecord
 from registry.contracts.base import DType
 from registry.files import write_text_atomically
 from registry.store import Store
-from serving_checks.engines.base import LaunchedEngine, ServerRequest
 from serving_checks.engines.table import engine_of
 from serving_checks.load.client import check_open_files
 from serving_checks.load.prompts import read_text
 from serving_checks.load.requests import LOAD_REQUESTS_FILE
 from serving_checks.processes.scratch import scratch_folder
-from serving_checks.server import check_servable
-from serving_checks.transport.http_json import authorization
 
 RECORD_FILE = "record.json"
 SERVER_LOG_FILE = "server.log"
@@ -60,21 +55,8 @@ def open_bench(file: Path, overrides: list[str]) -> OpenBench:
             f"`model`: there is no tokenizer in {config.model.resolve()}",
             remedy="name a model's folder; for a server that runs already, one with its model's tokenizer",
         )
-    machine, engine = detect_machine(config.device), engine_of(config.serving)
-    dtype = bench_dtype(config, machine)
-    if isinstance(engine, LaunchedEngine):
-        check_device(machine)
-        check_memory(config.serving, machine)
-    check_servable(engine, ServerRequest(config.serving, config.model, dtype, machine.device, machine.serving_threads))
-    ranks, stages = config.serving.tensor_parallel_size, config.serving.pipeline_parallel_size
-    method, sizes = method_of(config.model), sizes_of(config.model)
-    asked = Asked(method, machine.device, ranks, stages, engine.name, machine.cpu_flags, head_size=sizes.head_size)
-    found = serving_violations(asked)
-    if isinstance(engine, LaunchedEngine) and sizes.positions:
-        found += length_violations(config.serving, sizes.positions)
-    if found:
-        raise RequestError("; ".join(found), remedy="change `serving` as it says")
-    authorization(engine.api_key_variable)
+    machine = detect_machine(config.device)
+    dtype = checked_folder(config.model, config.serving, config.dtype, machine).dtype
     check_open_files(config.load)
     read_text(config.load.prompts.file)
     return OpenBench(config, machine, dtype)

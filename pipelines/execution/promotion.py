@@ -97,10 +97,13 @@ class ModelRegistry:
 
     def tell(self, subject: Subject, kind: Kind, why: str) -> Entry:
         """Write that approval is requested, given or refused."""
+        return self._tell(subject, kind, why, self._who)
+
+    def _tell(self, subject: Subject, kind: Kind, why: str, who: str) -> Entry:
         stream = f"approval:{subject.digest}"
-        entry = self._entry(stream, kind, why, of=subject)
+        entry = self._entry(stream, kind, why, of=subject).model_copy(update={"who": who})
         written = self._aliases.append(entry, self.ledger.last(self.model, stream))
-        self._aliases.tag(subject.version, {_APPROVAL_TAG: f"{_SAID[kind]} by {self._who}"})
+        self._aliases.tag(subject.version, {_APPROVAL_TAG: f"{_SAID[kind]} by {who}"})
         self._notify(written)
         return written
 
@@ -113,13 +116,16 @@ class ModelRegistry:
             StageError: The bytes are not what they were, or a store does not answer.
         """
         alias = self.config.aliases.of(role)
-        subject = self._with_signature(subject)
-        if override is None:
-            self._check_allowed(subject)
-        self._check_bytes(subject.name, subject.digest, read_all=True)
         last = self._aliases.reconciled(alias)
         if last is not None and last.version_to == subject.version:
             raise RequestError(f"{alias} points at version {subject.version} already", remedy="nothing is to be done")
+        subject = self._with_signature(subject)
+        approved = override is not None or self._is_approved(subject)
+        self._check_bytes(subject.name, subject.digest, read_all=True)
+        if not approved:
+            self._tell(
+                subject, "approve", "it keeps all limits of the policy, and `registry.approval` wants no more", "policy"
+            )
         entry = self._entry(f"alias:{alias}", "promote", why, of=subject)
         there = last.version_to if last else self._aliases.there(alias)
         moved = self._aliases.move(entry.model_copy(update={"version_from": there, "override": override}), last, alias)
@@ -137,7 +143,12 @@ class ModelRegistry:
         limit = LimitOutcome(limit="signature", outcome=found.verdict, reason=f"it {found.reason}")
         return subject._replace(limits=[*subject.limits, limit])
 
-    def _check_allowed(self, subject: Subject) -> None:
+    def _is_approved(self, subject: Subject) -> bool:
+        """Whether somebody has approved; False where the policy's own word is enough, and is not yet written.
+
+        Raises:
+            NotAllowedError: It is not allowed.
+        """
         broken = [f"{limit.limit}: {limit.reason}" for limit in subject.limits if limit.outcome != "pass"]
         if broken:
             failed = subject.outcome == "fail"
@@ -150,7 +161,7 @@ class ModelRegistry:
         last = self.ledger.last(self.model, f"approval:{subject.digest}")
         said = last.kind if last else None
         if said == "approve" or (said != "reject" and self.config.approval == "policy"):
-            return
+            return said == "approve"
         raise NotAllowedError(
             f"{subject.name} was rejected by {last.who}"
             if said == "reject" and last
@@ -183,10 +194,11 @@ class ModelRegistry:
         """
         alias = self.config.aliases.of(role)
         last = self._aliases.reconciled(alias)
-        if last is None or last.version_from is None:
+        # Before its first move an alias was not there. Production is not left without a model.
+        if last is None or (last.version_from is None and role == "champion"):
             raise RequestError(f"{alias} of {self.model} has nothing to go back to", remedy="see `registry history`")
         before = next(
-            (one for one in self._moves(alias) if one.version_to == last.version_from),
+            (one for one in self._moves(alias) if one.version_to and one.version_to == last.version_from),
             None,
         )
         if before is not None and before.artifact is not None:
@@ -195,6 +207,7 @@ class ModelRegistry:
             update={
                 "version_from": last.version_to,
                 "version_to": last.version_from,
+                "name": before.name if before else None,
                 "artifact": before.artifact if before else None,
                 "verdict": before.verdict if before else None,
                 "override": before.override if before else None,
@@ -239,7 +252,8 @@ class ModelRegistry:
                 "limits": [limit.model_dump(mode="json") for limit in of.limits],
             }
         )
-        return entry.model_copy(update={"version_to": of.version, "artifact": of.digest, "verdict": verdict})
+        told = {"version_to": of.version, "name": of.name, "artifact": of.digest, "verdict": verdict}
+        return entry.model_copy(update=told)
 
     def _notify(self, entry: Entry) -> None:
         """Tell the recipe's command of a row; that it could not be told is no reason to take the row back."""

@@ -82,7 +82,7 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
             config=config.as_json(),
             machine=run.context.machine,
             rows=rows,
-            recommendation=recommend(rows, config.policy, config.recommend),
+            recommendation=recommend(rows, config.policy, config.recommend, config.registry.approval),
             left_out=run.left_out,
             outcomes=outcomes,
             breakdown=time_breakdown(outcomes, time.monotonic() - run.start_seconds),

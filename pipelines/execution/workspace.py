@@ -26,7 +26,8 @@ _LOCK_POLL_SECONDS = 0.5
 
 
 class Workspace:
-    """`store/`, `cache/`, `answers/`, `runs/<id>/`, `bench/<name>/<time>/`, `mlflow.db` below one folder.
+    """`store/`, `cache/`, `answers/`, `runs/<id>/`, `bench/<name>/<time>/`, `shadow/<name>/`, `mlflow.db` below one
+    folder.
 
     The folder need not be there yet.
 
@@ -89,6 +90,13 @@ class Workspace:
         """`bench/<name>/<UTC time>/`, made; a second of them at a time, since each holds the machine's lock."""
         directory = self.root / "bench" / name / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         directory.mkdir(parents=True)
+        return directory
+
+    def replay_dir(self, name: str) -> Path:
+        """`shadow/<name>/`, made where it is not there: its owner's only, since what users said may be in it."""
+        directory = self.root / "shadow" / name
+        directory.parent.mkdir(exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
         return directory
 
     def machine_lock(self, on_wait: Callable[[str], None]) -> AbstractContextManager[None]:

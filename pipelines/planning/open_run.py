@@ -10,13 +10,14 @@ from configs.errors import RequestError, blaming
 from configs.loading import load_yaml_model
 from evals.judging.expectation import check_expectations
 from evals.suites.resolve import load_suite, resolve
+from evals.suites.suite import Suite
 from pipelines.planning.context import JobContext
 from pipelines.planning.data_parallel import check_data_parallel
 from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.planning.preflight import check_environments, check_families, check_memory, without_refused
 from pipelines.planning.stages import Fingerprints, Stage, stages_of
 from pipelines.recipe.fingerprints import calibration_fingerprint, source_fingerprint
-from pipelines.recipe.run_config import RunConfig
+from pipelines.recipe.run_config import EvaluationConfig, RunConfig
 from quantizers.calibration.documents import check_documents
 from quantizers.checkpoints.sources import check_source, told_architecture
 from registry.contracts import CheckpointRecord, StageResult
@@ -54,7 +55,7 @@ def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
     # The other rules need the prepared checkpoint's shapes; this one need not wait for them.
     check_families(config.methods, told_architecture(config.source))
     check_documents(config.calibration)
-    suite = load_suite(config.evaluation.suite)
+    suite = _suite(config.evaluation)
     machine = detect_machine(config.device)
     config, left_out = without_refused(config, machine)
     check_memory(config.serving, machine)
@@ -70,6 +71,16 @@ def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
     stages = stages_of(config, machine, fingerprints)
     check_environments(config.environments, stages)
     return OpenRun(context, stages, started_at, start_seconds, left_out)
+
+
+def _suite(config: EvaluationConfig) -> Suite:
+    suite = load_suite(config.suite)
+    try:
+        return suite.with_items(config.items)
+    except ValueError as error:
+        raise RequestError(
+            f"`evaluation.items`: {error}", remedy="name a category of the suite, or leave it out"
+        ) from None
 
 
 def check_device(machine: MachineRecord) -> None:

@@ -14,13 +14,14 @@ from configs.names import BASELINE, baseline_in, entry_of, replicate_of
 from evals.asking.token_agreement import PROMPTS_FILE
 from pipelines.planning.device import MachineRecord
 from pipelines.planning.interpreters import Interpreter, interpreter_of, versions_of
-from pipelines.recipe.bench_config import BenchConfig, method_of
+from pipelines.recipe.bench_config import method_of
 from pipelines.recipe.run_config import RunConfig
 from quantizers.base import MethodConfig, load_method
 from registry.contracts import MeasurementRecord, ProofScope, StageResult
 from registry.contracts.base import DType, Method
 from registry.hashing import digest_of, digest_of_file
 from registry.stage_cache import StageKey
+from serving_checks.engines.base import ServingConfig
 from serving_checks.engines.table import engine_type
 from serving_checks.load.prompts import read_text
 
@@ -301,10 +302,10 @@ def serve_dtype(config: RunConfig, machine: MachineRecord, method: Method | None
     )
 
 
-def bench_dtype(config: BenchConfig, machine: MachineRecord) -> DType:
-    """The dtype in which a bench's model is served on `machine`."""
-    in_16_bits_only = engine_type(config.serving.engine).serves_in_16_bits_only(method_of(config.model))
-    return _or_auto(config.dtype, machine.serve_dtype(in_16_bits_only))
+def folder_dtype(model: Path, serving: ServingConfig, asked: str, machine: MachineRecord) -> DType:
+    """The dtype in which the model in a folder is served on `machine`; `asked` names one, or is `auto`."""
+    in_16_bits_only = engine_type(serving.engine).serves_in_16_bits_only(method_of(model))
+    return _or_auto(asked, machine.serve_dtype(in_16_bits_only))
 
 
 def _or_auto(asked: str, automatic: DType) -> DType:

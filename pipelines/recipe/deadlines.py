@@ -28,6 +28,8 @@ class Deadlines(StrictModel):
     """Of one model: server, evaluation, load tests and proofs. Also of a bench."""
     tune_minutes: _Long = 12 * 60
     """Of one cell."""
+    replay_minutes: _Long = 72 * 60
+    """Of one sitting; the next one goes on where it stopped."""
     record_minutes: _Long = 15
     """Of the record in MLflow."""
     silent_minutes: _Long = 30

@@ -13,6 +13,9 @@ Role = Literal["baseline", "candidate", "shadow", "champion"]
 beside production, and production."""
 
 
+Approval = Literal["person", "policy"]
+
+
 class AliasNames(StrictModel):
     """What MLflow's aliases are called."""
 
@@ -39,7 +42,7 @@ class RegistryConfig(StrictModel):
     ledger: DatabaseUri | None = None
     """An SQLAlchemy address that a team shares; `sqlite:///<workspace>/ledger.db` when null."""
     aliases: AliasNames = AliasNames()
-    approval: Literal["person", "policy"] = "person"
+    approval: Approval = "person"
     """`policy` approves by itself what keeps all limits of the recipe's `policy`; a person has to approve else."""
     notify: list[Label] = []
     """A command and its arguments that get each entry of the ledger as JSON on standard input."""

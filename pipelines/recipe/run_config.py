@@ -36,6 +36,8 @@ else:
 class EvaluationConfig(StrictModel):
     suite: Label
     """A suite of `configs/suites`, or the path of a suite file."""
+    items: dict[Label, Annotated[Count, Field(ge=1)]] = {}
+    """Category -> its items in all, in place of what the suite's file says."""
     data: DataConfig | None = None
     """Local rows for lm-eval's own tasks; without it they ask the hub. The embedded tasks need none."""
     num_concurrent: Count = Field(default=32, ge=1)

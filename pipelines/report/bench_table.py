@@ -1,17 +1,11 @@
-"""A bench in the terminal: what is being done, then a row a load test, the checks, and where everything is."""
-
-import time
-from types import TracebackType
-from typing import Self
+"""A bench in the terminal: a row a load test, the checks, and where everything is."""
 
 from rich import box
 from rich.console import Console
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
 from pipelines.records.bench_result import BenchResult
-from pipelines.report.console import HEARTBEAT_SECONDS
 from pipelines.report.load import doubt, load_text, milliseconds, significant, slo_text
 from pipelines.report.table import mebibytes, printable
 from registry.contracts import LoadPoint, ServingRecord
@@ -19,45 +13,6 @@ from registry.contracts.serving import RateSearch
 
 _STYLES = {"pass": "green", "fail": "bold red", "not_run": "yellow"}
 _NONE = "–"
-
-
-class BenchConsole:
-    """Tells what is being done; use as a context manager around it.
-
-    Args:
-        name: Of the bench.
-        console: Where to write: stderr, so that stdout stays free for `--json`.
-    """
-
-    def __init__(self, name: str, console: Console) -> None:
-        self._name, self._console = name, console
-        self._status = Status("", console=console) if console.is_terminal else None
-        self._doing = ""
-        self._since = self._last_word = time.monotonic()
-
-    def __enter__(self) -> Self:
-        if self._status:
-            self._status.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._status:
-            self._status.stop()
-
-    def on_progress(self, text: str) -> None:
-        """Show it; without a terminal, say so when it is new and every `HEARTBEAT_SECONDS`."""
-        now = time.monotonic()
-        is_new = text != self._doing
-        if is_new:
-            self._doing, self._since = text, now
-        told = f"{self._name}: {text}" + ("" if is_new else f", {now - self._since:.0f} s")
-        if self._status:
-            self._status.update(_text(told))
-        elif is_new or now - self._last_word >= HEARTBEAT_SECONDS:
-            self._last_word = now
-            self._console.print(_text(told), soft_wrap=True)
 
 
 def print_bench(console: Console, result: BenchResult) -> None:

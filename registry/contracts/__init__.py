@@ -26,6 +26,8 @@ from registry.contracts.evaluation import (
 from registry.contracts.job import FilesJob, StageJob
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.pair import Answer, Pair
+from registry.contracts.replay import PromptsRecord, ReplayedModel, ReplayRecord
+from registry.contracts.reply import Reply, ToolCall
 from registry.contracts.serving import (
     SLO,
     CheckRecord,
@@ -38,6 +40,7 @@ from registry.contracts.serving import (
     RateSearch,
     ServingRecord,
 )
+from registry.contracts.shadow_verdict import MetricVerdict, ShadowVerdict
 from registry.contracts.soundness import SoundnessCheck, SoundnessRecord
 from registry.contracts.stage import Failure, ObjectRef, StageResult
 from registry.contracts.token_logprobs import PromptLogprobs
@@ -68,6 +71,7 @@ __all__ = [
     "LoadPoint",
     "MeasurementRecord",
     "MemoryRecord",
+    "MetricVerdict",
     "ObjectRef",
     "Pair",
     "PartDrops",
@@ -75,11 +79,16 @@ __all__ = [
     "ProfileRecord",
     "PromptAgreement",
     "PromptLogprobs",
+    "PromptsRecord",
     "ProofScope",
     "QuantizedModule",
     "RateSearch",
+    "ReplayRecord",
+    "ReplayedModel",
+    "Reply",
     "RetentionRecord",
     "ServingRecord",
+    "ShadowVerdict",
     "SoundnessCheck",
     "SoundnessRecord",
     "StageJob",
@@ -87,5 +96,6 @@ __all__ = [
     "StratumDrop",
     "TaskScore",
     "TokenAgreementRecord",
+    "ToolCall",
     "VerbosityRecord",
 ]

@@ -7,6 +7,7 @@ from registry.contracts.base import Record
 from registry.contracts.calibration import CalibrationRecord
 from registry.contracts.checkpoint import CheckpointRecord
 from registry.contracts.measurement import MeasurementRecord
+from registry.contracts.replay import ReplayRecord
 from registry.contracts.serving import ServingRecord
 from registry.contracts.soundness import SoundnessRecord
 
@@ -19,4 +20,5 @@ RECORD_TYPES: Mapping[str, type[Record]] = {
     "measure": MeasurementRecord,
     "tune": ServingRecord,
     "bench": ServingRecord,
+    "replay": ReplayRecord,
 }

@@ -170,6 +170,18 @@ class Engine(ABC):
         """
         return {}
 
+    def token_fields(self, *, chat: bool, logprobs: bool) -> Mapping[str, Any]:
+        """Request fields by which an answer tells its prompt's and its own tokens by their ids.
+
+        Args:
+            chat: Of the chat API; else of the completions API.
+            logprobs: Each token's log-probability is wanted too.
+
+        Returns:
+            Empty where the engine does not tell them.
+        """
+        return {}
+
     @property
     def api_key_variable(self) -> str | None:
         """Name of the environment variable that holds the server's key; None where it wants none."""

@@ -120,6 +120,11 @@ class VllmEngine(LaunchedEngine):
         split = f" --tensor-parallel-size {ranks}" if ranks > 1 else ""
         return f"vllm serve . --dtype {serving.dtype} --max-model-len {max_model_len}{split}"
 
+    def token_fields(self, *, chat: bool, logprobs: bool) -> Mapping[str, Any]:
+        """See `Engine.token_fields`; 0 asks for the log-probability of the chosen token and of no other."""
+        wanted = ({"logprobs": True} if chat else {"logprobs": 0}) if logprobs else {}
+        return {"return_token_ids": True, **wanted}
+
     def refusals(self, request: ServerRequest) -> list[str]:
         """See `Engine.refusals`; what vLLM 0.32 and its bitsandbytes plugin raise at start."""
         config_file = request.model_dir / "config.json"

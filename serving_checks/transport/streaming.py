@@ -199,7 +199,7 @@ def run_check(work: Coroutine[Any, Any, _T], deadline_seconds: float) -> _T | No
     try:
         return asyncio.run(within())
     except BaseExceptionGroup as group:
-        raise _first(group) from group
+        raise first_of(group) from group
 
 
 def not_done(check: str, deadline_seconds: float) -> CheckRecord:
@@ -214,6 +214,7 @@ def not_done(check: str, deadline_seconds: float) -> CheckRecord:
     )
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a task group's first task raised."""
     first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first

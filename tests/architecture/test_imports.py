@@ -56,7 +56,15 @@ def test_the_command_line_parses_without_an_engine() -> None:
     ("package", "modules"),
     [
         ("mlflow", {"registry/tracking/mlflow_backend.py"}),
-        ("lm_eval", {"evals/asking/lm_eval_runner.py", "evals/asking/questions.py", "evals/suites/generation.py"}),
+        (
+            "lm_eval",
+            {
+                "evals/asking/lm_eval_runner.py",
+                "evals/asking/questions.py",
+                "evals/asking/task_scorer.py",
+                "evals/suites/generation.py",
+            },
+        ),
         ("vllm", {"serving_checks/load/adapter.py", "serving_checks/engines/vllm_fork_patch.py"}),
     ],
 )

@@ -16,7 +16,10 @@ RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
-    *(f"docs/{name}.md" for name in ("architecture", "artifacts", "engines", "environments", "init")),
+    *(
+        f"docs/{name}.md"
+        for name in ("architecture", "artifacts", "engines", "environments", "init", "registry", "replay", "verdict")
+    ),
 )
 MANY_LINES, MOST_LINES = 500, 700
 MOST_FUNCTION_LINES = 60

@@ -190,7 +190,7 @@ def test_what_a_crash_left_between_ledger_and_mlflow_is_put_right(
         patch.setattr("pipelines.execution.alias_moves.move_alias", gone)
         code, said = registry("promote", "int8", "--to", alias)
     assert code == 3
-    assert "the next one shows in MLflow what the ledger holds" in said
+    assert "the next one shows in MLflow what the ledger holds" in " ".join(said.split())
     assert registry.pointed() is None
     code, said = registry("promote", "gptq", "--to", alias, "--override", "it is next")
     assert code == 0, said
@@ -260,6 +260,40 @@ def test_the_baseline_has_a_version_and_an_alias(registry: Registry) -> None:
     assert registry("promote", "baseline", "--to", "baseline")[0] == 0
     registry.alias = "baseline"
     assert registry.pointed() == registry.version("baseline")
+
+
+def test_the_policy_approves_by_itself_where_the_recipe_says_so(registry: Registry) -> None:
+    result_file = registry.lab.run.run_dir / "result.json"
+    own = registry.lab.run.config["registry"] | {"approval": "policy"}
+    write_sealed(
+        result_file, registry.lab.run.model_copy(update={"config": registry.lab.run.config | {"registry": own}})
+    )
+    try:
+        assert registry("promote", "int8", "--to", "shadow")[0] == 0
+        assert registry.tags("int8")["quantbench.approval"] == "approved by policy"
+        assert registry("promote", "gptq", "--to", "shadow")[0] == 1, "it approves of nothing that fails"
+        registry("reject", "int8")
+        assert registry("promote", "int8", "--to", "champion")[0] == 1, "a person's word is more"
+    finally:
+        write_sealed(result_file, registry.lab.run)
+    entries = json.loads(registry("history", "--json")[1])["entries"]
+    assert [(one["kind"], one["who"]) for one in entries if one["stream"].startswith("approval:")] == [
+        ("approve", "policy"),
+        ("reject", "a tester"),
+    ]
+
+
+def test_a_first_move_is_taken_back_but_production_s(registry: Registry) -> None:
+    registry("approve", "int8")
+    for alias in ("shadow", "champion"):
+        assert registry("promote", "int8", "--to", alias)[0] == 0
+    assert registry("rollback", "shadow")[0] == 0
+    assert registry.pointed() is None
+    assert registry("rollback", "shadow")[0] == 0
+    assert registry.pointed() == registry.version("int8")
+    code, said = registry("rollback", "champion")
+    assert code == 2
+    assert "nothing to go back to" in said
 
 
 def test_a_command_is_told_of_each_row(registry: Registry, tmp_path: Path) -> None:

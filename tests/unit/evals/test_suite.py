@@ -250,3 +250,14 @@ def test_a_task_without_items(own_tasks: Path) -> None:
 
 def test_the_template_made_items_are_what_the_script_writes() -> None:
     assert build.main(check=True) == 0
+
+
+def test_a_category_s_items_may_be_other_than_the_file_says() -> None:
+    suite = load_suite("demo").with_items({"arithmetic": 77})
+    by_name = {category.name: category for category in suite.categories}
+    assert suite.items_of(by_name["arithmetic"]) == 77
+    assert by_name["grammar"].items == "auto"
+    assert resolve(suite).digest != resolve(load_suite("demo")).digest
+    assert resolve(suite).items_of("arithmetic") == 77
+    with pytest.raises(ValueError, match="suite demo has no category sums, only knowledge, grammar, arithmetic"):
+        load_suite("demo").with_items({"sums": 5})

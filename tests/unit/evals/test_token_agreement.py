@@ -130,7 +130,7 @@ def server(answer: Callable[[dict[str, Any]], Any]) -> Iterator[Endpoint]:
             pass
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         url = f"http://127.0.0.1:{httpd.server_port}"
         yield Endpoint(base_url=url, served_model_name="model", model_path="nowhere", max_model_len=512)

@@ -14,11 +14,12 @@ from pipelines.cli import main
 from pipelines.execution import bench
 from pipelines.execution.bench import OpenBench, execute_bench, open_bench
 from pipelines.execution.workspace import Workspace
-from pipelines.planning.stages import bench_dtype
+from pipelines.planning.stages import folder_dtype
 from pipelines.recipe.bench_config import BenchConfig, method_of
 from pipelines.records.bench_result import BenchResult
 from pipelines.report.bench_page import write_bench_page
-from pipelines.report.bench_table import BenchConsole, print_bench
+from pipelines.report.bench_table import print_bench
+from pipelines.report.work_console import WorkConsole
 from pipelines.stage_programs.serving_stage import _other_lengths, _shard_facts
 from registry.contracts import CheckRecord, Endpoint, Failure, ServingRecord, StageResult
 from registry.contracts.serving import SLO, RateSearch
@@ -141,8 +142,9 @@ def test_the_dtype_follows_what_the_folder_holds(tmp_path: Path, quantization: A
     assert method_of(tmp_path) == method
     slow = MACHINE.model_copy(update={"fast_bfloat16": False})
     asked = BenchConfig(version=1, name="mine", model=tmp_path)
-    assert bench_dtype(asked, slow) == ("bfloat16" if method in ("gptq", "bnb_nf4", "rtn") else "float32")
-    assert bench_dtype(asked.model_copy(update={"dtype": "float16"}), slow) == "float16"
+    expected = "bfloat16" if method in ("gptq", "bnb_nf4", "rtn") else "float32"
+    assert folder_dtype(tmp_path, asked.serving, "auto", slow) == expected
+    assert folder_dtype(tmp_path, asked.serving, "float16", slow) == "float16"
 
 
 @pytest.mark.parametrize(
@@ -277,7 +279,7 @@ def test_a_terminal_of_any_width_shows_the_result(tmp_path: Path) -> None:
     for width in (40, 200):
         text = io.StringIO()
         console = Console(file=text, width=width, force_terminal=True)
-        with BenchConsole("mine", console) as shown:
+        with WorkConsole("mine", console) as shown:
             shown.on_progress("load test [bold]")
         print_bench(
             console, BenchResult("mine", served(checks=[check_record("batching")]), tmp_path, tmp_path / "page")

@@ -167,6 +167,11 @@ def test_what_is_not_sound_or_not_good_enough_is_rejected_with_its_reason() -> N
     ]
 
 
+def test_where_the_policy_approves_the_next_step_is_to_promote() -> None:
+    found = recommend(report_rows(), Policy(), RecommendConfig(concurrency=4), "policy")
+    assert found.next_step == "quantbench registry promote int8 --to shadow"
+
+
 def test_nothing_to_take() -> None:
     baseline, int8, *_ = three()
     found = asked([baseline, judged(int8, "fail")])
@@ -184,7 +189,8 @@ def test_undecided_says_how_many_items_would_decide() -> None:
     found = asked([baseline, open_one, judged(nf4, "fail")])
     assert found.kind == "undecided"
     assert "int8 may" in found.sentence
-    assert f"{first.category}: 1,234" in found.next_step
+    wanted = f'quantbench run RECIPE --set "evaluation.items={{{first.category}: 1234}}"'
+    assert found.next_step.startswith(wanted)
     # What surely passes is taken before what may.
     assert asked([baseline, open_one, nf4]).choice == "nf4"
 

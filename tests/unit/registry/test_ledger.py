@@ -150,6 +150,15 @@ def test_a_database_that_somebody_else_holds_is_told(tmp_path: Path, monkeypatch
     assert ledger.append(move(2), first).sequence == 2, "nothing was written, so it can be again"
 
 
+def test_a_ledger_of_another_version_is_told(tmp_path: Path) -> None:
+    ledger_in(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection, connection:
+        connection.execute("ALTER TABLE quantbench_ledger DROP COLUMN name")
+        connection.execute("ALTER TABLE quantbench_ledger ADD COLUMN of_the_future TEXT")
+    with pytest.raises(StageError, match="of another version: its rows differ by name, of_the_future"):
+        ledger_in(tmp_path)
+
+
 def test_a_verdict_is_kept_once_and_found_when_changed(tmp_path: Path) -> None:
     ledger = ledger_in(tmp_path)
     digest = ledger.keep_verdict({"outcome": "pass", "loss": 0.1})

@@ -91,7 +91,7 @@ class _Foreign(BaseHTTPRequestHandler):
 def foreign_server(**changes: Any) -> Iterator[tuple[str, type[_Foreign]]]:
     handler = type("Handler", (_Foreign,), {"seen": [], **changes})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", handler
     finally:

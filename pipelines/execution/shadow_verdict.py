@@ -1,0 +1,88 @@
+"""The verdict over a folder of recorded pairs, once or while it grows."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from configs.errors import RequestError, StageError
+from configs.reading.json_text import read_json_object
+from evals.judging.pair_observations import observations_of
+from evals.judging.shadow_verdict import judge_pairs
+from evals.judging.verdict_config import VerdictConfig, verdict_digest
+from registry.contracts import ShadowVerdict
+from registry.hashing import digest_of
+from registry.pairs import read_pair_table
+
+REPLAY_FILE = "replay.json"
+SECONDS_BETWEEN_LOOKS = 5.0
+
+
+class _Recording(NamedTuple):
+    """What a replay's folder says of its pairs."""
+
+    frozen: VerdictConfig | None
+    """How they are to be judged, as it was stored before the first one."""
+    growing: bool
+    """Some are still to come."""
+
+
+def verdicts_of(folder: Path, config: VerdictConfig | None, *, watch: bool = False) -> Iterator[ShadowVerdict]:
+    """One verdict or, with `watch`, one a look, until it is decided or no more pairs come.
+
+    Args:
+        folder: A replay's, with its pairs.
+        config: Judge by this one; the stored one, or else the default, where it is None.
+        watch: Look again every few seconds while pairs are recorded.
+
+    Raises:
+        RequestError: The folder is no replay's.
+        StageError: A file in it is damaged, or of another version.
+    """
+    looks: list[int] = []
+    while True:
+        # In this order: of a recording that has ended, all pairs are there.
+        recording = _recording(folder)
+        observed = observations_of(read_pair_table(folder))
+        verdict = judge_pairs(
+            observed,
+            config or recording.frozen or VerdictConfig(),
+            frozen_digest=verdict_digest(recording.frozen) if recording.frozen else None,
+            growing=recording.growing,
+            looks=looks,
+        )
+        yield verdict
+        if not watch or not recording.growing or verdict.outcome != "continue":
+            return
+        looks = verdict.looks
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _recording(folder: Path) -> _Recording:
+    path = folder / REPLAY_FILE
+    if not path.is_file():
+        raise RequestError(
+            f"{folder} holds no {REPLAY_FILE}, so it is no replay's folder",
+            remedy="name the folder that `quantbench shadow replay` wrote",
+        )
+    told = read_json_object(path)
+    growing = told.get("finished_at") is None
+    stored, digest = told.get("verdict"), told.get("verdict_digest")
+    if stored is None and digest is None:
+        return _Recording(None, growing)
+    if digest_of(stored) != digest:
+        raise StageError(
+            f"{path}: its `verdict` is not the one that was stored before the first pair: the digest differs",
+            remedy="take the file back from a copy; what was stored is lost otherwise, and a replay has to begin anew",
+        )
+    try:
+        return _Recording(VerdictConfig.model_validate(stored), growing)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in ("verdict", *first["loc"]))
+        raise StageError(
+            f"{path}: `{place}` cannot be judged by in this version: {first['msg']}",
+            remedy="judge with the version that recorded the pairs",
+        ) from None

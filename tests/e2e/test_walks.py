@@ -1,0 +1,107 @@
+"""What documents begin with, on one workspace: a run's artifact is replayed, judged, promoted, taken back, handed on.
+
+The run's record is made up; its models are real ones, tiny, and the engine that serves them is the real one.
+"""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import main
+from pipelines.decision.recommend import recommend
+from pipelines.recipe.policy import Policy, RecommendConfig
+from pipelines.records.rows import Row
+from registry.sealed import write_sealed
+from registry.tracking.address import sqlite_uri
+from tests.integration.test_mlflow_server import Lab
+from tests.integration.test_promotion import key_pair
+from tests.tiny_llama import make_tiny_llama
+from tests.walks import take, walk_of
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+
+class RealModels(Lab):
+    """Each model is a tiny Llama; what the run measured of it is made up."""
+
+    def _stored(self, row: Row) -> Row:
+        made = {}
+        for record in ("artifact", "checkpoint"):
+            known = getattr(row, record)
+            if known is not None:
+                with self.workspace.store.staging() as staging:
+                    make_tiny_llama(staging)
+                    # Each has bytes of its own.
+                    (staging / "name.txt").write_text(row.name)
+                    digest = self.workspace.store.put(staging).digest
+                origin = {"checkpoint_digest": "sha256:" + "c" * 64} if record == "artifact" else {}
+                made[record] = known.model_copy(update={"digest": digest, **origin})
+        if row.measurement:
+            asked = row.measurement.evaluation.model_copy(update={"suite_digest": "sha256:" + "d" * 64})
+            made["measurement"] = row.measurement.model_copy(update={"evaluation": asked})
+        return row.model_copy(update=made)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder to work in, with the demo's configs and a workspace whose run recommends w8a8."""
+    folder = tmp_path_factory.mktemp("walk")
+    shutil.copytree(ROOT / "configs", folder / "configs", ignore=shutil.ignore_patterns("__pycache__"))
+    lab = RealModels(folder, sqlite_uri(folder / "workspace" / "mlflow.db"))
+    rows = [row.model_copy(update={"name": "w8a8"}) if row.name == "int8" else row for row in lab.run.rows]
+    recommendation = recommend(rows, Policy(), RecommendConfig(concurrency=4))
+    assert recommendation.choice == "w8a8"
+    config = lab.run.config | {"registry": {"approval": "policy"}}
+    lab.run = lab.run.model_copy(update={"rows": rows, "recommendation": recommendation, "config": config})
+    assert "registered model" in lab.record()
+    write_sealed(lab.run.run_dir / "result.json", lab.run)
+    (folder / "limits.yaml").write_text("metrics: {errors: 0.2}\n")
+    key_pair(folder / "private.pem", folder / "public.pem")
+    yield folder
+
+
+@pytest.fixture(autouse=True)
+def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.mark.parametrize("document", ["replay", "verdict", "artifacts"])
+def test_the_walk_of_a_document(document: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In this order: a verdict wants a replay."""
+    take(walk_of(ROOT / "docs" / f"{document}.md"), capsys)
+
+
+def test_upstream_s_command_verifies_what_was_exported() -> None:
+    document = (ROOT / "docs" / "artifacts.md").read_text()
+    (command,) = re.findall(r"^\$ python (-m model_signing verify .*)$", document, flags=re.MULTILINE)
+    python = str(ROOT / ".venv" / "bin" / "python")
+    done = subprocess.run([python, *shlex.split(command)], capture_output=True, text=True, check=False)
+    assert "Verification succeeded" in done.stdout + done.stderr
+
+
+def test_the_walk_of_the_readme(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Replay, promotion and rollback of the recommended artifact, each seen in the history."""
+    document = (ROOT / "README.md").read_text()
+    (block,) = re.findall(
+        r"^```\n(\.venv/bin/quantbench shadow replay .*?)^```$", document, flags=re.MULTILINE | re.DOTALL
+    )
+    commands = [line.partition("#")[0].removeprefix(".venv/bin/quantbench ") for line in block.splitlines()]
+    for command in commands:
+        assert main(shlex.split(command)) in ((0, 1, 4) if " verdict " in command else (0,)), command
+    capsys.readouterr()
+    assert main(["registry", "history", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)["entries"]
+    moves = [
+        (one["kind"], one["version_from"], one["version_to"]) for one in entries if one["stream"] == "alias:shadow"
+    ]
+    assert [kind for kind, _, _ in moves] == ["promote", "rollback"]
+    assert moves[0][2] == moves[1][1]
+    assert ("approve", "policy") in [(one["kind"], one["who"]) for one in entries]
