@@ -126,7 +126,7 @@ class AliasMoves:
         except NoAnswerError as error:
             raise StageError(
                 f"MLflow does not answer for {self._model}: {error}",
-                remedy="see that it is there and runs, then give the same command again: the next one shows in MLflow what"
-                " the ledger holds",
+                remedy="see that it is there and runs, then give the same command again: the next one shows in MLflow"
+                " what the ledger holds",
                 blame="machine",
             ) from error
