@@ -129,7 +129,8 @@ def read_pair_database(path: Path) -> pyarrow.Table:
         ]
     except (sqlite3.Error, ValueError) as error:
         raise StageError(
-            f"{path} holds no pairs that can be read: {error}", remedy="name the gateway's database, or take it from a copy"
+            f"{path} holds no pairs that can be read: {error}",
+            remedy="name the gateway's database, or take it from a copy",
         ) from error
     return pair_table(pairs)
 

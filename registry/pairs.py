@@ -101,6 +101,17 @@ def read_pair_table(folder: Path) -> pyarrow.Table:
     return table.take(pyarrow.compute.sort_indices(table, sort_keys=[("number", "ascending")]))
 
 
+def pair_table(rows: list[dict[str, Any]]) -> pyarrow.Table:
+    """Pairs as a table with the columns of `read_pair_table`.
+
+    Args:
+        rows: Of `Pair.model_dump()`.
+    """
+    import pyarrow
+
+    return pyarrow.Table.from_pylist(rows, schema=_schema())
+
+
 def _parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-[0-9]*.parquet"))
 

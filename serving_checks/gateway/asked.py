@@ -17,7 +17,7 @@ from serving_checks.gateway.refusals import Refusal
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_PASSED_ON = ("accept", "accept-encoding", "content-type", "traceparent", "tracestate", "user-agent")
+_PASSED_ON = ("accept", "content-type", "traceparent", "tracestate", "user-agent")
 """Headers of a client that its server sees. Never its key, and nothing that could choose a server."""
 
 
@@ -89,7 +89,9 @@ async def read_asked(request: web.BaseRequest, request_id: str, model: str, conf
     if fields.get("model") != model:
         raise Refusal(404, f"there is no such model here: name {model}", "model_not_found")
     passed = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
-    return Asked(request_id, request.path, passed | {"x-request-id": request_id}, body, fields)
+    # What is packed for the client could not be compared.
+    passed |= {"x-request-id": request_id, "accept-encoding": "identity"}
+    return Asked(request_id, request.path, passed, body, fields)
 
 
 async def _gathered(request: web.BaseRequest, most: int, config: ListenConfig) -> bytes:

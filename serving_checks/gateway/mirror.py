@@ -1,4 +1,4 @@
-"""The shadow's copy of the traffic: asked once the client has its answer, dropped where there is no room, not retried."""
+"""The shadow's copy of the traffic: asked once the client has its answer, dropped where there is no room."""
 
 import asyncio
 import hashlib

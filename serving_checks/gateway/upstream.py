@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 import aiohttp
 from aiohttp import web
 
+from configs.reading.text import too_long
 from registry.contracts.serving import Endpoint
 from serving_checks.gateway.asked import Asked
 from serving_checks.gateway.config import PatienceConfig
@@ -131,6 +132,34 @@ class Upstream:
                 raise Refusal(
                     502, f"the model's server is not there ({type(error).__name__}); ask again later"
                 ) from error
+
+    async def fetch(self, asked: Asked, headers: Mapping[str, str]) -> Answered:
+        """Ask without a client, and read all of it.
+
+        Raises:
+            OSError, aiohttp.ClientError, ValueError: There is no answer, or one that is too long.
+        """
+        sent_at, first_byte_at = time.perf_counter(), None
+        async with (
+            self._counted(),
+            self._session.post(
+                self.endpoint.base_url + asked.path,
+                data=asked.body_for(self.endpoint.served_model_name),
+                headers={**asked.headers, **headers, **self._key},
+                allow_redirects=False,
+            ) as answer,
+        ):
+            parts, size = [], 0
+            async for part in answer.content.iter_any():
+                first_byte_at = first_byte_at or time.perf_counter()
+                size += len(part)
+                if size > _KEPT_BYTES:
+                    raise too_long(_KEPT_BYTES)
+                parts.append(part)
+            ended_at = time.perf_counter()
+            return Answered(
+                answer.status, dict(answer.headers), b"".join(parts), sent_at, first_byte_at or ended_at, ended_at
+            )
 
 
 async def _whole(

@@ -63,6 +63,27 @@ async def read_answer(lines: AsyncIterable[bytes]) -> StreamedReply:
     return answer.complete()
 
 
+def whole_answer(message: dict[str, Any]) -> StreamedReply:
+    """An answer that came at once, as the same answer in pieces.
+
+    Raises:
+        BrokenStream: It tells an error, or is none.
+    """
+    answer = _Answer()
+    try:
+        choices = [choice | {"delta": _numbered(choice.get("message") or {})} for choice in message["choices"]]
+        answer.take(message | {"choices": choices})
+    except (LookupError, TypeError, AttributeError) as error:
+        raise BrokenStream(f"the answer is not that of an OpenAI-compatible server: {error!r}") from error
+    return answer.complete()
+
+
+def _numbered(message: dict[str, Any]) -> dict[str, Any]:
+    """Tool calls of a whole message stand in their order, those of pieces say which they belong to."""
+    calls = message.get("tool_calls") or []
+    return message | {"tool_calls": [call | {"index": place} for place, call in enumerate(calls)]}
+
+
 class _Answer:
     """What has come so far."""
 

@@ -233,6 +233,22 @@ def _numbered(found: _Found, number: int, file_digest: str) -> Prompt:
     )
 
 
+def prompt_of_body(name: str, fields: dict[str, Any]) -> Prompt:
+    """A request that is not of a log.
+
+    Args:
+        name: What it is known by.
+        fields: Its body.
+
+    Raises:
+        NoRequest: It holds no text.
+    """
+    chat = "messages" in fields
+    text = "\n".join(_texts_of_chat(fields["messages"]) if chat else [_text_of_completion(fields.get("prompt"))])
+    body = {key: value for key, value in fields.items() if key not in _OURS}
+    return Prompt(name, 0, chat, body, text, digest_of(body), "", None)
+
+
 def prompt_json(prompt: Prompt) -> str:
     """The body as it is kept where the config allows it."""
     return canonical_json(prompt.body)
