@@ -1,0 +1,120 @@
+"""From a client's request to a pair in the database: the shadow's copy, its marks, and what a faulty shadow costs."""
+
+import asyncio
+import json
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from configs.errors import StageError
+from pipelines.execution.live_pairs import LivePairs
+from registry.contracts import Pair
+from registry.pair_database import PairDatabase, read_pair_database
+from serving_checks.gateway.config import MirrorConfig, PatienceConfig
+from serving_checks.gateway.mirror import Mirror
+from serving_checks.gateway.upstream import Upstream
+from tests.unit.serving_checks.test_gateway import ASKED, Behind, lab
+
+
+def says(text: str) -> Any:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        usage = {"prompt_tokens": 2, "completion_tokens": len(text.split())}
+        return web.json_response({"choices": [{"text": text, "finish_reason": "stop"}], "usage": usage})
+
+    return answer
+
+
+async def refuses(request: web.BaseRequest) -> web.StreamResponse:
+    return web.json_response({"error": {"message": "no"}}, status=503)
+
+
+def recorded(
+    tmp_path: Path, shadow_says: Any, *, keep_prompts: bool = False, asked: Any = ASKED
+) -> tuple[list[Pair], Behind]:
+    """Three requests through a gateway whose shadow answers so."""
+    path, shadow = tmp_path / "pairs.db", Behind(shadow_says, "other name")
+
+    async def run() -> None:
+        with PairDatabase(path) as database:
+            pairs = LivePairs(database.offer, keep_prompts=keep_prompts)
+            async with (
+                Mirror(MirrorConfig(), pairs.ask_shadow) as mirror,
+                lab(Behind(says("three four")), mirror) as one,
+                shadow.answering() as endpoint,
+                Upstream("2", endpoint, PatienceConfig()) as pairs.shadow,
+                asyncio.timeout(30),
+            ):
+                for number in range(3):
+                    status, _, _ = await one.ask(
+                        asked, headers={"x-request-id": f"id-{number}", "authorization": "mine"}
+                    )
+                    assert status == 200
+                await mirror.settled()
+
+    asyncio.run(run())
+    return [Pair.model_validate(row) for row in read_pair_database(path).to_pylist()], shadow
+
+
+def test_a_pair_a_request(tmp_path: Path) -> None:
+    pairs, shadow = recorded(tmp_path, says("three five six"))
+    assert [(pair.id, pair.number, pair.source) for pair in pairs] == [(f"id-{n}", n, "mirror") for n in range(3)]
+    assert {pair.same for pair in pairs} == {False}
+    assert [(pair.champion.completion_tokens, pair.candidate.completion_tokens) for pair in pairs] == [(2, 3)] * 3
+    assert all(pair.prompt == pair.champion.text == "" and pair.champion.text_hash for pair in pairs), "no words"
+    headers, body = shadow.seen[0]
+    assert json.loads(body) == ASKED | {"model": "other name"}, "all fields, and the shadow's name of the model"
+    assert headers["x-quantbench-shadow"] == "1"
+    assert "authorization" not in headers
+    assert (tmp_path / "pairs.db").stat().st_mode & 0o077 == 0
+
+
+def test_words_are_kept_where_that_is_allowed(tmp_path: Path) -> None:
+    pairs, _ = recorded(tmp_path, says("three four"), keep_prompts=True)
+    assert {pair.same for pair in pairs} == {True}
+    assert pairs[0].champion.text == "three four"
+    assert "one two" in pairs[0].prompt
+
+
+def test_a_shadow_that_refuses_is_a_failed_side(tmp_path: Path) -> None:
+    pairs, _ = recorded(tmp_path, refuses)
+    assert [pair.candidate.error for pair in pairs] == ["HTTP 503"] * 3
+    assert {pair.same for pair in pairs} == {None}
+
+
+def test_several_answers_to_one_prompt_are_no_pair(tmp_path: Path) -> None:
+    pairs, shadow = recorded(tmp_path, says("three"), asked=ASKED | {"n": 2})
+    assert (pairs, shadow.seen) == ([], [])
+
+
+def a_pair(number: int, at: datetime) -> Pair:
+    side = {"status": 200, "characters": 1}
+    told = {"prompt_hash": "sha256:p", "prompt_characters": 1, "champion": side, "candidate": side, "same": True}
+    return Pair.model_validate({"id": f"id-{number}", "number": 0, "source": "mirror", "at": at} | told)
+
+
+def test_pairs_are_kept_as_long_as_is_allowed_and_once(tmp_path: Path) -> None:
+    now, path = datetime.now(UTC), tmp_path / "pairs.db"
+    for _ in range(2):
+        with PairDatabase(path, keep=timedelta(days=1)) as database:
+            for number in range(10):
+                database.offer(a_pair(number, now - timedelta(hours=6 * number)))
+    assert read_pair_database(path)["id"].to_pylist() == [f"id-{n}" for n in range(4)]
+
+
+def test_a_database_that_refuses_costs_pairs_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.db"
+    with PairDatabase(path) as database:
+        with sqlite3.connect(path) as connection:
+            connection.execute("DROP TABLE pairs")
+        database.offer(a_pair(1, datetime.now(UTC)))
+    assert (database.written, database.dropped) == (0, 1)
+    assert "no such table" in str(database.failure)
+    with pytest.raises(StageError, match="holds no pairs that can be read"):
+        read_pair_database(path)
+    path.write_text("none at all")
+    with pytest.raises(StageError, match="holds no pairs that can be read"):
+        read_pair_database(path)
