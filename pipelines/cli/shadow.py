@@ -1,12 +1,12 @@
-"""`quantbench shadow replay|verdict`"""
+"""`quantbench shadow replay|verdict|up`"""
 
 import argparse
 
-from pipelines.cli import common_arguments, shadow_replay, shadow_verdict
+from pipelines.cli import common_arguments, shadow_replay, shadow_up, shadow_verdict
 
 HELP = "ask two models what users asked, and judge the candidate by the answers"
 
-_ACTIONS = {"replay": shadow_replay, "verdict": shadow_verdict}
+_ACTIONS = {"replay": shadow_replay, "verdict": shadow_verdict, "up": shadow_up}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,7 @@ from registry.contracts.evaluation import (
     EvaluationRecord,
     TaskScore,
 )
+from registry.contracts.gateway import GatewayRecord
 from registry.contracts.job import FilesJob, StageJob
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.pair import Answer, Pair
@@ -64,6 +65,7 @@ __all__ = [
     "Failure",
     "FilesJob",
     "Flip",
+    "GatewayRecord",
     "Heterogeneity",
     "InspectionCheck",
     "InspectionRecord",

@@ -1,0 +1,154 @@
+"""`quantbench shadow up`: the gateway, the servers behind it, and the ledger that says which they are."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from configs.errors import QuantbenchError, RequestError
+from configs.loading import load_yaml_model
+from evals.judging.verdict_config import verdict_digest
+from pipelines.execution.finished_runs import run_named
+from pipelines.execution.live_pairs import LivePairs
+from pipelines.execution.promotion import model_of
+from pipelines.execution.served_aliases import Aliases, Servers, Target
+from pipelines.execution.workspace import Workspace
+from pipelines.planning.device import MachineRecord, detect_machine
+from pipelines.recipe.gateway_config import GatewayConfig
+from pipelines.recipe.registry_config import RegistryConfig
+from registry.contracts import GatewayRecord
+from registry.ledger import Ledger
+from registry.pair_database import PairDatabase
+from registry.sealed import DamagedFile, read_sealed, write_sealed
+from registry.tracking.address import sqlite_uri
+from serving_checks.engines.base import LaunchedEngine
+from serving_checks.engines.table import engine_of
+from serving_checks.gateway.app import Gateway, listening
+from serving_checks.gateway.mirror import Mirror
+from serving_checks.server import free_port
+
+GATEWAY_FILE = "gateway.json"
+PAIRS_FILE = "pairs.db"
+
+
+class OpenGateway(NamedTuple):
+    """A config that was read and found sound, on this machine."""
+
+    config: GatewayConfig
+    machine: MachineRecord
+    aliases: Aliases
+    champion: Target
+
+
+def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> OpenGateway:
+    """Read the config and the ledger, and check all that can be known before a server is started.
+
+    Raises:
+        RequestError: The config is wrong, the port is taken, or no champion was promoted.
+        StageError: The ledger does not answer.
+    """
+    config = load_yaml_model(file, GatewayConfig, overrides)
+    if not isinstance(engine_of(config.serving), LaunchedEngine):
+        raise RequestError(
+            "`serving.engine` names a server that runs already, and which artifact it serves is not known",
+            remedy="name an engine that is started here, such as vllm",
+        )
+    free_port(config.listen.port)
+    run = run_named(workspace, None if config.run == "last" else config.run)
+    registry = RegistryConfig.model_validate(run.config.get("registry", {}))
+    ledger = Ledger(registry.ledger or sqlite_uri(workspace.root / "ledger.db"))
+    aliases = Aliases(ledger, model_of(run), registry)
+    champion = aliases.target("champion")
+    if champion is None:
+        raise RequestError(
+            f"nothing of {model_of(run)} is champion, so there is nothing to answer clients with",
+            remedy="quantbench registry promote baseline --to champion",
+        )
+    return OpenGateway(config, detect_machine(config.device), aliases, champion)
+
+
+def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str], None]) -> None:
+    """Serve until interrupted.
+
+    Args:
+        workspace: Gets `shadow/<name>/`, or has it.
+        tell: Is told what changes.
+
+    Raises:
+        RequestError: The folder's pairs are to be judged otherwise.
+        QuantbenchError: The champion cannot be served.
+    """
+    directory = workspace.replay_dir(opened.config.name)
+    _begun(opened.config, directory)
+    asyncio.run(_Serving(opened, workspace, directory, tell).run())
+
+
+def _begun(config: GatewayConfig, directory: Path) -> None:
+    """How the pairs are judged is written before the first one."""
+    now = GatewayRecord(
+        name=config.name,
+        model=config.model,
+        verdict=config.verdict.model_dump(mode="json"),
+        verdict_digest=verdict_digest(config.verdict),
+        started_at=datetime.now(UTC),
+    )
+    try:
+        then = read_sealed(directory / GATEWAY_FILE, GatewayRecord)
+    except FileNotFoundError:
+        write_sealed(directory / GATEWAY_FILE, now)
+        return
+    except DamagedFile as error:
+        raise RequestError(str(error), remedy=f"choose another `name`, or remove {directory}") from error
+    if then.verdict_digest != now.verdict_digest:
+        raise RequestError(
+            f"the pairs in {directory} are to be judged by another `verdict` than the config's",
+            remedy="undo the change to go on with them; to begin anew choose another `name`",
+        )
+
+
+class _Serving:
+    """A gateway that runs."""
+
+    def __init__(self, opened: OpenGateway, workspace: Workspace, directory: Path, tell: Callable[[str], None]) -> None:
+        self._opened, self._workspace, self._directory, self._tell = opened, workspace, directory, tell
+        self._now: tuple[Target, Target | None] = (opened.champion, None)
+        """Champion and shadow."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        config = self._opened.config
+        async with AsyncExitStack() as stack:
+            database = stack.enter_context(PairDatabase(self._directory / PAIRS_FILE, timedelta(days=config.keep_days)))
+            servers = await stack.enter_async_context(
+                Servers(config, self._workspace, self._opened.machine, self._directory, self._tell)
+            )
+            pairs = LivePairs(database.offer, keep_prompts=config.keep_prompts)
+            mirror = await stack.enter_async_context(Mirror(config.mirror, pairs.ask_shadow))
+            gateway = Gateway(config.model, config.listen, await servers.of(self._opened.champion), mirror)
+            await stack.enter_async_context(listening(gateway, config.listen))
+            self._tell(f"http://{config.listen.host}:{config.listen.port} answers as {config.model}")
+            while True:
+                try:
+                    await self._follow(servers, gateway, pairs)
+                except QuantbenchError as error:
+                    # Clients go on with the champion that there is.
+                    self._tell(f"not followed: {error.what.splitlines()[0]}")
+                await asyncio.sleep(config.follow_seconds)
+
+    async def _follow(self, servers: Servers, gateway: Gateway, pairs: LivePairs) -> None:
+        """Serve what the ledger says, where it says something else than before."""
+        aliases = self._opened.aliases
+        # Without a champion clients keep the one that they had.
+        champion = await asyncio.to_thread(aliases.target, "champion") or self._now[0]
+        shadow = await asyncio.to_thread(aliases.target, "shadow")
+        if (champion, shadow) == self._now:
+            return
+        answering = await servers.of(champion)
+        pairs.shadow = await servers.of(shadow) if shadow and shadow.artifact != champion.artifact else None
+        if gateway.champion is not answering:
+            await gateway.swap(answering)
+            self._tell(f"version {champion.version} answers clients")
+        self._now = (champion, shadow)
+        await servers.only({champion.artifact, *([shadow.artifact] if shadow else [])})

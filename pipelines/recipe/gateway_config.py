@@ -1,0 +1,45 @@
+"""What `quantbench shadow up` is asked: which registered model it serves, how, to whom, and what it keeps."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from configs.base import StrictModel
+from configs.quantities import Count, Label, Name, Seconds
+from evals.judging.verdict_config import VerdictConfig
+from pipelines.recipe.deadlines import Deadlines
+from registry.contracts.base import DType
+from serving_checks.engines.table import AnyServingConfig, default_config
+from serving_checks.gateway.config import ListenConfig, MirrorConfig, PatienceConfig
+
+
+class GatewayConfig(StrictModel):
+    """One model's endpoint: the champion answers, the shadow sees a share, the ledger says which they are."""
+
+    version: Literal[1]
+    """Of this file's format."""
+    name: Name
+    """Of the folder in the workspace that has the pairs."""
+    description: str = ""
+    model: Label
+    """What clients call the model."""
+    run: Label = "last"
+    """A run of the registered model, by its id or the beginning of it: its recipe says where the ledger is."""
+    serving: AnyServingConfig = Field(default_factory=default_config)
+    """How champion and shadow are served, each by a server that is started here."""
+    dtype: DType | Literal["auto"] = "auto"
+    listen: ListenConfig = ListenConfig()
+    patience: PatienceConfig = PatienceConfig()
+    mirror: MirrorConfig = MirrorConfig()
+    keep_prompts: bool = False
+    """Keep prompts and answers in the pairs. Else only their hashes and lengths are kept."""
+    keep_days: Annotated[Count, Field(ge=1)] = 30
+    """Pairs older than that are deleted."""
+    verdict: VerdictConfig = VerdictConfig()
+    """How the pairs are to be judged. Frozen with the first pair, so that nobody chooses a rule by its outcome."""
+    follow_seconds: Annotated[Seconds, Field(gt=0)] = 2
+    """Between two looks at the ledger."""
+    deadlines: Deadlines = Deadlines()
+    """When to give up on a server; that of servers is read."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where a GPU answers, else the CPU."""

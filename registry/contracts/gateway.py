@@ -1,0 +1,19 @@
+"""What a gateway's pairs were begun with."""
+
+from datetime import datetime
+from typing import Any
+
+from registry.contracts.base import Record
+
+
+class GatewayRecord(Record):
+    """`gateway.json` beside the pairs of a gateway."""
+
+    name: str
+    model: str
+    """What clients call it."""
+    verdict: dict[str, Any]
+    """How the pairs are to be judged, as it was written before the first one."""
+    verdict_digest: str
+    started_at: datetime
+    """UTC; of the first start."""

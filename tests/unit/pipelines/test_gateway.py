@@ -1,0 +1,228 @@
+"""The gateway follows the ledger: promoted, taken back, and never without an answer. Servers are stand-ins."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import pytest
+
+from configs.errors import RequestError, StageError
+from pipelines.execution import served_aliases
+from pipelines.execution.gateway import PAIRS_FILE, _begun, _Serving, open_gateway, run_gateway
+from pipelines.execution.workspace import Workspace
+from registry.contracts import Endpoint
+from registry.ledger import Entry, Ledger
+from registry.pair_database import read_pair_database
+from registry.sealed import write_sealed
+from registry.tracking.address import sqlite_uri
+from serving_checks.server import free_port
+from tests.scripted_server import Scripted, scripted_server
+from tests.unit.pipelines.report_records import report_record
+
+Asking = Callable[[], Any]
+
+
+class Lab:
+    """A workspace with three artifacts, a ledger, and servers that say which version they are."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.workspace = Workspace(folder / "workspace")
+        self.workspace.create()
+        run_dir = self.workspace.root / "runs" / "one"
+        run_dir.mkdir()
+        run = report_record(run_dir)
+        write_sealed(run_dir / "result.json", run)
+        self.model = str(run.config["name"])
+        self.ledger = Ledger(sqlite_uri(self.workspace.root / "ledger.db"))
+        self.artifacts = {version: self._stored(version) for version in ("1", "2", "3")}
+        self.port = free_port(None)
+        self.told: list[str] = []
+        self.up: list[str] = []
+        """Versions whose servers run."""
+        self.refused = ""
+        """The version that cannot be served."""
+        self.config_file = folder / "gateway.yaml"
+        listen = f"listen: {{port: {self.port}}}\nfollow_seconds: 0.02\n"
+        self.config_file.write_text(f"version: 1\nname: live\nmodel: demo\n{listen}")
+        monkeypatch.setattr(served_aliases, "checked_folder", self._checked)
+        monkeypatch.setattr(served_aliases, "serve", self._serve)
+
+    def _stored(self, version: str) -> str:
+        with self.workspace.store.staging() as staging:
+            (staging / "model.safetensors").write_text(version)
+            return self.workspace.store.put(staging).digest
+
+    def _checked(self, model: Path, *_: object) -> Any:
+        return SimpleNamespace(model=model, serving=None, dtype="float32")
+
+    @contextmanager
+    def _serve(self, request: Any, *_: object, **__: object) -> Iterator[Any]:
+        version = (request.model_dir / "model.safetensors").read_text()
+        if version == self.refused:
+            raise StageError(f"version {version} does not start", remedy="none")
+        answer = {"choices": [{"text": f"from {version}", "finish_reason": "stop"}]}
+        with scripted_server(lambda path, body: Scripted([answer], end="finish")) as (endpoint, _):
+            self.up.append(version)
+            served = Endpoint(
+                base_url=endpoint.base_url, served_model_name=f"v{version}", model_path="", max_model_len=512
+            )
+            yield SimpleNamespace(endpoint=served)
+            self.up.remove(version)
+
+    def move(self, alias: str, version: str | None) -> None:
+        """As `quantbench registry` does it."""
+        last = self.ledger.last(self.model, f"alias:{alias}")
+        entry = Entry(
+            model=self.model,
+            stream=f"alias:{alias}",
+            sequence=0,
+            kind="promote",
+            at=datetime.now(UTC),
+            who="a tester",
+            why="",
+            version_to=version,
+            artifact=self.artifacts[version] if version else None,
+        )
+        self.ledger.append(entry, last)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[aiohttp.ClientSession]:
+        opened = open_gateway(self.config_file, [], self.workspace)
+        serving = _Serving(opened, self.workspace, self.workspace.replay_dir("live"), self.told.append)
+        task = asyncio.create_task(serving.run())
+        try:
+            async with asyncio.timeout(60), aiohttp.ClientSession() as session:
+                await self.until(lambda: any("answers as demo" in text for text in self.told), task)
+                yield session
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def until(self, holds: Asking, task: asyncio.Task[None] | None = None) -> None:
+        while not holds():
+            assert task is None or not task.done(), task.exception()
+            await asyncio.sleep(0.01)
+
+    async def ask(self, session: aiohttp.ClientSession) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{self.port}/v1/completions"
+        async with session.post(url, json={"model": "demo", "prompt": "one"}) as answer:
+            body = await answer.json(content_type=None)
+            return answer.status, body["choices"][0]["text"] if answer.status == 200 else json.dumps(body)
+
+
+@pytest.fixture
+def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    return Lab(tmp_path, monkeypatch)
+
+
+def test_it_follows_the_ledger_and_keeps_pairs(one: Lab) -> None:
+    async def run() -> None:
+        one.move("champion", "1")
+        async with one.running() as session:
+            assert await one.ask(session) == (200, "from 1")
+            one.move("shadow", "2")
+            await one.until(lambda: one.up == ["1", "2"])
+            await asyncio.sleep(0.1)
+            assert await one.ask(session) == (200, "from 1"), "the shadow answers nobody"
+            # What was the shadow becomes the champion: its server is there already.
+            one.move("champion", "2")
+            await one.until(lambda: "version 2 answers clients" in one.told)
+            assert await one.ask(session) == (200, "from 2")
+            await one.until(lambda: one.up == ["2"])
+            # And back, as a rollback does.
+            one.move("champion", "1")
+            await one.until(lambda: "version 1 answers clients" in one.told)
+            assert await one.ask(session) == (200, "from 1")
+        assert one.up == [], "none is left behind"
+
+    asyncio.run(run())
+    folder = one.workspace.root / "shadow" / "live"
+    (first, *_) = read_pair_database(folder / PAIRS_FILE).to_pylist()
+    assert (first["same"], first["source"], first["prompt"]) == (False, "mirror", "")
+
+
+def test_what_cannot_be_served_changes_nothing_for_clients(one: Lab) -> None:
+    async def run() -> None:
+        one.move("champion", "1")
+        one.refused = "3"
+        async with one.running() as session:
+            one.move("champion", "3")
+            await one.until(lambda: "not followed: version 3 does not start" in one.told)
+            assert await one.ask(session) == (200, "from 1")
+            one.move("champion", None)
+            await asyncio.sleep(0.1)
+            assert await one.ask(session) == (200, "from 1"), "no champion is no reason to answer nobody"
+            one.refused = ""
+            one.move("champion", "3")
+            await one.until(lambda: "version 3 answers clients" in one.told)
+            assert await one.ask(session) == (200, "from 3")
+
+    asyncio.run(run())
+
+
+def test_clients_go_on_while_champions_come_and_go(one: Lab) -> None:
+    async def run() -> None:
+        one.move("champion", "1")
+        answers: list[tuple[int, str]] = []
+        async with one.running() as session:
+
+            async def client() -> None:
+                while len(answers) < 400 or not any("version 3" in text for text in one.told):
+                    answers.append(await one.ask(session))
+
+            clients = [asyncio.create_task(client()) for _ in range(4)]
+            for version in ("2", "1", "3"):
+                before = len(answers)
+                await one.until(lambda before=before: len(answers) > before + 20)
+                one.move("champion", version)
+                await one.until(lambda version=version: one.up == [version])
+            await asyncio.gather(*clients)
+        assert {status for status, _ in answers} == {200}
+        assert {text for _, text in answers} == {"from 1", "from 2", "from 3"}
+
+    asyncio.run(run())
+
+
+def test_it_starts_again_into_the_same_state(one: Lab) -> None:
+    async def run() -> None:
+        one.move("champion", "1")
+        async with one.running():
+            one.move("champion", "2")
+            await one.until(lambda: "version 2 answers clients" in one.told)
+        one.told.clear()
+        async with one.running() as session:
+            assert await one.ask(session) == (200, "from 2")
+
+    asyncio.run(run())
+
+
+def test_refused_before_anything_is_started(one: Lab) -> None:
+    with pytest.raises(RequestError, match=r"nothing of .* is champion"):
+        open_gateway(one.config_file, [], one.workspace)
+    one.move("champion", "1")
+    with pytest.raises(RequestError, match="names a server that runs already"):
+        serving = '{"engine": "openai", "base_url": "http://127.0.0.1:1", "served_model_name": "x"}'
+        open_gateway(one.config_file, [f"serving={serving}"], one.workspace)
+    with pytest.raises(RequestError, match="other machines"):
+        open_gateway(one.config_file, ["listen.host=0.0.0.0"], one.workspace)
+    with (
+        scripted_server(lambda path, body: Scripted()) as (endpoint, _),
+        pytest.raises(RequestError, match="cannot be used"),
+    ):
+        open_gateway(one.config_file, [f"listen.port={endpoint.base_url.rpartition(':')[2]}"], one.workspace)
+
+
+def test_another_verdict_is_not_taken_for_the_frozen_one(one: Lab) -> None:
+    one.move("champion", "1")
+    directory = one.workspace.replay_dir("live")
+    for _ in range(2):
+        _begun(open_gateway(one.config_file, [], one.workspace).config, directory)
+    other = open_gateway(one.config_file, ["verdict.alpha=0.2"], one.workspace)
+    with pytest.raises(RequestError, match="judged by another `verdict`"):
+        run_gateway(other, one.workspace, one.told.append)
