@@ -127,6 +127,7 @@ class _Serving:
             pairs = LivePairs(database.offer, keep_prompts=config.keep_prompts)
             mirror = await stack.enter_async_context(Mirror(config.mirror, pairs.ask_shadow))
             gateway = Gateway(config.model, config.listen, await servers.of(self._opened.champion), mirror)
+            gateway.metrics.watch(mirror, lambda: database.dropped)
             await stack.enter_async_context(listening(gateway, config.listen))
             self._tell(f"http://{config.listen.host}:{config.listen.port} answers as {config.model}")
             while True:

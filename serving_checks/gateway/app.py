@@ -2,17 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
 from serving_checks.gateway.asked import CHAT, COMPLETIONS, check_key, read_asked, request_id_of
 from serving_checks.gateway.config import ListenConfig
+from serving_checks.gateway.metrics import Metrics
 from serving_checks.gateway.mirror import Mirror, Mirrored
 from serving_checks.gateway.refusals import Refusal
 from serving_checks.gateway.upstream import Upstream
 
+_HUNG_UP = 499
+"""As nginx counts a client that did not wait for the answer."""
 _ENDING_SECONDS = 30.0
 """For requests that are under way when the gateway is to end."""
 
@@ -25,7 +28,6 @@ class Gateway:
         config: Who may ask, and how much.
         champion: Whose answers they get.
         mirror: What the shadow is asked; None without one.
-        metrics: The page under /metrics.
     """
 
     def __init__(
@@ -34,10 +36,10 @@ class Gateway:
         config: ListenConfig,
         champion: Upstream,
         mirror: Mirror | None = None,
-        metrics: Callable[[], str] = str,
     ) -> None:
         self.champion, self.mirror = champion, mirror
-        self._model, self._config, self._metrics = model, config, metrics
+        self.metrics = Metrics(model)
+        self._model, self._config = model, config
         self._created = int(time.time())
 
     async def swap(self, champion: Upstream) -> None:
@@ -57,7 +59,7 @@ class Gateway:
             if request.method == "GET" and request.path in ("/v1/models", f"/v1/models/{self._model}"):
                 return self._models(request, request_id)
             if request.method == "GET" and request.path == "/metrics":
-                return web.Response(text=self._metrics(), headers={"x-request-id": request_id})
+                return web.Response(text=self.metrics.page(), headers={"x-request-id": request_id})
             raise Refusal(404, f"there is no {request.method} {request.path[:100]} here", "unknown_url")
         except Refusal as refusal:
             return refusal.response(request_id)
@@ -67,7 +69,19 @@ class Gateway:
             raise Refusal(405, f"{request.path} is asked by POST")
         asked = await read_asked(request, request_id, self._model, self._config)
         champion = self.champion
-        response, answered = await champion.relay(asked, request)
+        try:
+            response, answered = await champion.relay(asked, request)
+        except Refusal as refusal:
+            self.metrics.refused(champion.version, refusal.status)
+            raise
+        except asyncio.CancelledError:
+            self.metrics.refused(champion.version, _HUNG_UP)
+            raise
+        if answered is None:
+            self.metrics.refused(champion.version, 502)
+        else:
+            first = answered.first_byte_at - answered.sent_at if asked.streams else None
+            self.metrics.answered(champion.version, answered.status, answered.ended_at - answered.sent_at, first)
         whole = answered is not None and answered.body is not None and answered.status == 200
         if self.mirror is not None and answered is not None and whole and self.mirror.takes(request_id):
             self.mirror.offer(Mirrored(asked, answered, champion.version))

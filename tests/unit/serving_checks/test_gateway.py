@@ -227,6 +227,27 @@ def test_other_paths_and_models() -> None:
     asyncio.run(run())
 
 
+def test_numbers_by_the_field_s_names() -> None:
+    async def run() -> None:
+        async def ask_shadow(mirrored: Mirrored) -> None: ...
+
+        async with Mirror(MirrorConfig(), ask_shadow) as mirror, lab(Behind(whole), mirror) as one:
+            one.gateway.metrics.watch(mirror, lambda: 3)
+            for _ in range(2):
+                await one.ask()
+            await one.ask(b"{")
+            await mirror.settled()
+            async with one.session.get(f"{one.base}/metrics") as answer:
+                page = await answer.text()
+        labels = 'gen_ai_request_model="demo",version="1"'
+        assert 'quantbench_gateway_requests_total{gen_ai_request_model="demo",status="200",version="1"} 2.0' in page
+        assert f"gen_ai_server_request_duration_seconds_count{{{labels}}} 2.0" in page
+        assert "quantbench_gateway_mirror_done_total 2.0" in page
+        assert "quantbench_gateway_mirror_pairs_dropped_total 3.0" in page
+
+    asyncio.run(run())
+
+
 def test_keys_are_asked_for_and_kept_as_hashes() -> None:
     async def run() -> None:
         async with lab(Behind(whole), api_keys=["sha256:" + hashlib.sha256(b"word").hexdigest()]) as one:
