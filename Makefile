@@ -31,7 +31,7 @@ test: setup ## Run the tests, real engines included
 	-@$(BIN)/python -P tools/nltk_data.py # without it, tests of IFEval are skipped
 	$(BIN)/python -P -m pytest $(WORKERS) -m "not environment and not service"
 
-second-tier: setup ## Run what `make test` leaves out: engines in environments of their own (fetches packages), PostgreSQL
+second-tier: setup ## Run what `make test` leaves out: engines in environments of their own (fetches packages), MLflow's server, PostgreSQL
 	$(BIN)/python -P -m pytest $(WORKERS) -m "environment or service"
 
 services: ## Install the servers that `make test-all` runs with: PostgreSQL (Debian, as root)

@@ -139,7 +139,7 @@ def test_mlflow_has_it_all(recipe: Path, record: dict[str, Any]) -> None:
     assert {version.source for version in versions} == {
         store.path(version.tags["quantbench.digest"]).as_uri() for version in versions
     }
-    assert {version.tags["quantbench.method"] for version in versions} == {"gptq", "bnb_nf4"}
+    assert {version.tags["quantbench.method"] for version in versions} == {"none", "gptq", "bnb_nf4"}
     assert {version.tags["quantbench.sound"] for version in versions} == {"true"}
 
 

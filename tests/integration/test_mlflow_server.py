@@ -30,7 +30,7 @@ from serving_checks.processes.supervisor import Supervised
 from tests.mlflow_server import mlflow_server
 from tests.unit.pipelines.report_records import report_record
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.service, pytest.mark.engine, pytest.mark.timeout(600)]
 
 BEGAN = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 PASSWORD = "hidden-word/1"  # noqa: S105 - of nobody

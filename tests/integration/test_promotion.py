@@ -26,7 +26,10 @@ from tests.walks import take, walk_of
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 
-STORES = ["database", "server", "server that uploads", pytest.param("postgresql", marks=pytest.mark.service)]
+STORES = [
+    "database",
+    *(pytest.param(name, marks=pytest.mark.service) for name in ("server", "server that uploads", "postgresql")),
+]
 
 
 @pytest.fixture(scope="module", params=STORES)

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,9 @@ def test_other_weights_fail_the_check(model: Path, fork_server: Path, tmp_path: 
 def test_a_rank_s_death_ends_the_engine_and_leaves_nothing(
     model: Path, fork_server: Path, tmp_path: Path, left_behind: Callable[[], set[str]]
 ) -> None:
-    with serve(ServerRequest(TWO, model, "float32", "cpu", None), tmp_path / "log", fork_server=fork_server) as server:
+    request = ServerRequest(TWO, model, "float32", "cpu", None)
+    # Whether the server's end is seen at the block's end too hangs on how soon the engine says that it is dead.
+    with suppress(StageError), serve(request, tmp_path / "log", fork_server=fork_server) as server:
         ranks = server.engine.ranks(server.endpoint)
         os.kill(ranks[1].pid, signal.SIGKILL)
         deadline = time.monotonic() + 30

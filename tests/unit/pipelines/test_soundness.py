@@ -173,7 +173,7 @@ def test_mlflow_is_told_of_the_baseline(tmp_path: Path, monkeypatch: pytest.Monk
         SoundnessCheck(name="expected", outcome="fail", detail="BASELINE MISMATCH", remedy="mend it"),
         SoundnessCheck(name="expected", outcome="pass", detail="as published"),
     ]
-    row = rows[0].model_copy(update={"soundness": checks})
+    row = rows[0].model_copy(update={"soundness": checks, "checkpoint": None})
     blocked = rows[1].model_copy(update={"measurement": None, "artifact": None, "blocked_by": "soundness"})
     handed = finished(report_record(tmp_path, rows=[row, blocked]), 0.0)
     for one in (row, blocked):
