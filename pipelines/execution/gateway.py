@@ -14,6 +14,7 @@ from pipelines.execution.finished_runs import run_named
 from pipelines.execution.live_pairs import LivePairs
 from pipelines.execution.promotion import model_of
 from pipelines.execution.served_aliases import Aliases, Servers, Target
+from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.recipe.gateway_config import GatewayConfig
@@ -28,9 +29,6 @@ from serving_checks.engines.table import engine_of
 from serving_checks.gateway.app import Gateway, listening
 from serving_checks.gateway.mirror import Mirror
 from serving_checks.server import free_port
-
-GATEWAY_FILE = "gateway.json"
-PAIRS_FILE = "pairs.db"
 
 
 class OpenGateway(NamedTuple):

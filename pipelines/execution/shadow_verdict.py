@@ -14,9 +14,12 @@ from evals.judging.shadow_verdict import judge_pairs
 from evals.judging.verdict_config import VerdictConfig, verdict_digest
 from registry.contracts import ShadowVerdict
 from registry.hashing import digest_of
+from registry.pair_database import read_pair_database
 from registry.pairs import read_pair_table
 
 REPLAY_FILE = "replay.json"
+GATEWAY_FILE = "gateway.json"
+PAIRS_FILE = "pairs.db"
 SECONDS_BETWEEN_LOOKS = 5.0
 
 
@@ -27,6 +30,8 @@ class _Recording(NamedTuple):
     """How they are to be judged, as it was stored before the first one."""
     growing: bool
     """Some are still to come."""
+    live: bool
+    """Of a gateway's traffic, which has no end."""
 
 
 def verdicts_of(folder: Path, config: VerdictConfig | None, *, watch: bool = False) -> Iterator[ShadowVerdict]:
@@ -45,7 +50,8 @@ def verdicts_of(folder: Path, config: VerdictConfig | None, *, watch: bool = Fal
     while True:
         # In this order: of a recording that has ended, all pairs are there.
         recording = _recording(folder)
-        observed = observations_of(read_pair_table(folder))
+        pairs = read_pair_database(folder / PAIRS_FILE) if recording.live else read_pair_table(folder)
+        observed = observations_of(pairs)
         verdict = judge_pairs(
             observed,
             config or recording.frozen or VerdictConfig(),
@@ -61,24 +67,25 @@ def verdicts_of(folder: Path, config: VerdictConfig | None, *, watch: bool = Fal
 
 
 def _recording(folder: Path) -> _Recording:
-    path = folder / REPLAY_FILE
+    live = (folder / GATEWAY_FILE).is_file()
+    path = folder / (GATEWAY_FILE if live else REPLAY_FILE)
     if not path.is_file():
         raise RequestError(
-            f"{folder} holds no {REPLAY_FILE}, so it is no replay's folder",
-            remedy="name the folder that `quantbench shadow replay` wrote",
+            f"{folder} holds no {REPLAY_FILE} and no {GATEWAY_FILE}, so it is no folder of pairs",
+            remedy="name the folder that `quantbench shadow replay` or `quantbench shadow up` wrote",
         )
     told = read_json_object(path)
     growing = told.get("finished_at") is None
     stored, digest = told.get("verdict"), told.get("verdict_digest")
     if stored is None and digest is None:
-        return _Recording(None, growing)
+        return _Recording(None, growing, live)
     if digest_of(stored) != digest:
         raise StageError(
             f"{path}: its `verdict` is not the one that was stored before the first pair: the digest differs",
             remedy="take the file back from a copy; what was stored is lost otherwise, and a replay has to begin anew",
         )
     try:
-        return _Recording(VerdictConfig.model_validate(stored), growing)
+        return _Recording(VerdictConfig.model_validate(stored), growing, live)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in ("verdict", *first["loc"]))

@@ -11,9 +11,13 @@ import pytest
 from aiohttp import web
 
 from configs.errors import StageError
+from evals.judging.verdict_config import VerdictConfig, verdict_digest
+from pipelines.cli import main
 from pipelines.execution.live_pairs import LivePairs
-from registry.contracts import Pair
+from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE
+from registry.contracts import GatewayRecord, Pair
 from registry.pair_database import PairDatabase, read_pair_database
+from registry.sealed import write_sealed
 from serving_checks.gateway.config import MirrorConfig, PatienceConfig
 from serving_checks.gateway.mirror import Mirror
 from serving_checks.gateway.upstream import Upstream
@@ -118,3 +122,16 @@ def test_a_database_that_refuses_costs_pairs_and_nothing_else(tmp_path: Path) ->
     path.write_text("none at all")
     with pytest.raises(StageError, match="holds no pairs that can be read"):
         read_pair_database(path)
+
+
+def test_a_verdict_over_live_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = VerdictConfig.model_validate({"metrics": {"errors": 0.05, "same": 0.8}})
+    frozen = {"verdict": config.model_dump(mode="json"), "verdict_digest": verdict_digest(config)}
+    record = {"name": "live", "model": "demo", "started_at": datetime.now(UTC)}
+    write_sealed(tmp_path / GATEWAY_FILE, GatewayRecord.model_validate(record | frozen))
+    for pairs, code, said in ((3, 4, "continue"), (300, 0, "pass")):
+        with PairDatabase(tmp_path / PAIRS_FILE) as database:
+            for number in range(pairs):
+                database.offer(a_pair(number, datetime.now(UTC)))
+        assert main(["shadow", "verdict", str(tmp_path)]) == code
+        assert f"verdict: {said}" in capsys.readouterr().out
