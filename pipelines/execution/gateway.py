@@ -123,8 +123,9 @@ class _Serving:
                 Servers(config, self._workspace, self._opened.machine, self._directory, self._tell)
             )
             pairs = LivePairs(database.offer, keep_prompts=config.keep_prompts)
-            mirror = await stack.enter_async_context(Mirror(config.mirror, pairs.ask_shadow))
-            gateway = Gateway(config.model, config.listen, await servers.of(self._opened.champion), mirror)
+            mirror = await stack.enter_async_context(Mirror(config.mirror, pairs.ask_other))
+            champion = await servers.of(self._opened.champion)
+            gateway = Gateway(config.model, config.listen, champion, mirror, config.split)
             gateway.metrics.watch(mirror, lambda: database.dropped)
             await stack.enter_async_context(listening(gateway, config.listen))
             self._tell(f"http://{config.listen.host}:{config.listen.port} answers as {config.model}")
@@ -145,7 +146,8 @@ class _Serving:
         if (champion, shadow) == self._now:
             return
         answering = await servers.of(champion)
-        pairs.shadow = await servers.of(shadow) if shadow and shadow.artifact != champion.artifact else None
+        tried = await servers.of(shadow) if shadow and shadow.artifact != champion.artifact else None
+        pairs.champion, pairs.candidate, gateway.candidate = answering, tried, tried
         if gateway.champion is not answering:
             await gateway.swap(answering)
             self._tell(f"version {champion.version} answers clients")

@@ -1,4 +1,4 @@
-"""Pairs of live traffic: the shadow is asked what the champion has answered, and both answers are kept as a pair."""
+"""Pairs of live traffic: what one side has answered a client the other is asked too, and both answers are kept."""
 
 from collections.abc import Callable
 
@@ -18,24 +18,27 @@ class LivePairs:
     """
 
     def __init__(self, keep: Callable[[Pair], None], *, keep_prompts: bool) -> None:
-        self.shadow: Upstream | None = None
-        """Who is asked; None while there is none. Another one may take its place at any time."""
+        self.champion: Upstream | None = None
+        self.candidate: Upstream | None = None
+        """Who are asked; None while there is none. Others may take their places at any time."""
         self._keep, self._keep_prompts = keep, keep_prompts
 
-    async def ask_shadow(self, mirrored: Mirrored) -> None:
-        """Ask the shadow and keep the pair.
+    async def ask_other(self, mirrored: Mirrored) -> None:
+        """Ask the side that has not answered, and keep the pair.
 
         Raises:
             OSError, aiohttp.ClientError, ValueError: It did not answer, or the request is none that makes a pair.
         """
-        shadow, asked = self.shadow, mirrored.asked
-        if shadow is None or not pairs(asked):
+        asked, by = mirrored.asked, mirrored.by
+        other = self.candidate if by == "champion" else self.champion
+        if other is None or not pairs(asked):
             return
         prompt = prompt_of(asked)
-        champion = await reply_of(asked, mirrored.champion)
-        candidate = await reply_of(asked, await shadow.fetch(asked, SHADOW_HEADERS))
-        made = pair_of(prompt, Answered(champion, candidate), _unknown, keep_prompts=self._keep_prompts)
-        self._keep(made.model_copy(update={"source": "mirror"}))
+        answered = await reply_of(asked, mirrored.answered)
+        copied = await reply_of(asked, await other.fetch(asked, SHADOW_HEADERS))
+        both = Answered(answered, copied) if by == "champion" else Answered(copied, answered)
+        made = pair_of(prompt, both, _unknown, keep_prompts=self._keep_prompts)
+        self._keep(made.model_copy(update={"source": "mirror" if by == "champion" else "split"}))
 
 
 def _unknown(*_: object) -> None:

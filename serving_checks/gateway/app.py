@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from serving_checks.gateway.asked import CHAT, COMPLETIONS, check_key, read_asked, request_id_of
+from serving_checks.gateway.asked import CHAT, COMPLETIONS, Asked, check_key, read_asked, request_id_of
 from serving_checks.gateway.config import ListenConfig
 from serving_checks.gateway.metrics import Metrics
-from serving_checks.gateway.mirror import Mirror, Mirrored
+from serving_checks.gateway.mirror import Arm, Mirror, Mirrored
 from serving_checks.gateway.refusals import Refusal
-from serving_checks.gateway.upstream import Upstream
+from serving_checks.gateway.split import SplitConfig, drawn, routing_key
+from serving_checks.gateway.upstream import Answered, Upstream
 
 _HUNG_UP = 499
 """As nginx counts a client that did not wait for the answer."""
@@ -27,7 +28,8 @@ class Gateway:
         model: The name that clients ask for.
         config: Who may ask, and how much.
         champion: Whose answers they get.
-        mirror: What the shadow is asked; None without one.
+        mirror: What the other side is asked; None without one.
+        split: How clients are told apart.
     """
 
     def __init__(
@@ -36,8 +38,12 @@ class Gateway:
         config: ListenConfig,
         champion: Upstream,
         mirror: Mirror | None = None,
+        split: SplitConfig | None = None,
     ) -> None:
         self.champion, self.mirror = champion, mirror
+        self.candidate: Upstream | None = None
+        """Answers a share of the clients; None: none."""
+        self.split = split or SplitConfig()
         self.metrics = Metrics(model)
         self._model, self._config = model, config
         self._created = int(time.time())
@@ -68,24 +74,40 @@ class Gateway:
         if request.method != "POST":
             raise Refusal(405, f"{request.path} is asked by POST")
         asked = await read_asked(request, request_id, self._model, self._config)
-        champion = self.champion
-        try:
-            response, answered = await champion.relay(asked, request)
-        except Refusal as refusal:
-            self.metrics.refused(champion.version, refusal.status)
-            raise
-        except asyncio.CancelledError:
-            self.metrics.refused(champion.version, _HUNG_UP)
-            raise
-        if answered is None:
-            self.metrics.refused(champion.version, 502)
+        champion, candidate = self.champion, self.candidate
+        by: Arm = "champion"
+        if candidate is not None and drawn(routing_key(request, asked, self.split)) < self.split.share:
+            try:
+                response, answered = await self._relayed(candidate, asked, request)
+                by = "candidate"
+            except Refusal:
+                # Whoever is in the candidate's share has an answer all the same: nothing was sent yet.
+                response, answered = await self._relayed(champion, asked, request)
         else:
-            first = answered.first_byte_at - answered.sent_at if asked.streams else None
-            self.metrics.answered(champion.version, answered.status, answered.ended_at - answered.sent_at, first)
+            response, answered = await self._relayed(champion, asked, request)
         whole = answered is not None and answered.body is not None and answered.status == 200
         if self.mirror is not None and answered is not None and whole and self.mirror.takes(request_id):
-            self.mirror.offer(Mirrored(asked, answered, champion.version))
+            self.mirror.offer(Mirrored(asked, answered, by))
         return response
+
+    async def _relayed(
+        self, upstream: Upstream, asked: Asked, request: web.BaseRequest
+    ) -> tuple[web.StreamResponse, Answered | None]:
+        """Relay, and count how it ended."""
+        try:
+            response, answered = await upstream.relay(asked, request)
+        except Refusal as refusal:
+            self.metrics.refused(upstream.version, refusal.status)
+            raise
+        except asyncio.CancelledError:
+            self.metrics.refused(upstream.version, _HUNG_UP)
+            raise
+        if answered is None:
+            self.metrics.refused(upstream.version, 502)
+        else:
+            first = answered.first_byte_at - answered.sent_at if asked.streams else None
+            self.metrics.answered(upstream.version, answered.status, answered.ended_at - answered.sent_at, first)
+        return response, answered
 
     def _models(self, request: web.BaseRequest, request_id: str) -> web.Response:
         one = {"id": self._model, "object": "model", "created": self._created, "owned_by": "quantbench"}

@@ -1,27 +1,29 @@
 """The shadow's copy of the traffic: asked once the client has its answer, dropped where there is no room."""
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 from serving_checks.gateway.asked import Asked
 from serving_checks.gateway.config import MirrorConfig
+from serving_checks.gateway.split import drawn
 from serving_checks.gateway.upstream import Answered
+
+Arm = Literal["champion", "candidate"]
 
 
 class Mirrored(NamedTuple):
-    """A request that the champion has answered, and the shadow is to be asked."""
+    """A request that one side has answered, and the other is to be asked."""
 
     asked: Asked
-    champion: Answered
-    champion_version: str
+    answered: Answered
+    by: Arm
 
     @property
     def size_bytes(self) -> int:
         """Of what waits."""
-        return len(self.asked.body) + len(self.champion.body or b"")
+        return len(self.asked.body) + len(self.answered.body or b"")
 
 
 class Mirror:
@@ -29,11 +31,11 @@ class Mirror:
 
     Args:
         config: Its bounds.
-        ask_shadow: Asks it and keeps the pair; what goes wrong there is counted here and never seen by a client.
+        ask_other: Asks the other side and keeps the pair; what goes wrong is counted here and never seen by a client.
     """
 
-    def __init__(self, config: MirrorConfig, ask_shadow: Callable[[Mirrored], Awaitable[None]]) -> None:
-        self._config, self._ask_shadow = config, ask_shadow
+    def __init__(self, config: MirrorConfig, ask_other: Callable[[Mirrored], Awaitable[None]]) -> None:
+        self._config, self._ask_other = config, ask_other
         self._waiting: asyncio.Queue[Mirrored] = asyncio.Queue(config.queue)
         self._bytes = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -57,8 +59,7 @@ class Mirror:
 
     def takes(self, request_id: str) -> bool:
         """Whether a request is one of the share: the same id, the same answer, on every gateway."""
-        drawn = int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8], "big") / 2**64
-        return drawn < self._config.share
+        return drawn(request_id) < self._config.share
 
     def offer(self, mirrored: Mirrored) -> None:
         """Put a request into the queue, or count it as dropped."""
@@ -81,7 +82,7 @@ class Mirror:
             mirrored = await self._waiting.get()
             try:
                 async with asyncio.timeout(self._config.timeout_seconds):
-                    await self._ask_shadow(mirrored)
+                    await self._ask_other(mirrored)
                 self.done += 1
             except Exception:
                 # A shadow's fault is a number; the champion's clients go on.

@@ -46,10 +46,10 @@ def recorded(
         with PairDatabase(path) as database:
             pairs = LivePairs(database.offer, keep_prompts=keep_prompts)
             async with (
-                Mirror(MirrorConfig(), pairs.ask_shadow) as mirror,
+                Mirror(MirrorConfig(), pairs.ask_other) as mirror,
                 lab(Behind(says("three four")), mirror) as one,
                 shadow.answering() as endpoint,
-                Upstream("2", endpoint, PatienceConfig()) as pairs.shadow,
+                Upstream("2", endpoint, PatienceConfig()) as pairs.candidate,
                 asyncio.timeout(30),
             ):
                 for number in range(3):

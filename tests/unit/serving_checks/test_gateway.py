@@ -16,6 +16,7 @@ from registry.contracts.serving import Endpoint
 from serving_checks.gateway.app import Gateway, listening
 from serving_checks.gateway.config import ListenConfig, MirrorConfig, PatienceConfig
 from serving_checks.gateway.mirror import Mirror, Mirrored
+from serving_checks.gateway.split import SplitConfig
 from serving_checks.gateway.upstream import Upstream
 from serving_checks.server import free_port
 
@@ -333,7 +334,7 @@ def test_the_shadow_sees_a_share_and_its_faults_are_numbers() -> None:
             assert (mirror.failed, mirror.done) == ((len(seen) + 1) // 2, len(seen) // 2)
             chosen = {one.asked.id for one in seen}
             assert {f"id-{n}" for n in range(200) if mirror.takes(f"id-{n}")} == chosen, "by the id alone"
-            assert seen[0].champion.body == b'{"choices": [ {"text": "three"}]}'
+            assert seen[0].answered.body == b'{"choices": [ {"text": "three"}]}'
 
     asyncio.run(run())
 
@@ -399,5 +400,58 @@ def test_a_champion_is_swapped_under_load_without_a_failed_or_mixed_up_request()
             await asyncio.gather(*clients)
             assert set(answers) == {b"aaaa", b"bbbb"}
             assert len(first.seen) == asked, "the old one is asked nothing more"
+
+    asyncio.run(run())
+
+
+def test_a_share_of_the_clients_is_answered_by_the_candidate_and_always_the_same() -> None:
+    def named(name: str) -> Handler:
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(text=name)
+
+        return answer
+
+    async def run() -> None:
+        async def keep(mirrored: Mirrored) -> None:
+            seen.append(mirrored)
+
+        seen: list[Mirrored] = []
+        candidate = Behind(named("b"))
+        async with (
+            Mirror(MirrorConfig(), keep) as mirror,
+            lab(Behind(named("a")), mirror) as one,
+            candidate.answering() as endpoint,
+            Upstream("2", endpoint, PatienceConfig()) as upstream,
+        ):
+            one.gateway.candidate = upstream
+            before: set[str] = set()
+            for share in (0.1, 0.4, 1.0):
+                one.gateway.split = SplitConfig(share=share, key_header="x-user")
+                answers: dict[str, set[bytes]] = {}
+                for number in range(300):
+                    user = f"user {number % 100}"
+                    sent = {"x-user": user} if number % 2 else {}
+                    _, _, body = await one.ask(ASKED | {"user": user}, headers=sent)
+                    answers.setdefault(user, set()).add(body)
+                assert all(len(found) == 1 for found in answers.values()), "by header or field, a user has one model"
+                inside = {user for user, found in answers.items() if found == {b"b"}}
+                assert abs(len(inside) / 100 - share) < 0.15
+                assert before <= inside, "who was in stays in"
+                before = inside
+            await mirror.settled()
+            assert {mirrored.by for mirrored in seen} == {"champion", "candidate"}
+
+    asyncio.run(run())
+
+
+def test_a_candidate_that_fails_costs_no_client_an_answer() -> None:
+    async def run() -> None:
+        gone = Endpoint(base_url="http://127.0.0.1:9", served_model_name="x", model_path="", max_model_len=1)
+        async with lab(Behind(whole)) as one, Upstream("2", gone, PatienceConfig()) as upstream:
+            one.gateway.candidate, one.gateway.split = upstream, SplitConfig(share=1.0)
+            assert (await one.ask())[0] == 200
+            page = one.gateway.metrics.page()
+        assert 'status="502",version="2"} 1.0' in page
+        assert 'status="200",version="1"} 1.0' in page
 
     asyncio.run(run())
