@@ -117,8 +117,12 @@ class ModelRegistry:
         """
         alias = self.config.aliases.of(role)
         last = self._aliases.reconciled(alias)
-        if last is not None and last.version_to == subject.version:
-            raise RequestError(f"{alias} points at version {subject.version} already", remedy="nothing is to be done")
+        there = last.version_to if last else self._aliases.there(alias)
+        if there == subject.version:
+            remedy = (
+                "nothing is to be done" if last else f"`quantbench registry adopt {role}` takes that into the ledger"
+            )
+            raise RequestError(f"{alias} points at version {subject.version} already", remedy=remedy)
         subject = self._with_signature(subject)
         approved = override is not None or self._is_approved(subject)
         self._check_bytes(subject.name, subject.digest, read_all=True)
@@ -127,7 +131,6 @@ class ModelRegistry:
                 subject, "approve", "it keeps all limits of the policy, and `registry.approval` wants no more", "policy"
             )
         entry = self._entry(f"alias:{alias}", "promote", why, of=subject)
-        there = last.version_to if last else self._aliases.there(alias)
         moved = self._aliases.move(entry.model_copy(update={"version_from": there, "override": override}), last, alias)
         # What an override stands for is over once the version is moved by the rules.
         self._aliases.tag(subject.version, {_OVERRIDE_TAG: f"{alias}: {override}" if override else ""})

@@ -263,7 +263,7 @@ def _measure(
         "load_text": digest_of(read_text(config.load.prompts.file)),
         # What it names, items and rows, is in the suite's digest; names and places are no matter.
         "evaluation": config.evaluation.model_dump(
-            mode="json", exclude={"suite", "data", "adaptive", "looks", "asked_alone", "data_parallel_size"}
+            mode="json", exclude={"suite", "items", "data", "adaptive", "looks", "asked_alone", "data_parallel_size"}
         ),
         "token_agreement": digest_of_file(PROMPTS_FILE),
         "dtype": dtype,

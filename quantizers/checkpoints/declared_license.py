@@ -3,11 +3,8 @@
 import re
 from pathlib import Path
 
-import yaml
-
 from configs.errors import UnreadableError
 from configs.reading.text import MalformedError, read_text
-from configs.reading.yaml_text import YAML_BYTES, compose, mapping_pairs, scalar
 from quantizers.checkpoints import gguf_header
 
 CARD = "README.md"
@@ -22,6 +19,11 @@ _NAME = re.compile(r"[\w][\w.+-]{0,63}")
 
 def license_of_card(folder: Path) -> str | None:
     """`license` of the model card in a folder, as it stands there; None where there is none that can be read."""
+    # Here: environments of other engines, which import this module's package, have no YAML.
+    import yaml
+
+    from configs.reading.yaml_text import YAML_BYTES, compose, mapping_pairs, scalar
+
     try:
         found = _METADATA.match(read_text(folder / CARD, _CARD_BYTES))
         root = compose(found[1]) if found and len(found[1]) <= YAML_BYTES else None

@@ -174,3 +174,15 @@ def test_every_imported_distribution_is_declared() -> None:
 
 def _normalized(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_what_runs_in_environments_of_other_engines_imports_pydantic_alone() -> None:
+    """Those have no YAML, no numpy of a certain version: engines come later, inside functions."""
+    program = (
+        "import sys, sysconfig; import quantizers.__main__; site = sysconfig.get_paths()['purelib'];"
+        "print(*sorted({n.split('.')[0] for n, m in sys.modules.items() if (getattr(m, '__file__', None) or '')"
+        ".startswith(site)}))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    imported = {name for name in done.stdout.split() if not name.startswith(("__editable__", "_distutils_hack"))}
+    assert imported <= {"pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"}

@@ -12,7 +12,7 @@ import pytest
 
 from configs.errors import RequestError, StageError
 from evals.asking.client import Client
-from evals.asking.lm_eval_runner import Asker, _score, prepare
+from evals.asking.lm_eval_runner import Asker, item_score, prepare
 from evals.asking.questions import Questioner
 from evals.judging.pairing import pair, paired
 from evals.samples import SAMPLES_FILE, Sample, read_samples
@@ -430,13 +430,13 @@ def test_a_metric_or_filter_that_the_built_task_does_not_give(what: str, wanted:
     ],
 )
 def test_a_score_of_one_item(metric: str, found: dict[str, Any], expected: tuple[float, float]) -> None:
-    assert _score(metric, found, "here") == pytest.approx(expected)
+    assert item_score(metric, found, "here") == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("value", [None, (["a"], ["b"]), [], "text", float("nan"), float("inf")])
 def test_what_is_no_score_of_one_item(value: Any) -> None:
     with pytest.raises(StageError, match="here: bleu is"):
-        _score("bleu", {"bleu": value}, "here")
+        item_score("bleu", {"bleu": value}, "here")
 
 
 class NeighbourModel(FormulaModel):

@@ -181,6 +181,18 @@ def test_a_move_that_was_made_in_mlflow_is_told_and_not_overwritten(registry: Re
     assert registry.pointed() == registry.version("int8")
 
 
+def test_what_mlflow_shows_already_is_adopted_and_not_moved_to_itself(registry: Registry) -> None:
+    model = registry.lab.tracking.registered_model
+    registry.lab.client.set_registered_model_alias(model, "shadow", registry.version("int8"))
+    registry("approve", "int8")
+    code, said = registry("promote", "int8", "--to", "shadow")
+    assert code == 2
+    assert "registry adopt shadow" in " ".join(said.split())
+    assert registry("adopt", "shadow")[0] == 0
+    assert registry("rollback", "shadow")[0] == 0
+    assert registry.pointed() is None
+
+
 def test_what_a_crash_left_between_ledger_and_mlflow_is_put_right(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
