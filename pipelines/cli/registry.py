@@ -136,7 +136,9 @@ def _faults(registry: ModelRegistry, entries: list[Entry]) -> list[str]:
     """What is wrong with the entries of one stream, and with the verdicts that they name."""
     first = entries[0]
     found = faults_of(entries, registry.ledger.projected(first.model, first.stream))
+    named = {entry.verdict for entry in entries if entry.verdict is not None}
+    lost = {verdict for verdict in named if not registry.ledger.keeps(verdict)}
     for entry in entries:
-        if entry.verdict is not None and not registry.ledger.keeps(entry.verdict):
+        if entry.verdict in lost:
             found.append(f"{entry.stream}, row {entry.sequence}: what it was judged by is gone, or was changed")
     return found

@@ -12,7 +12,6 @@ from configs.loading import load_yaml_model
 from evals.judging.verdict_config import verdict_digest
 from pipelines.execution.finished_runs import run_named
 from pipelines.execution.live_pairs import LivePairs
-from pipelines.execution.promotion import model_of
 from pipelines.execution.served_aliases import Aliases, Servers, Target
 from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE
 from pipelines.execution.workspace import Workspace
@@ -57,11 +56,11 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
     run = run_named(workspace, None if config.run == "last" else config.run)
     registry = RegistryConfig.model_validate(run.config.get("registry", {}))
     ledger = Ledger(registry.ledger or sqlite_uri(workspace.root / "ledger.db"))
-    aliases = Aliases(ledger, model_of(run), registry)
+    aliases = Aliases(ledger, run.registered_model, registry)
     champion = aliases.target("champion")
     if champion is None:
         raise RequestError(
-            f"nothing of {model_of(run)} is champion, so there is nothing to answer clients with",
+            f"nothing of {run.registered_model} is champion, so there is nothing to answer clients with",
             remedy="quantbench registry promote baseline --to champion",
         )
     return OpenGateway(config, detect_machine(config.device), aliases, champion)

@@ -66,10 +66,10 @@ class ModelRegistry:
         tracking = run.config.get("tracking", {})
         self.config = RegistryConfig.model_validate(run.config.get("registry", {}))
         self._policy = Policy.model_validate(run.config.get("policy", {}))
-        self.model = model_of(run)
+        self.model = run.registered_model
         self._uri = with_password(tracking.get("uri") or workspace.default_tracking_uri)
         self._run, self._workspace, self._who, self._warn = run, workspace, who, on_warning
-        self.ledger = Ledger(self.config.ledger or sqlite_uri(workspace.root / "ledger.db"))
+        self.ledger = Ledger(self.config.ledger or sqlite_uri(workspace.ledger_file))
         self._aliases = AliasMoves(self.ledger, self._uri, self.model)
 
     def subject(self, name: str) -> Subject:
@@ -284,19 +284,13 @@ def overrides_of(run: RunRecord, workspace: Workspace) -> dict[str, list[str]]:
         StageError: The ledger does not answer.
     """
     config = RegistryConfig.model_validate(run.config.get("registry", {}))
-    file = workspace.root / "ledger.db"
-    if config.ledger is None and not file.exists():
+    if config.ledger is None and not workspace.ledger_file.exists():
         return {}
-    ledger = Ledger(config.ledger or sqlite_uri(file))
-    last = {one.stream: one for one in ledger.entries(model_of(run)) if one.stream.startswith("alias:")}
+    ledger = Ledger(config.ledger or sqlite_uri(workspace.ledger_file))
+    last = {one.stream: one for one in ledger.entries(run.registered_model) if one.stream.startswith("alias:")}
     found: dict[str, list[str]] = {}
     for stream, entry in last.items():
         if entry.override and entry.artifact:
             said = f"{stream.partition(':')[2]} points at it by override of {entry.who}: {entry.override}"
             found.setdefault(entry.artifact, []).append(said)
     return found
-
-
-def model_of(run: RunRecord) -> str:
-    """The registered model that a run's artifacts are versions of."""
-    return str(run.config.get("tracking", {}).get("registered_model") or run.config["name"])

@@ -22,6 +22,7 @@ from pipelines.recipe.replay_config import ReplayConfig
 from pipelines.records.replay_result import ReplayResult, summary_of
 from pipelines.stage_programs.replay_stage import CHAMPION_FILE, ReplayJob, ReplaySide
 from registry.contracts import PromptsRecord, ReplayRecord
+from registry.contracts.replay import REPLAY_FILE
 from registry.hashing import digest_of
 from registry.pairs import PAIRS_DIR, read_pair_table
 from registry.sealed import DamagedFile, read_sealed, write_sealed
@@ -30,7 +31,6 @@ from serving_checks.processes.scratch import scratch_folder
 from serving_checks.replay.prompts import read_prompts
 from serving_checks.transport.http_json import authorization
 
-REPLAY_FILE = "replay.json"
 STAGE_MODULE = "pipelines.stage_programs.replay_stage"
 _IDENTITY = {"config", "prompts", "champion", "candidate", "device", "device_name"}
 """What has to be as it was for a replay to be gone on with."""

@@ -13,11 +13,11 @@ from evals.judging.pair_observations import observations_of
 from evals.judging.shadow_verdict import judge_pairs
 from evals.judging.verdict_config import VerdictConfig, verdict_digest
 from registry.contracts import ShadowVerdict
+from registry.contracts.replay import REPLAY_FILE
 from registry.hashing import digest_of
 from registry.pair_database import read_pair_database
 from registry.pairs import read_pair_table
 
-REPLAY_FILE = "replay.json"
 GATEWAY_FILE = "gateway.json"
 PAIRS_FILE = "pairs.db"
 SECONDS_BETWEEN_LOOKS = 5.0

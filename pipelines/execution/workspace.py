@@ -80,6 +80,11 @@ class Workspace:
     def default_tracking_uri(self) -> str:
         return sqlite_uri(self.root / "mlflow.db")
 
+    @property
+    def ledger_file(self) -> Path:
+        """Who approved and moved what, unless a recipe names another database."""
+        return self.root / "ledger.db"
+
     def new_run_dir(self, name: str) -> Path:
         """`runs/<time>-<name>-<random>/`, made."""
         directory = self.root / "runs" / f"{time.strftime('%Y%m%dT%H%M%S')}-{name}-{secrets.token_hex(3)}"

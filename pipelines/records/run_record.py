@@ -57,6 +57,11 @@ class RunRecord(Record):
     recorded: bool | None = None
     """Whether it has; None while it is not done."""
 
+    @property
+    def registered_model(self) -> str:
+        """The registered model that its models are versions of."""
+        return str(self.config.get("tracking", {}).get("registered_model") or self.config["name"])
+
     def policy_outcome(self, name: str) -> Verdict | None:
         """What the recipe's policy says of an artifact; None where it was not asked."""
         candidates = self.recommendation.candidates if self.recommendation else []

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from configs.errors import StageError
 from pipelines.records.artifact_of_run import ArtifactOfRun
 from pipelines.report.summary import sentences
-from pipelines.report.table import printable
+from pipelines.report.table import plain
 from registry.contracts import CategoryRetention, CategoryScore
 from registry.signing import CARD_FILE
 
@@ -76,20 +76,20 @@ def _check(text: str) -> None:
 def _artifact(found: ArtifactOfRun) -> _Json:
     artifact = found.artifact
     files = [
-        {"type": "file", "name": _plain(name), "hashes": _hashes(entry.digest)}
+        {"type": "file", "name": plain(name), "hashes": _hashes(entry.digest)}
         for name, entry in sorted(found.files.items())
         if name != CARD_FILE
     ]
     return {
         "type": "machine-learning-model",
         "bom-ref": _ARTIFACT,
-        "name": _plain(found.name),
+        "name": plain(found.name),
         "version": artifact.digest.removeprefix("sha256:")[:12],
         # Of the list of its files with their digests, the one that `quantbench artifacts show` prints.
         "hashes": _hashes(artifact.digest),
         "pedigree": {
             "ancestors": [_base(found, reference=None)],
-            "notes": f"quantized by {artifact.method}, {_plain(json.dumps(artifact.parameters, sort_keys=True))}",
+            "notes": f"quantized by {artifact.method}, {plain(json.dumps(artifact.parameters, sort_keys=True))}",
         },
         "components": files,
         "modelCard": _model_card(found),
@@ -105,14 +105,14 @@ def _artifact(found: ArtifactOfRun) -> _Json:
 
 def _model_card(found: ArtifactOfRun) -> _Json:
     checkpoint, retention, measurement = found.checkpoint, found.row.retention, found.row.measurement
-    told = [_plain(one.text) for one in sentences(found.run.rows) if one.name == found.row.name]
-    limits = [_plain(checkpoint.note)] if checkpoint and checkpoint.note else []
+    told = [plain(one.text) for one in sentences(found.run.rows) if one.name == found.row.name]
+    limits = [plain(checkpoint.note)] if checkpoint and checkpoint.note else []
     kept = retention.categories if retention else []
-    limits += [f"{_plain(one.category)}: {_plain(one.verdict_reason)}" for one in kept if one.verdict != "pass"]
+    limits += [f"{plain(one.category)}: {plain(one.verdict_reason)}" for one in kept if one.verdict != "pass"]
     metrics = [*map(_score, measurement.evaluation.categories if measurement else []), *map(_recovery, kept)]
     parameters: _Json = {"task": "text-generation"}
     if checkpoint:
-        parameters["modelArchitecture"] = _plain(checkpoint.architecture)
+        parameters["modelArchitecture"] = plain(checkpoint.architecture)
     parameters["datasets"] = [{"ref": one["bom-ref"]} for one in _data(found)]
     return {
         "modelParameters": parameters,
@@ -122,7 +122,7 @@ def _model_card(found: ArtifactOfRun) -> _Json:
 
 
 def _score(score: CategoryScore) -> _Json | None:
-    return _metric(_plain(score.metric), score.category, score.value, score.low, score.high)
+    return _metric(plain(score.metric), score.category, score.value, score.low, score.high)
 
 
 def _recovery(kept: CategoryRetention) -> _Json | None:
@@ -133,7 +133,7 @@ def _metric(kind: str, category: str, value: float | None, low: float | None, hi
     """A number with its 95 % interval; None where there is none to tell."""
     if value is None or not math.isfinite(value):
         return None
-    metric = {"type": kind, "value": f"{value:.6g}", "slice": _plain(category)}
+    metric = {"type": kind, "value": f"{value:.6g}", "slice": plain(category)}
     bounds = {} if low is None or high is None else {"lowerBound": f"{low:.6g}", "upperBound": f"{high:.6g}"}
     return metric | ({"confidenceInterval": bounds} if bounds else {})
 
@@ -145,7 +145,7 @@ def _base(found: ArtifactOfRun, reference: str | None) -> _Json:
     component: _Json = {"type": "machine-learning-model", **({"bom-ref": reference} if reference else {}), **named}
     component["hashes"] = _hashes(found.artifact.checkpoint_digest)
     if checkpoint:
-        component["description"] = f"from {_plain(checkpoint.origin)}"
+        component["description"] = f"from {plain(checkpoint.origin)}"
     if checkpoint and checkpoint.license:
         component["licenses"] = [{"license": _license(checkpoint.license)}]
     return component
@@ -156,19 +156,19 @@ def _license(named: str) -> _Json:
     from cyclonedx.spdx import fixup_id
 
     known = fixup_id(named)
-    return {**({"id": known} if known else {"name": _plain(named)}), "acknowledgement": "declared"}
+    return {**({"id": known} if known else {"name": plain(named)}), "acknowledgement": "declared"}
 
 
 def _data(found: ArtifactOfRun) -> list[_Json]:
     """What it was calibrated on and what it was asked."""
     data, rows = [], found.calibration
     if found.artifact.calibration_digest:
-        told = f"{rows.rows} rows, {rows.tokens} tokens from {_plain(rows.source)}, seed {rows.seed}" if rows else ""
+        told = f"{rows.rows} rows, {rows.tokens} tokens from {plain(rows.source)}, seed {rows.seed}" if rows else ""
         name = f"calibration rows{f': {told}' if told else ''}"
         data.append(_dataset(_CALIBRATION, name, found.artifact.calibration_digest))
     if found.row.measurement:
         evaluation = found.row.measurement.evaluation
-        name = f"suite {_plain(evaluation.suite)}, version {_plain(evaluation.suite_version)}"
+        name = f"suite {plain(evaluation.suite)}, version {plain(evaluation.suite_version)}"
         data.append(_dataset(_SUITE, name, evaluation.suite_digest))
     return data
 
@@ -197,8 +197,8 @@ def _library(name: str, version: str, uses: list[str]) -> _Json:
     return {
         "type": "library",
         "bom-ref": purl,
-        "name": _plain(name),
-        "version": _plain(version),
+        "name": plain(name),
+        "version": plain(version),
         "purl": purl,
         "properties": _properties(used_for=", ".join(uses)),
     }
@@ -213,8 +213,4 @@ def _hashes(digest: str) -> list[dict[str, str]]:
 
 
 def _properties(**values: str) -> list[dict[str, str]]:
-    return [{"name": f"quantbench:{name}", "value": _plain(value)} for name, value in values.items()]
-
-
-def _plain(text: str) -> str:
-    return " ".join(printable(text).split())
+    return [{"name": f"quantbench:{name}", "value": plain(value)} for name, value in values.items()]

@@ -17,7 +17,7 @@ from pipelines.report.judged import judged
 from pipelines.report.load import conditions_text, doubt, milliseconds, significant
 from pipelines.report.markdown import escaped, table_head, table_line
 from pipelines.report.summary import sentences
-from pipelines.report.table import UNKNOWN, kept_text, mebibytes, printable
+from pipelines.report.table import UNKNOWN, kept_text, mebibytes, plain
 from quantizers.base import bits_of
 from quantizers.methods.card import READERS
 from registry.contracts import CategoryScore
@@ -63,12 +63,12 @@ def _metadata(found: ArtifactOfRun) -> dict[str, Any]:
     base = {"base_model": found.hub_id, "base_model_relation": "quantized"} if found.hub_id else {}
     named = found.checkpoint.license if found.checkpoint else None
     results = [one for score in _scores(found.row) if (one := _result(found, score))]
-    index = {"model-index": [{"name": _plain(found.name), "results": results}]} if results else {}
+    index = {"model-index": [{"name": plain(found.name), "results": results}]} if results else {}
     return {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         **base,
-        **({"license": _plain(named)} if named else {}),
+        **({"license": plain(named)} if named else {}),
         "tags": list(dict.fromkeys(tags)),
         **index,
     }
@@ -79,20 +79,20 @@ def _result(found: ArtifactOfRun, score: CategoryScore) -> dict[str, Any] | None
     evaluation = found.row.measurement.evaluation if found.row.measurement else None
     if evaluation is None or not math.isfinite(score.value):
         return None
-    category, suite = _plain(score.category), _plain(evaluation.suite)
+    category, suite = plain(score.category), plain(evaluation.suite)
     return {
         "task": {"type": "text-generation", "name": category},
         "dataset": {
             "type": f"quantbench-{suite}",
-            "name": f"Quantbench suite {suite}, version {_plain(evaluation.suite_version)}",
+            "name": f"Quantbench suite {suite}, version {plain(evaluation.suite_version)}",
             "config": category,
             "revision": evaluation.suite_digest,
         },
         "metrics": [
             {
-                "type": _plain(score.metric),
+                "type": plain(score.metric),
                 "value": float(f"{score.value:.6g}"),
-                "name": f"{category} ({_plain(score.metric)}, {score.items} items)",
+                "name": f"{category} ({plain(score.metric)}, {score.items} items)",
                 "verified": False,
             }
         ],
@@ -264,8 +264,3 @@ def _beside(what: str, cells: list[str | None]) -> str:
 
 def _lines(*lines: str) -> str:
     return "\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    """For metadata: one line without control characters; the YAML writer quotes the rest."""
-    return " ".join(printable(text).split())

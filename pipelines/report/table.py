@@ -398,3 +398,8 @@ def with_stderr(value: float, stderr: float | None, digits: int = 2) -> str:
 def printable(text: str) -> str:
     """`text` without terminal sequences and control characters: names and log lines come from outside."""
     return _CONTROL.sub("", text)
+
+
+def plain(text: str) -> str:
+    """`text` as one line without control characters, for metadata."""
+    return " ".join(printable(text).split())

@@ -105,7 +105,7 @@ def record(job: StageJob, clock: StageClock) -> StageResult:
 def _record_run(job: RecordJob, backend: MlflowBackend, finished: FinishedRun, clock: StageClock) -> Recorded:
     """Write what of the run is not written yet."""
     run, notes = finished.run, finished.notes
-    model = job.tracking.registered_model or str(run.config["name"])
+    model = run.registered_model
     tags = {"quantbench.run_id": run.run_id, "quantbench.device": run.machine.device_name}
     times = _times(run, [outcome.name for outcome in run.outcomes])
     versions: dict[str, str] = {}

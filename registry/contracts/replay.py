@@ -38,6 +38,9 @@ class ReplayedModel(Record):
     dtype: DType
 
 
+REPLAY_FILE = "replay.json"
+
+
 class ReplayRecord(Record):
     """`replay.json` of a replay's folder: written when it begins, and anew when it is complete."""
 

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -193,16 +193,24 @@ def test_what_mlflow_shows_already_is_adopted_and_not_moved_to_itself(registry: 
     assert registry.pointed() is None
 
 
-def test_what_a_crash_left_between_ledger_and_mlflow_is_put_right(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def mlflow_stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Between the ledger's row and MLflow's alias."""
+
     def gone(*_: object) -> None:
         raise NoAnswerError("it was stopped")
 
-    alias = registry.alias
-    registry("approve", "int8")
     with monkeypatch.context() as patch:
         patch.setattr("pipelines.execution.alias_moves.move_alias", gone)
+        yield
+
+
+def test_what_a_crash_left_between_ledger_and_mlflow_is_put_right(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alias = registry.alias
+    registry("approve", "int8")
+    with mlflow_stopped(monkeypatch):
         code, said = registry("promote", "int8", "--to", alias)
     assert code == 3
     assert "the next one shows in MLflow what the ledger holds" in " ".join(said.split())
@@ -217,13 +225,9 @@ def test_what_a_crash_left_between_ledger_and_mlflow_is_put_right(
 def test_a_move_by_others_between_ledger_and_mlflow_is_not_overwritten(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(*_: object) -> None:
-        raise NoAnswerError("it was stopped")
-
     alias = registry.alias
     registry("approve", "int8")
-    with monkeypatch.context() as patch:
-        patch.setattr("pipelines.execution.alias_moves.move_alias", gone)
+    with mlflow_stopped(monkeypatch):
         assert registry("promote", "int8", "--to", alias)[0] == 3
     theirs = registry.version("nf4")
     registry.lab.client.set_registered_model_alias(registry.lab.tracking.registered_model, alias, theirs)
