@@ -27,6 +27,7 @@ from registry.contracts.gateway import GatewayRecord
 from registry.contracts.job import FilesJob, StageJob
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.pair import Answer, Pair
+from registry.contracts.ramp import RampRecord
 from registry.contracts.replay import PromptsRecord, ReplayedModel, ReplayRecord
 from registry.contracts.reply import Reply, ToolCall
 from registry.contracts.serving import (
@@ -84,6 +85,7 @@ __all__ = [
     "PromptsRecord",
     "ProofScope",
     "QuantizedModule",
+    "RampRecord",
     "RateSearch",
     "ReplayRecord",
     "ReplayedModel",
