@@ -5,8 +5,8 @@ primary key is (model, stream, sequence): whoever moves says after which row, an
 refused by the database, whatever machines they are on. A row holds the digest of the row before it, so that a row which
 was edited, left out or put in later is found by `faults_of`.
 
-A stream is an alias, the approval of one artifact, the ramp of an alias, or the verdicts over one artifact: approving is
-a status of its own and moves nothing.
+A stream is an alias, the approval of one artifact, the ramp of an alias, or the verdicts over one artifact: approving
+is a status of its own and moves nothing.
 """
 
 import json

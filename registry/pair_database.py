@@ -3,9 +3,9 @@
 Each pair is a row; the rows of a process that is killed are there up to its last commit. Write-ahead logging lets a
 verdict read while the gateway writes (sqlite.org/wal.html).
 
-A pair belongs to a trial: one candidate beside one champion, at one step of a ramp. It has a place there, given when it is
-written and never given again, so that places are without a gap and in order whatever the clock says, and a trial of which
-pairs were deleted is known as one.
+A pair belongs to a trial: one candidate beside one champion, at one step of a ramp. It has a place there, given when it
+is written and never given again, so that places are without a gap and in order whatever the clock says, and a trial of
+which pairs were deleted is known as one.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from configs.errors import RequestError
 from registry.contracts import RampRecord, ShadowVerdict
 from registry.contracts.ramp import RampState
+from registry.contracts.shadow_verdict import Outcome
 from registry.ledger import RampKind
 
 RampAction = Literal["hold", "resume", "restart", "stop"]
@@ -67,21 +68,22 @@ def following_verdict(last: RampRecord, verdict: ShadowVerdict, judge: str) -> F
     """
     if not verdict.frozen or last.state not in ("running", "held"):
         return None
+    if verdict.outcome == "continue" or (verdict.outcome != "fail" and (last.state, last.judge) != ("running", judge)):
+        return None
     why = f"{last.step_text}: {verdict.reason}, over {verdict.pairs:,} pairs"
     judged = last.model_copy(update={"verdict": verdict})
-    if verdict.outcome == "fail":
-        return Following("fail", judged.model_copy(update={"state": "failed"}), why)
-    if last.state != "running" or last.judge != judge:
-        return None
-    if verdict.outcome == "inconclusive":
-        return Following("pause", judged.model_copy(update={"state": "paused"}), why)
-    if verdict.outcome == "pass" and last.step + 1 == len(last.steps):
-        return Following("pass", judged.model_copy(update={"state": "passed"}), why)
-    if verdict.outcome == "pass":
+    if verdict.outcome == "pass" and last.step + 1 < len(last.steps):
         further = judged.model_copy(update={"step": last.step + 1, "trial": secrets.token_hex(16)})
         return Following("advance", further, f"{why}; on to {further.step_text}")
-    return None
+    kind, state = _ENDS[verdict.outcome]
+    return Following(kind, judged.model_copy(update={"state": state}), why)
 
+
+_ENDS: dict[Outcome, tuple[RampKind, RampState]] = {
+    "pass": ("pass", "passed"),
+    "fail": ("fail", "failed"),
+    "inconclusive": ("pause", "paused"),
+}
 
 _ASKED: dict[RampAction, dict[RampState, RampState]] = {
     "hold": {"running": "held"},

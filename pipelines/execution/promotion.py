@@ -1,7 +1,5 @@
 """What may be promoted, and by whose word: approval, policy, override; each step is a row of the ledger."""
 
-import json
-import subprocess
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -9,6 +7,7 @@ from typing import NamedTuple
 from configs.errors import QuantbenchError, RequestError, StageError
 from pipelines.decision.limits import held_against
 from pipelines.execution.alias_moves import AliasMoves
+from pipelines.execution.notices import notify
 from pipelines.execution.workspace import Workspace
 from pipelines.recipe.policy import Policy
 from pipelines.recipe.registry_config import RegistryConfig, Role
@@ -104,7 +103,7 @@ class ModelRegistry:
         entry = self._entry(stream, kind, why, of=subject).model_copy(update={"who": who})
         written = self._aliases.append(entry, self.ledger.last(self.model, stream))
         self._aliases.tag(subject.version, {_APPROVAL_TAG: f"{_SAID[kind]} by {who}"})
-        self._notify(written)
+        notify(self.config, written, self._warn)
         return written
 
     def promote(self, subject: Subject, role: Role, why: str, override: str | None) -> Entry:
@@ -134,7 +133,7 @@ class ModelRegistry:
         moved = self._aliases.move(entry.model_copy(update={"version_from": there, "override": override}), last, alias)
         # What an override stands for is over once the version is moved by the rules.
         self._aliases.tag(subject.version, {_OVERRIDE_TAG: f"{alias}: {override}" if override else ""})
-        self._notify(moved)
+        notify(self.config, moved, self._warn)
         return moved
 
     def _with_signature(self, subject: Subject) -> Subject:
@@ -217,7 +216,7 @@ class ModelRegistry:
             }
         )
         moved = self._aliases.move(entry, last, alias)
-        self._notify(moved)
+        notify(self.config, moved, self._warn)
         return moved
 
     def adopt(self, role: Role) -> Entry:
@@ -234,7 +233,7 @@ class ModelRegistry:
             update={"version_from": last.version_to if last else None, "version_to": there}
         )
         adopted = self._aliases.adopt(entry, last)
-        self._notify(adopted)
+        notify(self.config, adopted, self._warn)
         return adopted
 
     def _moves(self, alias: str) -> Sequence[Entry]:
@@ -257,24 +256,6 @@ class ModelRegistry:
         )
         told = {"version_to": of.version, "name": of.name, "artifact": of.digest, "verdict": verdict}
         return entry.model_copy(update=told)
-
-    def _notify(self, entry: Entry) -> None:
-        """Tell the recipe's command of a row; that it could not be told is no reason to take the row back."""
-        command: Sequence[str] = self.config.notify
-        if not command:
-            return
-        try:
-            subprocess.run(
-                list(command),
-                input=json.dumps(entry.model_dump(mode="json")),
-                text=True,
-                check=True,
-                capture_output=True,
-                timeout=60 * self.config.notify_minutes,
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            said = getattr(error, "stderr", None) or str(error)
-            self._warn(f"`registry.notify`: {command[0]} was not told: {str(said).strip()[-300:]}")
 
 
 def overrides_of(run: RunRecord, workspace: Workspace) -> dict[str, list[str]]:

@@ -28,7 +28,8 @@ class Ramp:
     """
 
     def __init__(self, ledger: Ledger, model: str, shadow: str, champion: str) -> None:
-        self._ledger, self.model, self._champion = ledger, model, champion
+        self._ledger, self.model = ledger, model
+        self._shadow, self._champion = shadow, champion
         self.stream = f"ramp:{shadow}"
 
     def last(self) -> RampRow | None:
@@ -49,17 +50,17 @@ class Ramp:
         was_champion = any(one.sequence > since and one.artifact == shadow.artifact for one in moves)
         return Compared(champion.artifact, champion.row, shadow.artifact, shadow.row, was_champion)
 
-    def write(self, following: Following, after: RampRow | None, who: str, *, version: str, name: str | None) -> RampRow:
+    def write(self, following: Following, after: RampRow | None, who: str, why: str = "") -> RampRow:
         """Write what follows.
 
         Args:
-            version: Of the candidate.
-            name: What its run calls it.
+            why: Beside what is the reason anyway.
 
         Raises:
             MovedMeanwhileError: Somebody else wrote; nothing was written here.
             StageError: The ledger does not answer.
         """
+        tried = self._ledger.entries(self.model, f"alias:{self._shadow}")[following.record.candidate_row - 1]
         kept = self._ledger.keep_verdict(json.loads(following.record.model_dump_json()))
         entry = Entry(
             model=self.model,
@@ -68,9 +69,9 @@ class Ramp:
             kind=following.kind,
             at=datetime.now(UTC),
             who=who,
-            why=following.why,
-            version_to=version,
-            name=name,
+            why="; ".join(text for text in (following.why, why) if text),
+            version_to=tried.version_to,
+            name=tried.name,
             artifact=following.record.candidate,
             verdict=kept,
         )

@@ -27,9 +27,9 @@ from serving_checks.engines.base import ServerRequest
 from serving_checks.gateway.upstream import Upstream
 from serving_checks.server import serve
 
-
 _LEAST_REST_SECONDS, _MOST_REST_SECONDS = 10.0, 300.0
 """Before a server that did not start is tried again: twice as long each time."""
+_LOOK_SECONDS = 0.05
 
 
 class Target(NamedTuple):
@@ -40,6 +40,8 @@ class Target(NamedTuple):
     """Digest."""
     row: int
     """Of the ledger, that put it there: who comes back to where it was is there by another row."""
+    name: str | None
+    """What the run called it; None where an alias was moved in MLflow."""
 
 
 class Aliases:
@@ -59,7 +61,7 @@ class Aliases:
         entry: Entry | None = self._ledger.last(self._model, f"alias:{self._config.aliases.of(role)}")
         if entry is None or entry.version_to is None or entry.artifact is None:
             return None
-        return Target(entry.version_to, entry.artifact, entry.sequence)
+        return Target(entry.version_to, entry.artifact, entry.sequence, entry.name)
 
 
 @dataclass
@@ -131,7 +133,7 @@ class Servers:
                 (started,) = await asyncio.gather(known.starting, return_exceptions=True)
                 known.running = started if isinstance(started, _Running) else known.running
             if known.running is not None:
-                await self._stop(known)
+                await self._stop(known, known.running)
             async with known.turn:
                 pass  # until one that was being stopped is gone
 
@@ -148,7 +150,7 @@ class Servers:
                 known.running.leaving = None
             return known.running.upstream
         if known.starting is not None and known.starting.done():
-            return self._started(target, known)
+            return self._started(target, known, known.starting)
         if known.starting is None:
             if known.refused is not None and time.monotonic() < known.refused.until:
                 raise known.refused.error
@@ -156,11 +158,10 @@ class Servers:
             known.starting = asyncio.create_task(self._start(target, known.turn))
         return None
 
-    def _started(self, target: Target, known: _Known) -> Upstream:
-        assert known.starting is not None
-        task, known.starting = known.starting, None
+    def _started(self, target: Target, known: _Known, ended: asyncio.Task[_Running]) -> Upstream:
+        known.starting = None
         try:
-            known.running = task.result()
+            known.running = ended.result()
         except QuantbenchError as error:
             before = known.refused.rest_seconds if known.refused else 0.0
             rest = min(max(_LEAST_REST_SECONDS, 2 * before), _MOST_REST_SECONDS)
@@ -177,9 +178,7 @@ class Servers:
             QuantbenchError: The artifact is damaged, or cannot be served here.
         """
         while (upstream := self.ready(target)) is None:
-            starting = self._known[target.artifact].starting
-            assert starting is not None
-            await asyncio.wait([starting])
+            await asyncio.sleep(_LOOK_SECONDS)
         return upstream
 
     def forgive(self) -> None:
@@ -197,7 +196,7 @@ class Servers:
                 task, known.starting = known.starting, None
                 known.running = None if task.cancelled() or task.exception() else task.result()
             if known.running is not None and known.running.leaving is None:
-                known.running.leaving = asyncio.create_task(self._leave(known))
+                known.running.leaving = asyncio.create_task(self._leave(known, known.running))
 
     async def _start(self, target: Target, turn: asyncio.Lock) -> _Running:
         async with turn:
@@ -225,16 +224,14 @@ class Servers:
         log = self._log_dir / f"version-{target.version}.log"
         return server.enter_context(serve(request, log, patience=config.deadlines.of_server)).endpoint
 
-    async def _leave(self, known: _Known) -> None:
+    async def _leave(self, known: _Known, running: _Running) -> None:
         """Until it has answered all, it can be called back."""
-        assert known.running is not None
-        await known.running.upstream.drained()
-        self._tell(f"stopping version {known.running.upstream.version}")
-        await self._stop(known)
+        await running.upstream.drained()
+        self._tell(f"stopping version {running.upstream.version}")
+        await self._stop(known, running)
 
-    async def _stop(self, known: _Known) -> None:
-        assert known.running is not None
-        running, known.running = known.running, None
+    async def _stop(self, known: _Known, running: _Running) -> None:
+        known.running = None
         async with known.turn:
             await running.client.aclose()
             try:

@@ -25,6 +25,7 @@ from registry.contracts.evaluation import (
 )
 from registry.contracts.gateway import GatewayRecord
 from registry.contracts.job import FilesJob, StageJob
+from registry.contracts.live_verdict import JudgeSaid, LiveVerdict
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.pair import Answer, Pair
 from registry.contracts.ramp import RampRecord
@@ -70,7 +71,9 @@ __all__ = [
     "Heterogeneity",
     "InspectionCheck",
     "InspectionRecord",
+    "JudgeSaid",
     "LengthTrend",
+    "LiveVerdict",
     "LoadPoint",
     "MeasurementRecord",
     "MemoryRecord",

@@ -94,7 +94,9 @@ class Lab:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[aiohttp.ClientSession]:
         opened = open_gateway(self.config_file, [], self.workspace)
-        serving = _Serving(opened, self.workspace, self.workspace.replay_dir("live"), self.told.append)
+        directory = self.workspace.replay_dir("live")
+        begun = _begun(opened.config, directory)
+        serving = _Serving(opened, self.workspace, directory, begun, self.told.append)
         task = asyncio.create_task(serving.run())
         try:
             async with asyncio.timeout(60), aiohttp.ClientSession() as session:
