@@ -16,7 +16,7 @@ from pipelines.cli import main
 from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE
 from pipelines.stage_programs.live_pairs import LivePairs
 from registry.contracts import GatewayRecord, Pair
-from registry.pair_database import PairDatabase, read_pair_database
+from registry.pair_database import PairDatabase, Trial, read_pair_database
 from registry.sealed import write_sealed
 from serving_checks.gateway.config import MirrorConfig, PatienceConfig
 from serving_checks.gateway.mirror import Mirror
@@ -138,6 +138,6 @@ def test_a_verdict_over_live_pairs(tmp_path: Path, capsys: pytest.CaptureFixture
     for pairs, code, said in ((3, 4, "continue"), (300, 0, "pass")):
         with PairDatabase(tmp_path / PAIRS_FILE) as database:
             for number in range(pairs):
-                database.offer(a_pair(number, datetime.now(UTC)))
+                database.offer(a_pair(number, datetime.now(UTC)), Trial("one", "sha256:a", "sha256:b"))
         assert main(["shadow", "verdict", str(tmp_path)]) == code
         assert f"verdict: {said}" in capsys.readouterr().out
