@@ -152,6 +152,9 @@ class _Serving:
         self._wanted: tuple[Target, Target | None] = (opened.champion, None)
         """What the aliases point at."""
         self._not_followed: set[str] = set()
+        """Why, as it was told since the aliases moved or the ledger came back."""
+        self._away = False
+        """The ledger did not answer."""
         self._standing_before, self._arms = NOBODY, Arms(None, None)
 
     async def run(self) -> None:
@@ -174,6 +177,7 @@ class _Serving:
                     await self._follow(servers, gateway, observer, trial)
                 except QuantbenchError as error:
                     # Clients go on with the champion that there is.
+                    self._away = True
                     self._tell_once(error)
                 await asyncio.sleep(config.follow_seconds)
 
@@ -216,8 +220,8 @@ class _Serving:
         # Without a champion clients keep the one that they had.
         wanted = await asyncio.to_thread(aliases.target, "champion") or self._wanted[0]
         shadow = await asyncio.to_thread(aliases.target, "shadow")
-        if (wanted, shadow) != self._wanted:
-            self._wanted = wanted, shadow
+        if (wanted, shadow) != self._wanted or self._away:
+            self._wanted, self._away = (wanted, shadow), False
             self._not_followed.clear()
             servers.forgive()
         answering = self._ready(servers, wanted)

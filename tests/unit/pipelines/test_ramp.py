@@ -122,7 +122,11 @@ def test_what_somebody_may_ask_for() -> None:
 def test_what_was_asked_for_is_begun_by_a_gateway_and_its_steps() -> None:
     own = [0.1, 1.0]
     first = following_aliases(record(state="wanted", step=0, trial="", judge=""), NOW, own, "other")
-    assert first is not None and (first.record.steps, first.record.judge, first.record.state) == (own, "other", "running")
+    assert first is not None and (first.record.steps, first.record.judge, first.record.state) == (
+        own,
+        "other",
+        "running",
+    )
     amid = following_aliases(record(state="wanted", step=2, trial="", judge=""), NOW, own, "other")
     assert amid is not None and (amid.record.steps, amid.record.step, amid.record.judge) == (STEPS, 2, "other")
     assert amid.record.trial
@@ -149,7 +153,7 @@ def test_steps_that_are_none(split: dict[str, Any], said: str) -> None:
 
 def test_a_ramp_that_could_never_pass_is_refused() -> None:
     ramp = {"ramp": STEPS}
-    with pytest.raises(ValidationError, match="say by `verdict.metrics` what is to hold"):
+    with pytest.raises(ValidationError, match=r"say by `verdict.metrics` what is to hold"):
         gateway(split=ramp)
     with pytest.raises(ValidationError, match="live traffic has no values of score, logprob"):
         gateway(split=ramp, verdict={"metrics": {"score": 0.1, "same": 0.5, "logprob": 0.1}})
