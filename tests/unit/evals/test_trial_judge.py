@@ -1,4 +1,4 @@
-"""A trial that goes on: looks read what is new, places have no gap whatever the clock says, deletions change nothing."""
+"""A trial that goes on: looks read what is new, places have no gap whatever the clock says, deletions alter nothing."""
 
 import sqlite3
 from datetime import UTC, datetime, timedelta
