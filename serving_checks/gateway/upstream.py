@@ -79,8 +79,8 @@ class Upstream:
             connector=_Connector(limit=0, keepalive_timeout=_KEPT_SECONDS),
             # What a server has told one client to keep is not sent for another.
             cookie_jar=aiohttp.DummyCookieJar(),
-            # Silence is timed here: aiohttp's own limit is not kept while a head comes in drops, nor after bytes that are
-            # no HTTP amid an answer.
+            # Silence is timed below: aiohttp's own limit is not kept while a head comes in drops, nor after bytes that
+            # are no HTTP amid an answer.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._patience.connect_seconds),
             auto_decompress=False,
             trust_env=False,
