@@ -128,6 +128,8 @@ class _Serving:
         self._opened, self._workspace, self._directory, self._tell = opened, workspace, directory, tell
         self._now: tuple[Target, Target | None] = (opened.champion, None)
         """Champion and shadow."""
+        self._settled = False
+        """Whether these are what clients are answered by."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -146,9 +148,9 @@ class _Serving:
             while True:
                 try:
                     await self._follow(servers, gateway, observer)
-                except QuantbenchError as error:
+                except (QuantbenchError, OSError) as error:
                     # Clients go on with the champion that there is.
-                    self._tell(f"not followed: {error.what.splitlines()[0]}")
+                    self._tell(f"not followed: {(str(error) or type(error).__name__).splitlines()[0]}")
                 await asyncio.sleep(config.follow_seconds)
 
     def _observer(self) -> Observer:
@@ -168,7 +170,9 @@ class _Serving:
         # Without a champion clients keep the one that they had.
         champion = await asyncio.to_thread(aliases.target, "champion") or self._now[0]
         shadow = await asyncio.to_thread(aliases.target, "shadow")
-        if (champion, shadow) == self._now:
+        if await servers.put_away_ended():
+            self._settled = False
+        if self._settled and (champion, shadow) == self._now:
             return
         answering = await servers.of(champion)
         tried = await servers.of(shadow) if shadow and shadow.artifact != champion.artifact else None
@@ -177,7 +181,7 @@ class _Serving:
         if gateway.champion is not answering:
             await gateway.swap(answering)
             self._tell(f"version {champion.version} answers clients")
-        self._now = (champion, shadow)
+        self._now, self._settled = (champion, shadow), True
         await servers.only({champion.artifact, *([shadow.artifact] if shadow else [])})
 
 

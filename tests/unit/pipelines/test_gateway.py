@@ -45,6 +45,8 @@ class Lab:
         self.told: list[str] = []
         self.up: list[str] = []
         """Versions whose servers run."""
+        self.ended: set[str] = set()
+        """Versions whose servers ended by themselves."""
         self.refused = ""
         """The version that cannot be served."""
         self.config_file = folder / "gateway.yaml"
@@ -72,7 +74,7 @@ class Lab:
             served = Endpoint(
                 base_url=endpoint.base_url, served_model_name=f"v{version}", model_path="", max_model_len=512
             )
-            yield SimpleNamespace(endpoint=served)
+            yield SimpleNamespace(endpoint=served, watch=SimpleNamespace(over=lambda _: version in self.ended))
             self.up.remove(version)
 
     def move(self, alias: str, version: str | None) -> None:
@@ -185,6 +187,24 @@ def test_clients_go_on_while_champions_come_and_go(one: Lab) -> None:
             await asyncio.gather(*clients)
         assert {status for status, _ in answers} == {200}
         assert {text for _, text in answers} == {"from 1", "from 2", "from 3"}
+
+    asyncio.run(run())
+
+
+def test_a_server_that_ended_is_started_anew(one: Lab) -> None:
+    async def run() -> None:
+        one.move("champion", "1")
+        one.move("shadow", "2")
+        async with one.running() as session:
+            await one.until(lambda: one.up == ["1", "2"])
+            for version in ("1", "2"):
+                one.told.clear()
+                one.ended.add(version)
+                await one.until(lambda version=version: f"starting version {version}" in one.told)
+                one.ended.clear()
+                await one.until(lambda version=version: f"version {version} is served" in one.told)
+                assert await one.ask(session) == (200, "from 1")
+        assert one.up == []
 
     asyncio.run(run())
 
