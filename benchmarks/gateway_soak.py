@@ -4,8 +4,8 @@
 
 `gateway_of_fakes.py` is asked: the gateway's own process, its observer, and a process for each version. A tenth of the
 requests is streamed, a tenth hung up by the client. The shadow is killed twice, the champion is swapped three times and
-its server killed once, each while requests are under way. Each prompt is a word of its own that its answer has to repeat,
-piece by piece where it is streamed, and so has the pair that is kept of it. Ends with 1 where anything is off.
+its server killed once, each while requests are under way. Each prompt is a word of its own that its answer has to
+repeat, piece by piece where it is streamed, and so has the pair that is kept of it. Ends with 1 where anything is off.
 """
 
 import argparse
