@@ -3,9 +3,10 @@
     .venv/bin/python -P benchmarks/gateway_soak.py [--requests 100000] [--concurrency 16] [--folder FOLDER]
 
 `gateway_of_fakes.py` is asked: the gateway's own process, its observer, and a process for each version. A tenth of the
-requests is streamed, a tenth hung up by the client. The shadow is killed twice, the champion is swapped three times and
-its server killed once, each while requests are under way. Each prompt is a word of its own that its answer has to
-repeat, piece by piece where it is streamed, and so has the pair that is kept of it. Ends with 1 where anything is off.
+requests is streamed, a tenth hung up by the client. The shadow is killed twice and the champion swapped three times while
+requests are under way; with `--champion-dies` its server is killed too, of which clients may be told. Each prompt is a
+word of its own that its answer has to repeat, piece by piece where it is streamed, and so has the pair that is kept of
+it. Ends with 1 where anything is off.
 """
 
 import argparse
@@ -35,13 +36,13 @@ WORDS = 8
 _STARTING_SECONDS, _SETTLING_SECONDS = 60.0, 30.0
 _GROWTH_MIB = 8.0
 """Of a process between the run's second quarter and its last: less is what allocators do."""
+_CHAMPION_DIES = (0.85, "champion dies")
 _EVENTS = (
     (0.15, "shadow dies"),
     (0.3, "champion=3"),
     (0.45, "champion=1"),
     (0.55, "shadow dies"),
     (0.7, "champion=3"),
-    (0.85, "champion dies"),
 )
 """At which share of the requests what happens."""
 
@@ -52,10 +53,12 @@ class Soak:
     Args:
         folder: Of the gateway.
         requests: How many.
+        champion_dies: Kill its server too.
     """
 
-    def __init__(self, folder: Path, requests: int) -> None:
+    def __init__(self, folder: Path, requests: int, *, champion_dies: bool) -> None:
         self.folder, self.requests = folder, requests
+        self.events = (*_EVENTS, *([_CHAMPION_DIES] if champion_dies else []))
         self.port = free_port(None)
         self.url = f"http://127.0.0.1:{self.port}"
         self.out = folder / "gateway.out"
@@ -155,8 +158,8 @@ class Soak:
             self.faults.append(f"{word}: {answer.status} {said}")
 
     async def _happen(self) -> None:
-        ends = [share for share, _ in _EVENTS[1:]] + [0.97]
-        for (share, event), end in zip(_EVENTS, ends, strict=True):
+        ends = [share for share, _ in self.events[1:]] + [0.97]
+        for (share, event), end in zip(self.events, ends, strict=True):
             self.happening = 0
             while self.sent < share * self.requests:
                 await asyncio.sleep(0.05)
@@ -288,12 +291,13 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--folder", type=Path, help="keeps the gateway's files (a temporary one)")
+    parser.add_argument("--champion-dies", action="store_true", help="kill the champion's server as well")
     options = parser.parse_args()
-    if options.folder:
-        options.folder.mkdir(parents=True, exist_ok=True)
-        return 0 if asyncio.run(Soak(options.folder, options.requests).run(options.concurrency)) else 1
-    with tempfile.TemporaryDirectory() as folder:
-        return 0 if asyncio.run(Soak(Path(folder), options.requests).run(options.concurrency)) else 1
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        soak = Soak(folder, options.requests, champion_dies=options.champion_dies)
+        return 0 if asyncio.run(soak.run(options.concurrency)) else 1
 
 
 if __name__ == "__main__":

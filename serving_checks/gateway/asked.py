@@ -57,7 +57,7 @@ def check_key(request: web.BaseRequest, hashes: Collection[str]) -> None:
     if not hashes:
         return
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    mine = "sha256:" + hashlib.sha256(key.strip().encode()).hexdigest()
+    mine = "sha256:" + hashlib.sha256(key.strip().encode(errors="surrogateescape")).hexdigest()
     # All are compared, each in constant time.
     known = [hmac.compare_digest(mine, one) for one in hashes]
     if scheme.casefold() != "bearer" or not any(known):

@@ -120,7 +120,8 @@ class _Connection(RequestHandler):
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Where an exception was raised, and not its words, nor aiohttp's: they may hold some of the request."""
         error = kw.get("exc_info")
-        if isinstance(error, BaseException):
+        # What a client's body is wrong in it is told itself.
+        if isinstance(error, BaseException) and not isinstance(error, web.RequestPayloadError):
             _log.error("%s in\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
 
 
