@@ -3,7 +3,7 @@
     .venv/bin/python -P benchmarks/gateway_soak.py [--requests 100000] [--concurrency 16] [--folder FOLDER]
 
 `gateway_of_fakes.py` is asked: the gateway's own process, its observer, and a process for each version. A tenth of the
-requests is streamed, a tenth hung up by the client. The shadow is killed twice and the champion swapped three times while
+requests is streamed, a tenth hung up by the client. The shadow is killed twice and the champion swapped thrice while
 requests are under way; with `--champion-dies` its server is killed too, of which clients may be told. Each prompt is a
 word of its own that its answer has to repeat, piece by piece where it is streamed, and so has the pair that is kept of
 it. Ends with 1 where anything is off.
