@@ -175,7 +175,7 @@ class _Serving:
             while True:
                 try:
                     await self._follow(servers, gateway, observer, trial)
-                except QuantbenchError as error:
+                except (QuantbenchError, OSError) as error:
                     # Clients go on with the champion that there is.
                     self._away = True
                     self._tell_once(error)
@@ -192,8 +192,8 @@ class _Serving:
             self._tell(f"to make it the champion: {promote_command(entry.name)}")
         notify(self._opened.registry, entry, self._tell)
 
-    def _tell_once(self, error: QuantbenchError) -> None:
-        what = error.what.splitlines()[0]
+    def _tell_once(self, error: QuantbenchError | OSError) -> None:
+        what = (str(error) or type(error).__name__).splitlines()[0]
         if what not in self._not_followed:
             self._tell(f"not followed: {what}")
         self._not_followed.add(what)

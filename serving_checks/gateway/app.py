@@ -9,12 +9,14 @@ from aiohttp import web
 
 from serving_checks.gateway.asked import CHAT, COMPLETIONS, Asked, check_key, read_asked, request_id_of
 from serving_checks.gateway.config import ListenConfig
+from serving_checks.gateway.connections import Connections, allow_open_files
 from serving_checks.gateway.metrics import Metrics
 from serving_checks.gateway.observed import Observed
 from serving_checks.gateway.refusals import Refusal
 from serving_checks.gateway.split import SplitConfig, drawn, routing_key
 from serving_checks.gateway.upstream import Answered, Upstream
 
+_READING = ("GET", "HEAD")
 _HUNG_UP = 499
 """As nginx counts a client that did not wait for the answer."""
 _ENDING_SECONDS = 30.0
@@ -56,14 +58,14 @@ class Gateway:
         """Answer one request."""
         request_id = request_id_of(request)
         try:
-            if request.method == "GET" and request.path == "/health":
+            if request.method in _READING and request.path == "/health":
                 return web.Response(headers={"x-request-id": request_id})
             check_key(request, self._config.api_keys)
             if request.path in (COMPLETIONS, CHAT):
                 return await self._complete(request, request_id)
-            if request.method == "GET" and request.path in ("/v1/models", f"/v1/models/{self._model}"):
+            if request.method in _READING and request.path in ("/v1/models", f"/v1/models/{self._model}"):
                 return self._models(request, request_id)
-            if request.method == "GET" and request.path == "/metrics":
+            if request.method in _READING and request.path == "/metrics":
                 return web.Response(text=self.metrics.page(), headers={"x-request-id": request_id})
             if request.method == "GET" and request.path == "/verdict":
                 headers = {"x-request-id": request_id}
@@ -105,7 +107,7 @@ class Gateway:
         except Refusal as refusal:
             self.metrics.refused(upstream.version, refusal.status)
             raise
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionError):
             self.metrics.refused(upstream.version, _HUNG_UP)
             raise
         if answered is None:
@@ -129,10 +131,13 @@ def _no_answer(status: int, sent_at: float) -> Answered:
 
 @asynccontextmanager
 async def listening(gateway: Gateway, config: ListenConfig) -> AsyncIterator[None]:
-    """The gateway answers for the length of the block; what is under way at its end is answered."""
-    # A client that hangs up ends what is done for it, so that its server computes no answer that nobody reads.
-    server = web.Server(gateway.handle, handler_cancellation=True, access_log=None)
-    runner = web.ServerRunner(server, shutdown_timeout=_ENDING_SECONDS)
+    """The gateway answers for the length of the block; what is under way at its end is answered.
+
+    Raises:
+        RequestError: This process may not open as many files.
+    """
+    allow_open_files(config.connections)
+    runner = web.ServerRunner(Connections(gateway.handle, config), shutdown_timeout=_ENDING_SECONDS)
     await runner.setup()
     try:
         await web.TCPSite(runner, config.host, config.port, backlog=1024).start()
