@@ -1,0 +1,129 @@
+"""What is counted of each answer, whoever asked for it: the same families in the gateway's process, for clients, and in
+the observer's, for the copies that nobody waits for. Names are OpenTelemetry's for generative models where it has one
+(semantic-conventions-genai, gen-ai-metrics.md), with dots written as underscores as Prometheus wants them and the unit
+behind; the others begin with `quantbench_gateway_`.
+
+Every label has few values. Arms, traffic and operations are two each; a model is what the config calls it, since others
+are refused; statuses are told one by one where they are common; of versions the last ones are kept.
+"""
+
+from typing import Literal, NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+from serving_checks.gateway.asked import CHAT
+from serving_checks.gateway.observed import Arm
+
+Traffic = Literal["client", "mirror"]
+
+PROVIDER = "quantbench"
+"""Of gen_ai.provider.name, which is required."""
+MOST_VERSIONS = 16
+"""Series of versions before the last ones are dropped: each promotion brings one more."""
+LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "arm", "version", "traffic")
+
+_STATUSES = frozenset((200, 400, 401, 403, 404, 408, 409, 413, 422, 429, 499, 500, 501, 502, 503, 504))
+_DURATION_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+"""Buckets of gen_ai.server.request.duration; they and those below are the convention's."""
+_FIRST_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""Of gen_ai.server.time_to_first_token."""
+
+
+class Served(NamedTuple):
+    """Which server a request was for."""
+
+    arm: Arm
+    version: str
+    path: str
+    """Of the API that was asked."""
+
+
+class ServedMetrics:
+    """Of one kind of traffic.
+
+    Args:
+        model: What clients call the model.
+        traffic: Whose requests they are.
+        registry: Gets the families.
+    """
+
+    def __init__(self, model: str, traffic: Traffic, registry: CollectorRegistry) -> None:
+        self._model, self._traffic = model, traffic
+        self._requests = Counter(
+            "quantbench_gateway_requests",
+            "Requests that a server was asked, by HTTP status; 499 is a client that hung up, 502 and 504 no answer.",
+            (*LABELS, "status"),
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "gen_ai_server_request_duration_seconds",
+            "From a request to the end of its answer.",
+            LABELS,
+            registry=registry,
+            buckets=_DURATION_SECONDS,
+        )
+        self._first = Histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From a request to the first piece of a streamed answer.",
+            LABELS,
+            registry=registry,
+            buckets=_FIRST_SECONDS,
+        )
+        self.versions = Versions(self._requests, self._duration, self._first)
+
+    def labels_of(self, served: Served) -> tuple[str, ...]:
+        """The values of `LABELS`."""
+        operation = "chat" if served.path == CHAT else "text_completion"
+        return (operation, PROVIDER, self._model, served.arm, served.version, self._traffic)
+
+    def failed(self, served: Served, status: int) -> None:
+        """A request to which there is no whole answer."""
+        labels = self.labels_of(served)
+        self.versions.seen(served.version)
+        self._requests.labels(*labels, _told(status)).inc()
+
+    def answered(self, served: Served, status: int, seconds: float, first_seconds: float | None) -> None:
+        """A request that was answered to its end.
+
+        Args:
+            first_seconds: To the first piece; None where it was not streamed.
+        """
+        labels = self.labels_of(served)
+        self.versions.seen(served.version)
+        self._requests.labels(*labels, _told(status)).inc()
+        self._duration.labels(*labels).observe(seconds)
+        if first_seconds is not None:
+            self._first.labels(*labels).observe(first_seconds)
+
+
+class Versions:
+    """Which versions have series, the last asked ones last.
+
+    Args:
+        families: Whose series of a version that is forgotten are dropped; each has a label `version`.
+    """
+
+    def __init__(self, *families: MetricWrapperBase) -> None:
+        self._families = families
+        self._known: dict[str, None] = {}
+        self._last = ""
+
+    def seen(self, version: str) -> None:
+        """A version is counted."""
+        if version == self._last:
+            return
+        self._last = version
+        self._known.pop(version, None)
+        self._known[version] = None
+        if len(self._known) > MOST_VERSIONS:
+            self._forget(next(iter(self._known)))
+
+    def _forget(self, version: str) -> None:
+        del self._known[version]
+        for family in self._families:
+            family.remove_by_labels({"version": version})
+
+
+def _told(status: int) -> str:
+    return str(status) if status in _STATUSES else f"{status // 100}xx"
