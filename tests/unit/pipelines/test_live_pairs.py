@@ -13,8 +13,8 @@ from aiohttp import web
 from configs.errors import StageError
 from evals.judging.verdict_config import VerdictConfig, verdict_digest
 from pipelines.cli import main
-from pipelines.execution.live_pairs import LivePairs
 from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE
+from pipelines.stage_programs.live_pairs import LivePairs
 from registry.contracts import GatewayRecord, Pair
 from registry.pair_database import PairDatabase, read_pair_database
 from registry.sealed import write_sealed

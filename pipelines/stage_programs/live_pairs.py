@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from pipelines.stage_programs.pair_making import Answered, pair_of
 from registry.contracts import Pair
-from serving_checks.gateway.mirror import Mirrored
+from serving_checks.gateway.observed import Observed
 from serving_checks.gateway.replies import SHADOW_HEADERS, pairs, prompt_of, reply_of
 from serving_checks.gateway.upstream import Upstream
 
@@ -23,22 +23,32 @@ class LivePairs:
         """Who are asked; None while there is none. Others may take their places at any time."""
         self._keep, self._keep_prompts = keep, keep_prompts
 
-    async def ask_other(self, mirrored: Mirrored) -> None:
+    async def ask_other(self, observed: Observed) -> None:
         """Ask the side that has not answered, and keep the pair.
 
         Raises:
             OSError, aiohttp.ClientError, ValueError: It did not answer, or the request is none that makes a pair.
         """
-        asked, by = mirrored.asked, mirrored.by
-        other = self.candidate if by == "champion" else self.champion
-        if other is None or not pairs(asked):
+        asked, of_champion = observed.asked, observed.by == "champion"
+        other = self.candidate if of_champion else self.champion
+        # Between the two an alias may have moved: a model is not compared with itself.
+        if other is None or other.version == observed.version or not pairs(asked):
             return
         prompt = prompt_of(asked)
-        answered = await reply_of(asked, mirrored.answered)
+        answered = await reply_of(asked, observed.answered)
         copied = await reply_of(asked, await other.fetch(asked, SHADOW_HEADERS))
-        both = Answered(answered, copied) if by == "champion" else Answered(copied, answered)
+        both = Answered(answered, copied) if of_champion else Answered(copied, answered)
         made = pair_of(prompt, both, _unknown, keep_prompts=self._keep_prompts)
-        self._keep(made.model_copy(update={"source": "mirror" if by == "champion" else "split"}))
+        versions = (observed.version, other.version) if of_champion else (other.version, observed.version)
+        self._keep(
+            made.model_copy(
+                update={
+                    "source": "mirror" if of_champion else "split",
+                    "champion": made.champion.model_copy(update={"version": versions[0]}),
+                    "candidate": made.candidate.model_copy(update={"version": versions[1]}),
+                }
+            )
+        )
 
 
 def _unknown(*_: object) -> None:
