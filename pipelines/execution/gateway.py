@@ -14,6 +14,7 @@ from configs.errors import QuantbenchError, RequestError
 from configs.loading import load_yaml_model
 from evals.judging.verdict_config import verdict_digest
 from pipelines.execution.finished_runs import run_named
+from pipelines.execution.gateway_watching import watched
 from pipelines.execution.served_aliases import Aliases, Servers, Target
 from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE
 from pipelines.execution.workspace import Workspace
@@ -129,13 +130,15 @@ class _Serving:
             observer = await stack.enter_async_context(self._observer())
             observer.ask(Arms(_served(champion), None))
             gateway = Gateway(config.model, config.listen, champion, observer.offer, config.split)
-            gateway.metrics.watch(observer)
+            stack.enter_context(watched(gateway, observer, config, self._directory))
             await stack.enter_async_context(listening(gateway, config.listen))
             self._tell(f"http://{config.listen.host}:{config.listen.port} answers as {config.model}")
             while True:
                 try:
                     await self._follow(servers, gateway, observer)
+                    gateway.standing.followed()
                 except QuantbenchError as error:
+                    gateway.standing.not_followed(error.what.splitlines()[0])
                     # Clients go on with the champion that there is.
                     self._tell(f"not followed: {error.what.splitlines()[0]}")
                 await asyncio.sleep(config.follow_seconds)
@@ -148,6 +151,9 @@ class _Serving:
             keep_prompts=config.keep_prompts,
             mirror=config.mirror,
             patience=config.patience,
+            model=config.model,
+            price=config.price,
+            log=config.log,
         )
         return Observer(OBSERVER, job, self._directory / "observer.log", self._tell)
 
@@ -167,6 +173,7 @@ class _Serving:
             await gateway.swap(answering)
             self._tell(f"version {champion.version} answers clients")
         self._now = (champion, shadow)
+        gateway.standing.moved()
         await servers.only({champion.artifact, *([shadow.artifact] if shadow else [])})
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 
 from pipelines.stage_programs.pair_making import Answered, pair_of
-from registry.contracts import Pair
-from serving_checks.gateway.observed import Observed
+from registry.contracts import Pair, Reply
+from serving_checks.gateway.answer_reader import AnswerReader
+from serving_checks.gateway.asked import Asked
+from serving_checks.gateway.observed import Arm, Observed
 from serving_checks.gateway.replies import SHADOW_HEADERS, pairs, prompt_of, reply_of
 from serving_checks.gateway.upstream import Upstream
 
@@ -14,14 +16,15 @@ class LivePairs:
 
     Args:
         keep: Gets each pair.
+        reader: Counts answers of copies.
         keep_prompts: Keep words too, and not only hashes and lengths.
     """
 
-    def __init__(self, keep: Callable[[Pair], None], *, keep_prompts: bool) -> None:
+    def __init__(self, keep: Callable[[Pair], None], reader: AnswerReader, *, keep_prompts: bool) -> None:
         self.champion: Upstream | None = None
         self.candidate: Upstream | None = None
         """Who are asked; None while there is none. Others may take their places at any time."""
-        self._keep, self._keep_prompts = keep, keep_prompts
+        self._keep, self._reader, self._keep_prompts = keep, reader, keep_prompts
 
     async def ask_other(self, observed: Observed) -> None:
         """Ask the side that has not answered, and keep the pair.
@@ -35,20 +38,29 @@ class LivePairs:
         if other is None or other.version == observed.version or not pairs(asked):
             return
         prompt = prompt_of(asked)
-        answered = await reply_of(asked, observed.answered)
-        copied = await reply_of(asked, await other.fetch(asked, SHADOW_HEADERS))
+        answered = observed.reply or await reply_of(asked, observed.answered)
+        copied = await self._copied(other, "candidate" if of_champion else "champion", asked)
         both = Answered(answered, copied) if of_champion else Answered(copied, answered)
         made = pair_of(prompt, both, _unknown, keep_prompts=self._keep_prompts)
         versions = (observed.version, other.version) if of_champion else (other.version, observed.version)
-        self._keep(
-            made.model_copy(
-                update={
-                    "source": "mirror" if of_champion else "split",
-                    "champion": made.champion.model_copy(update={"version": versions[0]}),
-                    "candidate": made.candidate.model_copy(update={"version": versions[1]}),
-                }
-            )
+        pair = made.model_copy(
+            update={
+                "source": "mirror" if of_champion else "split",
+                "champion": made.champion.model_copy(update={"version": versions[0]}),
+                "candidate": made.candidate.model_copy(update={"version": versions[1]}),
+            }
         )
+        self._reader.compared(pair)
+        self._keep(pair)
+
+    async def _copied(self, other: Upstream, arm: Arm, asked: Asked) -> Reply:
+        try:
+            fetched = await other.fetch(asked, SHADOW_HEADERS)
+        except BaseException:
+            # One that took too long is cancelled.
+            self._reader.copy_failed(asked, arm, other.version)
+            raise
+        return await self._reader.copy_answered(asked, fetched, arm, other.version)
 
 
 def _unknown(*_: object) -> None:

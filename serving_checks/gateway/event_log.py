@@ -15,12 +15,10 @@ from types import TracebackType
 from typing import IO, Literal, Self
 
 import msgspec
-from pydantic import Field
 
-from configs.base import StrictModel
-from configs.quantities import Count, Mebibytes
 from registry.contracts.shadow_verdict import Outcome
 from registry.files import make_way
+from serving_checks.gateway.config import LogConfig
 from serving_checks.gateway.observed import Arm
 from serving_checks.gateway.served_metrics import Traffic
 
@@ -31,20 +29,7 @@ _GATHERED_SECONDS = 0.2
 _MOST_WAITING = 10_000
 
 
-class LogConfig(StrictModel):
-    """Where events are told."""
-
-    to: Literal["folder", "stderr"] = "folder"
-    """`folder`: files beside the pairs. `stderr`: the gateway's events there; requests are in the folder all the same."""
-    requests: bool = True
-    """A line for each answer, which the observer writes once it has read it."""
-    file_mib: Mebibytes = Field(default=16, gt=0)
-    """At which a file is put aside and a new one begun."""
-    kept: Count = Field(default=4, ge=1, le=1000)
-    """Files put aside, of each kind; older ones are removed."""
-
-
-class Answered(msgspec.Struct, tag_field="event", tag="answered", frozen=True, omit_defaults=True):
+class AnswerEvent(msgspec.Struct, tag_field="event", tag="answered", frozen=True, omit_defaults=True):
     """A model's answer was read. What is not known is left out."""
 
     at: datetime
@@ -61,7 +46,7 @@ class Answered(msgspec.Struct, tag_field="event", tag="answered", frozen=True, o
     output_tokens: int | None = None
 
 
-class Refused(msgspec.Struct, tag_field="event", tag="refused", frozen=True, omit_defaults=True):
+class RefusalEvent(msgspec.Struct, tag_field="event", tag="refused", frozen=True, omit_defaults=True):
     """A client was told an error, or did not wait (499)."""
 
     at: datetime
@@ -74,7 +59,7 @@ class Refused(msgspec.Struct, tag_field="event", tag="refused", frozen=True, omi
     version: str = ""
 
 
-class Moved(msgspec.Struct, tag_field="event", tag="moved", frozen=True, omit_defaults=True):
+class MoveEvent(msgspec.Struct, tag_field="event", tag="moved", frozen=True, omit_defaults=True):
     """Others answer from now on."""
 
     at: datetime
@@ -82,7 +67,7 @@ class Moved(msgspec.Struct, tag_field="event", tag="moved", frozen=True, omit_de
     candidate: str = ""
 
 
-class Stepped(msgspec.Struct, tag_field="event", tag="stepped", frozen=True):
+class StepEvent(msgspec.Struct, tag_field="event", tag="stepped", frozen=True):
     """The candidate answers another share."""
 
     at: datetime
@@ -91,7 +76,7 @@ class Stepped(msgspec.Struct, tag_field="event", tag="stepped", frozen=True):
     steps: int | None = None
 
 
-class Judged(msgspec.Struct, tag_field="event", tag="judged", frozen=True):
+class VerdictEvent(msgspec.Struct, tag_field="event", tag="judged", frozen=True):
     """The verdict is another one than before."""
 
     at: datetime
@@ -99,7 +84,7 @@ class Judged(msgspec.Struct, tag_field="event", tag="judged", frozen=True):
     pairs: int
 
 
-class Fault(msgspec.Struct, tag_field="event", tag="fault", frozen=True):
+class FaultEvent(msgspec.Struct, tag_field="event", tag="fault", frozen=True):
     """Something of ours went wrong; clients go on."""
 
     at: datetime
@@ -107,7 +92,7 @@ class Fault(msgspec.Struct, tag_field="event", tag="fault", frozen=True):
     """The first line of our own error."""
 
 
-Event = Answered | Refused | Moved | Stepped | Judged | Fault
+Event = AnswerEvent | RefusalEvent | MoveEvent | StepEvent | VerdictEvent | FaultEvent
 
 
 class EventLog:

@@ -15,10 +15,12 @@ import msgspec
 from configs.base import StrictModel
 from configs.quantities import Count
 from configs.reading.json_text import parse_json
+from registry.contracts.reply import Reply
 from registry.contracts.serving import Endpoint
 from serving_checks.gateway.asked import Asked
-from serving_checks.gateway.config import MirrorConfig, PatienceConfig
+from serving_checks.gateway.config import LogConfig, MirrorConfig, PatienceConfig
 from serving_checks.gateway.upstream import Answered
+from serving_checks.readings.cost import DevicePrice
 
 Arm = Literal["champion", "candidate"]
 
@@ -35,6 +37,8 @@ class Observed(NamedTuple):
     by: Arm
     version: str
     """Of the registered model, that answered."""
+    reply: Reply | None = None
+    """The answer, once the observer has read it."""
 
     @property
     def size_bytes(self) -> int:
@@ -51,6 +55,11 @@ class ObserverJob(StrictModel):
     keep_prompts: bool
     mirror: MirrorConfig
     patience: PatienceConfig
+    model: str
+    """What clients call it."""
+    price: DevicePrice | None = None
+    log: LogConfig = LogConfig()
+    """Answers are told beside the pairs."""
 
 
 class Begin(msgspec.Struct, tag=True, frozen=True, array_like=True):
@@ -121,6 +130,8 @@ class Counts(msgspec.Struct, tag=True, frozen=True, array_like=True):
     """Pairs that found no room or no disk."""
     page: str = ""
     """Of /metrics, what the observer adds; empty where it is as it was."""
+    answers: str = ""
+    """What it read in the answers, an ObserverRead as JSON; empty likewise."""
 
 
 Message = Begin | Arms | Seen | End | Counts

@@ -81,7 +81,7 @@ class ServedMetrics:
         """A request to which there is no whole answer."""
         labels = self.labels_of(served)
         self.versions.seen(served.version)
-        self._requests.labels(*labels, _told(status)).inc()
+        self._requests.labels(*labels, told_status(status)).inc()
 
     def answered(self, served: Served, status: int, seconds: float, first_seconds: float | None) -> None:
         """A request that was answered to its end.
@@ -91,7 +91,7 @@ class ServedMetrics:
         """
         labels = self.labels_of(served)
         self.versions.seen(served.version)
-        self._requests.labels(*labels, _told(status)).inc()
+        self._requests.labels(*labels, told_status(status)).inc()
         self._duration.labels(*labels).observe(seconds)
         if first_seconds is not None:
             self._first.labels(*labels).observe(first_seconds)
@@ -125,5 +125,6 @@ class Versions:
             family.remove_by_labels({"version": version})
 
 
-def _told(status: int) -> str:
+def told_status(status: int) -> str:
+    """A status as a label: of the rare ones only their kind."""
     return str(status) if status in _STATUSES else f"{status // 100}xx"

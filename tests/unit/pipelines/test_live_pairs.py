@@ -18,8 +18,10 @@ from pipelines.stage_programs.live_pairs import LivePairs
 from registry.contracts import GatewayRecord, Pair
 from registry.pair_database import PairDatabase, read_pair_database
 from registry.sealed import write_sealed
+from serving_checks.gateway.answer_reader import AnswerReader
 from serving_checks.gateway.config import MirrorConfig, PatienceConfig
 from serving_checks.gateway.mirror import Mirror
+from serving_checks.gateway.tally import Tally
 from serving_checks.gateway.upstream import Upstream
 from tests.unit.serving_checks.test_gateway import ASKED, Behind, lab
 
@@ -44,7 +46,7 @@ def recorded(
 
     async def run() -> None:
         with PairDatabase(path) as database:
-            pairs = LivePairs(database.offer, keep_prompts=keep_prompts)
+            pairs = LivePairs(database.offer, AnswerReader(Tally("demo", None)), keep_prompts=keep_prompts)
             async with (
                 Mirror(MirrorConfig(), pairs.ask_other) as mirror,
                 lab(Behind(says("three four")), mirror) as one,
