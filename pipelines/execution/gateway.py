@@ -1,9 +1,10 @@
 """`quantbench shadow up`: the gateway, the servers behind it, and the ledger that says which they are."""
 
 import asyncio
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -56,7 +57,7 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
     if not isinstance(engine_of(config.serving), LaunchedEngine):
         raise RequestError(
             "`serving.engine` names a server that runs already, and which artifact it serves is not known",
-            remedy="name an engine that is started here, such as vllm",
+            remedy="name an engine whose servers are started here",
         )
     free_port(config.listen.port)
     run = run_named(workspace, None if config.run == "last" else config.run)
@@ -73,7 +74,7 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
 
 
 def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str], None]) -> None:
-    """Serve until interrupted.
+    """Serve until told to end by SIGINT, SIGTERM or SIGHUP; what clients have asked by then is answered.
 
     Args:
         workspace: Gets `shadow/<name>/`, or has it.
@@ -85,7 +86,17 @@ def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str],
     """
     directory = workspace.replay_dir(opened.config.name)
     _begun(opened.config, directory)
-    uvloop.run(_Serving(opened, workspace, directory, tell).run())
+    uvloop.run(_until_told(_Serving(opened, workspace, directory, tell).run()))
+    tell("ended")
+
+
+async def _until_told(serving: Coroutine[None, None, None]) -> None:
+    task, loop = asyncio.ensure_future(serving), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, task.cancel)
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 def _begun(config: GatewayConfig, directory: Path) -> None:

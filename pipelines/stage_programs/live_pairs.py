@@ -26,17 +26,26 @@ class LivePairs:
         """Who are asked; None while there is none. Others may take their places at any time."""
         self._keep, self._reader, self._keep_prompts = keep, reader, keep_prompts
 
+    def wants(self, observed: Observed) -> bool:
+        """Whether there is another side to ask, and something to compare."""
+        return self._other(observed) is not None and pairs(observed.asked)
+
+    def _other(self, observed: Observed) -> Upstream | None:
+        other = self.candidate if observed.by == "champion" else self.champion
+        # Between answer and question an alias may have moved: a model is not compared with itself.
+        return other if other is not None and other.version != observed.version else None
+
     async def ask_other(self, observed: Observed) -> None:
         """Ask the side that has not answered, and keep the pair.
 
         Raises:
-            OSError, aiohttp.ClientError, ValueError: It did not answer, or the request is none that makes a pair.
+            OSError, aiohttp.ClientError, ValueError: It did not answer, is not there any more, or the request holds no
+                text.
         """
         asked, of_champion = observed.asked, observed.by == "champion"
-        other = self.candidate if of_champion else self.champion
-        # Between the two an alias may have moved: a model is not compared with itself.
-        if other is None or other.version == observed.version or not pairs(asked):
-            return
+        other = self._other(observed)
+        if other is None:
+            raise ValueError("the other side is gone")
         prompt = prompt_of(asked)
         answered = observed.reply or await reply_of(asked, observed.answered)
         copied = await self._copied(other, "candidate" if of_champion else "champion", asked)

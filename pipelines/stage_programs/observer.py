@@ -117,7 +117,9 @@ async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
                 async for message in told:
                     if isinstance(message, Seen):
                         read += 1
-                        mirror.offer(await answers.client_answered(message.observed))
+                        observed = await answers.client_answered(message.observed)
+                        if pairs.wants(observed):
+                            mirror.offer(observed)
                     elif isinstance(message, Arms):
                         await arms.take(message)
                     elif isinstance(message, End):

@@ -39,7 +39,7 @@ class Gateway:
         model: str,
         config: ListenConfig,
         champion: Upstream,
-        observe: Callable[[Observed], None] = lambda observed: None,
+        observe: Callable[[Observed], object] = lambda observed: None,
         split: SplitConfig | None = None,
     ) -> None:
         self.champion = champion

@@ -21,6 +21,7 @@ from registry.sealed import write_sealed
 from serving_checks.gateway.answer_reader import AnswerReader
 from serving_checks.gateway.config import MirrorConfig, PatienceConfig
 from serving_checks.gateway.mirror import Mirror
+from serving_checks.gateway.observed import Observed
 from serving_checks.gateway.tally import Tally
 from serving_checks.gateway.upstream import Upstream
 from tests.unit.serving_checks.test_gateway import ASKED, Behind, lab
@@ -47,9 +48,14 @@ def recorded(
     async def run() -> None:
         with PairDatabase(path) as database:
             pairs = LivePairs(database.offer, AnswerReader(Tally("demo", None)), keep_prompts=keep_prompts)
+
+            def observe(observed: Observed) -> None:
+                if pairs.wants(observed):
+                    mirror.offer(observed)
+
             async with (
                 Mirror(MirrorConfig(), pairs.ask_other) as mirror,
-                lab(Behind(says("three four")), mirror) as one,
+                lab(Behind(says("three four")), observe) as one,
                 shadow.answering() as endpoint,
                 Upstream("2", endpoint, PatienceConfig()) as pairs.candidate,
                 asyncio.timeout(30),

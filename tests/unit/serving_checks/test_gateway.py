@@ -64,11 +64,14 @@ class Lab:
 
 @asynccontextmanager
 async def lab(
-    champion: Behind, mirror: Mirror | None = None, patience: PatienceConfig | None = None, **listen: Any
+    champion: Behind,
+    observe: Callable[[Observed], object] = lambda observed: None,
+    patience: PatienceConfig | None = None,
+    **listen: Any,
 ) -> AsyncIterator[Lab]:
     config = ListenConfig(port=free_port(None), **listen)
     async with champion.answering() as endpoint, Upstream("1", endpoint, patience or PatienceConfig()) as upstream:
-        gateway = Gateway("demo", config, upstream, mirror.offer if mirror else lambda observed: None)
+        gateway = Gateway("demo", config, upstream, observe)
         # As a client's: what comes back is looked at as it came.
         async with listening(gateway, config), aiohttp.ClientSession(auto_decompress=False) as session:
             yield Lab(gateway, f"http://127.0.0.1:{config.port}", session)
@@ -169,7 +172,7 @@ def test_a_client_that_hangs_up_ends_what_is_done_for_it() -> None:
 
         async with (
             Mirror(MirrorConfig(), ask_shadow) as mirror,
-            lab(Behind(answer), mirror) as one,
+            lab(Behind(answer), mirror.offer) as one,
             asyncio.timeout(20),
         ):
             response = await one.session.post(f"{one.base}/v1/completions", json=ASKED)
@@ -328,7 +331,7 @@ def test_the_shadow_sees_a_share_and_its_faults_are_numbers() -> None:
                 raise OSError("the shadow is dead")
 
         config = MirrorConfig(share=0.3, concurrency=2)
-        async with Mirror(config, ask_shadow) as mirror, lab(Behind(whole), mirror) as one:
+        async with Mirror(config, ask_shadow) as mirror, lab(Behind(whole), mirror.offer) as one:
             for number in range(200):
                 assert (await one.ask(headers={"x-request-id": f"id {number}".replace(" ", "-")}))[0] == 200
             await mirror.settled()
@@ -350,7 +353,7 @@ def test_what_finds_no_room_is_dropped_and_counted(bounds: dict[str, Any]) -> No
             await hanging.wait()
 
         config = MirrorConfig(concurrency=1, **bounds)
-        async with Mirror(config, ask_shadow) as mirror, lab(Behind(whole), mirror) as one, asyncio.timeout(20):
+        async with Mirror(config, ask_shadow) as mirror, lab(Behind(whole), mirror.offer) as one, asyncio.timeout(20):
             for _ in range(20):
                 assert (await one.ask())[0] == 200, "a shadow that hangs is noticed by nobody"
             assert 14 <= mirror.dropped <= 17
@@ -421,7 +424,7 @@ def test_a_share_of_the_clients_is_answered_by_the_candidate_and_always_the_same
         candidate = Behind(named("b"))
         async with (
             Mirror(MirrorConfig(), keep) as mirror,
-            lab(Behind(named("a")), mirror) as one,
+            lab(Behind(named("a")), mirror.offer) as one,
             candidate.answering() as endpoint,
             Upstream("2", endpoint, PatienceConfig()) as upstream,
         ):
