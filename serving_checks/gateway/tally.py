@@ -23,9 +23,12 @@ from serving_checks.readings.busy_time import BusyTime
 from serving_checks.readings.cost import DevicePrice, MeasuredLoad, cost_of
 
 _TOKENS = tuple(4.0**power for power in range(14))
-"""Buckets of gen_ai.client.token.usage; they and those below are the convention's."""
-_PER_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
-"""Of gen_ai.server.time_per_output_token."""
+"""Buckets of gen_ai.client.token.usage; the convention's."""
+_PER_TOKEN_SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.02, 0.025, 0.0375),
+    *(0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
+)
+"""Of gen_ai.server.time_per_output_token: the convention's, which begin at 0.01, and more where GPUs are."""
 _LAST_ANSWERS = 256
 """Of which the live page shows a median."""
 

@@ -12,7 +12,7 @@ import math
 from datetime import date
 from typing import Annotated, NamedTuple
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from configs.base import StrictModel
 from configs.quantities import Label, Price, Ranks
@@ -21,6 +21,13 @@ from registry.contracts.token_cost import TokenCost
 BLENDED_INPUT_TOKENS = 3
 """For one output token."""
 _MILLION = 1e6
+
+
+def _written_out(value: object) -> object:
+    # Pydantic takes a number for the seconds since 1970.
+    if not isinstance(value, str | date):
+        raise ValueError('a date such as "2026-11-26" is wanted')
+    return value
 
 
 class DevicePrice(StrictModel):
@@ -36,7 +43,7 @@ class DevicePrice(StrictModel):
     """That one server takes."""
     source: Label
     """Where the price was read."""
-    read_on: date
+    read_on: Annotated[date, BeforeValidator(_written_out)]
     """When it was."""
     made_up: bool = False
     """Nobody offers it at this price: it is there so that a cost is shown, and every cost says so."""
