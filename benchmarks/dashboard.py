@@ -26,16 +26,27 @@ WIDTH, HEIGHT = 460, 210
 LEFT, RIGHT, TOP, BOTTOM = 58, 8, 10, 22
 RATES = "10s"
 
-PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
 {% include "page_style.html" %}
-<style>.panels { display: grid; grid-template-columns: repeat(24, 1fr); gap: 10px; } .panels h2 { grid-column: span 24; margin: 8px 0 0; }
-.panel { background: var(--panel); padding: 8px; min-width: 0; } .panel h3 { margin: 0; } .panel p { font-size: 12px; } .panel .legend { font-size: 11px; }
-.panel path { fill: none; stroke: var(--series); stroke-width: 1.6; } .panel strong { font-size: 26px; }</style></head>
-<body style="max-width: 1700px"><h1>{{ title }}</h1><p>{{ description }}</p><div class="panels">
-{% for panel in panels %}{% if panel.row %}<h2>{{ panel.title }}</h2>{% else %}
+<style>
+body { max-width: 1700px; }
+.panels { display: grid; grid-template-columns: repeat(24, 1fr); gap: 10px; }
+.panels h2 { grid-column: span 24; margin: 8px 0 0; }
+.panel { background: var(--panel); padding: 8px; min-width: 0; }
+.panel h3 { margin: 0; } .panel p { font-size: 12px; } .panel .legend { font-size: 11px; }
+.panel path { fill: none; stroke: var(--series); stroke-width: 1.6; } .panel strong { font-size: 26px; }
+</style></head>
+<body><h1>{{ title }}</h1><p>{{ description }}</p><div class="panels">
+{% for panel in panels %}
+{% if panel.row %}<h2>{{ panel.title }}</h2>{% else %}
 <div class="panel" style="grid-column: span {{ panel.width }}"><h3>{{ panel.title }}</h3>{{ panel.drawing }}
-<div class="legend">{% for name in panel.names %}<span class="s{{ loop.index0 % 7 + 1 }}"><i class="swatch"></i>{{ name }}</span>{% endfor %}</div>
-<p class="quiet">{{ panel.description }}</p></div>{% endif %}{% endfor %}
+<div class="legend">
+{% for name in panel.names %}
+<span class="s{{ loop.index0 % 7 + 1 }}"><i class="swatch"></i>{{ name }}</span>
+{% endfor %}
+</div><p class="quiet">{{ panel.description }}</p></div>{% endif %}
+{% endfor %}
 </div></body></html>"""
 
 
@@ -85,7 +96,11 @@ def plot(lines: list[list[tuple[float, float]]], defaults: dict, start: float, e
         parts += [line("grid", LEFT, y_of(mark), WIDTH - RIGHT, y_of(mark))]
         parts += [label("tick end", LEFT - 6, y_of(mark) + 4, f"{mark:g}")]
     for at in (start, end):
-        parts.append(label("tick middle", min(max(x_of(at), 40), WIDTH - 30), HEIGHT - 6, f"{datetime.fromtimestamp(at):%H:%M:%S}"))
+        parts.append(
+            label(
+                "tick middle", min(max(x_of(at), 40), WIDTH - 30), HEIGHT - 6, f"{datetime.fromtimestamp(at):%H:%M:%S}"
+            )
+        )
     parts.append(label("tick end", WIDTH - RIGHT, TOP + 4, defaults["unit"]))
     for place, one in enumerate(lines):
         path = " ".join(f"{'M' if not n else 'L'}{x_of(at):.1f} {y_of(value):.1f}" for n, (at, value) in enumerate(one))
@@ -96,14 +111,15 @@ def plot(lines: list[list[tuple[float, float]]], defaults: dict, start: float, e
 async def traffic(one: Watched, seconds: float) -> None:
     """Clients of several kinds, some of whom are refused."""
     until = time.monotonic() + seconds
+    draw = random.Random(7)  # noqa: S311
 
     async def client() -> None:
         while time.monotonic() < until:
-            prompt = "some words of a prompt " * random.randint(1, 9) + ("fail" if random.random() < 0.02 else "")
-            streamed = {"stream": True, "stream_options": {"include_usage": True}} if random.random() < 0.7 else {}
-            model = "another" if random.random() < 0.01 else "demo"
-            await one.ask(prompt, chat=random.random() < 0.5, user=str(random.randint(0, 99)), model=model, **streamed)
-            await asyncio.sleep(random.expovariate(6))
+            prompt = "some words of a prompt " * draw.randint(1, 9) + ("fail" if draw.random() < 0.02 else "")
+            streamed = {"stream": True, "stream_options": {"include_usage": True}} if draw.random() < 0.7 else {}
+            model = "another" if draw.random() < 0.01 else "demo"
+            await one.ask(prompt, chat=draw.random() < 0.5, user=str(draw.randint(0, 99)), model=model, **streamed)
+            await asyncio.sleep(draw.expovariate(6))
 
     await asyncio.gather(*(client() for _ in range(6)))
 
@@ -126,7 +142,10 @@ async def run(seconds: float, out: Path) -> None:
     page = page_environment().from_string(PAGE)
     out.write_text(page.render(title=told["title"], description=told["description"], panels=panels))
     empty = [panel["title"] for panel in panels if not panel["row"] and not panel["names"]]
-    print(f"{out}: {len(panels)} panels, without data: {', '.join(empty) or 'none'}; alerts: {', '.join(firing) or 'none'}")
+    print(
+        f"{out}: {len(panels)} panels, without data: {', '.join(empty) or 'none'};"
+        f" alerts: {', '.join(firing) or 'none'}"
+    )
 
 
 def main() -> None:

@@ -71,7 +71,13 @@ def prometheus(folder: Path, target: str, rules: Path | None = None) -> Iterator
 def promtool(*arguments: str, cwd: Path | None = None, stdin: str | None = None) -> str:
     """Run Prometheus' tool; what it says."""
     done = subprocess.run(
-        [_program("promtool"), *arguments], cwd=cwd, input=stdin, capture_output=True, text=True, check=False, timeout=60
+        [_program("promtool"), *arguments],
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""A gateway with its real observer, its logs and its page, in front of two servers of a test, and traffic through it."""
+"""A gateway with its real observer, its logs and its page, in front of two servers of a test."""
 
 import asyncio
 import json

@@ -47,7 +47,7 @@ class AnswerEvent(msgspec.Struct, tag_field="event", tag="answered", frozen=True
 
 
 class RefusalEvent(msgspec.Struct, tag_field="event", tag="refused", frozen=True, omit_defaults=True):
-    """A client was told an error, or did not wait (499)."""
+    """A client was told an error, by the gateway or by the model's server, or did not wait (499)."""
 
     at: datetime
     id: str
@@ -138,6 +138,8 @@ class EventLog:
                 events.append(self._waiting.get_nowait())
             ended = None in events
             told = [event for event in events if event is not None]
+            if not told:
+                continue
             try:
                 self._write(b"".join(msgspec.json.encode(event) + b"\n" for event in told))
             except OSError:

@@ -51,6 +51,8 @@ class Metrics:
         first = answered.first_byte_at - answered.sent_at if asked.streams else None
         self._served.answered(Served(arm, version, asked.path), answered.status, seconds, first)
         self._standing.ended(arm, version, seconds if answered.status < 400 else None, first)
+        if answered.status != 200:  # the others have a line once they are read
+            self._tell(RefusalEvent(now(), asked.id, answered.status, arm=arm, version=version))
 
     def page(self) -> str:
         """The text under /metrics."""

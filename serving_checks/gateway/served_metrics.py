@@ -24,7 +24,7 @@ MOST_VERSIONS = 16
 LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "arm", "version", "traffic")
 
 _STATUSES = frozenset((200, 400, 401, 403, 404, 408, 409, 413, 422, 429, 499, 500, 501, 502, 503, 504))
-_DURATION_SECONDS = tuple(round(0.01 * 2**power * part, 4) for power in range(13) for part in (1, 1.5)) + (81.92,)
+_DURATION_SECONDS = (*(round(0.01 * 2**power * part, 4) for power in range(13) for part in (1, 1.5)), 81.92)
 """Buckets of gen_ai.server.request.duration: the convention's, 0.01 to 81.92, and one between each two of them, since
 two models are often nearer to each other than a factor of two."""
 _FIRST_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -102,28 +102,29 @@ class Versions:
     """Which versions have series, the last asked ones last.
 
     Args:
-        families: Whose series of a version that is forgotten are dropped; each has a label `version`.
+        families: Whose series of a version that is forgotten are dropped.
+        label: Which of their labels holds it.
     """
 
-    def __init__(self, *families: MetricWrapperBase) -> None:
-        self._families = families
+    def __init__(self, *families: MetricWrapperBase, label: str = "version") -> None:
+        self._families, self._label = families, label
         self._known: dict[str, None] = {}
         self._last = ""
 
-    def seen(self, version: str) -> None:
-        """A version is counted."""
+    def seen(self, version: str) -> str | None:
+        """A version is counted; the one that is forgotten for it, where there is one."""
         if version == self._last:
-            return
+            return None
         self._last = version
         self._known.pop(version, None)
         self._known[version] = None
-        if len(self._known) > MOST_VERSIONS:
-            self._forget(next(iter(self._known)))
-
-    def _forget(self, version: str) -> None:
-        del self._known[version]
+        if len(self._known) <= MOST_VERSIONS:
+            return None
+        oldest = next(iter(self._known))
+        del self._known[oldest]
         for family in self._families:
-            family.remove_by_labels({"version": version})
+            family.remove_by_labels({self._label: oldest})
+        return oldest
 
 
 def told_status(status: int) -> str:

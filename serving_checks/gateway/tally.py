@@ -17,7 +17,7 @@ from registry.contracts import Pair, Reply
 from registry.contracts.gateway_status import AgreementRead, ObserverRead, RecentLoad, VersionRead
 from registry.contracts.token_cost import TokenCost
 from serving_checks.gateway.recent import Recent
-from serving_checks.gateway.served_metrics import LABELS, MOST_VERSIONS, Served, ServedMetrics, Traffic, Versions
+from serving_checks.gateway.served_metrics import LABELS, Served, ServedMetrics, Traffic, Versions
 from serving_checks.gateway.upstream import Answered
 from serving_checks.readings.busy_time import BusyTime
 from serving_checks.readings.cost import DevicePrice, MeasuredLoad, cost_of
@@ -74,6 +74,7 @@ class Tally:
             registry=self._registry,
         )
         self._answers = Versions(self._tokens, self._per_token, self._busy)
+        self._candidates = Versions(self._compared, label="candidate")
         self._read: dict[str, _VersionRead] = {}
         self._agreement: AgreementRead | None = None
         self._registry.register(_Costs(self))
@@ -96,6 +97,7 @@ class Tally:
     def compared(self, pair: Pair) -> None:
         """Both sides' answers to one request were put side by side."""
         champion, candidate = pair.champion.version, pair.candidate.version
+        self._candidates.seen(candidate)
         told = "failed" if pair.same is None else "yes" if pair.same else "no"
         self._compared.labels(self._model, champion, candidate, told).inc()
         before = self._agreement
@@ -131,13 +133,12 @@ class Tally:
                 yield version, cost
 
     def _answered(self, served: Served, answered: Answered, reply: Reply, traffic: Traffic) -> None:
+        one = self._version(served.version)
         metrics = self._of_clients if traffic == "client" else self._of_copies
         labels = metrics.labels_of(served)
-        self._answers.seen(served.version)
         for kind, tokens in (("input", reply.prompt_tokens), ("output", reply.completion_tokens)):
             if tokens is not None:
                 self._tokens.labels(*labels, kind).observe(tokens)
-        one = self._version(served.version)
         busy_before = one.busy.seconds
         per_token = one.add(answered, reply, copy=traffic == "mirror")
         self._busy.labels(self._model, served.version).inc(max(0.0, one.busy.seconds - busy_before))
@@ -145,10 +146,11 @@ class Tally:
             self._per_token.labels(*labels).observe(per_token)
 
     def _version(self, version: str) -> "_VersionRead":
+        forgotten = self._answers.seen(version)
+        if forgotten is not None:
+            del self._read[forgotten]
         if version not in self._read:
             self._read[version] = _VersionRead()
-            if len(self._read) > MOST_VERSIONS:
-                del self._read[next(iter(self._read))]
         return self._read[version]
 
 

@@ -10,7 +10,7 @@ def plainly(spans: list[tuple[int, int]]) -> int:
 
 
 def test_the_union_of_spans_in_any_order() -> None:
-    draw = random.Random(7)
+    draw = random.Random(7)  # noqa: S311
     for _ in range(200):
         spans = [(begin, begin + draw.randint(0, 9)) for begin in draw.choices(range(60), k=draw.randint(0, 25))]
         busy = BusyTime()

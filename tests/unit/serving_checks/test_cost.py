@@ -106,7 +106,10 @@ def test_there_are_prices_of_both_kinds_of_device() -> None:
 def test_a_wrong_price_is_told_with_its_line(tmp_path: Path, wrong: str, said: str) -> None:
     told = {**TOLD, wrong.partition(":")[0]: wrong.partition(": ")[2]}
     file = tmp_path / "gateway.yaml"
-    lines = "".join(f"  {key}: {json.dumps(value) if key == 'read_on' and value != '86400' else value}\n" for key, value in told.items())
+    lines = "".join(
+        f"  {key}: {json.dumps(value) if key == 'read_on' and value != '86400' else value}\n"
+        for key, value in told.items()
+    )
     file.write_text(f"version: 1\nname: live\nmodel: demo\nprice:\n{lines}")
     with pytest.raises(ConfigError) as caught:
         load_yaml_model(file, GatewayConfig)
