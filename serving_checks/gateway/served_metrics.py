@@ -7,7 +7,7 @@ Every label has few values. Arms, traffic and operations are two each; a model i
 are refused; statuses are told one by one where they are common; of versions the last ones are kept.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics import MetricWrapperBase
@@ -16,6 +16,7 @@ from serving_checks.gateway.asked import CHAT
 from serving_checks.gateway.observed import Arm
 
 Traffic = Literal["client", "mirror"]
+Family = TypeVar("Family", Counter, Histogram)
 
 PROVIDER = "quantbench"
 """Of gen_ai.provider.name, which is required."""
@@ -71,7 +72,9 @@ class ServedMetrics:
             registry=registry,
             buckets=_FIRST_SECONDS,
         )
-        self.versions = Versions(self._requests, self._duration, self._first)
+        self._versions = Versions(self._requests, self._duration, self._first)
+        self._found: dict[tuple[MetricWrapperBase, Served, str], Any] = {}
+        """Series by what they are of: to look one up by six labels takes longer than to count."""
 
     def labels_of(self, served: Served) -> tuple[str, ...]:
         """The values of `LABELS`."""
@@ -80,9 +83,8 @@ class ServedMetrics:
 
     def failed(self, served: Served, status: int) -> None:
         """A request to which there is no whole answer."""
-        labels = self.labels_of(served)
-        self.versions.seen(served.version)
-        self._requests.labels(*labels, told_status(status)).inc()
+        self._seen(served)
+        self._series(self._requests, served, told_status(status)).inc()
 
     def answered(self, served: Served, status: int, seconds: float, first_seconds: float | None) -> None:
         """A request that was answered to its end.
@@ -90,12 +92,24 @@ class ServedMetrics:
         Args:
             first_seconds: To the first piece; None where it was not streamed.
         """
-        labels = self.labels_of(served)
-        self.versions.seen(served.version)
-        self._requests.labels(*labels, told_status(status)).inc()
-        self._duration.labels(*labels).observe(seconds)
+        self._seen(served)
+        self._series(self._requests, served, told_status(status)).inc()
+        self._series(self._duration, served).observe(seconds)
         if first_seconds is not None:
-            self._first.labels(*labels).observe(first_seconds)
+            self._series(self._first, served).observe(first_seconds)
+
+    def _seen(self, served: Served) -> None:
+        if self._versions.seen(served.version) is not None:
+            self._found.clear()
+
+    def _series(self, family: Family, served: Served, status: str = "") -> Family:
+        """One of a family's; a status is another label of those that have it."""
+        key = family, served, status
+        found: Family | None = self._found.get(key)
+        if found is None:
+            labels = self.labels_of(served)
+            found = self._found[key] = family.labels(*labels, status) if status else family.labels(*labels)
+        return found
 
 
 class Versions:
