@@ -16,8 +16,9 @@ from configs.errors import QuantbenchError, RequestError
 from configs.loading import load_yaml_model
 from evals.judging.verdict_config import verdict_digest
 from pipelines.execution.finished_runs import run_named
+from pipelines.execution.gateway_watching import show, watched
 from pipelines.execution.judging import Judging
-from pipelines.execution.live_trial import NOBODY, LiveTrial, Standing, promote_command, told
+from pipelines.execution.live_trial import NOBODY, LiveTrial, TrialStanding, promote_command, told
 from pipelines.execution.notices import notify
 from pipelines.execution.ramp import Ramp
 from pipelines.execution.served_aliases import Aliases, Servers, Target
@@ -168,14 +169,16 @@ class _Serving:
             observer = await stack.enter_async_context(self._observer())
             judging = await stack.enter_async_context(self._judging())
             gateway = Gateway(config.model, config.listen, champion, observer.offer, config.split)
-            gateway.metrics.watch(observer)
+            stack.enter_context(watched(gateway, observer, config, self._directory))
             trial = LiveTrial(config.split, self._opened.ramp, judging, self._name, self._who, self._on_row)
             await stack.enter_async_context(listening(gateway, config.listen))
             self._tell(f"http://{config.listen.host}:{config.listen.port} answers as {config.model}")
             while True:
                 try:
                     await self._follow(servers, gateway, observer, trial)
+                    gateway.standing.followed()
                 except (QuantbenchError, OSError) as error:
+                    gateway.standing.not_followed(_first_line(error))
                     # Clients go on with the champion that there is.
                     self._away = True
                     self._tell_once(error)
@@ -193,7 +196,7 @@ class _Serving:
         notify(self._opened.registry, entry, self._tell)
 
     def _tell_once(self, error: QuantbenchError | OSError) -> None:
-        what = (str(error) or type(error).__name__).splitlines()[0]
+        what = _first_line(error)
         if what not in self._not_followed:
             self._tell(f"not followed: {what}")
         self._not_followed.add(what)
@@ -206,6 +209,9 @@ class _Serving:
             keep_prompts=config.keep_prompts,
             mirror=config.mirror,
             patience=config.patience,
+            model=config.model,
+            price=config.price,
+            log=config.log,
         )
         return Observer(OBSERVER, job, self._directory / "observer.log", self._tell)
 
@@ -230,6 +236,7 @@ class _Serving:
         champion = self._champion
         tried = self._ready(servers, shadow) if shadow and shadow.artifact != champion.artifact else None
         standing = await self._standing(trial, champion, shadow) if tried and shadow else NOBODY
+        moved = tried is not gateway.candidate or (answering is not None and answering is not gateway.champion)
         # At one blow, so that no request is taken for evidence of another comparison than its own.
         if answering is not None and answering is not gateway.champion:
             gateway.champion = answering
@@ -245,9 +252,10 @@ class _Serving:
         self._standing_before = standing
         page = told(standing, self._opened.config.model, champion, shadow if tried else None)
         gateway.verdict = page.model_dump_json().encode()
+        show(gateway.standing, page, moved=moved)
         servers.only({one.artifact for one in (wanted, champion, shadow) if one})
 
-    async def _standing(self, trial: LiveTrial, champion: Target, shadow: Target) -> Standing:
+    async def _standing(self, trial: LiveTrial, champion: Target, shadow: Target) -> TrialStanding:
         try:
             return await trial.standing(champion, shadow)
         except QuantbenchError as error:
@@ -263,6 +271,10 @@ class _Serving:
         except QuantbenchError as error:
             self._tell_once(error)
             return None
+
+
+def _first_line(error: QuantbenchError | OSError) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _served(upstream: Upstream | None) -> Served | None:

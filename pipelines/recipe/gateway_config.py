@@ -10,8 +10,9 @@ from evals.judging.verdict_config import VerdictConfig
 from pipelines.recipe.deadlines import Deadlines
 from registry.contracts.base import DType
 from serving_checks.engines.table import AnyServingConfig, default_config
-from serving_checks.gateway.config import ListenConfig, MirrorConfig, PatienceConfig
+from serving_checks.gateway.config import ListenConfig, LogConfig, MirrorConfig, PatienceConfig
 from serving_checks.gateway.split import SplitConfig
+from serving_checks.readings.cost import DevicePrice
 
 _OF_REPLAYS = ("score", "agreement", "logprob", "preference")
 """Metrics that live traffic has no values of: they take known answers, the champion's tokens or a third model."""
@@ -42,6 +43,9 @@ class GatewayConfig(StrictModel):
     """Pairs older than that are deleted."""
     verdict: VerdictConfig = VerdictConfig()
     """How the pairs are to be judged. Frozen with the first pair, so that nobody chooses a rule by its outcome."""
+    price: DevicePrice | None = None
+    """Of the device that each server has; `configs/prices` has some to include. Without one no cost is told."""
+    log: LogConfig = LogConfig()
     follow_seconds: Annotated[Seconds, Field(gt=0)] = 2
     """Between two looks at the ledger."""
     deadlines: Deadlines = Deadlines()

@@ -24,6 +24,16 @@ from registry.contracts.evaluation import (
     TaskScore,
 )
 from registry.contracts.gateway import GatewayRecord
+from registry.contracts.gateway_status import (
+    AgreementRead,
+    ArmStatus,
+    GatewayStatus,
+    MirrorStatus,
+    ObserverRead,
+    RecentLoad,
+    VerdictStatus,
+    VersionRead,
+)
 from registry.contracts.job import FilesJob, StageJob
 from registry.contracts.live_verdict import JudgeSaid, LiveVerdict
 from registry.contracts.measurement import MeasurementRecord
@@ -46,11 +56,14 @@ from registry.contracts.serving import (
 from registry.contracts.shadow_verdict import MetricVerdict, ShadowVerdict
 from registry.contracts.soundness import SoundnessCheck, SoundnessRecord
 from registry.contracts.stage import Failure, ObjectRef, StageResult
+from registry.contracts.token_cost import TokenCost
 from registry.contracts.token_logprobs import PromptLogprobs
 
 __all__ = [
     "SLO",
+    "AgreementRead",
     "Answer",
+    "ArmStatus",
     "ArtifactRecord",
     "AskedAlone",
     "AskingConditions",
@@ -68,6 +81,7 @@ __all__ = [
     "FilesJob",
     "Flip",
     "GatewayRecord",
+    "GatewayStatus",
     "Heterogeneity",
     "InspectionCheck",
     "InspectionRecord",
@@ -78,7 +92,9 @@ __all__ = [
     "MeasurementRecord",
     "MemoryRecord",
     "MetricVerdict",
+    "MirrorStatus",
     "ObjectRef",
+    "ObserverRead",
     "Pair",
     "PartDrops",
     "Percentiles",
@@ -90,6 +106,7 @@ __all__ = [
     "QuantizedModule",
     "RampRecord",
     "RateSearch",
+    "RecentLoad",
     "ReplayRecord",
     "ReplayedModel",
     "Reply",
@@ -103,6 +120,9 @@ __all__ = [
     "StratumDrop",
     "TaskScore",
     "TokenAgreementRecord",
+    "TokenCost",
     "ToolCall",
     "VerbosityRecord",
+    "VerdictStatus",
+    "VersionRead",
 ]

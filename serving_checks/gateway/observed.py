@@ -15,11 +15,13 @@ import msgspec
 from configs.base import StrictModel
 from configs.quantities import Count
 from configs.reading.json_text import parse_json
+from registry.contracts.reply import Reply
 from registry.contracts.serving import Endpoint
 from registry.pair_database import NO_TRIAL, Trial
 from serving_checks.gateway.asked import Asked
-from serving_checks.gateway.config import MirrorConfig, PatienceConfig
+from serving_checks.gateway.config import LogConfig, MirrorConfig, PatienceConfig
 from serving_checks.gateway.upstream import Answered
+from serving_checks.readings.cost import DevicePrice
 
 Arm = Literal["champion", "candidate"]
 
@@ -38,6 +40,8 @@ class Observed(NamedTuple):
     """Of the registered model, that answered."""
     trial: str = ""
     """What its pair is evidence of, by the aliases and the step of the ramp when it was asked."""
+    reply: Reply | None = None
+    """The answer, once the observer has read it."""
 
     @property
     def size_bytes(self) -> int:
@@ -54,6 +58,11 @@ class ObserverJob(StrictModel):
     keep_prompts: bool
     mirror: MirrorConfig
     patience: PatienceConfig
+    model: str
+    """What clients call it."""
+    price: DevicePrice | None = None
+    log: LogConfig = LogConfig()
+    """Answers are told beside the pairs."""
 
 
 class Begin(msgspec.Struct, tag=True, frozen=True, array_like=True):
@@ -127,6 +136,8 @@ class Counts(msgspec.Struct, tag=True, frozen=True, array_like=True):
     """Pairs that found no room or no disk."""
     page: str = ""
     """Of /metrics, what the observer adds; empty where it is as it was."""
+    answers: str = ""
+    """What it read in the answers, an ObserverRead as JSON; empty likewise."""
 
 
 Message = Begin | Arms | Seen | End | Counts
@@ -142,7 +153,7 @@ def frame_of(message: Message) -> bytes:
 
 def seen(observed: Observed) -> Seen:
     """What is sent of an observed request."""
-    asked, answered, by, version, trial = observed
+    asked, answered, by, version, trial, _ = observed
     return Seen(asked.id, asked.path, asked.headers, asked.body, answered, by, version, trial)
 
 
