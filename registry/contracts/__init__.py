@@ -29,6 +29,16 @@ from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.pair import Answer, Pair
 from registry.contracts.replay import PromptsRecord, ReplayedModel, ReplayRecord
 from registry.contracts.reply import Reply, ToolCall
+from registry.contracts.route import (
+    CascadeRule,
+    ClassesRule,
+    ClassifierRule,
+    RouteCurve,
+    RoutedClass,
+    RouteLatency,
+    RouteOutcome,
+    RouteRecord,
+)
 from registry.contracts.serving import (
     SLO,
     CheckRecord,
@@ -54,12 +64,15 @@ __all__ = [
     "AskingConditions",
     "Breakdown",
     "CalibrationRecord",
+    "CascadeRule",
     "CategoryLook",
     "CategoryRetention",
     "CategoryScore",
     "CharacterizationRecord",
     "CheckRecord",
     "CheckpointRecord",
+    "ClassesRule",
+    "ClassifierRule",
     "Endpoint",
     "EvaluationRecord",
     "Failure",
@@ -89,6 +102,11 @@ __all__ = [
     "ReplayedModel",
     "Reply",
     "RetentionRecord",
+    "RouteCurve",
+    "RouteLatency",
+    "RouteOutcome",
+    "RouteRecord",
+    "RoutedClass",
     "ServingRecord",
     "ShadowVerdict",
     "SoundnessCheck",

@@ -13,6 +13,8 @@ PairSource = Literal["replay", "mirror", "split"]
 class Answer(Record):
     """One side's answer to a prompt."""
 
+    artifact: str = ""
+    """Digest of who gave it, where aliases may move meanwhile; empty in a replay, whose two models stay the same."""
     status: int = 0
     """Of HTTP; 0 where no answer came."""
     error: str = ""
@@ -34,6 +36,10 @@ class Answer(Record):
     """From sending to the end."""
     score: Annotated[float, Field(ge=0, le=1)] | None = None
     """Against the known answer; None where there is none."""
+    mean_logprob: float | None = None
+    """Of a token of this answer under the model that gave it, in nats; None where it was not asked for, as below."""
+    least_logprob: float | None = None
+    """Of its least likely token."""
 
     @property
     def failed(self) -> bool:
