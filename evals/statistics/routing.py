@@ -5,10 +5,10 @@ of the one who answers: nothing where the precise one answers. Qualities lie wit
 
 `supported` is Learn-then-Test with fixed-sequence testing (Angelopoulos, Bates, Candès, Jordan and Lei 2021, "Learn
 then Test: calibrating predictive algorithms to achieve risk control", arXiv 2110.01052, section 2.3): choices in an
-order that was fixed without looking at these items, from the one that risks least. Each is asked whether "it loses more
-than the limit" is refuted at alpha, and the first that is not ends it. Before a choice that loses too much is taken, the
-first such one in the order has to be refuted wrongly, which happens with a chance of at most alpha. So the number of
-choices costs nothing, and their losses need not grow along the order. Each is asked by the bets of
+order that was fixed without looking at these items, from the one that risks least. Each is asked whether "it loses
+more than the limit" is refuted at alpha, and the first that is not ends it. Before a choice that loses too much is
+taken, the first such one in the order has to be refuted wrongly, which happens with a chance of at most alpha. So the
+number of choices costs nothing, and their losses need not grow along the order. Each is asked by the bets of
 `confidence_sequence`, which hold at all numbers of items together: whoever looks again with more items, and the same
 order, does not spend alpha anew.
 """
