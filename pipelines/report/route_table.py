@@ -28,9 +28,8 @@ def print_route(console: Console, record: RouteRecord) -> None:
     for one in record.outcomes:
         style = "bold green" if one.supported else "bold yellow"
         console.print(Text.assemble(_text(one.kind, style), " ", _text(one.reason)))
-        if one.kind == record.chosen:
-            for line in class_lines(one):
-                console.print(_text(f"  {line}", "dim"))
+        for line in [*_latency_lines(one), *(class_lines(one) if one.kind == record.chosen else [])]:
+            console.print(_text(f"  {line}", "dim"))
     console.print(Text.assemble(_text("route: ", "bold"), _text(chosen_text(record))))
 
 
@@ -74,6 +73,14 @@ def flips_text(outcome: RouteOutcome) -> str:
     return f"{100 * outcome.flips_per_call:.1f} (random {100 * outcome.flips_per_call_random:.1f})"
 
 
+def _latency_lines(outcome: RouteOutcome) -> list[str]:
+    found = outcome.latency
+    if found is None:
+        return []
+    p95, cheap, precise = (f"{1000 * value:,.0f} ms" for value in (found.p95, found.p95_cheap, found.p95_precise))
+    return [f"p95 of the whole answer {p95}; the cheap one alone {cheap}, the precise one alone {precise}"]
+
+
 def _table(outcomes: list[RouteOutcome]) -> Table:
     # Two lines a cell: a terminal's 80 columns are few.
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
@@ -84,12 +91,10 @@ def _table(outcomes: list[RouteOutcome]) -> Table:
         "lost, points",
         "flips per\n100 calls",
         "gap\nrecovered",
-        "p95 ms\nprecise",
     )
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     for one in outcomes:
-        seconds = one.latency
         lost, bounds = points_text(one.loss).split()[0], interval_text(one.loss_low, one.loss_high)
         table.add_row(
             _text(f"{one.kind}\n{one.items:,}"),
@@ -98,7 +103,6 @@ def _table(outcomes: list[RouteOutcome]) -> Table:
             _text(f"{lost}\n{bounds}"),
             _text(flips_text(one).replace(" (", "\n").rstrip(")")),
             _text(gap_text(one).replace(" (", "\n").rstrip(")")),
-            _text(f"{1000 * seconds.p95:.0f}\n{1000 * seconds.p95_precise:.0f}" if seconds else UNKNOWN),
         )
     return table
 

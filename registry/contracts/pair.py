@@ -7,14 +7,14 @@ from pydantic import Field
 
 from registry.contracts.base import Record
 
-PairSource = Literal["replay", "mirror", "split"]
+PairSource = Literal["replay", "mirror", "split", "route"]
 
 
 class Answer(Record):
     """One side's answer to a prompt."""
 
-    artifact: str = ""
-    """Digest of who gave it, where aliases may move meanwhile; empty in a replay, whose two models stay the same."""
+    version: str = ""
+    """Of the registered model, that answered live traffic; empty in a replay, whose record names the models."""
     status: int = 0
     """Of HTTP; 0 where no answer came."""
     error: str = ""
@@ -59,6 +59,8 @@ class Pair(Record):
     """When the prompt was sent first, UTC."""
     prompt_class: str = ""
     """What it is judged under besides all; empty for none."""
+    route: str = ""
+    """Why the side that answered the client did, as `serving_checks.gateway.routing` says; empty where nothing routed."""
     prompt_hash: str
     """sha256 of the request's body without its model's name."""
     prompt_characters: int
