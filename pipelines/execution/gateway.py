@@ -15,6 +15,7 @@ from configs.errors import QuantbenchError, RequestError
 from configs.loading import load_yaml_model
 from evals.judging.verdict_config import verdict_digest
 from pipelines.execution.finished_runs import run_named
+from pipelines.execution.gateway_routing import cheap_arm, open_router
 from pipelines.execution.served_aliases import Aliases, Servers, Target
 from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE
 from pipelines.execution.workspace import Workspace
@@ -30,6 +31,7 @@ from serving_checks.engines.table import engine_of
 from serving_checks.gateway.app import Gateway, listening
 from serving_checks.gateway.observed import Arms, ObserverJob, Served
 from serving_checks.gateway.observer import Observer
+from serving_checks.gateway.routing import Router
 from serving_checks.gateway.upstream import Upstream
 from serving_checks.server import free_port
 
@@ -43,6 +45,8 @@ class OpenGateway(NamedTuple):
     machine: MachineRecord
     aliases: Aliases
     champion: Target
+    router: Router | None
+    run_id: str
 
 
 def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> OpenGateway:
@@ -61,7 +65,7 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
     free_port(config.listen.port)
     run = run_named(workspace, None if config.run == "last" else config.run)
     registry = RegistryConfig.model_validate(run.config.get("registry", {}))
-    ledger = Ledger(registry.ledger or sqlite_uri(workspace.root / "ledger.db"))
+    ledger = Ledger(registry.ledger or sqlite_uri(workspace.ledger_file))
     aliases = Aliases(ledger, run.registered_model, registry)
     champion = aliases.target("champion")
     if champion is None:
@@ -69,7 +73,8 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
             f"nothing of {run.registered_model} is champion, so there is nothing to answer clients with",
             remedy="quantbench registry promote baseline --to champion",
         )
-    return OpenGateway(config, detect_machine(config.device), aliases, champion)
+    router = open_router(config, champion, aliases.target("shadow"))
+    return OpenGateway(config, detect_machine(config.device), aliases, champion, router, run.run_id)
 
 
 def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str], None]) -> None:
@@ -84,7 +89,7 @@ def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str],
         QuantbenchError: The champion cannot be served.
     """
     directory = workspace.replay_dir(opened.config.name)
-    _begun(opened.config, directory)
+    _begun(opened, directory)
     uvloop.run(_until_told(_Serving(opened, workspace, directory, tell).run()))
     tell("ended")
 
@@ -98,11 +103,14 @@ async def _until_told(serving: Coroutine[None, None, None]) -> None:
         await task
 
 
-def _begun(config: GatewayConfig, directory: Path) -> None:
+def _begun(opened: OpenGateway, directory: Path) -> None:
     """How the pairs are judged is written before the first one."""
+    config = opened.config
     now = GatewayRecord(
         name=config.name,
         model=config.model,
+        run=opened.run_id,
+        class_by=config.routing.class_by,
         verdict=config.verdict.model_dump(mode="json"),
         verdict_digest=verdict_digest(config.verdict),
         started_at=datetime.now(UTC),
@@ -118,6 +126,11 @@ def _begun(config: GatewayConfig, directory: Path) -> None:
         raise RequestError(
             f"the pairs in {directory} are to be judged by another `verdict` than the config's",
             remedy="undo the change to go on with them; to begin anew choose another `name`",
+        )
+    if then.class_by != now.class_by:
+        raise RequestError(
+            f"the pairs in {directory} have their classes by other `routing.rules` than the config's",
+            remedy="undo the change to go on with them (`arm` may change); to begin anew choose another `name`",
         )
 
 
@@ -140,6 +153,7 @@ class _Serving:
             observer = await stack.enter_async_context(self._observer())
             observer.ask(Arms(_served(champion), None))
             gateway = Gateway(config.model, config.listen, champion, observer.offer, config.split)
+            gateway.router = self._opened.router
             gateway.metrics.watch(observer)
             await stack.enter_async_context(listening(gateway, config.listen))
             self._tell(f"http://{config.listen.host}:{config.listen.port} answers as {config.model}")
@@ -151,13 +165,18 @@ class _Serving:
                     self._tell(f"not followed: {error.what.splitlines()[0]}")
                 await asyncio.sleep(config.follow_seconds)
 
+    @property
+    def _cascades(self) -> bool:
+        router = self._opened.router
+        return bool(router and router.record and router.record.cascade)
+
     def _observer(self) -> Observer:
         config = self._opened.config
         job = ObserverJob(
             database=self._directory / PAIRS_FILE,
             keep_days=config.keep_days,
             keep_prompts=config.keep_prompts,
-            mirror=config.mirror,
+            mirror=config.mirror.model_copy(update={"logprobs": True}) if self._cascades else config.mirror,
             patience=config.patience,
         )
         return Observer(OBSERVER, job, self._directory / "observer.log", self._tell)
@@ -173,12 +192,22 @@ class _Serving:
         answering = await servers.of(champion)
         tried = await servers.of(shadow) if shadow and shadow.artifact != champion.artifact else None
         gateway.candidate = tried
+        self._route(champion, shadow)
         observer.ask(Arms(_served(answering), _served(tried)))
         if gateway.champion is not answering:
             await gateway.swap(answering)
             self._tell(f"version {champion.version} answers clients")
         self._now = (champion, shadow)
         await servers.only({champion.artifact, *([shadow.artifact] if shadow else [])})
+
+    def _route(self, champion: Target, shadow: Target | None) -> None:
+        """Follow the calibrated route while its two artifacts are served, and no longer."""
+        router = self._opened.router
+        if router is None or router.record is None:
+            return
+        before, router.cheap = router.cheap, cheap_arm(router.record, champion, shadow)
+        if before is not None and router.cheap is None:
+            self._tell("the calibrated route is of other artifacts than those served now: it is not followed")
 
 
 def _served(upstream: Upstream | None) -> Served | None:

@@ -16,13 +16,16 @@ from evals.judging.routes import chosen_of, judge_routes
 from pipelines.execution.finished_runs import run_named
 from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE
 from pipelines.execution.workspace import Workspace
+from pipelines.recipe.registry_config import RegistryConfig
 from pipelines.records.run_record import RunRecord
 from registry.contracts import EvaluationRecord, MeasurementRecord, RouteRecord
 from registry.contracts.replay import REPLAY_FILE
 from registry.contracts.route import RouteKind
+from registry.ledger import Ledger
 from registry.pair_database import read_pair_database
 from registry.pairs import read_pair_table
 from registry.sealed import DamagedFile, read_sealed
+from registry.tracking.address import sqlite_uri
 from serving_checks.replay.classes import ClassesConfig, class_of
 from serving_checks.replay.log_formats import NoRequest
 from serving_checks.replay.prompts import prompt_of_body
@@ -52,12 +55,13 @@ class Wanted(NamedTuple):
     kinds: Sequence[RouteKind]
 
 
-def pairs_to_route(folder: Path, cheap: Side, classes: ClassesConfig | None) -> Routed:
-    """The pairs of a replay or a gateway.
+def pairs_to_route(folder: Path, cheap: Side, classes: ClassesConfig | None, workspace: Workspace) -> Routed:
+    """The pairs of a replay or a gateway; of a gateway's those of the two versions that answered last.
 
     Args:
         cheap: Whose answers are the cheap ones.
         classes: Find classes anew by these rules, in prompts that were kept.
+        workspace: Of a gateway: its ledger says which artifacts versions are.
 
     Raises:
         RequestError: The folder holds none that say anything, or prompts were not kept.
@@ -72,7 +76,8 @@ def pairs_to_route(folder: Path, cheap: Side, classes: ClassesConfig | None) -> 
         )
     told = read_json_object(path)
     if live:
-        table, digests = _newest_artifacts(read_pair_database(folder / PAIRS_FILE))
+        table, versions = _newest_versions(read_pair_database(folder / PAIRS_FILE))
+        digests = _digests_of(versions, told.get("run"), workspace)
         class_by = told.get("class_by")
     else:
         table = read_pair_table(folder)
@@ -174,7 +179,7 @@ def read_route(path: Path) -> RouteRecord:
         )
     if record.cheap is None or record.precise is None:
         raise RequestError(
-            f"{path} names no artifacts, since a server that ran already was asked",
+            f"{path} names no artifacts, since a server that ran already was asked, or the ledger does not know them",
             remedy="replay two artifacts of the workspace, and calibrate on those pairs",
         )
     if record.classes is not None and record.classes.class_by is None:
@@ -192,16 +197,25 @@ def _without_gaps(table: Any) -> Any:
     return table.slice(0, int(missing[0])) if len(missing) else table
 
 
-def _newest_artifacts(table: Any) -> tuple[Any, dict[str, str | None]]:
-    """Of live pairs those of the two artifacts that answered last, whichever side each was on then."""
+def _newest_versions(table: Any) -> tuple[Any, dict[str, str]]:
+    """Of live pairs those of the two versions that answered last, champion and candidate as they were then."""
     from pyarrow import compute  # type: ignore[import-untyped]
 
-    columns = {side: compute.struct_field(table[side], "artifact") for side in ("champion", "candidate")}
+    columns = {side: compute.struct_field(table[side], "version") for side in ("champion", "candidate")}
     if not table.num_rows:
-        return table, dict.fromkeys(columns)
-    digests = {side: column[-1].as_py() for side, column in columns.items()}
-    same = [compute.equal(columns[side], digest) for side, digest in digests.items()]
-    return table.filter(compute.and_(*same)), {side: digest or None for side, digest in digests.items()}
+        return table, dict.fromkeys(columns, "")
+    versions = {side: column[-1].as_py() for side, column in columns.items()}
+    same = [compute.equal(columns[side], version) for side, version in versions.items()]
+    return table.filter(compute.and_(*same)), versions
+
+
+def _digests_of(versions: dict[str, str], run: str | None, workspace: Workspace) -> dict[str, str | None]:
+    """The artifacts that versions of the registered model are, by the ledger."""
+    record = run_named(workspace, run or None)
+    config = RegistryConfig.model_validate(record.config.get("registry", {}))
+    ledger = Ledger(config.ledger or sqlite_uri(workspace.ledger_file))
+    known = {entry.version_to: entry.artifact for entry in ledger.entries(record.registered_model) if entry.artifact}
+    return {side: known.get(version) for side, version in versions.items()}
 
 
 def _with_texts(items: RoutedItems) -> RoutedItems:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from pipelines.stage_programs.pair_making import Answered, pair_of
 from registry.contracts import Pair
+from serving_checks.gateway.cascade import with_logprobs
 from serving_checks.gateway.observed import Observed
 from serving_checks.gateway.replies import SHADOW_HEADERS, pairs, prompt_of, reply_of
 from serving_checks.gateway.upstream import Upstream
@@ -15,13 +16,14 @@ class LivePairs:
     Args:
         keep: Gets each pair.
         keep_prompts: Keep words too, and not only hashes and lengths.
+        logprobs: Ask the other side for the log-probabilities of its answers.
     """
 
-    def __init__(self, keep: Callable[[Pair], None], *, keep_prompts: bool) -> None:
+    def __init__(self, keep: Callable[[Pair], None], *, keep_prompts: bool, logprobs: bool = False) -> None:
         self.champion: Upstream | None = None
         self.candidate: Upstream | None = None
         """Who are asked; None while there is none. Others may take their places at any time."""
-        self._keep, self._keep_prompts = keep, keep_prompts
+        self._keep, self._keep_prompts, self._logprobs = keep, keep_prompts, logprobs
 
     def wants(self, observed: Observed) -> bool:
         """Whether there is another side to ask, and something to compare."""
@@ -43,16 +45,19 @@ class LivePairs:
         other = self._other(observed)
         if other is None:
             raise ValueError("the other side is gone")
-        prompt = prompt_of(asked)
+        prompt = prompt_of(asked)._replace(prompt_class=observed.prompt_class)
         answered = await reply_of(asked, observed.answered)
-        copied = await reply_of(asked, await other.fetch(asked, SHADOW_HEADERS))
+        copied = await reply_of(
+            asked, await other.fetch(with_logprobs(asked) if self._logprobs else asked, SHADOW_HEADERS)
+        )
         both = Answered(answered, copied) if of_champion else Answered(copied, answered)
         made = pair_of(prompt, both, _unknown, keep_prompts=self._keep_prompts)
         versions = (observed.version, other.version) if of_champion else (other.version, observed.version)
         self._keep(
             made.model_copy(
                 update={
-                    "source": "mirror" if of_champion else "split",
+                    "source": "route" if observed.route else "mirror" if of_champion else "split",
+                    "route": observed.route,
                     "champion": made.champion.model_copy(update={"version": versions[0]}),
                     "candidate": made.candidate.model_copy(update={"version": versions[1]}),
                 }

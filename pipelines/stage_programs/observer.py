@@ -78,7 +78,7 @@ async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         raise ValueError(f"a {type(begin).__name__} before Begin")
     job = ObserverJob.model_validate_json(begin.job)
     with PairDatabase(job.database, timedelta(days=job.keep_days)) as database:
-        pairs = LivePairs(database.offer, keep_prompts=job.keep_prompts)
+        pairs = LivePairs(database.offer, keep_prompts=job.keep_prompts, logprobs=job.mirror.logprobs)
         arms = _Arms(pairs, job.patience)
         async with Mirror(job.mirror, pairs.ask_other) as mirror:
             read = 0

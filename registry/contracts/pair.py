@@ -60,7 +60,7 @@ class Pair(Record):
     prompt_class: str = ""
     """What it is judged under besides all; empty for none."""
     route: str = ""
-    """Why the side that answered the client did, as `serving_checks.gateway.routing` says; empty where nothing routed."""
+    """Why that side answered the client, in a word of `serving_checks.gateway.routing`; empty where nothing routed."""
     prompt_hash: str
     """sha256 of the request's body without its model's name."""
     prompt_characters: int

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Literal, NamedTuple
 
 from aiohttp import web
 
@@ -12,6 +13,7 @@ from serving_checks.gateway.config import ListenConfig
 from serving_checks.gateway.metrics import Metrics
 from serving_checks.gateway.observed import Arm, Observed
 from serving_checks.gateway.refusals import Refusal
+from serving_checks.gateway.routing import Decision, Reason, Router, other_arm
 from serving_checks.gateway.split import SplitConfig, drawn, routing_key
 from serving_checks.gateway.upstream import Answered, Upstream
 
@@ -19,6 +21,18 @@ _HUNG_UP = 499
 """As nginx counts a client that did not wait for the answer."""
 _ENDING_SECONDS = 30.0
 """For requests that are under way when the gateway is to end."""
+
+
+class _Given(NamedTuple):
+    """What a client got, from whom, and why."""
+
+    response: web.StreamResponse
+    answered: Answered | None
+    """None where it did not come to its end."""
+    by: Arm
+    upstream: Upstream
+    reason: Reason | Literal[""]
+    """Empty where nothing routed."""
 
 
 class Gateway:
@@ -44,6 +58,8 @@ class Gateway:
         self.candidate: Upstream | None = None
         """Answers a share of the clients; None: none."""
         self.split = split or SplitConfig()
+        self.router: Router | None = None
+        """Decides before the split does; None: nothing is routed."""
         self.metrics = Metrics(model)
         self._model, self._config, self._observe = model, config, observe
         self._created = int(time.time())
@@ -74,21 +90,50 @@ class Gateway:
         if request.method != "POST":
             raise Refusal(405, f"{request.path} is asked by POST")
         asked = await read_asked(request, request_id, self._model, self._config)
-        champion, candidate = self.champion, self.candidate
-        by: Arm = "champion"
-        by_version = champion.version
-        if candidate is not None and drawn(routing_key(request, asked, self.split)) < self.split.share:
-            try:
-                response, answered = await self._relayed(candidate, asked, request)
-                by, by_version = "candidate", candidate.version
-            except Refusal:
-                # Whoever is in the candidate's share has an answer all the same: nothing was sent yet.
-                response, answered = await self._relayed(champion, asked, request)
-        else:
-            response, answered = await self._relayed(champion, asked, request)
+        began, decision = time.perf_counter(), self._decision(request, asked)
+        given = await self._given(asked, request, decision)
+        if given.reason:
+            self.metrics.routed(given.by, given.reason, time.perf_counter() - began)
+        answered = given.answered
         if answered is not None and answered.body is not None and answered.status == 200:
-            self._observe(Observed(asked, answered, by, by_version))
-        return response
+            version = given.upstream.version
+            self._observe(Observed(asked, answered, given.by, version, given.reason, decision.prompt_class))
+        return given.response
+
+    async def _given(self, asked: Asked, request: web.BaseRequest, decision: Decision) -> _Given:
+        """The answer of who is to give it, or of the champion where that one has none."""
+        by, reason = decision.arm or "champion", decision.reason
+        if decision.cascade and self.router:
+            upstream = self._upstream(by)
+            tried = await self.router.tried(asked, upstream)
+            if tried.sure:
+                self._count(upstream, asked, tried.sure.answered)
+                return _Given(*tried.sure, by, upstream, tried.reason)
+            by, reason = other_arm(by), tried.reason
+        # Looked up only now: an alias may have moved meanwhile.
+        upstream = self._upstream(by)
+        try:
+            return _Given(*await self._relayed(upstream, asked, request), by, upstream, reason)
+        except Refusal:
+            if upstream is self.champion:
+                raise
+            # Whom the candidate was to answer has an answer all the same: nothing was sent yet.
+            upstream = self.champion
+            return _Given(*await self._relayed(upstream, asked, request), "champion", upstream, reason and "failed")
+
+    def _upstream(self, arm: Arm) -> Upstream:
+        """Who is that arm now; the champion where there is no candidate."""
+        return self.candidate if arm == "candidate" and self.candidate else self.champion
+
+    def _decision(self, request: web.BaseRequest, asked: Asked) -> Decision:
+        """Who answers: as rules and the calibrated route say, else by the split."""
+        if self.candidate is None:
+            return Decision("champion")
+        routed = self.router.decide(asked) if self.router else Decision(None)
+        if routed.arm:
+            return routed
+        inside = drawn(routing_key(request, asked, self.split)) < self.split.share
+        return routed._replace(arm="candidate" if inside else "champion")
 
     async def _relayed(
         self, upstream: Upstream, asked: Asked, request: web.BaseRequest
@@ -105,9 +150,12 @@ class Gateway:
         if answered is None:
             self.metrics.refused(upstream.version, 502)
         else:
-            first = answered.first_byte_at - answered.sent_at if asked.streams else None
-            self.metrics.answered(upstream.version, answered.status, answered.ended_at - answered.sent_at, first)
+            self._count(upstream, asked, answered)
         return response, answered
+
+    def _count(self, upstream: Upstream, asked: Asked, answered: Answered) -> None:
+        first = answered.first_byte_at - answered.sent_at if asked.streams else None
+        self.metrics.answered(upstream.version, answered.status, answered.ended_at - answered.sent_at, first)
 
     def _models(self, request: web.BaseRequest, request_id: str) -> web.Response:
         one = {"id": self._model, "object": "model", "created": self._created, "owned_by": "quantbench"}

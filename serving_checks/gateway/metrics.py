@@ -49,6 +49,29 @@ class Metrics:
             buckets=_FIRST_SECONDS,
         )
 
+        self._routed = Counter(
+            "quantbench_gateway_routed",
+            "Requests by who answered them and why; those that nothing routed are not among them.",
+            ("gen_ai_request_model", "arm", "reason"),
+            registry=self._registry,
+        )
+        self._routed_duration = Histogram(
+            "quantbench_gateway_routed_duration_seconds",
+            "From a request to the end of its answer, with the time of a cheap answer that was not sure enough.",
+            ("gen_ai_request_model", "arm", "reason"),
+            registry=self._registry,
+            buckets=_SECONDS,
+        )
+
+    def routed(self, arm: str, reason: str, seconds: float) -> None:
+        """A request that a rule or a calibrated route gave to an arm, and that was answered.
+
+        Args:
+            seconds: With what was waited for another answer before.
+        """
+        self._routed.labels(self._model, arm, reason).inc()
+        self._routed_duration.labels(self._model, arm, reason).observe(seconds)
+
     def refused(self, version: str, status: int) -> None:
         """A request that has no answer of the model's."""
         self._requests.labels(self._model, version, str(status)).inc()

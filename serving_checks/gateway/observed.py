@@ -35,6 +35,9 @@ class Observed(NamedTuple):
     by: Arm
     version: str
     """Of the registered model, that answered."""
+    route: str = ""
+    """Why this side answered; empty where nothing routed."""
+    prompt_class: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -90,12 +93,14 @@ class Seen(msgspec.Struct, tag=True, frozen=True, array_like=True):
     answered: Answered
     by: Arm
     version: str
+    route: str = ""
+    prompt_class: str = ""
 
     @property
     def observed(self) -> Observed:
         """As it was in the gateway."""
         asked = Asked(self.id, self.path, self.headers, self.body, parse_json(self.body))
-        return Observed(asked, self.answered, self.by, self.version)
+        return Observed(asked, self.answered, self.by, self.version, self.route, self.prompt_class)
 
 
 class End(msgspec.Struct, tag=True, frozen=True, array_like=True):
@@ -137,7 +142,7 @@ def frame_of(message: Message) -> bytes:
 def seen(observed: Observed) -> Seen:
     """What is sent of an observed request."""
     asked = observed.asked
-    return Seen(asked.id, asked.path, asked.headers, asked.body, observed.answered, observed.by, observed.version)
+    return Seen(asked.id, asked.path, asked.headers, asked.body, *observed[1:])
 
 
 async def messages(reader: asyncio.StreamReader) -> AsyncIterator[Message]:

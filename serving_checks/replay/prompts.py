@@ -146,11 +146,10 @@ def _prompts_of(
         # The reader's words may quote the line.
         raise NoRequest(error.fact if error.fact.startswith("not JSON") else "no strict JSON") from None
     for place, (body, metadata) in enumerate(requests_of(line, log_format)):
-        chat = "messages" in body
-        told = "\n".join(_texts_of_chat(body["messages"]) if chat else [_text_of_completion(body.get("prompt"))])
+        told = text_of_body(body)
         expected = _expected(line, metadata, expected_field) if expected_field else None
         kept = {name: value for name, value in body.items() if name not in (*_OURS, expected_field)}
-        yield _Found(number, place, chat, kept, told, class_of(body, told, metadata, classes), expected)
+        yield _Found(number, place, "messages" in body, kept, told, class_of(body, told, metadata, classes), expected)
 
 
 def _expected(line: dict[str, Any], metadata: Mapping[str, str], name: str) -> str | None:
@@ -221,10 +220,15 @@ def prompt_of_body(name: str, fields: dict[str, Any]) -> Prompt:
     Raises:
         NoRequest: It holds no text.
     """
-    chat = "messages" in fields
-    text = "\n".join(_texts_of_chat(fields["messages"]) if chat else [_text_of_completion(fields.get("prompt"))])
     body = {key: value for key, value in fields.items() if key not in _OURS}
-    return Prompt(name, 0, chat, body, text, digest_of(body), "", None)
+    return Prompt(name, 0, "messages" in fields, body, text_of_body(fields), digest_of(body), "", None)
+
+
+def text_of_body(fields: Mapping[str, Any]) -> str:
+    """All texts of a request, a line or more each. Raises NoRequest where it holds none."""
+    if "messages" in fields:
+        return "\n".join(_texts_of_chat(fields["messages"]))
+    return _text_of_completion(fields.get("prompt"))
 
 
 def prompt_json(prompt: Prompt) -> str:
