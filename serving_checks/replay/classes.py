@@ -53,7 +53,7 @@ class ClassRule(StrictModel):
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if len(self.model_fields_set - {"name"}) == 0:
+        if all(getattr(self, name) is None for name in ClassRule.model_fields if name != "name"):
             raise ValueError(
                 "a rule says what its prompts are like: `pattern`, `at_least_characters`, `languages`, ..."
             )
