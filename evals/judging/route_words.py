@@ -19,28 +19,22 @@ def interval_text(low: float, high: float) -> str:
     return f"{points_text(low).split()[0]} to {points_text(high).split()[0]}"
 
 
-def reason_of(
-    outcome: RouteOutcome, following: Bounded | None, limit: float, least_share: float, *, certified: bool
-) -> str:
+def reason_of(outcome: RouteOutcome, following: Bounded | None, limit: float, least_share: float) -> str:
     """Why a method is supported or not.
 
     Args:
-        outcome: Of the last rule that is surely good enough; of none where there is no such rule.
+        outcome: Of the last rule that is surely good enough; one that serves nothing cheaply where there is none.
         following: Losses of the first rule that is not; None where all are.
         limit: What may be lost.
-        certified: Whether there is such a rule.
     """
     may = f"at most {100 * limit:.4g} point{'' if limit == 0.01 else 's'}"
-    if not certified:
-        assert following is not None  # noqa: S101 - a method without rules is none
+    if not outcome.share_cheap:
+        if following is None:
+            return "none of its rules serves anything cheaply"
+        found = f"the rule that risks least loses {_found_text(following, outcome.alpha)}, and {may} may be lost"
         needed = least_items(limit, outcome.alpha)
-        found = f"the one that risks least loses {_found_text(following, outcome.alpha)}, and {may} may be lost"
-        few = len(following.values) < needed
-        return (
-            f"{found}; if nothing were lost it would take {needed:,} items, here are {outcome.items:,}"
-            if few
-            else found
-        )
+        few = f"; if nothing were lost it would take {needed:,} items, here are {outcome.items:,}"
+        return found + few if len(following.values) < needed else found
     served = f"{100 * outcome.share_cheap:.1f} % are served cheaply and surely lose {may}"
     seen = f"seen {points_text(outcome.loss)} ({interval_text(outcome.loss_low, outcome.loss_high)})"
     if outcome.share_cheap < least_share:

@@ -176,7 +176,7 @@ def _judged(method: _Method, limit: float, alpha: float, least_share: float) -> 
     outcome = outcome.model_copy(
         update={
             "supported": bool(count) and enough,
-            "reason": reason_of(outcome, following, limit, least_share, certified=bool(count)),
+            "reason": reason_of(outcome, following, limit, least_share),
         }
     )
     return JudgedRoute(outcome, method.rules[place] if outcome.supported else None)

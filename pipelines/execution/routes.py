@@ -31,6 +31,7 @@ from serving_checks.replay.log_formats import NoRequest
 from serving_checks.replay.prompts import prompt_of_body
 
 BASELINE = "baseline"
+_MEASURED = "measure:"
 
 
 class Routed(NamedTuple):
@@ -105,7 +106,12 @@ def run_to_route(workspace: Workspace, run: str | None, artifact: str | None, cl
         StageError: The samples are damaged, or do not pair.
     """
     record = run_named(workspace, run)
-    names = [row.name for row in record.rows if row.name != BASELINE and row.measurement is not None]
+    measured = [
+        one.name.removeprefix(_MEASURED)
+        for one in record.outcomes
+        if one.name.startswith(_MEASURED) and one.result.object
+    ]
+    names = [name for name in measured if name != BASELINE]
     if artifact is None and len(names) == 1:
         artifact = names[0]
     if artifact is None or artifact not in names:
@@ -260,7 +266,7 @@ def _class_of(text: str, classes: ClassesConfig) -> str:
 
 def _measured(record: RunRecord, name: str, workspace: Workspace) -> tuple[EvaluationRecord, Path]:
     """A model's evaluation, and where its samples lie."""
-    result = next((one.result for one in record.outcomes if one.name == f"measure:{name}"), None)
+    result = next((one.result for one in record.outcomes if one.name == f"{_MEASURED}{name}"), None)
     if result is None or result.record is None or result.object is None:
         raise RequestError(
             f"{name} was not measured in {record.run_id}", remedy="run its recipe again: what was measured is kept"
