@@ -194,6 +194,8 @@ class _Serving:
         gateway.candidate = tried
         self._route(champion, shadow)
         observer.ask(Arms(_served(answering), _served(tried)))
+        if tried and shadow != self._now[1]:
+            self._tell(f"version {tried.version} sees what clients ask")
         if gateway.champion is not answering:
             await gateway.swap(answering)
             self._tell(f"version {champion.version} answers clients")
