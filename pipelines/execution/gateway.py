@@ -16,6 +16,7 @@ from configs.errors import QuantbenchError, RequestError
 from configs.loading import load_yaml_model
 from evals.judging.verdict_config import verdict_digest
 from pipelines.execution.finished_runs import run_named
+from pipelines.execution.gateway_routing import cheap_arm, open_router
 from pipelines.execution.gateway_watching import show, watched
 from pipelines.execution.judging import Judging
 from pipelines.execution.live_trial import NOBODY, LiveTrial, TrialStanding, promote_command, told
@@ -38,6 +39,7 @@ from serving_checks.engines.table import engine_of
 from serving_checks.gateway.app import Gateway, listening
 from serving_checks.gateway.observed import Arms, ObserverJob, Served
 from serving_checks.gateway.observer import Observer
+from serving_checks.gateway.routing import Router
 from serving_checks.gateway.upstream import Upstream
 from serving_checks.server import free_port
 
@@ -53,6 +55,8 @@ class OpenGateway(NamedTuple):
     champion: Target
     ramp: Ramp
     registry: RegistryConfig
+    router: Router | None
+    run_id: str
 
 
 def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> OpenGateway:
@@ -71,7 +75,7 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
     free_port(config.listen.port)
     run = run_named(workspace, None if config.run == "last" else config.run)
     registry = RegistryConfig.model_validate(run.config.get("registry", {}))
-    ledger = Ledger(registry.ledger or sqlite_uri(workspace.root / "ledger.db"))
+    ledger = Ledger(registry.ledger or sqlite_uri(workspace.ledger_file))
     aliases = Aliases(ledger, run.registered_model, registry)
     champion = aliases.target("champion")
     if champion is None:
@@ -81,7 +85,9 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
         )
     names = registry.aliases
     ramp = Ramp(ledger, run.registered_model, names.of("shadow"), names.of("champion"))
-    return OpenGateway(config, detect_machine(config.device), aliases, champion, ramp, registry)
+    router = open_router(config, champion, aliases.target("shadow"))
+    machine = detect_machine(config.device)
+    return OpenGateway(config, machine, aliases, champion, ramp, registry, router, run.run_id)
 
 
 def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str], None]) -> None:
@@ -96,7 +102,7 @@ def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str],
         QuantbenchError: The champion cannot be served.
     """
     directory = workspace.replay_dir(opened.config.name)
-    begun = _begun(opened.config, directory)
+    begun = _begun(opened, directory)
     uvloop.run(_until_told(_Serving(opened, workspace, directory, begun, tell).run()))
     tell("ended")
 
@@ -110,11 +116,14 @@ async def _until_told(serving: Coroutine[None, None, None]) -> None:
         await task
 
 
-def _begun(config: GatewayConfig, directory: Path) -> GatewayRecord:
+def _begun(opened: OpenGateway, directory: Path) -> GatewayRecord:
     """How the pairs are judged is written before the first one."""
+    config = opened.config
     now = GatewayRecord(
         name=config.name,
         model=config.model,
+        run=opened.run_id,
+        class_by=config.routing.class_by,
         verdict=config.verdict.model_dump(mode="json"),
         verdict_digest=verdict_digest(config.verdict),
         started_at=datetime.now(UTC),
@@ -130,6 +139,11 @@ def _begun(config: GatewayConfig, directory: Path) -> GatewayRecord:
         raise RequestError(
             f"the pairs in {directory} are to be judged by another `verdict` than the config's",
             remedy="undo the change to go on with them; to begin anew choose another `name`",
+        )
+    if then.class_by != now.class_by:
+        raise RequestError(
+            f"the pairs in {directory} have their classes by other `routing.rules` than the config's",
+            remedy="undo the change to go on with them (`arm` may change); to begin anew choose another `name`",
         )
     return then
 
@@ -169,6 +183,7 @@ class _Serving:
             observer = await stack.enter_async_context(self._observer())
             judging = await stack.enter_async_context(self._judging())
             gateway = Gateway(config.model, config.listen, champion, observer.offer, config.split)
+            gateway.router = self._opened.router
             stack.enter_context(watched(gateway, observer, config, self._directory))
             trial = LiveTrial(config.split, self._opened.ramp, judging, self._name, self._who, self._on_row)
             await stack.enter_async_context(listening(gateway, config.listen))
@@ -201,13 +216,18 @@ class _Serving:
             self._tell(f"not followed: {what}")
         self._not_followed.add(what)
 
+    @property
+    def _cascades(self) -> bool:
+        router = self._opened.router
+        return bool(router and router.record and router.record.cascade)
+
     def _observer(self) -> Observer:
         config = self._opened.config
         job = ObserverJob(
             database=self._directory / PAIRS_FILE,
             keep_days=config.keep_days,
             keep_prompts=config.keep_prompts,
-            mirror=config.mirror,
+            mirror=config.mirror.model_copy(update={"logprobs": True}) if self._cascades else config.mirror,
             patience=config.patience,
             model=config.model,
             price=config.price,
@@ -244,6 +264,7 @@ class _Serving:
         if tried is not None and tried is not gateway.candidate:
             self._tell(f"version {tried.version} sees what clients ask")
         gateway.candidate, gateway.trial = tried, standing.trial.name
+        self._route(champion, shadow if tried else None)
         gateway.split = self._opened.config.split.model_copy(update={"share": standing.share})
         arms = Arms(_served(gateway.champion), _served(tried), standing.trial)
         if arms != self._arms:
@@ -271,6 +292,15 @@ class _Serving:
         except QuantbenchError as error:
             self._tell_once(error)
             return None
+
+    def _route(self, champion: Target, shadow: Target | None) -> None:
+        """Follow the calibrated route while its two artifacts are served, and no longer."""
+        router = self._opened.router
+        if router is None or router.record is None:
+            return
+        before, router.cheap = router.cheap, cheap_arm(router.record, champion, shadow)
+        if before is not None and router.cheap is None:
+            self._tell("the calibrated route is of other artifacts than those served now: it is not followed")
 
 
 def _first_line(error: QuantbenchError | OSError) -> str:

@@ -90,7 +90,7 @@ async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         PairDatabase(job.database, timedelta(days=job.keep_days)) as database,
     ):
         answers = AnswerReader(tally, log if job.log.requests else None)
-        pairs = LivePairs(database.offer, answers, job.mirror.timeout_seconds, keep_prompts=job.keep_prompts)
+        pairs = LivePairs(database.offer, answers, job.mirror, keep_prompts=job.keep_prompts)
         arms = _Arms(pairs, job.patience)
         async with Mirror(job.mirror, pairs.ask_other) as mirror:
             read = 0

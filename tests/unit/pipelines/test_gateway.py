@@ -333,7 +333,7 @@ def test_another_verdict_is_not_taken_for_the_frozen_one(one: Lab) -> None:
     one.move("champion", "1")
     directory = one.workspace.replay_dir("live")
     for _ in range(2):
-        _begun(open_gateway(one.config_file, [], one.workspace).config, directory)
+        _begun(open_gateway(one.config_file, [], one.workspace), directory)
     other = open_gateway(one.config_file, ["verdict.alpha=0.2"], one.workspace)
     with pytest.raises(RequestError, match="judged by another `verdict`"):
         run_gateway(other, one.workspace, one.told.append)
