@@ -238,6 +238,8 @@ class _Serving:
         gateway.split = self._opened.config.split.model_copy(update={"share": standing.share})
         arms = Arms(_served(gateway.champion), _served(tried), standing.trial)
         if arms != self._arms:
+            if tried is not None and arms.candidate != self._arms.candidate:
+                self._tell(f"version {tried.version} sees what clients ask")
             self._arms = arms
             observer.ask(arms)
         self._standing_before = standing
