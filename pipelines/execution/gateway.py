@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
@@ -169,6 +170,7 @@ class _Serving:
             judging = await stack.enter_async_context(self._judging())
             gateway = Gateway(config.model, config.listen, champion, observer.offer, config.split)
             gateway.metrics.watch(observer)
+            gateway.verdict = self._verdict(NOBODY, self._opened.champion, None)
             trial = LiveTrial(config.split, self._opened.ramp, judging, self._name, self._who, self._on_row)
             await stack.enter_async_context(listening(gateway, config.listen))
             self._tell(f"http://{config.listen.host}:{config.listen.port} answers as {config.model}")
@@ -190,7 +192,8 @@ class _Serving:
         self._tell(f"{entry.kind}: {entry.why}")
         if entry.kind == "pass":
             self._tell(f"to make it the champion: {promote_command(entry.name)}")
-        notify(self._opened.registry, entry, self._tell)
+        # Whoever is told may take a minute: the ledger is followed meanwhile.
+        threading.Thread(target=notify, args=(self._opened.registry, entry, self._tell), daemon=True).start()
 
     def _tell_once(self, error: QuantbenchError) -> None:
         what = error.what.splitlines()[0]
@@ -243,9 +246,11 @@ class _Serving:
             self._arms = arms
             observer.ask(arms)
         self._standing_before = standing
-        page = told(standing, self._opened.config.model, champion, shadow if tried else None)
-        gateway.verdict = page.model_dump_json().encode()
+        gateway.verdict = self._verdict(standing, champion, shadow if tried else None)
         servers.only({one.artifact for one in (wanted, champion, shadow) if one})
+
+    def _verdict(self, standing: Standing, champion: Target, shadow: Target | None) -> bytes:
+        return told(standing, self._opened.config.model, champion, shadow).model_dump_json().encode()
 
     async def _standing(self, trial: LiveTrial, champion: Target, shadow: Target) -> Standing:
         try:
