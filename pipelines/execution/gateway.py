@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.registry_config import RegistryConfig
 from pipelines.stage_programs.live_judge import JudgeJob
-from registry.contracts import GatewayRecord
+from registry.contracts import GatewayRecord, LiveVerdict
 from registry.hashing import digest_of
 from registry.ledger import Entry, Ledger
 from registry.sealed import DamagedFile, read_sealed, write_sealed
@@ -185,6 +186,7 @@ class _Serving:
             gateway = Gateway(config.model, config.listen, champion, observer.offer, config.split)
             gateway.router = self._opened.router
             stack.enter_context(watched(gateway, observer, config, self._directory))
+            gateway.verdict = _page(told(NOBODY, config.model, self._opened.champion, None))
             trial = LiveTrial(config.split, self._opened.ramp, judging, self._name, self._who, self._on_row)
             await stack.enter_async_context(listening(gateway, config.listen))
             self._tell(f"http://{config.listen.host}:{config.listen.port} answers as {config.model}")
@@ -208,7 +210,8 @@ class _Serving:
         self._tell(f"{entry.kind}: {entry.why}")
         if entry.kind == "pass":
             self._tell(f"to make it the champion: {promote_command(entry.name)}")
-        notify(self._opened.registry, entry, self._tell)
+        # Whoever is told may take a minute: the ledger is followed meanwhile.
+        threading.Thread(target=notify, args=(self._opened.registry, entry, self._tell), daemon=True).start()
 
     def _tell_once(self, error: QuantbenchError | OSError) -> None:
         what = _first_line(error)
@@ -268,11 +271,13 @@ class _Serving:
         gateway.split = self._opened.config.split.model_copy(update={"share": standing.share})
         arms = Arms(_served(gateway.champion), _served(tried), standing.trial)
         if arms != self._arms:
+            if tried is not None and arms.candidate != self._arms.candidate:
+                self._tell(f"version {tried.version} sees what clients ask")
             self._arms = arms
             observer.ask(arms)
         self._standing_before = standing
         page = told(standing, self._opened.config.model, champion, shadow if tried else None)
-        gateway.verdict = page.model_dump_json().encode()
+        gateway.verdict = _page(page)
         show(gateway.standing, page, moved=moved)
         servers.only({one.artifact for one in (wanted, champion, shadow) if one})
 
@@ -301,6 +306,10 @@ class _Serving:
         before, router.cheap = router.cheap, cheap_arm(router.record, champion, shadow)
         if before is not None and router.cheap is None:
             self._tell("the calibrated route is of other artifacts than those served now: it is not followed")
+
+
+def _page(verdict: LiveVerdict) -> bytes:
+    return verdict.model_dump_json().encode()
 
 
 def _first_line(error: QuantbenchError | OSError) -> str:
