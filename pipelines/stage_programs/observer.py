@@ -41,6 +41,7 @@ class _Arms:
         """Ask these from now on; those that are left end what they were asked."""
         self._pairs.champion = await self._upstream(arms.champion)
         self._pairs.candidate = await self._upstream(arms.candidate)
+        self._pairs.trial = arms.trial
         for served in [one for one in self._open if one not in (arms.champion, arms.candidate)]:
             task = asyncio.create_task(self._close(*self._open.pop(served)))
             self._closing.add(task)
@@ -78,7 +79,7 @@ async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         raise ValueError(f"a {type(begin).__name__} before Begin")
     job = ObserverJob.model_validate_json(begin.job)
     with PairDatabase(job.database, timedelta(days=job.keep_days)) as database:
-        pairs = LivePairs(database.offer, keep_prompts=job.keep_prompts)
+        pairs = LivePairs(database.offer, job.mirror.timeout_seconds, keep_prompts=job.keep_prompts)
         arms = _Arms(pairs, job.patience)
         async with Mirror(job.mirror, pairs.ask_other) as mirror:
             read = 0

@@ -25,8 +25,10 @@ from registry.contracts.evaluation import (
 )
 from registry.contracts.gateway import GatewayRecord
 from registry.contracts.job import FilesJob, StageJob
+from registry.contracts.live_verdict import JudgeSaid, LiveVerdict
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.pair import Answer, Pair
+from registry.contracts.ramp import RampRecord
 from registry.contracts.replay import PromptsRecord, ReplayedModel, ReplayRecord
 from registry.contracts.reply import Reply, ToolCall
 from registry.contracts.serving import (
@@ -69,7 +71,9 @@ __all__ = [
     "Heterogeneity",
     "InspectionCheck",
     "InspectionRecord",
+    "JudgeSaid",
     "LengthTrend",
+    "LiveVerdict",
     "LoadPoint",
     "MeasurementRecord",
     "MemoryRecord",
@@ -84,6 +88,7 @@ __all__ = [
     "PromptsRecord",
     "ProofScope",
     "QuantizedModule",
+    "RampRecord",
     "RateSearch",
     "ReplayRecord",
     "ReplayedModel",

@@ -11,7 +11,7 @@ from serving_checks.gateway.asked import CHAT, COMPLETIONS, Asked, check_key, re
 from serving_checks.gateway.config import ListenConfig
 from serving_checks.gateway.connections import Connections, allow_open_files
 from serving_checks.gateway.metrics import Metrics
-from serving_checks.gateway.observed import Arm, Observed
+from serving_checks.gateway.observed import Observed
 from serving_checks.gateway.refusals import Refusal
 from serving_checks.gateway.split import SplitConfig, drawn, routing_key
 from serving_checks.gateway.upstream import Answered, Upstream
@@ -46,14 +46,13 @@ class Gateway:
         self.candidate: Upstream | None = None
         """Answers a share of the clients; None: none."""
         self.split = split or SplitConfig()
+        self.trial = ""
+        """What the pairs of these two are evidence of."""
+        self.verdict = b"{}"
+        """JSON, as it was made when the pairs were judged last."""
         self.metrics = Metrics(model)
         self._model, self._config, self._observe = model, config, observe
         self._created = int(time.time())
-
-    async def swap(self, champion: Upstream) -> None:
-        """Give all that comes from now on to another server, and wait for what the old one was asked."""
-        old, self.champion = self.champion, champion
-        await old.drained()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -68,6 +67,9 @@ class Gateway:
                 return self._models(request, request_id)
             if request.method in _READING and request.path == "/metrics":
                 return web.Response(text=self.metrics.page(), headers={"x-request-id": request_id})
+            if request.method == "GET" and request.path == "/verdict":
+                headers = {"x-request-id": request_id}
+                return web.Response(body=self.verdict, content_type="application/json", headers=headers)
             raise Refusal(404, f"there is no {request.method} {request.path[:100]} here", "unknown_url")
         except Refusal as refusal:
             return refusal.response(request_id)
@@ -76,20 +78,24 @@ class Gateway:
         if request.method != "POST":
             raise Refusal(405, f"{request.path} is asked by POST")
         asked = await read_asked(request, request_id, self._model, self._config)
-        champion, candidate = self.champion, self.candidate
-        by: Arm = "champion"
-        by_version = champion.version
-        if candidate is not None and drawn(routing_key(request, asked, self.split)) < self.split.share:
-            try:
-                response, answered = await self._relayed(candidate, asked, request)
-                by, by_version = "candidate", candidate.version
-            except Refusal:
-                # Whoever is in the candidate's share has an answer all the same: nothing was sent yet.
-                response, answered = await self._relayed(champion, asked, request)
-        else:
+        candidate, trial = self.candidate, self.trial
+        if candidate is None or drawn(routing_key(request, asked, self.split)) >= self.split.share:
+            champion = self.champion
             response, answered = await self._relayed(champion, asked, request)
-        if answered is not None and answered.body is not None and answered.status == 200:
-            self._observe(Observed(asked, answered, by, by_version))
+            if answered is not None and answered.body is not None and answered.status == 200:
+                self._observe(Observed(asked, answered, "champion", champion.version, trial))
+            return response
+        sent_at = time.perf_counter()
+        try:
+            response, answered = await self._relayed(candidate, asked, request)
+        except Refusal as refusal:
+            # Whoever is in the candidate's share has an answer all the same: nothing was sent yet.
+            answered = _no_answer(refusal.status, sent_at)
+            response, _ = await self._relayed(self.champion, asked, request)
+        # Whatever it was: an error of the candidate's is one side of its pair.
+        answered = answered or _no_answer(502, sent_at)
+        if answered.body is not None:
+            self._observe(Observed(asked, answered, "candidate", candidate.version, trial))
         return response
 
     async def _relayed(
@@ -116,6 +122,11 @@ class Gateway:
         listed = request.path == "/v1/models"
         body = {"object": "list", "data": [one]} if listed else one
         return web.json_response(body, headers={"x-request-id": request_id})
+
+
+def _no_answer(status: int, sent_at: float) -> Answered:
+    now = time.perf_counter()
+    return Answered(status, "", b"", sent_at, now, now)
 
 
 @asynccontextmanager

@@ -83,12 +83,15 @@ def test_killed_it_is_started_again_and_what_was_lost_is_counted(tmp_path: Path)
                 observer.offer(observed(number))
             assert observer.unobserved == 3, "there was nobody"
             await until(lambda: children() - before - {first})
-            number = 20
-            # Its process is seen before its socket is.
-            while observer.counts.written < 4:
-                observer.offer(observed(number))
-                number += 1
-                await asyncio.sleep(0.05)
+            observer.offer(observed(20))
+            await until(lambda: observer.unobserved > 3 or observer.counts.read == 5)
+
+            def written_at_last() -> bool:
+                # It may take a while until there is somebody; of one id there is one pair.
+                observer.offer(observed(21))
+                return observer.counts.written >= 4
+
+            await until(written_at_last)
         assert children() == before, "none is left behind"
 
     asyncio.run(run())
