@@ -26,12 +26,8 @@ from aiohttp import web
 
 from configs.errors import QuantbenchError
 from pipelines.execution import gateway, served_aliases
-from pipelines.execution.gateway import OpenGateway, run_gateway
-from pipelines.execution.served_aliases import Aliases
+from pipelines.execution.gateway import OpenGateway, open_gateway, run_gateway
 from pipelines.execution.workspace import Workspace
-from pipelines.planning.device import detect_machine
-from pipelines.recipe.gateway_config import GatewayConfig
-from pipelines.recipe.registry_config import RegistryConfig
 from registry.contracts import Endpoint
 from registry.ledger import Entry, Ledger
 from registry.tracking.address import sqlite_uri
@@ -40,7 +36,16 @@ from serving_checks.engines.vllm import VllmEngine
 from serving_checks.server import serve
 
 MODEL, VERSIONS, WORDS = "demo", ("1", "2", "3"), 8
-_NAME = "live"
+_CONFIG = """
+version: 1
+name: live
+model: {model}
+listen: {{port: {port}}}
+keep_prompts: true
+follow_seconds: 0.2
+mirror: {{queue: 4096, concurrency: 16}}
+device: cpu
+"""
 
 
 class _Fake(VllmEngine):
@@ -89,25 +94,13 @@ def opened(folder: Path, port: int) -> tuple[OpenGateway, Workspace]:
     workspace = Workspace(folder / "workspace")
     workspace.create()
     ledger = Ledger(sqlite_uri(workspace.root / "ledger.db"))
-    aliases = Aliases(ledger, MODEL, RegistryConfig())
-    if aliases.target("champion") is None:
+    if ledger.last(MODEL, "alias:champion") is None:
         move(folder, "champion", "1")
         move(folder, "shadow", "2")
-    config = GatewayConfig.model_validate(
-        {
-            "version": 1,
-            "name": _NAME,
-            "model": MODEL,
-            "listen": {"port": port},
-            "keep_prompts": True,
-            "follow_seconds": 0.2,
-            "mirror": {"queue": 4096, "concurrency": 16},
-        }
-    )
-    champion = aliases.target("champion")
-    if champion is None:
-        raise SystemExit("there is no champion")
-    return OpenGateway(config, detect_machine("cpu"), aliases, champion), workspace
+    config = folder / "gateway.yaml"
+    config.write_text(_CONFIG.format(model=MODEL, port=port), encoding="utf-8")
+    gateway.run_named = lambda *_: SimpleNamespace(config={}, registered_model=MODEL)  # type: ignore[assignment]
+    return open_gateway(config, [], workspace), workspace
 
 
 def move(folder: Path, alias: str, version: str) -> None:
