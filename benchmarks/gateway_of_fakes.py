@@ -41,11 +41,14 @@ version: 1
 name: live
 model: {model}
 listen: {{port: {port}}}
-keep_prompts: true
-follow_seconds: 0.2
-mirror: {{queue: 4096, concurrency: 16}}
 device: cpu
 """
+_ALL_OF_IT = """
+keep_prompts: true
+follow_seconds: 0.2
+mirror: {queue: 4096, concurrency: 16}
+"""
+"""For servers that say who they are, so that each pair can be looked at. Else all is as users have it."""
 
 
 class _Fake(VllmEngine):
@@ -89,8 +92,12 @@ def answer(version: str, port: int) -> None:
     asyncio.run(run())
 
 
-def opened(folder: Path, port: int) -> tuple[OpenGateway, Workspace]:
-    """The workspace, made where it is not there, and what the gateway is run with."""
+def opened(folder: Path, port: int, more: str) -> tuple[OpenGateway, Workspace]:
+    """The workspace, made where it is not there, and what the gateway is run with.
+
+    Args:
+        more: Of the config.
+    """
     workspace = Workspace(folder / "workspace")
     workspace.create()
     ledger = Ledger(sqlite_uri(workspace.root / "ledger.db"))
@@ -98,7 +105,7 @@ def opened(folder: Path, port: int) -> tuple[OpenGateway, Workspace]:
         move(folder, "champion", "1")
         move(folder, "shadow", "2")
     config = folder / "gateway.yaml"
-    config.write_text(_CONFIG.format(model=MODEL, port=port), encoding="utf-8")
+    config.write_text(_CONFIG.format(model=MODEL, port=port) + more, encoding="utf-8")
     gateway.run_named = lambda *_: SimpleNamespace(config={}, registered_model=MODEL)  # type: ignore[assignment]
     return open_gateway(config, [], workspace), workspace
 
@@ -147,7 +154,7 @@ def run(folder: Path, port: int, url: str | None) -> None:
         model=model, serving=serving, dtype="float32"
     )
     served_aliases.serve = _serve if url is None else lambda *_, **__: _at(url)  # type: ignore[assignment]
-    run_gateway(*opened(folder, port), lambda text: print(text, flush=True))
+    run_gateway(*opened(folder, port, "" if url else _ALL_OF_IT), lambda text: print(text, flush=True))
 
 
 def main() -> None:
