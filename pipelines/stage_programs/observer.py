@@ -155,7 +155,8 @@ async def _main(fd: int) -> None:
 
 
 if __name__ == "__main__":
-    # Ctrl-C reaches the whole group: the gateway says when it is time.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole group, and systemd tells all of a service's: the gateway says when it is time.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     os.nice(_NICENESS)
     uvloop.run(_main(int(sys.argv[1])))

@@ -50,7 +50,9 @@ def recorded(
 
     async def run() -> None:
         with PairDatabase(path) as database:
-            pairs = LivePairs(database.offer, AnswerReader(Tally("demo", None)), MirrorConfig(), keep_prompts=keep_prompts)
+            pairs = LivePairs(
+                database.offer, AnswerReader(Tally("demo", None)), MirrorConfig(), keep_prompts=keep_prompts
+            )
 
             def observe(observed: Observed) -> None:
                 if pairs.wants(observed):
@@ -111,7 +113,10 @@ def asked_beside(
 
     async def run() -> list[str]:
         pairs = LivePairs(
-            lambda pair, trial: kept.append(pair), AnswerReader(Tally("demo", None)), MirrorConfig(timeout_seconds=0.3), keep_prompts=False
+            lambda pair, trial: kept.append(pair),
+            AnswerReader(Tally("demo", None)),
+            MirrorConfig(timeout_seconds=0.3),
+            keep_prompts=False,
         )
         pairs.trial = TRIAL
         async with Upstream("2", other, PatienceConfig()) as upstream:
