@@ -1,8 +1,8 @@
 """What `quantbench shadow up` is asked: which registered model it serves, how, to whom, and what it keeps."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.base import StrictModel
 from configs.quantities import Count, Label, Name, Seconds
@@ -13,6 +13,9 @@ from serving_checks.engines.table import AnyServingConfig, default_config
 from serving_checks.gateway.config import ListenConfig, LogConfig, MirrorConfig, PatienceConfig
 from serving_checks.gateway.split import SplitConfig
 from serving_checks.readings.cost import DevicePrice
+
+_OF_REPLAYS = ("score", "agreement", "logprob", "preference")
+"""Metrics that live traffic has no values of: they take known answers, the champion's tokens or a third model."""
 
 
 class GatewayConfig(StrictModel):
@@ -49,3 +52,17 @@ class GatewayConfig(StrictModel):
     """When to give up on a server; that of servers is read."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where a GPU answers, else the CPU."""
+
+    @model_validator(mode="after")
+    def _steps_can_pass(self) -> Self:
+        if not self.split.ramp:
+            return self
+        if "metrics" not in self.verdict.model_fields_set:
+            raise ValueError(
+                "`split.ramp` advances by a verdict: say by `verdict.metrics` what is to hold, such as {errors: 0.01,"
+                " same: 0.5}"
+            )
+        never = [name for name in self.verdict.metrics.given if name in _OF_REPLAYS]
+        if never:
+            raise ValueError(f"live traffic has no values of {', '.join(never)}, so no step of `split.ramp` would pass")
+        return self

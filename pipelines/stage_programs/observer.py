@@ -47,6 +47,7 @@ class _Arms:
         """Ask these from now on; those that are left end what they were asked."""
         self._pairs.champion = await self._upstream(arms.champion)
         self._pairs.candidate = await self._upstream(arms.candidate)
+        self._pairs.trial = arms.trial
         for served in [one for one in self._open if one not in (arms.champion, arms.candidate)]:
             task = asyncio.create_task(self._close(*self._open.pop(served)))
             self._closing.add(task)
@@ -89,7 +90,7 @@ async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         PairDatabase(job.database, timedelta(days=job.keep_days)) as database,
     ):
         answers = AnswerReader(tally, log if job.log.requests else None)
-        pairs = LivePairs(database.offer, answers, keep_prompts=job.keep_prompts)
+        pairs = LivePairs(database.offer, answers, job.mirror.timeout_seconds, keep_prompts=job.keep_prompts)
         arms = _Arms(pairs, job.patience)
         async with Mirror(job.mirror, pairs.ask_other) as mirror:
             read = 0
@@ -129,7 +130,8 @@ async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
                 for teller in tellers:
                     teller.cancel()
                 await arms.close()
-    with suppress(ConnectionError):
+    # RuntimeError is uvloop's word for a connection that is closed: the gateway is gone.
+    with suppress(ConnectionError, RuntimeError):
         writer.write(frame_of(msgspec.structs.replace(counts(), written=database.written)))
         writer.close()
         await writer.wait_closed()

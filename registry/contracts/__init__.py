@@ -35,8 +35,10 @@ from registry.contracts.gateway_status import (
     VersionRead,
 )
 from registry.contracts.job import FilesJob, StageJob
+from registry.contracts.live_verdict import JudgeSaid, LiveVerdict
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.pair import Answer, Pair
+from registry.contracts.ramp import RampRecord
 from registry.contracts.replay import PromptsRecord, ReplayedModel, ReplayRecord
 from registry.contracts.reply import Reply, ToolCall
 from registry.contracts.serving import (
@@ -83,7 +85,9 @@ __all__ = [
     "Heterogeneity",
     "InspectionCheck",
     "InspectionRecord",
+    "JudgeSaid",
     "LengthTrend",
+    "LiveVerdict",
     "LoadPoint",
     "MeasurementRecord",
     "MemoryRecord",
@@ -100,6 +104,7 @@ __all__ = [
     "PromptsRecord",
     "ProofScope",
     "QuantizedModule",
+    "RampRecord",
     "RateSearch",
     "RecentLoad",
     "ReplayRecord",

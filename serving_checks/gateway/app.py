@@ -14,7 +14,7 @@ from serving_checks.gateway.metrics import Metrics
 from serving_checks.gateway.observed import Arm, Observed
 from serving_checks.gateway.refusals import Refusal
 from serving_checks.gateway.split import SplitConfig, drawn, routing_key
-from serving_checks.gateway.standing import Answering, Standing
+from serving_checks.gateway.status_board import Answering, StatusBoard
 from serving_checks.gateway.upstream import Answered, Upstream
 
 _HUNG_UP = 499
@@ -46,17 +46,16 @@ class Gateway:
         self.candidate: Upstream | None = None
         """Answers a share of the clients; None: none."""
         self.split = split or SplitConfig()
-        self.standing = Standing(model, lambda: Answering(self.champion, self.candidate, self.split.share))
-        self.metrics = Metrics(model, self.standing)
+        self.trial = ""
+        """What the pairs of these two are evidence of."""
+        self.verdict = b"{}"
+        """JSON, as it was made when the pairs were judged last."""
+        self.board = StatusBoard(model, lambda: Answering(self.champion, self.candidate, self.split.share))
+        self.metrics = Metrics(model, self.board)
         self.live_page: LivePage | None = None
         """For people; None: none."""
         self._model, self._config, self._observe = model, config, observe
         self._created = int(time.time())
-
-    async def swap(self, champion: Upstream) -> None:
-        """Give all that comes from now on to another server, and wait for what the old one was asked."""
-        old, self.champion = self.champion, champion
-        await old.drained()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -80,20 +79,24 @@ class Gateway:
         if request.method != "POST":
             raise Refusal(405, f"{request.path} is asked by POST")
         asked = await read_asked(request, request_id, self._model, self._config)
-        champion, candidate = self.champion, self.candidate
-        by: Arm = "champion"
-        by_version = champion.version
-        if candidate is not None and drawn(routing_key(request, asked, self.split)) < self.split.share:
-            try:
-                response, answered = await self._relayed("candidate", candidate, asked, request)
-                by, by_version = "candidate", candidate.version
-            except Refusal:
-                # Whoever is in the candidate's share has an answer all the same: nothing was sent yet.
-                response, answered = await self._relayed("champion", champion, asked, request)
-        else:
+        candidate, trial = self.candidate, self.trial
+        if candidate is None or drawn(routing_key(request, asked, self.split)) >= self.split.share:
+            champion = self.champion
             response, answered = await self._relayed("champion", champion, asked, request)
-        if answered is not None and answered.body is not None and answered.status == 200:
-            self._observe(Observed(asked, answered, by, by_version))
+            if answered is not None and answered.body is not None and answered.status == 200:
+                self._observe(Observed(asked, answered, "champion", champion.version, trial))
+            return response
+        sent_at = time.perf_counter()
+        try:
+            response, answered = await self._relayed("candidate", candidate, asked, request)
+        except Refusal as refusal:
+            # Whoever is in the candidate's share has an answer all the same: nothing was sent yet.
+            answered = _no_answer(refusal.status, sent_at)
+            response, _ = await self._relayed("champion", self.champion, asked, request)
+        # Whatever it was: an error of the candidate's is one side of its pair.
+        answered = answered or _no_answer(502, sent_at)
+        if answered.body is not None:
+            self._observe(Observed(asked, answered, "candidate", candidate.version, trial))
         return response
 
     async def _relayed(
@@ -129,13 +132,22 @@ class Gateway:
         if path == "/metrics":
             return web.Response(text=self.metrics.page(), headers={"x-request-id": request_id})
         if path == "/status":
-            return status_response(self.standing, request_id)
+            return status_response(self.board, request_id)
+        if path == "/verdict":
+            return web.Response(
+                body=self.verdict, content_type="application/json", headers={"x-request-id": request_id}
+            )
         return None
 
     def _models(self, path: str, request_id: str) -> web.Response:
         one = {"id": self._model, "object": "model", "created": self._created, "owned_by": "quantbench"}
         body = {"object": "list", "data": [one]} if path == "/v1/models" else one
         return web.json_response(body, headers={"x-request-id": request_id})
+
+
+def _no_answer(status: int, sent_at: float) -> Answered:
+    now = time.perf_counter()
+    return Answered(status, "", b"", sent_at, now, now)
 
 
 @asynccontextmanager

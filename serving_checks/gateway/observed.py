@@ -17,6 +17,7 @@ from configs.quantities import Count
 from configs.reading.json_text import parse_json
 from registry.contracts.reply import Reply
 from registry.contracts.serving import Endpoint
+from registry.pair_database import NO_TRIAL, Trial
 from serving_checks.gateway.asked import Asked
 from serving_checks.gateway.config import LogConfig, MirrorConfig, PatienceConfig
 from serving_checks.gateway.upstream import Answered
@@ -37,6 +38,8 @@ class Observed(NamedTuple):
     by: Arm
     version: str
     """Of the registered model, that answered."""
+    trial: str = ""
+    """What its pair is evidence of, by the aliases and the step of the ramp when it was asked."""
     reply: Reply | None = None
     """The answer, once the observer has read it."""
 
@@ -87,6 +90,8 @@ class Arms(msgspec.Struct, tag=True, frozen=True, array_like=True):
 
     champion: Served | None
     candidate: Served | None
+    trial: Trial = NO_TRIAL
+    """What their pairs are evidence of."""
 
 
 class Seen(msgspec.Struct, tag=True, frozen=True, array_like=True):
@@ -99,12 +104,13 @@ class Seen(msgspec.Struct, tag=True, frozen=True, array_like=True):
     answered: Answered
     by: Arm
     version: str
+    trial: str = ""
 
     @property
     def observed(self) -> Observed:
         """As it was in the gateway."""
         asked = Asked(self.id, self.path, self.headers, self.body, parse_json(self.body))
-        return Observed(asked, self.answered, self.by, self.version)
+        return Observed(asked, self.answered, self.by, self.version, self.trial)
 
 
 class End(msgspec.Struct, tag=True, frozen=True, array_like=True):
@@ -147,8 +153,8 @@ def frame_of(message: Message) -> bytes:
 
 def seen(observed: Observed) -> Seen:
     """What is sent of an observed request."""
-    asked = observed.asked
-    return Seen(asked.id, asked.path, asked.headers, asked.body, observed.answered, observed.by, observed.version)
+    asked, answered, by, version, trial, _ = observed
+    return Seen(asked.id, asked.path, asked.headers, asked.body, answered, by, version, trial)
 
 
 async def messages(reader: asyncio.StreamReader) -> AsyncIterator[Message]:

@@ -44,6 +44,18 @@ async def reply_of(asked: Asked, answered: Answered) -> Reply:
     return Reply(**known, **told, **streamed)
 
 
+def no_reply(asked: Asked, sent_at: float, error: str) -> Reply:
+    """That nothing came.
+
+    Args:
+        sent_at: By `time.perf_counter`.
+        error: Why, in a line.
+    """
+    seconds = perf_counter() - sent_at
+    began = datetime.now(UTC) - timedelta(seconds=seconds)
+    return Reply(id=asked.id, sent_at=began, seconds=seconds, error=error)
+
+
 async def _read(answered: Answered) -> StreamedReply:
     body = answered.body or b""
     if "event-stream" in answered.content_type:

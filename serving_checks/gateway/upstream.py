@@ -129,6 +129,9 @@ class Upstream:
             except (TimeoutError, aiohttp.ServerTimeoutError):
                 raise Refusal(504, "the model's server did not answer in time; ask again later") from None
             except (aiohttp.ClientError, OSError) as error:
+                if _has_hung_up(request):
+                    # As if it had been noticed before the write: no fault of the server's.
+                    raise asyncio.CancelledError from error
                 raise Refusal(
                     502, f"the model's server is not there ({type(error).__name__}); ask again later"
                 ) from error
@@ -192,6 +195,8 @@ async def _in_pieces(
             await response.write(piece)
             piece = await anext(pieces, b"")
     except (aiohttp.ClientPayloadError, aiohttp.ServerTimeoutError, aiohttp.ClientConnectionError):
+        if _has_hung_up(request):
+            raise
         # The client sees an error and no end, and not a whole answer that is short.
         await response.write(Refusal(502, "the model's server broke off amid its answer").event)
         if request.transport is not None:
@@ -200,6 +205,10 @@ async def _in_pieces(
     await response.write_eof()
     body = None if parts is None else b"".join(parts)
     return response, Answered(answer.status, _kind(answer), body, sent_at, first_byte_at, time.perf_counter())
+
+
+def _has_hung_up(request: web.BaseRequest) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _kind(answer: aiohttp.ClientResponse) -> str:

@@ -86,8 +86,13 @@ def test_killed_it_is_started_again_and_what_was_lost_is_counted(tmp_path: Path)
             await until(lambda: children() - before - {first})
             observer.offer(observed(20))
             await until(lambda: observer.unobserved > 3 or observer.counts.read == 5)
-            observer.offer(observed(21))
-            await until(lambda: observer.counts.written >= 4)
+
+            def written_at_last() -> bool:
+                # It may take a while until there is somebody; of one id there is one pair.
+                observer.offer(observed(21))
+                return observer.counts.written >= 4
+
+            await until(written_at_last)
         assert children() == before, "none is left behind"
 
     asyncio.run(run())

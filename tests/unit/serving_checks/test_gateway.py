@@ -377,7 +377,8 @@ def test_a_champion_is_swapped_under_load_without_a_failed_or_mixed_up_request()
             while len(answers) < 40:
                 await asyncio.sleep(0.01)
             old = one.gateway.champion
-            await one.gateway.swap(upstream)
+            one.gateway.champion = upstream
+            await old.drained()
             assert old.in_flight == 0
             asked = len(first.seen)
             await asyncio.gather(*clients)
