@@ -131,9 +131,9 @@ async def run(seconds: float, out: Path) -> None:
         async with watched_gateway(folder, Timed(0.08, 0.02), Timed(0.05, 0.012, "five"), share=0.2) as one:
             with prometheus(folder, one.base.removeprefix("http://"), ALERTS) as server:
                 start = time.time()
-                one.gateway.board.followed(ramped(0.2, 1, pairs=100))
+                one.gateway.standing.followed(ramped(0.2, 1, pairs=100))
                 await traffic(one, seconds / 2)
-                one.gateway.board.followed(ramped(0.2, 1, "pass", pairs=900))
+                one.gateway.standing.followed(ramped(0.2, 1, "pass", pairs=900))
                 await traffic(one, seconds / 2)
                 told = dashboard()
                 panels = [await asyncio.to_thread(drawn, server, panel, start, time.time()) for panel in told["panels"]]

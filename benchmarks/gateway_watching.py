@@ -19,7 +19,7 @@ from serving_checks.gateway.config import LogConfig
 from serving_checks.gateway.event_log import EventLog
 from serving_checks.gateway.metrics import Metrics
 from serving_checks.gateway.observed import Observed
-from serving_checks.gateway.status_board import Answering, StatusBoard
+from serving_checks.gateway.standing import Answering, Standing
 from serving_checks.gateway.tally import Tally
 from serving_checks.gateway.upstream import Answered
 from serving_checks.readings.cost import DevicePrice
@@ -53,9 +53,9 @@ def microseconds(what: str, times: int, started: float) -> None:
 def in_the_gateway(log: EventLog | None) -> None:
     """Count answered and failed requests."""
     upstream = cast("Any", type("Upstream", (), {"version": "1", "in_flight": 0}))
-    board = StatusBoard("demo", lambda: Answering(upstream, None, 0.0))
-    board.log = log
-    metrics = Metrics("demo", board)
+    standing = Standing("demo", lambda: Answering(upstream, None, 0.0))
+    standing.log = log
+    metrics = Metrics("demo", standing)
     for name, request in (("whole", asked(False)), ("streamed", asked(True))):
         one = answered(1)
         started = time.thread_time()

@@ -171,7 +171,7 @@ async def watched_gateway(
         gateway = Gateway(wanted.model, wanted.listen, upstreams[0], observer.offer, SplitConfig(share=share))
         gateway.candidate = upstreams[1]
         stack.enter_context(watched(gateway, observer, wanted, folder))
-        gateway.board.followed(told(share=share))
+        gateway.standing.followed(told(share=share))
         await stack.enter_async_context(listening(gateway, wanted.listen))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield Watched(gateway, observer, f"http://127.0.0.1:{wanted.listen.port}", session, folder)

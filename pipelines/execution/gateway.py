@@ -18,7 +18,7 @@ from evals.judging.verdict_config import verdict_digest
 from pipelines.execution.finished_runs import run_named
 from pipelines.execution.gateway_watching import watched
 from pipelines.execution.judging import Judging
-from pipelines.execution.live_trial import NOBODY, LiveTrial, Standing, promote_command, told
+from pipelines.execution.live_trial import NOBODY, LiveTrial, TrialStanding, promote_command, told
 from pipelines.execution.notices import notify
 from pipelines.execution.ramp import Ramp
 from pipelines.execution.served_aliases import Aliases, Servers, Target
@@ -178,11 +178,11 @@ class _Serving:
             while True:
                 try:
                     await self._follow(servers, gateway, observer, trial)
-                except QuantbenchError as error:
+                except (QuantbenchError, OSError) as error:
                     # Clients go on with the champion that there is.
                     self._away = True
                     self._tell_once(error)
-                    gateway.board.not_followed(self._faults)
+                    gateway.standing.not_followed(self._faults)
                 await asyncio.sleep(config.follow_seconds)
 
     @property
@@ -196,8 +196,8 @@ class _Serving:
             self._tell(f"to make it the champion: {promote_command(entry.name)}")
         notify(self._opened.registry, entry, self._tell)
 
-    def _tell_once(self, error: QuantbenchError) -> None:
-        what = error.what.splitlines()[0]
+    def _tell_once(self, error: QuantbenchError | OSError) -> None:
+        what = _first_line(error)
         self._faults.append(what)
         if what not in self._not_followed:
             self._tell(f"not followed: {what}")
@@ -254,10 +254,10 @@ class _Serving:
         self._standing_before = standing
         page = told(standing, self._opened.config.model, champion, shadow if tried else None)
         gateway.verdict = page.model_dump_json().encode()
-        gateway.board.followed(page, self._faults)
+        gateway.standing.followed(page, self._faults)
         servers.only({one.artifact for one in (wanted, champion, shadow) if one})
 
-    async def _standing(self, trial: LiveTrial, champion: Target, shadow: Target) -> Standing:
+    async def _standing(self, trial: LiveTrial, champion: Target, shadow: Target) -> TrialStanding:
         try:
             return await trial.standing(champion, shadow)
         except QuantbenchError as error:
@@ -273,6 +273,10 @@ class _Serving:
         except QuantbenchError as error:
             self._tell_once(error)
             return None
+
+
+def _first_line(error: QuantbenchError | OSError) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _served(upstream: Upstream | None) -> Served | None:

@@ -20,7 +20,7 @@ def watched(gateway: Gateway, observer: Observer, config: GatewayConfig, directo
     """
     file = None if config.log.to == "stderr" else directory / EVENTS_FILE
     with EventLog(file, config.log) as log:
-        board = gateway.board
-        board.observer, board.log = observer, log
+        standing = gateway.standing
+        standing.observer, standing.log = observer, log
         gateway.live_page = live_page(config.model)
         yield

@@ -21,15 +21,17 @@ from pipelines.planning.device import MachineRecord
 from pipelines.planning.served_folder import checked_folder
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.registry_config import RegistryConfig, Role
-from registry.contracts import Endpoint
 from registry.ledger import Entry, Ledger
 from serving_checks.engines.base import ServerRequest
 from serving_checks.gateway.upstream import Upstream
-from serving_checks.server import serve
+from serving_checks.processes.watch import Watch
+from serving_checks.server import RunningServer, serve
 
 _LEAST_REST_SECONDS, _MOST_REST_SECONDS = 10.0, 300.0
 """Before a server that did not start is tried again: twice as long each time."""
 _LOOK_SECONDS = 0.05
+_BURIAL_SECONDS = 5.0
+"""From a new server to the end of the connections to the one that ended."""
 
 
 class Target(NamedTuple):
@@ -66,13 +68,19 @@ class Aliases:
 
 @dataclass
 class _Running:
-    """A server that answers."""
+    """A server that answers, or did."""
 
     upstream: Upstream
+    watch: Watch | None
     server: ExitStack
     client: AsyncExitStack
     leaving: asyncio.Task[None] | None = None
     """Stops it once it is idle; None while it is wanted."""
+
+    @property
+    def has_ended(self) -> bool:
+        """By itself."""
+        return self.watch is not None and bool(self.watch.over(0))
 
 
 @dataclass
@@ -118,6 +126,8 @@ class Servers:
         self._config, self._workspace, self._machine = config, workspace, machine
         self._log_dir, self._tell = log_dir, tell
         self._known: dict[str, _Known] = {}
+        self._burials: set[asyncio.Task[None]] = set()
+        """Of servers that ended by themselves."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -136,6 +146,9 @@ class Servers:
                 await self._stop(known, known.running)
             async with known.turn:
                 pass  # until one that was being stopped is gone
+        for burial in self._burials:
+            burial.cancel()
+        await asyncio.gather(*self._burials, return_exceptions=True)
 
     def ready(self, target: Target) -> Upstream | None:
         """The server of an artifact, where it answers; where there is none, its start is begun and None given.
@@ -144,6 +157,11 @@ class Servers:
             QuantbenchError: It did not start. It is tried again after a while.
         """
         known = self._known.setdefault(target.artifact, _Known())
+        if known.running is not None and known.running.has_ended:
+            burial = asyncio.create_task(self._bury(known, known.running))
+            self._burials.add(burial)
+            burial.add_done_callback(self._burials.discard)
+            known.running = None
         if known.running is not None:
             if known.running.leaving is not None:
                 known.running.leaving.cancel()
@@ -203,17 +221,18 @@ class Servers:
             server = ExitStack()
             starting = asyncio.create_task(asyncio.to_thread(self._serve, target, server))
             try:
-                endpoint = await asyncio.shield(starting)
+                started = await asyncio.shield(starting)
                 client = AsyncExitStack()
-                upstream = await client.enter_async_context(Upstream(target.version, endpoint, self._config.patience))
+                upstream = Upstream(target.version, started.endpoint, self._config.patience)
+                await client.enter_async_context(upstream)
             except BaseException:
                 # Whoever gives up amid a start has a server all the same, later.
                 await asyncio.wait([starting])
                 await asyncio.to_thread(server.close)
                 raise
-            return _Running(upstream, server, client)
+            return _Running(upstream, started.watch, server, client)
 
-    def _serve(self, target: Target, server: ExitStack) -> Endpoint:
+    def _serve(self, target: Target, server: ExitStack) -> RunningServer:
         config = self._config
         folder = checked_folder(
             self._workspace.store.open(target.artifact), config.serving, config.dtype, self._machine
@@ -222,7 +241,7 @@ class Servers:
             folder.serving, folder.model, folder.dtype, self._machine.device, self._machine.serving_threads
         )
         log = self._log_dir / f"version-{target.version}.log"
-        return server.enter_context(serve(request, log, patience=config.deadlines.of_server)).endpoint
+        return server.enter_context(serve(request, log, patience=config.deadlines.of_server))
 
     async def _leave(self, known: _Known, running: _Running) -> None:
         """Until it has answered all, it can be called back."""
@@ -234,7 +253,23 @@ class Servers:
         known.running = None
         async with known.turn:
             await running.client.aclose()
-            try:
-                await asyncio.to_thread(running.server.close)
-            except QuantbenchError as error:
-                self._tell(f"a server ended by itself: {error.what.splitlines()[0]}")
+            await self._close(running.server)
+
+    async def _bury(self, known: _Known, running: _Running) -> None:
+        """Make room for a new server of an artifact whose server ended."""
+        try:
+            async with known.turn:
+                await self._close(running.server)
+            # Who asks it goes on being told that it is not there, until another has taken its place.
+            while known.running is None:
+                await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_BURIAL_SECONDS)
+        finally:
+            await running.client.aclose()
+            await self._close(running.server)
+
+    async def _close(self, server: ExitStack) -> None:
+        try:
+            await asyncio.to_thread(server.close)
+        except QuantbenchError as error:
+            self._tell(f"a server ended by itself: {error.what.splitlines()[0]}")

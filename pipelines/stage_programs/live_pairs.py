@@ -42,8 +42,8 @@ class LivePairs:
         """Who are asked; None while there is none. Others may take their places at any time."""
         self.trial = NO_TRIAL
         """What their pairs are evidence of."""
-        self._keep, self._reader, self._keep_prompts = keep, reader, keep_prompts
-        self._timeout_seconds = timeout_seconds
+        self._keep, self._reader = keep, reader
+        self._timeout_seconds, self._keep_prompts = timeout_seconds, keep_prompts
 
     def wants(self, observed: Observed) -> bool:
         """Whether there is another side to ask, and something to compare."""
@@ -67,7 +67,7 @@ class LivePairs:
             raise ValueError("the other side is gone")
         prompt, trial = prompt_of(asked), self.trial
         answered = observed.reply or await reply_of(asked, observed.answered)
-        copied = await self._copied(asked, other, "candidate" if of_champion else "champion")
+        copied = await self._copied(other, "candidate" if of_champion else "champion", asked)
         if copied.status == 0:
             # That a server was stopped when an alias moved is no fault of the model's.
             await asyncio.sleep(_MOVED_SECONDS)
@@ -86,7 +86,7 @@ class LivePairs:
         self._reader.compared(pair)
         self._keep(pair, trial)
 
-    async def _copied(self, asked: Asked, other: Upstream, arm: Arm) -> Reply:
+    async def _copied(self, other: Upstream, arm: Arm, asked: Asked) -> Reply:
         """What the other side says; that it says nothing is its failure, and part of the pair."""
         sent_at = perf_counter()
         try:

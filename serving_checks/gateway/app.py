@@ -9,14 +9,16 @@ from aiohttp import web
 
 from serving_checks.gateway.asked import CHAT, COMPLETIONS, Asked, check_key, read_asked, request_id_of
 from serving_checks.gateway.config import ListenConfig
+from serving_checks.gateway.connections import Connections, allow_open_files
 from serving_checks.gateway.live_page import LIVE_PATHS, LivePage, page_response, status_response
 from serving_checks.gateway.metrics import Metrics
 from serving_checks.gateway.observed import Arm, Observed
 from serving_checks.gateway.refusals import Refusal
 from serving_checks.gateway.split import SplitConfig, drawn, routing_key
-from serving_checks.gateway.status_board import Answering, StatusBoard
+from serving_checks.gateway.standing import Answering, Standing
 from serving_checks.gateway.upstream import Answered, Upstream
 
+_READING = ("GET", "HEAD")
 _HUNG_UP = 499
 """As nginx counts a client that did not wait for the answer."""
 _ENDING_SECONDS = 30.0
@@ -50,8 +52,8 @@ class Gateway:
         """What the pairs of these two are evidence of."""
         self.verdict = b"{}"
         """JSON, as it was made when the pairs were judged last."""
-        self.board = StatusBoard(model, lambda: Answering(self.champion, self.candidate, self.split.share))
-        self.metrics = Metrics(model, self.board)
+        self.standing = Standing(model, lambda: Answering(self.champion, self.candidate, self.split.share))
+        self.metrics = Metrics(model, self.standing)
         self.live_page: LivePage | None = None
         """For people; None: none."""
         self._model, self._config, self._observe = model, config, observe
@@ -61,7 +63,7 @@ class Gateway:
         """Answer one request."""
         request_id = request_id_of(request)
         try:
-            reading = request.method == "GET"
+            reading = request.method in _READING
             if reading and (open_to_all := self._open_to_all(request.path, request_id)):
                 return open_to_all
             check_key(request, self._config.api_keys)
@@ -108,7 +110,7 @@ class Gateway:
         except Refusal as refusal:
             self.metrics.failed(by, upstream.version, asked, refusal.status)
             raise
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionError):
             self.metrics.failed(by, upstream.version, asked, _HUNG_UP)
             raise
         if answered is None:
@@ -132,11 +134,10 @@ class Gateway:
         if path == "/metrics":
             return web.Response(text=self.metrics.page(), headers={"x-request-id": request_id})
         if path == "/status":
-            return status_response(self.board, request_id)
+            return status_response(self.standing, request_id)
         if path == "/verdict":
-            return web.Response(
-                body=self.verdict, content_type="application/json", headers={"x-request-id": request_id}
-            )
+            headers = {"x-request-id": request_id}
+            return web.Response(body=self.verdict, content_type="application/json", headers=headers)
         return None
 
     def _models(self, path: str, request_id: str) -> web.Response:
@@ -152,10 +153,13 @@ def _no_answer(status: int, sent_at: float) -> Answered:
 
 @asynccontextmanager
 async def listening(gateway: Gateway, config: ListenConfig) -> AsyncIterator[None]:
-    """The gateway answers for the length of the block; what is under way at its end is answered."""
-    # A client that hangs up ends what is done for it, so that its server computes no answer that nobody reads.
-    server = web.Server(gateway.handle, handler_cancellation=True, access_log=None)
-    runner = web.ServerRunner(server, shutdown_timeout=_ENDING_SECONDS)
+    """The gateway answers for the length of the block; what is under way at its end is answered.
+
+    Raises:
+        RequestError: This process may not open as many files.
+    """
+    allow_open_files(config.connections)
+    runner = web.ServerRunner(Connections(gateway.handle, config), shutdown_timeout=_ENDING_SECONDS)
     await runner.setup()
     try:
         await web.TCPSite(runner, config.host, config.port, backlog=1024).start()

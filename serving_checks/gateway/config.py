@@ -23,6 +23,13 @@ class ListenConfig(StrictModel):
     """Largest body of a request."""
     body_seconds: Annotated[Seconds, Field(gt=0)] = 30
     """Until a request's body is there."""
+    idle_seconds: Annotated[Seconds, Field(gt=0)] = 75
+    """Until the whole head of a request is there, from the connection's begin or the answer before; longer than a
+    balancer in front keeps its connections."""
+    reading_seconds: Annotated[Seconds, Field(gt=0)] = 60
+    """For which a client may take nothing of its answer."""
+    connections: Annotated[Count, Field(ge=1, le=100_000)] = 1000
+    """Open at a time; who comes then is told to come later."""
 
     @property
     def is_loopback(self) -> bool:

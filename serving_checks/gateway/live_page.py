@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from serving_checks.gateway.status_board import StatusBoard
+from serving_checks.gateway.standing import Standing
 
 LIVE_PATHS = ("/", "/live")
 
@@ -30,7 +30,7 @@ def page_response(page: LivePage, request_id: str) -> web.Response:
     return web.Response(body=page.html, headers=headers)
 
 
-def status_response(board: StatusBoard, request_id: str) -> web.Response:
+def status_response(standing: Standing, request_id: str) -> web.Response:
     """A GatewayStatus as JSON."""
     headers = {"cache-control": "no-store", "x-content-type-options": "nosniff", "x-request-id": request_id}
-    return web.Response(text=board.status().model_dump_json(), content_type="application/json", headers=headers)
+    return web.Response(text=standing.status().model_dump_json(), content_type="application/json", headers=headers)

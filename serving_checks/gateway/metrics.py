@@ -1,4 +1,4 @@
-"""What Prometheus reads of a gateway: clients' requests from here, the board, and what the observer read."""
+"""What Prometheus reads of a gateway: clients' requests from here, the standing, and what the observer read."""
 
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
 
@@ -8,7 +8,7 @@ from serving_checks.gateway.metrics_page import joined
 from serving_checks.gateway.observed import Arm
 from serving_checks.gateway.refusals import Refusal
 from serving_checks.gateway.served_metrics import Served, ServedMetrics, told_status
-from serving_checks.gateway.status_board import StatusBoard, StatusBoardCollector
+from serving_checks.gateway.standing import Standing, StandingCollector
 from serving_checks.gateway.upstream import Answered
 
 
@@ -17,11 +17,11 @@ class Metrics:
 
     Args:
         model: What clients call the model.
-        board: Is told of each request too.
+        standing: Is told of each request too.
     """
 
-    def __init__(self, model: str, board: StatusBoard) -> None:
-        self._board = board
+    def __init__(self, model: str, standing: Standing) -> None:
+        self._standing = standing
         self._registry = CollectorRegistry()
         self._served = ServedMetrics(model, "client", self._registry)
         self._refused = Counter(
@@ -30,7 +30,7 @@ class Metrics:
             ("status",),
             registry=self._registry,
         )
-        self._registry.register(StatusBoardCollector(board))
+        self._registry.register(StandingCollector(standing))
         # Memory, processor time and open files of this process, by the names that Prometheus' clients share.
         ProcessCollector(registry=self._registry)
 
@@ -42,7 +42,7 @@ class Metrics:
     def failed(self, arm: Arm, version: str, asked: Asked, status: int) -> None:
         """A server was asked, and its answer did not reach the client whole."""
         self._served.failed(Served(arm, version, asked.path), status)
-        self._board.ended(arm, version, None)
+        self._standing.ended(arm, version, None)
         self._tell(RefusalEvent(now(), asked.id, status, arm=arm, version=version))
 
     def answered(self, arm: Arm, version: str, asked: Asked, answered: Answered) -> None:
@@ -50,16 +50,16 @@ class Metrics:
         seconds = answered.ended_at - answered.sent_at
         first = answered.first_byte_at - answered.sent_at if asked.streams else None
         self._served.answered(Served(arm, version, asked.path), answered.status, seconds, first)
-        self._board.ended(arm, version, seconds if answered.status < 400 else None, first)
+        self._standing.ended(arm, version, seconds if answered.status < 400 else None, first)
         if answered.status != 200:  # the others have a line once they are read
             self._tell(RefusalEvent(now(), asked.id, answered.status, arm=arm, version=version))
 
     def page(self) -> str:
         """The text under /metrics."""
-        observer = self._board.observer
+        observer = self._standing.observer
         pages = [generate_latest(self._registry).decode()]
         return joined(pages if observer is None else [*pages, observer.counts.page])
 
     def _tell(self, event: RefusalEvent) -> None:
-        if self._board.log is not None:
-            self._board.log.tell(event)
+        if self._standing.log is not None:
+            self._standing.log.tell(event)

@@ -104,9 +104,14 @@ class Observer:
         if self._writer is None or full:
             self.unobserved += 1
             return
+        try:
+            self._send(seen_of(observed))
+        except (ValueError, msgspec.MsgspecError):
+            # A header of the server's that is no text: it costs nobody an answer.
+            self.unobserved += 1
+            return
         self._unread.append(size)
         self._unread_bytes += size
-        self._send(seen_of(observed))
 
     def _send(self, message: Message) -> None:
         if self._writer is not None and not self._writer.is_closing():
@@ -115,12 +120,16 @@ class Observer:
     async def _keep_running(self) -> None:
         rest = _LEAST_REST_SECONDS
         while not self._ending:
-            lived_before = self._now.read
-            await self._run_once()
+            read_before, why = self.counts.read, f"{self._log_file} says why"
+            try:
+                await self._run_once()
+            except (OSError, ValueError, msgspec.MsgspecError) as error:
+                # No more files, no room for its log, or it said what is no frame: clients go on.
+                why = f"{type(error).__name__}: {error}"
             if self._ending:
                 return
-            rest = _LEAST_REST_SECONDS if self._before.read > lived_before else min(2 * rest, _MOST_REST_SECONDS)
-            self._tell(f"the observer ended, and is started again in {rest:g} s; {self._log_file} says why")
+            rest = _LEAST_REST_SECONDS if self.counts.read > read_before else min(2 * rest, _MOST_REST_SECONDS)
+            self._tell(f"the observer ended, and is started again in {rest:g} s; {why}")
             await asyncio.sleep(rest)
 
     async def _run_once(self) -> None:

@@ -33,7 +33,7 @@ def test_each_panel_has_data_and_no_alert_fires_without_reason(tmp_path: Path) -
         with_pace = {"champion": Timed(0.02, 0.005), "candidate": Timed(0.01, 0.003, "five")}
         async with watched_gateway(tmp_path, share=0.3, **with_pace) as one:
             with prometheus(tmp_path, one.base.removeprefix("http://"), ALERTS) as server:
-                one.gateway.board.followed(ramped(0.3, 1))
+                one.gateway.standing.followed(ramped(0.3, 1))
                 await traffic(one, 12)
                 page = await one.text("/metrics")
                 return await asyncio.to_thread(_asked_all, server), await asyncio.to_thread(server.rules), page

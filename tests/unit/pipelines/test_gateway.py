@@ -48,6 +48,8 @@ class Lab:
         """Versions whose servers run."""
         self.started: list[str] = []
         """Versions whose servers were started, one for each time."""
+        self.ended: set[str] = set()
+        """Versions whose servers ended by themselves."""
         self.refused = ""
         """The version that cannot be served."""
         self.may_start = threading.Event()
@@ -78,7 +80,7 @@ class Lab:
             served = Endpoint(
                 base_url=endpoint.base_url, served_model_name=f"v{version}", model_path="", max_model_len=512
             )
-            yield SimpleNamespace(endpoint=served)
+            yield SimpleNamespace(endpoint=served, watch=SimpleNamespace(over=lambda _: version in self.ended))
             self.up.remove(version)
 
     def answered(self, version: str, body: dict[str, Any]) -> Scripted:
@@ -276,6 +278,24 @@ def test_a_ledger_that_is_away_changes_nothing(one: Lab, monkeypatch: pytest.Mon
                 await one.until(lambda: one.told.count("not followed: the ledger is away") == 2)
             one.move("champion", "2")
             await one.until(lambda: "version 2 answers clients" in one.told)
+
+    asyncio.run(run())
+
+
+def test_a_server_that_ended_is_started_anew(one: Lab) -> None:
+    async def run() -> None:
+        one.move("champion", "1")
+        one.move("shadow", "2")
+        async with one.running() as session:
+            await one.until(lambda: one.up == ["1", "2"])
+            for version in ("1", "2"):
+                one.told.clear()
+                one.ended.add(version)
+                await one.until(lambda version=version: f"starting version {version}" in one.told)
+                one.ended.clear()
+                await one.until(lambda version=version: f"version {version} is served" in one.told)
+                assert await one.ask(session) == (200, "from 1")
+        assert one.up == []
 
     asyncio.run(run())
 

@@ -52,7 +52,7 @@ def events_in(folder: Path, name: str) -> list[dict[str, Any]]:
 def test_nothing_of_a_client_is_told_anywhere_and_each_name_that_is_asked_for_is_there(tmp_path: Path) -> None:
     async def run() -> tuple[str, str]:
         async with watched_gateway(tmp_path, share=0.4, keep_prompts=False) as one:
-            one.gateway.board.followed(ramped(0.4, 1))
+            one.gateway.standing.followed(ramped(0.4, 1))
             await one.read(await traffic(one))
             await asyncio.sleep(1.1)  # the observer's page is told each second
             return await one.text("/metrics"), await one.text("/status")

@@ -188,7 +188,8 @@ def a_pair(number: int, at: datetime) -> Pair:
     return Pair.model_validate({"id": f"id-{number}", "number": 0, "source": "mirror", "at": at} | told)
 
 
-def test_pairs_are_kept_as_long_as_is_allowed_and_once(tmp_path: Path) -> None:
+def test_pairs_are_kept_as_long_as_is_allowed_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.steady_clock.STEADY_SECONDS", 0.0)
     now, path = datetime.now(UTC), tmp_path / "pairs.db"
     for _ in range(2):
         with PairDatabase(path, keep=timedelta(days=1)) as database:

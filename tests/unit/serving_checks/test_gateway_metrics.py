@@ -36,7 +36,7 @@ def test_numbers_by_the_field_s_names() -> None:
         async with lab(Behind(whole)) as one:
             counts = Counts(mirrored=2, unwritten=3, page="# HELP of_the_observer x\nof_the_observer 1.0\n")
             observer = SimpleNamespace(counts=counts, unobserved=4, is_up=True)
-            one.gateway.board.observer = cast("Any", observer)
+            one.gateway.standing.observer = cast("Any", observer)
             for _ in range(2):
                 await one.ask()
             await one.ask(ASKED | {"stream": True}, "/v1/chat/completions")
@@ -72,10 +72,10 @@ def test_what_nobody_told_has_no_sample() -> None:
     async def run() -> None:
         async with lab(Behind(whole)) as one:
             before = await page_of(one)
-            one.gateway.board.followed(ramped(0.5, 1, "fail", pairs=77))
-            one.gateway.board.not_followed(["the ledger is gone"])
+            one.gateway.standing.followed(ramped(0.5, 1, "fail", pairs=77))
+            one.gateway.standing.not_followed(["the ledger is gone"])
             told = await page_of(one)
-            one.gateway.board.followed(nobody_judged())
+            one.gateway.standing.followed(nobody_judged())
             after = await page_of(one)
         for name in ("verdict", "verdict_pairs", "step", "steps", "ledger_followed_timestamp_seconds"):
             assert not samples_of(before, f"quantbench_gateway_{name}")

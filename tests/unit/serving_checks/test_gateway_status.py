@@ -46,8 +46,8 @@ def test_who_answers_and_how() -> None:
             one.gateway.candidate, one.gateway.split = upstream, SplitConfig(share=1.0)
             await one.ask()
             one.gateway.split = SplitConfig(share=0.25)
-            one.gateway.board.followed(ramped(0.25, 1, pairs=12))
-            one.gateway.board.not_followed(["no ledger there"])
+            one.gateway.standing.followed(ramped(0.25, 1, pairs=12))
+            one.gateway.standing.not_followed(["no ledger there"])
             now = await status_of(one)
         assert now.candidate is not None
         assert (now.candidate.version, now.candidate.clients.requests, now.candidate.clients.failed) == ("2", 1, 0)

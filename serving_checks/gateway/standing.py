@@ -33,7 +33,7 @@ class Answering(NamedTuple):
     """Of the clients, that the candidate answers."""
 
 
-class StatusBoard:
+class Standing:
     """Of one gateway. Who knows something tells it here; what nobody told is not shown.
 
     Args:
@@ -192,15 +192,15 @@ def _is_judged(told: LiveVerdict) -> bool:
     return told.candidate_version is not None and (told.verdict is not None or told.outcome != "continue")
 
 
-class StatusBoardCollector(Collector):
-    """Brings a `StatusBoard` into a registry."""
+class StandingCollector(Collector):
+    """Brings a `Standing` into a registry."""
 
-    def __init__(self, board: StatusBoard) -> None:
-        self._board = board
+    def __init__(self, standing: Standing) -> None:
+        self._standing = standing
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
-        return self._board.families()
+        return self._standing.families()
 
 
 def _gauge(name: str, told: str, value: float | None) -> Metric:
