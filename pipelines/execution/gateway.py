@@ -18,7 +18,7 @@ from configs.loading import load_yaml_model
 from evals.judging.verdict_config import verdict_digest
 from pipelines.execution.finished_runs import run_named
 from pipelines.execution.gateway_routing import cheap_arm, open_router
-from pipelines.execution.gateway_watching import show, watched
+from pipelines.execution.gateway_watching import watched
 from pipelines.execution.judging import Judging
 from pipelines.execution.live_trial import NOBODY, LiveTrial, TrialStanding, promote_command, told
 from pipelines.execution.notices import notify
@@ -169,6 +169,8 @@ class _Serving:
         """What the aliases point at."""
         self._not_followed: set[str] = set()
         """Why, as it was told since the aliases moved or the ledger came back."""
+        self._faults: list[str] = []
+        """What the last look met with."""
         self._away = False
         """The ledger did not answer."""
         self._standing_before, self._arms = NOBODY, Arms(None, None)
@@ -193,12 +195,11 @@ class _Serving:
             while True:
                 try:
                     await self._follow(servers, gateway, observer, trial)
-                    gateway.standing.followed()
                 except (QuantbenchError, OSError) as error:
-                    gateway.standing.not_followed(_first_line(error))
                     # Clients go on with the champion that there is.
                     self._away = True
                     self._tell_once(error)
+                    gateway.standing.not_followed(self._faults)
                 await asyncio.sleep(config.follow_seconds)
 
     @property
@@ -215,6 +216,7 @@ class _Serving:
 
     def _tell_once(self, error: QuantbenchError | OSError) -> None:
         what = _first_line(error)
+        self._faults.append(what)
         if what not in self._not_followed:
             self._tell(f"not followed: {what}")
         self._not_followed.add(what)
@@ -245,6 +247,7 @@ class _Serving:
 
     async def _follow(self, servers: Servers, gateway: Gateway, observer: Observer, trial: LiveTrial) -> None:
         """Serve what the ledger says, as far as its servers answer; what is not there yet is found the next time."""
+        self._faults = []
         aliases = self._opened.aliases
         # Without a champion clients keep the one that they had.
         wanted = await asyncio.to_thread(aliases.target, "champion") or self._wanted[0]
@@ -259,7 +262,6 @@ class _Serving:
         champion = self._champion
         tried = self._ready(servers, shadow) if shadow and shadow.artifact != champion.artifact else None
         standing = await self._standing(trial, champion, shadow) if tried and shadow else NOBODY
-        moved = tried is not gateway.candidate or (answering is not None and answering is not gateway.champion)
         # At one blow, so that no request is taken for evidence of another comparison than its own.
         if answering is not None and answering is not gateway.champion:
             gateway.champion = answering
@@ -278,7 +280,7 @@ class _Serving:
         self._standing_before = standing
         page = told(standing, self._opened.config.model, champion, shadow if tried else None)
         gateway.verdict = _page(page)
-        show(gateway.standing, page, moved=moved)
+        gateway.standing.followed(page, self._faults)
         servers.only({one.artifact for one in (wanted, champion, shadow) if one})
 
     async def _standing(self, trial: LiveTrial, champion: Target, shadow: Target) -> TrialStanding:

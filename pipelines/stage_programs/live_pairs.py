@@ -97,10 +97,10 @@ class LivePairs:
                 wanted = with_logprobs(asked) if self._mirror.logprobs else asked
                 fetched = await other.fetch(wanted, SHADOW_HEADERS)
         except TimeoutError:
-            self._reader.copy_failed(asked, arm, other.version)
+            self._reader.copy_failed(asked, arm, other.version, 504)
             return no_reply(asked, sent_at, f"no answer within {self._mirror.timeout_seconds:g} s")
         except (OSError, aiohttp.ClientError, ValueError) as error:
-            self._reader.copy_failed(asked, arm, other.version)
+            self._reader.copy_failed(asked, arm, other.version, 502)
             return no_reply(asked, sent_at, f"no answer: {type(error).__name__}")
         return await self._reader.copy_answered(asked, fetched, arm, other.version)
 
