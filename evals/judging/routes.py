@@ -118,8 +118,9 @@ def _cascade(items: RoutedItems) -> _Method | str:
     known = ~np.isnan(items.mean_logprob)
     if not known.any():
         return "no answer of the cheap one has log-probabilities"
-    # What has none goes to the precise one, as in the gateway.
-    order = np.where(known, items.mean_logprob, -np.inf)
+    # What has none says nothing: it may not have been asked for. In the gateway it goes to the precise one, at no loss.
+    items = items.only(known)
+    order = items.mean_logprob
     rules: list[Rule] = [CascadeRule(threshold=threshold) for threshold in LOGPROB_THRESHOLDS]
     return _Method("cascade", items, order, nested(order, LOGPROB_THRESHOLDS), rules)
 
@@ -147,8 +148,10 @@ def _classes(items: RoutedItems, class_by: dict[str, Any] | None) -> _Method | s
 
 
 def _classifier(items: RoutedItems) -> _Method | str:
-    if not all(items.texts):
+    kept = np.array([text != "" for text in items.texts])
+    if not kept.any():
         return "the prompts' words were not kept (`keep_prompts`)"
+    items = items.only(kept)
     learned, judged = (items.only(half) for half in items.halves())
     made = train(learned.texts, learned.cheap < learned.precise) if len(learned) and len(judged) else None
     if made is None:

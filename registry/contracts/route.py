@@ -10,12 +10,14 @@ from registry.contracts.base import Record
 RouteKind = Literal["cascade", "classes", "classifier"]
 RouteQuality = Literal["score", "same"]
 """`score`: against known answers. `same`: the cheap one's answer is the precise one's, where no answers are known."""
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""A rule with what is no number would send everything one way."""
 
 
 class CascadeRule(Record):
     """The cheap artifact answers first; the precise one is asked where that answer is unsure."""
 
-    threshold: float
+    threshold: Annotated[Finite, Field(le=0)]
     """Least mean log-probability of a token, in nats, of an answer that the client gets."""
 
 
@@ -32,10 +34,10 @@ class ClassesRule(Record):
 class ClassifierRule(Record):
     """A logistic regression on the prompt's text: `registry.prompt_features`."""
 
-    threshold: Annotated[float, Field(ge=0, le=1)]
+    threshold: Annotated[Finite, Field(ge=0, le=1)]
     """Largest probability that the cheap artifact is worse, of a prompt that it answers."""
-    intercept: float
-    weights: dict[str, float]
+    intercept: Finite
+    weights: dict[str, Finite]
     """Of the features, by their names; all others have none."""
     trained_on: int
     """Items, of which none is among those that the threshold was calibrated on."""

@@ -116,7 +116,11 @@ class Gateway:
         by, reason = decision.arm or "champion", decision.reason
         if decision.cascade and self.router:
             upstream = self._upstream(by)
-            tried = await self.router.tried(asked, upstream)
+            try:
+                tried = await self.router.tried(asked, upstream)
+            except asyncio.CancelledError:
+                self.metrics.refused(upstream.version, _HUNG_UP)
+                raise
             if tried.sure:
                 self.metrics.answered(by, upstream.version, asked, tried.sure.answered)
                 return _Given(*tried.sure, by, upstream, tried.reason)

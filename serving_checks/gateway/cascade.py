@@ -49,7 +49,7 @@ async def try_cheap(asked: Asked, cheap: Upstream, threshold: float, patience_se
         if reply.error:
             return Tried("failed")
         # An engine that tells none was not sure.
-        if not reply.logprobs or math.fsum(reply.logprobs) / len(reply.logprobs) < threshold:
+        if not reply.logprobs or not math.fsum(reply.logprobs) / len(reply.logprobs) >= threshold:
             return Tried("unsure")
         return Tried("confident", Sure(_response_of(asked, answered), answered))
     except (OSError, TimeoutError, aiohttp.ClientError, ValueError):

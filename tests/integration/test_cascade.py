@@ -128,7 +128,13 @@ def test_what_is_taken_out_of_an_answer_is_all_that_was_added(
 
 
 def _events(body: bytes) -> list[Any]:
-    """What an answer says, but for its id and its second."""
+    """What an answer says, but for its id and its second, and events that say nothing: vLLM sends these, of tokens that
+    are no text yet, only with log-probabilities."""
     lines = [line.removeprefix(b"data: ") for line in body.splitlines() if line.strip()]
-    events = [json.loads(line) for line in lines if line != b"[DONE]"]
+    events = [event for line in lines if line != b"[DONE]" for event in [json.loads(line)] if _says_something(event)]
     return [{name: value for name, value in event.items() if name not in ("id", "created")} for event in events]
+
+
+def _says_something(event: dict[str, Any]) -> bool:
+    (choice,) = event["choices"]
+    return bool(choice.get("text") or choice.get("delta") or choice.get("message") or choice.get("finish_reason"))

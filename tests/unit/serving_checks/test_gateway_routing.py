@@ -129,6 +129,12 @@ def test_what_a_cascade_can_judge(fields: dict[str, Any], one: bool) -> None:
     assert router([], CASCADE).decide(asked(fields)) == expected
 
 
+@pytest.mark.parametrize("rule", [{"cascade": {"threshold": float("nan")}}, {"cascade": {"threshold": 0.1}}])
+def test_a_threshold_that_is_none(rule: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        record(**rule)
+
+
 def test_rules_that_say_nothing_are_refused() -> None:
     for rule in ({"name": "a"}, {"name": "a", "languages": ["xx"]}, {"name": "a", "languages": []}, {"pattern": "("}):
         with pytest.raises(ValidationError):
@@ -319,6 +325,8 @@ def test_a_client_that_hangs_up_ends_the_cheap_answer_too() -> None:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
             await ended.wait()
+            while 'status="499",version="2"} 1.0' not in found.one.gateway.metrics.page():
+                await asyncio.sleep(0.01)
             assert not found.precise.seen and not found.seen
 
     asyncio.run(run())
