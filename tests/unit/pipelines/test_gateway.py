@@ -112,7 +112,7 @@ class Lab:
     async def running(self, *overrides: str) -> AsyncIterator[aiohttp.ClientSession]:
         opened = open_gateway(self.config_file, list(overrides), self.workspace)
         directory, told = self.workspace.replay_dir(opened.config.name), list[str]()
-        begun = _begun(opened.config, directory)
+        begun = _begun(opened, directory)
 
         def tell(text: str) -> None:
             told.append(text)
