@@ -1,12 +1,18 @@
-"""`quantbench shadow replay|verdict|up`"""
+"""`quantbench shadow replay|verdict|up|render|observe`"""
 
 import argparse
 
-from pipelines.cli import common_arguments, shadow_replay, shadow_up, shadow_verdict
+from pipelines.cli import common_arguments, shadow_observe, shadow_render, shadow_replay, shadow_up, shadow_verdict
 
 HELP = "ask two models what users asked, and judge the candidate by the answers"
 
-_ACTIONS = {"replay": shadow_replay, "verdict": shadow_verdict, "up": shadow_up}
+_ACTIONS = {
+    "replay": shadow_replay,
+    "verdict": shadow_verdict,
+    "up": shadow_up,
+    "render": shadow_render,
+    "observe": shadow_observe,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -78,11 +78,11 @@ def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str],
         QuantbenchError: The champion cannot be served.
     """
     directory = workspace.replay_dir(opened.config.name)
-    _begun(opened.config, directory)
+    begun(opened.config, directory)
     asyncio.run(_Serving(opened, workspace, directory, tell).run())
 
 
-def _begun(config: GatewayConfig, directory: Path) -> None:
+def begun(config: GatewayConfig, directory: Path) -> None:
     """How the pairs are judged is written before the first one."""
     now = GatewayRecord(
         name=config.name,

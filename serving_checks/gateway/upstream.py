@@ -32,7 +32,7 @@ _OF_THE_CONNECTION = frozenset(
     )
 )
 """Headers that are about one connection and not about the answer (RFC 9110, section 7.6.1)."""
-_KEPT_BYTES = 4 << 20
+KEPT_BYTES = 4 << 20
 """Of an answer, for its pair; of a longer one there is none."""
 
 
@@ -153,8 +153,8 @@ class Upstream:
             async for part in answer.content.iter_any():
                 first_byte_at = first_byte_at or time.perf_counter()
                 size += len(part)
-                if size > _KEPT_BYTES:
-                    raise too_long(_KEPT_BYTES)
+                if size > KEPT_BYTES:
+                    raise too_long(KEPT_BYTES)
                 parts.append(part)
             ended_at = time.perf_counter()
             return Answered(
@@ -167,7 +167,7 @@ async def _whole(
 ) -> tuple[web.StreamResponse, Answered]:
     first_byte_at = time.perf_counter()
     body = await answer.read()
-    kept = body if len(body) <= _KEPT_BYTES else None
+    kept = body if len(body) <= KEPT_BYTES else None
     answered = Answered(answer.status, headers, kept, sent_at, first_byte_at, time.perf_counter())
     return web.Response(body=body, status=answer.status, headers=headers), answered
 
@@ -187,7 +187,7 @@ async def _in_pieces(
         piece = first
         while piece:
             size += len(piece)
-            if size > _KEPT_BYTES:
+            if size > KEPT_BYTES:
                 parts = None
             if parts is not None:
                 parts.append(piece)

@@ -1,0 +1,35 @@
+"""What a target needs of the two servers, asked before a file is made."""
+
+from configs.errors import RequestError
+from pipelines.recipe.gateway_config import GatewayConfig
+from pipelines.recipe.render_config import SideConfig
+
+
+def check_names(config: GatewayConfig, *names: str) -> None:
+    """Refuse a server that calls the model by another name than clients do, where bodies pass as they are.
+
+    Args:
+        names: `champion`, `candidate`.
+
+    Raises:
+        RequestError: One does.
+    """
+    for name in names:
+        side: SideConfig = getattr(config.render, name)
+        if side.served_model not in (None, config.model):
+            raise RequestError(
+                f"the {name}'s server calls the model {side.served_model}, clients call it {config.model}, and no body is"
+                " changed on its way there",
+                remedy=f"start it with --served-model-name {config.model}, and take render.{name}.served_model out",
+            )
+
+
+def storage_of(config: GatewayConfig, name: str) -> str:
+    """Where a side's artifact lies. Raises RequestError where that was not said."""
+    side: SideConfig = getattr(config.render, name)
+    if side.storage is None:
+        raise RequestError(
+            f"where the {name}'s artifact lies is not said",
+            remedy=f"set render.{name}.storage, such as pvc://models/{name}",
+        )
+    return side.storage
