@@ -57,7 +57,7 @@ async def _observe(config: GatewayConfig, directory: Path, tell: Callable[[str],
             setattr(pairs, name, await stack.enter_async_context(Upstream(name, endpoint, config.patience)))
         mirror = await stack.enter_async_context(Mirror(config.mirror, pairs.ask_other))
         processor = ExternalProcessor(mirror.offer, mirror.takes, body_bytes, int(config.mirror.queue_mib * 2**20))
-        await stack.enter_async_context(processing(processor, render.observer_port, config.mirror.queue, body_bytes))
+        await stack.enter_async_context(processing(processor, render.observer_port, body_bytes))
         tell(f"127.0.0.1:{render.observer_port} hears of what Envoy serves; pairs go to {directory / PAIRS_FILE}")
         told = ""
         while True:

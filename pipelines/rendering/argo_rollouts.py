@@ -30,10 +30,11 @@ def render_argo_rollouts(config: GatewayConfig) -> Rendered:
     """
     render = config.render
     url = f"http://{render.verdict_service}.{render.namespace}.svc:{config.listen.port}"
-    reached = f" It listens on {config.listen.host} by this config, which no other pod reaches."
+    hidden = f" By this config it listens on {config.listen.host}, which no other pod reaches."
     cannot = [
         f"Pairs and the verdict are those of `quantbench shadow up`, which runs beside it as {render.verdict_service}:"
-        f" the route sends it a copy of its share of requests, and it asks champion and candidate itself.{reached if config.listen.is_loopback else ''}",
+        " the route sends it a copy of its share of requests, and it asks champion and candidate itself."
+        + (hidden if config.listen.is_loopback else ""),
         "Weights are drawn for each request and not by client, in whole percents.",
         "A gateway that does not answer five times on end aborts the rollout: back to the champion.",
         "The ledger is not written. After the last step: quantbench registry promote ... --to champion.",

@@ -9,7 +9,7 @@ from pipelines.recipe.render_config import SideConfig
 from pipelines.rendering.document import WHOLE, Rendered, weight_of
 from pipelines.rendering.sides import check_names
 from serving_checks.gateway.asked import CHAT, COMPLETIONS
-from serving_checks.gateway.external_processor import ARM_ATTRIBUTE, HEADERS_OBSERVED
+from serving_checks.gateway.external_processor import ARM_ATTRIBUTE, HEADERS_OBSERVED, MOST_STREAMS
 
 _TYPE = "type.googleapis.com/envoy."
 _LOOPBACK = "127.0.0.1"
@@ -249,13 +249,14 @@ def _cluster(name: str, side: SideConfig, config: GatewayConfig) -> dict[str, An
 def _observer(config: GatewayConfig) -> dict[str, Any]:
     """The observer's cluster, made so that one that is dead, frozen or slow is left alone soon.
 
-    Envoy knows no flow control in observability mode: what the observer does not take waits in Envoy's memory. So a
-    few requests at once are observed, and a connection on which nobody answers a ping is closed with all that waits.
+    Envoy knows no flow control in observability mode (its issue 33319): what the observer does not take waits in
+    Envoy's memory. So a bounded number of requests is observed at once, and a connection on which nobody answers a
+    ping is closed with all that waits.
     """
     protocols = {
         "@type": _TYPE + "extensions.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": {
-            "http2_protocol_options": {"connection_keepalive": {"interval": "1s", "timeout": "2s"}}
+            "http2_protocol_options": {"connection_keepalive": {"interval": "0.5s", "timeout": "1s"}}
         },
     }
     return {
@@ -267,8 +268,8 @@ def _observer(config: GatewayConfig) -> dict[str, Any]:
             "thresholds": [
                 {
                     "max_connections": 4,
-                    "max_pending_requests": config.mirror.queue,
-                    "max_requests": config.mirror.queue,
+                    "max_pending_requests": MOST_STREAMS,
+                    "max_requests": MOST_STREAMS,
                 }
             ]
         },

@@ -18,8 +18,8 @@ def check_names(config: GatewayConfig, *names: str) -> None:
         side: SideConfig = getattr(config.render, name)
         if side.served_model not in (None, config.model):
             raise RequestError(
-                f"the {name}'s server calls the model {side.served_model}, clients call it {config.model}, and no body is"
-                " changed on its way there",
+                f"the {name}'s server calls the model {side.served_model}, clients call it {config.model}, and no"
+                " body is changed on its way there",
                 remedy=f"start it with --served-model-name {config.model}, and take render.{name}.served_model out",
             )
 

@@ -21,6 +21,8 @@ ARM_ATTRIBUTE = "xds.cluster_name"
 """Envoy's name for what was asked: a cluster called `champion` or `candidate`."""
 HEADERS_OBSERVED = (":method", ":path", ":status", "content-encoding", "x-request-id", *PASSED_ON)
 """All that Envoy needs to send of headers."""
+MOST_STREAMS = 1024
+"""Requests that are observed at once; Envoy's clients lose nothing when there are more, only pairs are lost."""
 _FILTER = "envoy.filters.http.ext_proc"
 _METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 _ENDING_SECONDS = 2.0
@@ -87,9 +89,8 @@ class Passing:
         else:
             parts += part
 
-    @property
-    def request_id(self) -> str:
-        """By which it is chosen for the shadow, as the gateway does."""
+    def new_or_told_id(self) -> str:
+        """By which it is chosen for the shadow: the client's own, else Envoy's, else a new one."""
         told = self._asked.get("x-request-id", "")
         return told if REQUEST_ID.fullmatch(told) else uuid.uuid4().hex
 
@@ -161,7 +162,7 @@ class ExternalProcessor:
 
     def _passed(self, passing: Passing) -> None:
         self.seen += 1
-        request_id = passing.request_id
+        request_id = passing.new_or_told_id()
         if not passing.makes_a_pair or not self._takes(request_id):
             return
         try:
@@ -173,13 +174,10 @@ class ExternalProcessor:
 
 
 @asynccontextmanager
-async def processing(
-    processor: ExternalProcessor, port: int, most_streams: int, most_bytes: int
-) -> AsyncIterator[None]:
+async def processing(processor: ExternalProcessor, port: int, most_bytes: int) -> AsyncIterator[None]:
     """The processor answers on loopback for the length of the block.
 
     Args:
-        most_streams: At once; others are refused, which costs Envoy's clients nothing.
         most_bytes: Of one message.
 
     Raises:
@@ -191,7 +189,7 @@ async def processing(
         processor.process, request_deserializer=processing_request_type().FromString, response_serializer=bytes
     )
     server = grpc.aio.server(
-        maximum_concurrent_rpcs=most_streams,
+        maximum_concurrent_rpcs=MOST_STREAMS,
         options=[
             ("grpc.max_receive_message_length", most_bytes + _FRAMING_BYTES),
             # Two that share a port would each hear of a part of the traffic.
