@@ -1,17 +1,20 @@
 """`quantbench shadow up`: the gateway, the servers behind it, and the ledger that says which they are."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
+
+import uvloop
 
 from configs.errors import QuantbenchError, RequestError
 from configs.loading import load_yaml_model
 from evals.judging.verdict_config import verdict_digest
 from pipelines.execution.finished_runs import run_named
-from pipelines.execution.live_pairs import LivePairs
 from pipelines.execution.served_aliases import Aliases, Servers, Target
 from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE
 from pipelines.execution.workspace import Workspace
@@ -20,14 +23,17 @@ from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.registry_config import RegistryConfig
 from registry.contracts import GatewayRecord
 from registry.ledger import Ledger
-from registry.pair_database import PairDatabase
 from registry.sealed import DamagedFile, read_sealed, write_sealed
 from registry.tracking.address import sqlite_uri
 from serving_checks.engines.base import LaunchedEngine
 from serving_checks.engines.table import engine_of
 from serving_checks.gateway.app import Gateway, listening
-from serving_checks.gateway.mirror import Mirror
+from serving_checks.gateway.observed import Arms, ObserverJob, Served
+from serving_checks.gateway.observer import Observer
+from serving_checks.gateway.upstream import Upstream
 from serving_checks.server import free_port
+
+OBSERVER = (sys.executable, "-P", "-m", "pipelines.stage_programs.observer")
 
 
 class OpenGateway(NamedTuple):
@@ -50,7 +56,7 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
     if not isinstance(engine_of(config.serving), LaunchedEngine):
         raise RequestError(
             "`serving.engine` names a server that runs already, and which artifact it serves is not known",
-            remedy="name an engine that is started here, such as vllm",
+            remedy="name an engine whose servers are started here",
         )
     free_port(config.listen.port)
     run = run_named(workspace, None if config.run == "last" else config.run)
@@ -67,7 +73,7 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
 
 
 def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str], None]) -> None:
-    """Serve until interrupted.
+    """Serve until told to end by SIGINT, SIGTERM or SIGHUP; what clients have asked by then is answered.
 
     Args:
         workspace: Gets `shadow/<name>/`, or has it.
@@ -79,7 +85,18 @@ def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str],
     """
     directory = workspace.replay_dir(opened.config.name)
     begun(opened.config, directory)
-    asyncio.run(_Serving(opened, workspace, directory, tell).run())
+    uvloop.run(until_told(_Serving(opened, workspace, directory, tell).run()))
+    tell("ended")
+
+
+async def until_told(serving: Coroutine[None, None, None]) -> None:
+    """Go on until SIGINT, SIGTERM or SIGHUP, and end as a block ends."""
+    task, loop = asyncio.ensure_future(serving), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, task.cancel)
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 def begun(config: GatewayConfig, directory: Path) -> None:
@@ -105,6 +122,17 @@ def begun(config: GatewayConfig, directory: Path) -> None:
         )
 
 
+def observer_job(config: GatewayConfig, directory: Path) -> ObserverJob:
+    """What the observer is started with."""
+    return ObserverJob(
+        database=directory / PAIRS_FILE,
+        keep_days=config.keep_days,
+        keep_prompts=config.keep_prompts,
+        mirror=config.mirror,
+        patience=config.patience,
+    )
+
+
 class _Serving:
     """A gateway that runs."""
 
@@ -117,26 +145,27 @@ class _Serving:
         """Until cancelled."""
         config = self._opened.config
         async with AsyncExitStack() as stack:
-            database = stack.enter_context(PairDatabase(self._directory / PAIRS_FILE, timedelta(days=config.keep_days)))
             servers = await stack.enter_async_context(
                 Servers(config, self._workspace, self._opened.machine, self._directory, self._tell)
             )
-            pairs = LivePairs(database.offer, keep_prompts=config.keep_prompts)
-            mirror = await stack.enter_async_context(Mirror(config.mirror, pairs.ask_other))
             champion = await servers.of(self._opened.champion)
-            gateway = Gateway(config.model, config.listen, champion, mirror, config.split)
-            gateway.metrics.watch(mirror, lambda: database.dropped)
+            observer = await stack.enter_async_context(
+                Observer(OBSERVER, observer_job(config, self._directory), self._directory / "observer.log", self._tell)
+            )
+            observer.ask(Arms(_served(champion), None))
+            gateway = Gateway(config.model, config.listen, champion, observer.offer, config.split)
+            gateway.metrics.watch(observer)
             await stack.enter_async_context(listening(gateway, config.listen))
             self._tell(f"http://{config.listen.host}:{config.listen.port} answers as {config.model}")
             while True:
                 try:
-                    await self._follow(servers, gateway, pairs)
+                    await self._follow(servers, gateway, observer)
                 except QuantbenchError as error:
                     # Clients go on with the champion that there is.
                     self._tell(f"not followed: {error.what.splitlines()[0]}")
                 await asyncio.sleep(config.follow_seconds)
 
-    async def _follow(self, servers: Servers, gateway: Gateway, pairs: LivePairs) -> None:
+    async def _follow(self, servers: Servers, gateway: Gateway, observer: Observer) -> None:
         """Serve what the ledger says, where it says something else than before."""
         aliases = self._opened.aliases
         # Without a champion clients keep the one that they had.
@@ -146,9 +175,16 @@ class _Serving:
             return
         answering = await servers.of(champion)
         tried = await servers.of(shadow) if shadow and shadow.artifact != champion.artifact else None
-        pairs.champion, pairs.candidate, gateway.candidate = answering, tried, tried
+        gateway.candidate = tried
+        observer.ask(Arms(_served(answering), _served(tried)))
+        if tried and shadow != self._now[1]:
+            self._tell(f"version {tried.version} sees what clients ask")
         if gateway.champion is not answering:
             await gateway.swap(answering)
             self._tell(f"version {champion.version} answers clients")
         self._now = (champion, shadow)
         await servers.only({champion.artifact, *([shadow.artifact] if shadow else [])})
+
+
+def _served(upstream: Upstream | None) -> Served | None:
+    return Served.at(upstream.version, upstream.endpoint) if upstream else None

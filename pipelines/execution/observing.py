@@ -1,31 +1,27 @@
-"""`quantbench shadow observe`: pairs of what Envoy serves, by the same mirror and into the same database."""
+"""`quantbench shadow observe`: pairs of what Envoy serves, by the gateway's own observer and into the same database."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from pathlib import Path
 
+import uvloop
+
 from configs.errors import RequestError
-from pipelines.execution.gateway import begun
-from pipelines.execution.live_pairs import LivePairs
-from pipelines.execution.shadow_verdict import PAIRS_FILE
+from pipelines.execution.gateway import OBSERVER, begun, observer_job, until_told
 from pipelines.execution.workspace import Workspace
 from pipelines.recipe.gateway_config import GatewayConfig
-from registry.pair_database import PairDatabase
 from serving_checks.gateway.external_processor import ExternalProcessor, processing
-from serving_checks.gateway.mirror import Mirror
-from serving_checks.gateway.upstream import Upstream
+from serving_checks.gateway.observed import Arm, Arms, Served
+from serving_checks.gateway.observer import Observer
 from serving_checks.server import free_port
 
-_NICENESS = 10
-"""Clients and their servers come first."""
 _TOLD_SECONDS = 10.0
+_MEBIBYTE = 2**20
 
 
 def observe(config: GatewayConfig, workspace: Workspace, tell: Callable[[str], None]) -> None:
-    """Record pairs until interrupted.
+    """Record pairs until told to end by SIGINT, SIGTERM or SIGHUP.
 
     Args:
         workspace: Gets `shadow/<name>/`, or has it.
@@ -33,6 +29,7 @@ def observe(config: GatewayConfig, workspace: Workspace, tell: Callable[[str], N
 
     Raises:
         RequestError: The port is taken, gRPC is not installed, or the folder's pairs are to be judged otherwise.
+        StageError: The process that records does not start.
     """
     try:
         import grpc.aio  # type: ignore[import-untyped] # noqa: F401 - told before anything is written
@@ -43,32 +40,39 @@ def observe(config: GatewayConfig, workspace: Workspace, tell: Callable[[str], N
     free_port(config.render.observer_port)
     directory = workspace.replay_dir(config.name)
     begun(config, directory)
-    os.nice(_NICENESS)
-    asyncio.run(_observe(config, directory, tell))
+    uvloop.run(until_told(_observe(config, directory, tell)))
+    tell("ended")
 
 
 async def _observe(config: GatewayConfig, directory: Path, tell: Callable[[str], None]) -> None:
-    render, body_bytes = config.render, int(config.listen.body_mib * 2**20)
+    render = config.render
+    versions: dict[Arm, str] = {
+        "champion": render.champion.version or render.champion.service,
+        "candidate": render.candidate.version or render.candidate.service,
+    }
+    arms = Arms(
+        Served.at(versions["champion"], render.endpoint(render.champion, config.model)),
+        Served.at(versions["candidate"], render.endpoint(render.candidate, config.model)),
+    )
+    body_bytes, held_bytes = int(config.listen.body_mib * _MEBIBYTE), int(config.mirror.queue_mib * _MEBIBYTE)
     async with AsyncExitStack() as stack:
-        database = stack.enter_context(PairDatabase(directory / PAIRS_FILE, timedelta(days=config.keep_days)))
-        pairs = LivePairs(database.offer, keep_prompts=config.keep_prompts)
-        for name, side in (("champion", render.champion), ("candidate", render.candidate)):
-            endpoint = render.endpoint(side, config.model)
-            setattr(pairs, name, await stack.enter_async_context(Upstream(name, endpoint, config.patience)))
-        mirror = await stack.enter_async_context(Mirror(config.mirror, pairs.ask_other))
-        processor = ExternalProcessor(mirror.offer, mirror.takes, body_bytes, int(config.mirror.queue_mib * 2**20))
+        observer = await stack.enter_async_context(
+            Observer(OBSERVER, observer_job(config, directory), directory / "observer.log", tell)
+        )
+        observer.ask(arms)
+        processor = ExternalProcessor(observer.offer, versions, body_bytes, held_bytes)
         await stack.enter_async_context(processing(processor, render.observer_port, body_bytes))
-        tell(f"127.0.0.1:{render.observer_port} hears of what Envoy serves; pairs go to {directory / PAIRS_FILE}")
+        tell(f"127.0.0.1:{render.observer_port} hears of what Envoy serves; pairs go to {directory}")
         told = ""
         while True:
             await asyncio.sleep(_TOLD_SECONDS)
-            now = _counts(processor, mirror, database)
+            now = _counts(processor, observer)
             if now != told:
                 tell(now)
             told = now
 
 
-def _counts(processor: ExternalProcessor, mirror: Mirror, database: PairDatabase) -> str:
-    dropped = processor.given_up + mirror.dropped + database.dropped
-    said = f"{processor.seen:,} answers seen, {database.written:,} pairs, {dropped:,} dropped, {mirror.failed:,} failed"
-    return f"{said}: {database.failure}" if database.failure else said
+def _counts(processor: ExternalProcessor, observer: Observer) -> str:
+    counts = observer.counts
+    dropped = processor.given_up + observer.unobserved + counts.dropped + counts.unwritten
+    return f"{processor.seen:,} answers seen, {counts.written:,} pairs, {dropped:,} dropped, {counts.failed:,} failed"

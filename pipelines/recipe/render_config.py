@@ -32,6 +32,8 @@ class SideConfig(StrictModel):
     address: HostName | None = None
     """For Envoy and the observer, where they do not reach the Service by its name."""
     port: Port = 8000
+    version: Label | None = None
+    """Of the registered model, as pairs name it; the Service's name when left out."""
     served_model: Label | None = None
     """What the server calls the model, where it is not what clients call it."""
     storage: StorageUri | None = None

@@ -13,6 +13,8 @@ PairSource = Literal["replay", "mirror", "split"]
 class Answer(Record):
     """One side's answer to a prompt."""
 
+    version: str = ""
+    """Of the registered model, that answered live traffic; empty in a replay, whose record names the models."""
     status: int = 0
     """Of HTTP; 0 where no answer came."""
     error: str = ""

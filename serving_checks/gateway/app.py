@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -10,7 +10,7 @@ from aiohttp import web
 from serving_checks.gateway.asked import CHAT, COMPLETIONS, Asked, check_key, read_asked, request_id_of
 from serving_checks.gateway.config import ListenConfig
 from serving_checks.gateway.metrics import Metrics
-from serving_checks.gateway.mirror import Arm, Mirror, Mirrored
+from serving_checks.gateway.observed import Arm, Observed
 from serving_checks.gateway.refusals import Refusal
 from serving_checks.gateway.split import SplitConfig, drawn, routing_key
 from serving_checks.gateway.upstream import Answered, Upstream
@@ -28,7 +28,7 @@ class Gateway:
         model: The name that clients ask for.
         config: Who may ask, and how much.
         champion: Whose answers they get.
-        mirror: What the other side is asked; None without one.
+        observe: Gets each answer that a client has whole; returns at once.
         split: How clients are told apart.
     """
 
@@ -37,15 +37,15 @@ class Gateway:
         model: str,
         config: ListenConfig,
         champion: Upstream,
-        mirror: Mirror | None = None,
+        observe: Callable[[Observed], object] = lambda observed: None,
         split: SplitConfig | None = None,
     ) -> None:
-        self.champion, self.mirror = champion, mirror
+        self.champion = champion
         self.candidate: Upstream | None = None
         """Answers a share of the clients; None: none."""
         self.split = split or SplitConfig()
         self.metrics = Metrics(model)
-        self._model, self._config = model, config
+        self._model, self._config, self._observe = model, config, observe
         self._created = int(time.time())
 
     async def swap(self, champion: Upstream) -> None:
@@ -76,18 +76,18 @@ class Gateway:
         asked = await read_asked(request, request_id, self._model, self._config)
         champion, candidate = self.champion, self.candidate
         by: Arm = "champion"
+        by_version = champion.version
         if candidate is not None and drawn(routing_key(request, asked, self.split)) < self.split.share:
             try:
                 response, answered = await self._relayed(candidate, asked, request)
-                by = "candidate"
+                by, by_version = "candidate", candidate.version
             except Refusal:
                 # Whoever is in the candidate's share has an answer all the same: nothing was sent yet.
                 response, answered = await self._relayed(champion, asked, request)
         else:
             response, answered = await self._relayed(champion, asked, request)
-        whole = answered is not None and answered.body is not None and answered.status == 200
-        if self.mirror is not None and answered is not None and whole and self.mirror.takes(request_id):
-            self.mirror.offer(Mirrored(asked, answered, by))
+        if answered is not None and answered.body is not None and answered.status == 200:
+            self._observe(Observed(asked, answered, by, by_version))
         return response
 
     async def _relayed(

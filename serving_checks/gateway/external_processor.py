@@ -6,7 +6,7 @@ read here, by the same names and field numbers; protobuf passes over all others.
 """
 
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from time import perf_counter
@@ -14,7 +14,7 @@ from typing import Any
 
 from configs.reading.json_text import parse_json
 from serving_checks.gateway.asked import CHAT, COMPLETIONS, PASSED_ON, REQUEST_ID, Asked
-from serving_checks.gateway.mirror import Arm, Mirrored
+from serving_checks.gateway.observed import Arm, Observed
 from serving_checks.gateway.upstream import KEPT_BYTES, Answered
 
 ARM_ATTRIBUTE = "xds.cluster_name"
@@ -89,11 +89,6 @@ class Passing:
         else:
             parts += part
 
-    def new_or_told_id(self) -> str:
-        """By which it is chosen for the shadow: the client's own, else Envoy's, else a new one."""
-        told = self._asked.get("x-request-id", "")
-        return told if REQUEST_ID.fullmatch(told) else uuid.uuid4().hex
-
     @property
     def makes_a_pair(self) -> bool:
         """Whether the answer is one that can be compared."""
@@ -107,35 +102,37 @@ class Passing:
             and self._arm in ("champion", "candidate")
         )
 
-    def mirrored(self, request_id: str) -> Mirrored:
-        """As the gateway hands it to its mirror. Raises ValueError where the body is no request."""
+    def observed(self, versions: Mapping[Arm, str]) -> Observed:
+        """As the gateway tells its observer. Raises ValueError where the body is no request."""
         body = bytes(self._request)
         fields = parse_json(body)
         if not isinstance(fields, dict):
             raise ValueError("the request's body is no JSON object")
+        told = self._asked.get("x-request-id", "")
+        request_id = told if REQUEST_ID.fullmatch(told) else uuid.uuid4().hex
         headers = {name: self._asked[name] for name in PASSED_ON if name in self._asked}
         headers |= {"x-request-id": request_id, "accept-encoding": "identity"}
         asked = Asked(request_id, self._asked[":path"].partition("?")[0], headers, body, fields)
-        told = {name: value for name, value in self._told.items() if not name.startswith(":")}
+        content_type = self._told.get("content-type", "")
         times = (self._sent_at, self._first_byte_at, self._ended_at)
         by: Arm = "champion" if self._arm == "champion" else "candidate"
-        return Mirrored(asked, Answered(200, told, bytes(self._response), *times), by)
+        return Observed(asked, Answered(200, content_type, bytes(self._response), *times), by, versions[by])
 
 
 class ExternalProcessor:
     """Answers Envoy's streams with nothing, and hands on what was answered whole.
 
     Args:
-        offer: Gets each request that was answered and is one of the share; must not wait.
-        takes: Whether a request, known by its id, is one of the share.
+        offer: Gets each request that was answered; must not wait.
+        versions: What champion and candidate are.
         most_bytes: Of one request's body.
         most_held_bytes: Of all that is under way; what goes beyond is given up and counted.
     """
 
     def __init__(
-        self, offer: Callable[[Mirrored], None], takes: Callable[[str], bool], most_bytes: int, most_held_bytes: int
+        self, offer: Callable[[Observed], None], versions: Mapping[Arm, str], most_bytes: int, most_held_bytes: int
     ) -> None:
-        self._offer, self._takes = offer, takes
+        self._offer, self._versions = offer, versions
         self._most_bytes, self._most_held_bytes = most_bytes, most_held_bytes
         self._held_bytes = 0
         self.seen = self.given_up = 0
@@ -162,15 +159,14 @@ class ExternalProcessor:
 
     def _passed(self, passing: Passing) -> None:
         self.seen += 1
-        request_id = passing.new_or_told_id()
-        if not passing.makes_a_pair or not self._takes(request_id):
+        if not passing.makes_a_pair:
             return
         try:
-            mirrored = passing.mirrored(request_id)
+            observed = passing.observed(self._versions)
         except ValueError:
             self.given_up += 1
             return
-        self._offer(mirrored)
+        self._offer(observed)
 
 
 @asynccontextmanager

@@ -5,10 +5,10 @@ conventions 1.37, gen-ai metrics), with dots written as underscores as Prometheu
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from serving_checks.gateway.mirror import Mirror
+from serving_checks.gateway.observer import Observer
 
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 """Of gen_ai.server.request.duration."""
@@ -27,6 +27,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         labels = ("gen_ai_request_model", "version")
         self._model = model
+        self._observed_page: Callable[[], str] = str
         self._requests = Counter(
             "quantbench_gateway_requests",
             "Requests that were answered, by HTTP status; 499 is a client that hung up.",
@@ -63,31 +64,31 @@ class Metrics:
         if first_seconds is not None:
             self._first.labels(self._model, version).observe(first_seconds)
 
-    def watch(self, mirror: Mirror, dropped_pairs: Callable[[], int]) -> None:
-        """Show a mirror's numbers too.
-
-        Args:
-            dropped_pairs: How many found no room or no disk.
-        """
-        self._registry.register(_OfMirror(mirror, dropped_pairs))
+    def watch(self, observer: Observer) -> None:
+        """Show an observer's numbers too."""
+        self._registry.register(_OfObserver(observer))
+        self._observed_page = lambda: observer.counts.page
 
     def page(self) -> str:
         """The text under /metrics."""
-        return generate_latest(self._registry).decode()
+        return generate_latest(self._registry).decode() + self._observed_page()
 
 
-class _OfMirror(Collector):
-    def __init__(self, mirror: Mirror, dropped_pairs: Callable[[], int]) -> None:
-        self._mirror, self._dropped_pairs = mirror, dropped_pairs
+class _OfObserver(Collector):
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
 
     def collect(self):  # type: ignore[no-untyped-def] # prometheus_client's own is not typed
         """See `Collector`."""
-        mirror = self._mirror
+        counts = self._observer.counts
+        waiting = "Requests that wait for the other side's answer."
+        yield GaugeMetricFamily("quantbench_gateway_mirror_waiting", waiting, value=counts.waiting)
         for name, value, told in (
-            ("waiting", mirror.waiting, "Requests that wait for the shadow."),
-            ("done_total", mirror.done, "Requests that the shadow was asked."),
-            ("dropped_total", mirror.dropped, "Requests that found no room in the queue."),
-            ("failed_total", mirror.failed, "Requests that the shadow did not answer, or that make no pair."),
-            ("pairs_dropped_total", self._dropped_pairs(), "Pairs that found no room or no disk."),
+            ("unobserved", self._observer.unobserved, "Answers that the observer had no room for, or did not run."),
+            ("mirror_done", counts.mirrored, "Requests that the other side was asked, and answered."),
+            ("mirror_dropped", counts.dropped, "Requests that found no room in the queue."),
+            ("mirror_failed", counts.failed, "Requests that the other side did not answer, or that make no pair."),
+            ("pairs_written", counts.written, "Pairs in the database."),
+            ("pairs_dropped", counts.unwritten, "Pairs that found no room or no disk."),
         ):
-            yield GaugeMetricFamily(f"quantbench_gateway_mirror_{name}", told, value=value)
+            yield CounterMetricFamily(f"quantbench_gateway_{name}", told, value=value)

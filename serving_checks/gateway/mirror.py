@@ -3,27 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Self
 
-from serving_checks.gateway.asked import Asked
 from serving_checks.gateway.config import MirrorConfig
+from serving_checks.gateway.observed import Observed
 from serving_checks.gateway.split import drawn
-from serving_checks.gateway.upstream import Answered
-
-Arm = Literal["champion", "candidate"]
-
-
-class Mirrored(NamedTuple):
-    """A request that one side has answered, and the other is to be asked."""
-
-    asked: Asked
-    answered: Answered
-    by: Arm
-
-    @property
-    def size_bytes(self) -> int:
-        """Of what waits."""
-        return len(self.asked.body) + len(self.answered.body or b"")
 
 
 class Mirror:
@@ -34,9 +18,9 @@ class Mirror:
         ask_other: Asks the other side and keeps the pair; what goes wrong is counted here and never seen by a client.
     """
 
-    def __init__(self, config: MirrorConfig, ask_other: Callable[[Mirrored], Awaitable[None]]) -> None:
+    def __init__(self, config: MirrorConfig, ask_other: Callable[[Observed], Awaitable[None]]) -> None:
         self._config, self._ask_other = config, ask_other
-        self._waiting: asyncio.Queue[Mirrored] = asyncio.Queue(config.queue)
+        self._waiting: asyncio.Queue[Observed] = asyncio.Queue(config.queue)
         self._bytes = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.dropped = self.failed = self.done = 0
@@ -61,17 +45,19 @@ class Mirror:
         """Whether a request is one of the share: the same id, the same answer, on every gateway."""
         return drawn(request_id) < self._config.share
 
-    def offer(self, mirrored: Mirrored) -> None:
-        """Put a request into the queue, or count it as dropped."""
-        if self._bytes + mirrored.size_bytes > self._config.queue_mib * 2**20:
+    def offer(self, observed: Observed) -> None:
+        """Put a request of the share into the queue, or count it as dropped."""
+        if not self.takes(observed.asked.id):
+            return
+        if self._bytes + observed.size_bytes > self._config.queue_mib * 2**20:
             self.dropped += 1
             return
         try:
-            self._waiting.put_nowait(mirrored)
+            self._waiting.put_nowait(observed)
         except asyncio.QueueFull:
             self.dropped += 1
             return
-        self._bytes += mirrored.size_bytes
+        self._bytes += observed.size_bytes
 
     async def settled(self) -> None:
         """Wait until all that was offered has been asked."""
@@ -79,14 +65,14 @@ class Mirror:
 
     async def _work(self) -> None:
         while True:
-            mirrored = await self._waiting.get()
+            observed = await self._waiting.get()
             try:
                 async with asyncio.timeout(self._config.timeout_seconds):
-                    await self._ask_other(mirrored)
+                    await self._ask_other(observed)
                 self.done += 1
             except Exception:
                 # A shadow's fault is a number; the champion's clients go on.
                 self.failed += 1
             finally:
-                self._bytes -= mirrored.size_bytes
+                self._bytes -= observed.size_bytes
                 self._waiting.task_done()

@@ -45,9 +45,8 @@ async def reply_of(asked: Asked, answered: Answered) -> Reply:
 
 
 async def _read(answered: Answered) -> StreamedReply:
-    kind = next((value for name, value in answered.headers.items() if name.lower() == "content-type"), "")
     body = answered.body or b""
-    if "event-stream" in kind:
+    if "event-stream" in answered.content_type:
         return await read_answer(_lines(body))
     message = parse_json(body, of_model=True)
     if not isinstance(message, dict):

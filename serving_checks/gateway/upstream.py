@@ -40,7 +40,7 @@ class Answered(NamedTuple):
     """An answer that went to its client whole; times are of `time.perf_counter`."""
 
     status: int
-    headers: Mapping[str, str]
+    content_type: str
     body: bytes | None
     """None for one that is too long to be kept."""
     sent_at: float
@@ -157,9 +157,7 @@ class Upstream:
                     raise too_long(KEPT_BYTES)
                 parts.append(part)
             ended_at = time.perf_counter()
-            return Answered(
-                answer.status, dict(answer.headers), b"".join(parts), sent_at, first_byte_at or ended_at, ended_at
-            )
+            return Answered(answer.status, _kind(answer), b"".join(parts), sent_at, first_byte_at or ended_at, ended_at)
 
 
 async def _whole(
@@ -168,7 +166,7 @@ async def _whole(
     first_byte_at = time.perf_counter()
     body = await answer.read()
     kept = body if len(body) <= KEPT_BYTES else None
-    answered = Answered(answer.status, headers, kept, sent_at, first_byte_at, time.perf_counter())
+    answered = Answered(answer.status, _kind(answer), kept, sent_at, first_byte_at, time.perf_counter())
     return web.Response(body=body, status=answer.status, headers=headers), answered
 
 
@@ -201,7 +199,11 @@ async def _in_pieces(
         return response, None
     await response.write_eof()
     body = None if parts is None else b"".join(parts)
-    return response, Answered(answer.status, headers, body, sent_at, first_byte_at, time.perf_counter())
+    return response, Answered(answer.status, _kind(answer), body, sent_at, first_byte_at, time.perf_counter())
+
+
+def _kind(answer: aiohttp.ClientResponse) -> str:
+    return answer.headers.get("content-type", "")
 
 
 def _passed_back(headers: Mapping[str, str], request_id: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from pipelines.recipe.policy import Policy, RecommendConfig
 from pipelines.records.rows import Row
 from registry.sealed import write_sealed
 from registry.tracking.address import sqlite_uri
+from serving_checks.server import free_port
 from tests.integration.test_mlflow_server import Lab
 from tests.integration.test_promotion import key_pair
 from tests.tiny_llama import make_tiny_llama
@@ -52,6 +53,7 @@ class RealModels(Lab):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder to work in, with the demo's configs and a workspace whose run recommends w8a8."""
+    monkeypatch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp("walk")
     shutil.copytree(ROOT / "configs", folder / "configs", ignore=shutil.ignore_patterns("__pycache__"))
     lab = RealModels(folder, sqlite_uri(folder / "workspace" / "mlflow.db"))
@@ -62,9 +64,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     lab.run = lab.run.model_copy(update={"rows": rows, "recommendation": recommendation, "config": config})
     assert "registered model" in lab.record()
     write_sealed(lab.run.run_dir / "result.json", lab.run)
+    # A port that is free here; OpenAI's client asks where this variable says.
+    gateway, port = folder / "configs" / "shadow" / "gateway.yaml", free_port(None)
+    gateway.write_text(gateway.read_text().replace("port: 8080", f"port: {port}"))
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
     (folder / "limits.yaml").write_text("metrics: {errors: 0.2}\n")
     key_pair(folder / "private.pem", folder / "public.pem")
     yield folder
+    monkeypatch.undo()
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +80,7 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
 
 
-@pytest.mark.parametrize("document", ["replay", "verdict", "artifacts"])
+@pytest.mark.parametrize("document", ["replay", "verdict", "artifacts", "gateway"])
 def test_the_walk_of_a_document(document: str, capsys: pytest.CaptureFixture[str]) -> None:
     """In this order: a verdict wants a replay."""
     take(walk_of(ROOT / "docs" / f"{document}.md"), capsys)

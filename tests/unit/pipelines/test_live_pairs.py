@@ -13,13 +13,14 @@ from aiohttp import web
 from configs.errors import StageError
 from evals.judging.verdict_config import VerdictConfig, verdict_digest
 from pipelines.cli import main
-from pipelines.execution.live_pairs import LivePairs
 from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE
+from pipelines.stage_programs.live_pairs import LivePairs
 from registry.contracts import GatewayRecord, Pair
 from registry.pair_database import PairDatabase, read_pair_database
 from registry.sealed import write_sealed
 from serving_checks.gateway.config import MirrorConfig, PatienceConfig
 from serving_checks.gateway.mirror import Mirror
+from serving_checks.gateway.observed import Observed
 from serving_checks.gateway.upstream import Upstream
 from tests.unit.serving_checks.test_gateway import ASKED, Behind, lab
 
@@ -45,9 +46,14 @@ def recorded(
     async def run() -> None:
         with PairDatabase(path) as database:
             pairs = LivePairs(database.offer, keep_prompts=keep_prompts)
+
+            def observe(observed: Observed) -> None:
+                if pairs.wants(observed):
+                    mirror.offer(observed)
+
             async with (
                 Mirror(MirrorConfig(), pairs.ask_other) as mirror,
-                lab(Behind(says("three four")), mirror) as one,
+                lab(Behind(says("three four")), observe) as one,
                 shadow.answering() as endpoint,
                 Upstream("2", endpoint, PatienceConfig()) as pairs.candidate,
                 asyncio.timeout(30),

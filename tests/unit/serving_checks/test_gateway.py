@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -15,7 +16,8 @@ from aiohttp import web
 from registry.contracts.serving import Endpoint
 from serving_checks.gateway.app import Gateway, listening
 from serving_checks.gateway.config import ListenConfig, MirrorConfig, PatienceConfig
-from serving_checks.gateway.mirror import Mirror, Mirrored
+from serving_checks.gateway.mirror import Mirror
+from serving_checks.gateway.observed import Counts, Observed
 from serving_checks.gateway.split import SplitConfig
 from serving_checks.gateway.upstream import Upstream
 from serving_checks.server import free_port
@@ -62,11 +64,14 @@ class Lab:
 
 @asynccontextmanager
 async def lab(
-    champion: Behind, mirror: Mirror | None = None, patience: PatienceConfig | None = None, **listen: Any
+    champion: Behind,
+    observe: Callable[[Observed], object] = lambda observed: None,
+    patience: PatienceConfig | None = None,
+    **listen: Any,
 ) -> AsyncIterator[Lab]:
     config = ListenConfig(port=free_port(None), **listen)
     async with champion.answering() as endpoint, Upstream("1", endpoint, patience or PatienceConfig()) as upstream:
-        gateway = Gateway("demo", config, upstream, mirror)
+        gateway = Gateway("demo", config, upstream, observe)
         # As a client's: what comes back is looked at as it came.
         async with listening(gateway, config), aiohttp.ClientSession(auto_decompress=False) as session:
             yield Lab(gateway, f"http://127.0.0.1:{config.port}", session)
@@ -160,14 +165,14 @@ def test_a_client_that_hangs_up_ends_what_is_done_for_it() -> None:
             finally:
                 ended.set()
 
-        seen: list[Mirrored] = []
+        seen: list[Observed] = []
 
-        async def ask_shadow(mirrored: Mirrored) -> None:
-            seen.append(mirrored)
+        async def ask_shadow(observed: Observed) -> None:
+            seen.append(observed)
 
         async with (
             Mirror(MirrorConfig(), ask_shadow) as mirror,
-            lab(Behind(answer), mirror) as one,
+            lab(Behind(answer), mirror.offer) as one,
             asyncio.timeout(20),
         ):
             response = await one.session.post(f"{one.base}/v1/completions", json=ASKED)
@@ -230,21 +235,21 @@ def test_other_paths_and_models() -> None:
 
 def test_numbers_by_the_field_s_names() -> None:
     async def run() -> None:
-        async def ask_shadow(mirrored: Mirrored) -> None: ...
-
-        async with Mirror(MirrorConfig(), ask_shadow) as mirror, lab(Behind(whole), mirror) as one:
-            one.gateway.metrics.watch(mirror, lambda: 3)
+        async with lab(Behind(whole)) as one:
+            counts = Counts(mirrored=2, unwritten=3, page="of_the_observer 1.0\n")
+            one.gateway.metrics.watch(cast("Any", SimpleNamespace(counts=counts, unobserved=4)))
             for _ in range(2):
                 await one.ask()
             await one.ask(b"{")
-            await mirror.settled()
             async with one.session.get(f"{one.base}/metrics") as answer:
                 page = await answer.text()
         labels = 'gen_ai_request_model="demo",version="1"'
         assert 'quantbench_gateway_requests_total{gen_ai_request_model="demo",status="200",version="1"} 2.0' in page
         assert f"gen_ai_server_request_duration_seconds_count{{{labels}}} 2.0" in page
         assert "quantbench_gateway_mirror_done_total 2.0" in page
-        assert "quantbench_gateway_mirror_pairs_dropped_total 3.0" in page
+        assert "quantbench_gateway_pairs_dropped_total 3.0" in page
+        assert "quantbench_gateway_unobserved_total 4.0" in page
+        assert page.endswith("of_the_observer 1.0\n")
 
     asyncio.run(run())
 
@@ -318,15 +323,15 @@ def test_a_champion_that_fails_is_told_and_not_taken_for_an_answer(how: str) -> 
 
 def test_the_shadow_sees_a_share_and_its_faults_are_numbers() -> None:
     async def run() -> None:
-        seen: list[Mirrored] = []
+        seen: list[Observed] = []
 
-        async def ask_shadow(mirrored: Mirrored) -> None:
-            seen.append(mirrored)
+        async def ask_shadow(observed: Observed) -> None:
+            seen.append(observed)
             if len(seen) % 2:
                 raise OSError("the shadow is dead")
 
         config = MirrorConfig(share=0.3, concurrency=2)
-        async with Mirror(config, ask_shadow) as mirror, lab(Behind(whole), mirror) as one:
+        async with Mirror(config, ask_shadow) as mirror, lab(Behind(whole), mirror.offer) as one:
             for number in range(200):
                 assert (await one.ask(headers={"x-request-id": f"id {number}".replace(" ", "-")}))[0] == 200
             await mirror.settled()
@@ -344,11 +349,11 @@ def test_what_finds_no_room_is_dropped_and_counted(bounds: dict[str, Any]) -> No
     async def run() -> None:
         hanging = asyncio.Event()
 
-        async def ask_shadow(mirrored: Mirrored) -> None:
+        async def ask_shadow(observed: Observed) -> None:
             await hanging.wait()
 
         config = MirrorConfig(concurrency=1, **bounds)
-        async with Mirror(config, ask_shadow) as mirror, lab(Behind(whole), mirror) as one, asyncio.timeout(20):
+        async with Mirror(config, ask_shadow) as mirror, lab(Behind(whole), mirror.offer) as one, asyncio.timeout(20):
             for _ in range(20):
                 assert (await one.ask())[0] == 200, "a shadow that hangs is noticed by nobody"
             assert 14 <= mirror.dropped <= 17
@@ -412,14 +417,14 @@ def test_a_share_of_the_clients_is_answered_by_the_candidate_and_always_the_same
         return answer
 
     async def run() -> None:
-        async def keep(mirrored: Mirrored) -> None:
-            seen.append(mirrored)
+        async def keep(observed: Observed) -> None:
+            seen.append(observed)
 
-        seen: list[Mirrored] = []
+        seen: list[Observed] = []
         candidate = Behind(named("b"))
         async with (
             Mirror(MirrorConfig(), keep) as mirror,
-            lab(Behind(named("a")), mirror) as one,
+            lab(Behind(named("a")), mirror.offer) as one,
             candidate.answering() as endpoint,
             Upstream("2", endpoint, PatienceConfig()) as upstream,
         ):
@@ -439,7 +444,7 @@ def test_a_share_of_the_clients_is_answered_by_the_candidate_and_always_the_same
                 assert before <= inside, "who was in stays in"
                 before = inside
             await mirror.settled()
-            assert {mirrored.by for mirrored in seen} == {"champion", "candidate"}
+            assert {observed.by for observed in seen} == {"champion", "candidate"}
 
     asyncio.run(run())
 

@@ -21,7 +21,7 @@ def asked(path: str = COMPLETIONS, **fields: Any) -> Asked:
 
 
 def replied(one: Asked, body: bytes, kind: str = "application/json", status: int = 200) -> Reply:
-    answered = Answered(status, {"Content-Type": kind}, body, 10.0, 10.25, 11.5)
+    answered = Answered(status, kind, body, 10.0, 10.25, 11.5)
     return asyncio.run(reply_of(one, answered))
 
 

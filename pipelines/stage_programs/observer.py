@@ -1,0 +1,136 @@
+"""The observer: reads what clients were answered, asks the other side, and writes pairs. Started by a gateway as
+
+    python -m pipelines.stage_programs.observer FD
+
+with a socket that `serving_checks.gateway.observed` says the messages of. It ends with the gateway, however that ends.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
+
+import msgspec
+import uvloop
+
+from pipelines.stage_programs.live_pairs import LivePairs
+from registry.contracts import Endpoint
+from registry.pair_database import PairDatabase
+from serving_checks.gateway.config import PatienceConfig
+from serving_checks.gateway.mirror import Mirror
+from serving_checks.gateway.observed import Arms, Begin, Counts, End, ObserverJob, Seen, Served, frame_of, messages
+from serving_checks.gateway.upstream import Upstream
+
+_TOLD_EVERY_SECONDS = 0.02
+_NICENESS = 10
+"""Clients go first where both want a core."""
+
+
+class _Arms:
+    """Connections to the servers that are asked; use as an async context manager."""
+
+    def __init__(self, pairs: LivePairs, patience: PatienceConfig) -> None:
+        self._pairs, self._patience = pairs, patience
+        self._open: dict[Served, tuple[Upstream, AsyncExitStack]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def take(self, arms: Arms) -> None:
+        """Ask these from now on; those that are left end what they were asked."""
+        self._pairs.champion = await self._upstream(arms.champion)
+        self._pairs.candidate = await self._upstream(arms.candidate)
+        for served in [one for one in self._open if one not in (arms.champion, arms.candidate)]:
+            task = asyncio.create_task(self._close(*self._open.pop(served)))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _upstream(self, served: Served | None) -> Upstream | None:
+        if served is None:
+            return None
+        if served not in self._open:
+            stack = AsyncExitStack()
+            endpoint = Endpoint.model_validate_json(served.endpoint)
+            upstream = await stack.enter_async_context(Upstream(served.version, endpoint, self._patience))
+            self._open[served] = upstream, stack
+        return self._open[served][0]
+
+    async def _close(self, upstream: Upstream, stack: AsyncExitStack) -> None:
+        await upstream.drained()
+        await stack.aclose()
+
+    async def close(self) -> None:
+        """Hang up."""
+        for _, stack in self._open.values():
+            await stack.aclose()
+
+
+async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Work until the gateway says that it ends, or is gone.
+
+    Raises:
+        ValueError: The other side is no gateway of this version.
+    """
+    told = messages(reader)
+    begin = await anext(told)
+    if not isinstance(begin, Begin):
+        raise ValueError(f"a {type(begin).__name__} before Begin")
+    job = ObserverJob.model_validate_json(begin.job)
+    with PairDatabase(job.database, timedelta(days=job.keep_days)) as database:
+        pairs = LivePairs(database.offer, keep_prompts=job.keep_prompts)
+        arms = _Arms(pairs, job.patience)
+        async with Mirror(job.mirror, pairs.ask_other) as mirror:
+            read = 0
+
+            def counts() -> Counts:
+                return Counts(
+                    read=read,
+                    mirrored=mirror.done,
+                    failed=mirror.failed,
+                    dropped=mirror.dropped,
+                    waiting=mirror.waiting,
+                    written=database.written,
+                    unwritten=database.dropped,
+                )
+
+            async def tell() -> None:
+                before = None
+                while True:
+                    if (now := counts()) != before:
+                        writer.write(frame_of(now))
+                        before = now
+                    await asyncio.sleep(_TOLD_EVERY_SECONDS)
+
+            teller = asyncio.create_task(tell())
+            try:
+                async for message in told:
+                    if isinstance(message, Seen):
+                        read += 1
+                        observed = message.observed
+                        if pairs.wants(observed):
+                            mirror.offer(observed)
+                    elif isinstance(message, Arms):
+                        await arms.take(message)
+                    elif isinstance(message, End):
+                        await mirror.settled()
+                        break
+            finally:
+                teller.cancel()
+                await arms.close()
+    with suppress(ConnectionError):
+        writer.write(frame_of(msgspec.structs.replace(counts(), written=database.written)))
+        writer.close()
+        await writer.wait_closed()
+
+
+async def _main(fd: int) -> None:
+    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
+    await observe(reader, writer)
+
+
+if __name__ == "__main__":
+    # Ctrl-C reaches the whole group: the gateway says when it is time.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICENESS)
+    uvloop.run(_main(int(sys.argv[1])))
