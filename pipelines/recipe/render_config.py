@@ -1,8 +1,8 @@
 """Where champion and candidate are served when others route to them: what rendered files name beside the policy."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from configs.base import StrictModel
 from configs.quantities import Label
@@ -57,6 +57,8 @@ class RenderConfig(StrictModel):
     """The Gateway API's Gateway that routes hang on."""
     verdict_service: KubernetesName = "quantbench-gateway"
     """The Service of `quantbench shadow up`, of which the verdict is asked."""
+    step_minutes: Annotated[int, Field(ge=1, le=43_200)] = 10
+    """At each of Argo's steps, before its verdict is asked."""
     verdict_minutes: Annotated[int, Field(ge=1, le=43_200)] = 1440
     """How long a step waits for pass or fail before it is inconclusive."""
     image: Annotated[ImageName, AfterValidator(_pinned)] = "vllm/vllm-openai:v0.32.0"
@@ -65,6 +67,13 @@ class RenderConfig(StrictModel):
     """On loopback, where the observer hears of Envoy's traffic."""
     admin_port: Port = 9901
     """Envoy's own, on loopback."""
+
+    @model_validator(mode="after")
+    def _two_servers(self) -> Self:
+        place = self.champion.host(self.namespace), self.champion.port
+        if place == (self.candidate.host(self.namespace), self.candidate.port):
+            raise ValueError(f"champion and candidate are both at {place[0]}:{place[1]}: a model is not its own shadow")
+        return self
 
     def endpoint(self, side: SideConfig, model: str) -> Endpoint:
         """How a side is asked.

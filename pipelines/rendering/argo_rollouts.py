@@ -13,7 +13,7 @@ from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.render_config import SideConfig
 from pipelines.rendering.document import Rendered, whole_percent
 from pipelines.rendering.httproute import mirror_of, route_of
-from pipelines.rendering.sides import storage_of
+from pipelines.rendering.sides import check_two_services, storage_of
 from pipelines.rendering.vllm_arguments import arguments_of
 
 _STEPS = (0.01, 0.05, 0.25, 1.0)
@@ -29,6 +29,7 @@ def render_argo_rollouts(config: GatewayConfig) -> Rendered:
         RequestError: An artifact is not on a volume, or what serves it is not vLLM.
     """
     render = config.render
+    check_two_services(config)
     url = f"http://{render.verdict_service}.{render.namespace}.svc:{config.listen.port}"
     hidden = f" By this config it listens on {config.listen.host}, which no other pod reaches."
     cannot = [
@@ -103,6 +104,8 @@ def _rollout(config: GatewayConfig) -> dict[str, Any]:
     steps: list[dict[str, Any]] = []
     for share in _STEPS:
         steps.append({"setWeight": whole_percent(share, "a step of the ramp")})
+        # The verdict is over pairs, which do not grow with the weight; this is for what load alone shows.
+        steps.append({"pause": {"duration": f"{render.step_minutes}m"}})
         steps.append({"analysis": {"templates": [{"templateName": render.name}]}})
     labels = {"app": render.name}
     route = {"httpRoute": render.name, "namespace": render.namespace}

@@ -29,6 +29,8 @@ class Rendered(NamedTuple):
         Args:
             config_file: What it was rendered from.
         """
+        # Nothing in a file's name ends the comment that it stands in.
+        config_file = "".join(one if one.isprintable() else "?" for one in config_file)
         told = f"{self.purpose} Rendered by `quantbench shadow render` from {config_file}: change that and render anew."
         comment = [*_wrapped(told, ""), "", "What it does not do that `quantbench shadow up` does:"]
         for sentence in self.cannot:

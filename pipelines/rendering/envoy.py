@@ -74,6 +74,12 @@ def _check(config: GatewayConfig) -> None:
         )
     # The observer asks a candidate by any name; clients' bodies pass as they are.
     check_names(config, "champion", *(["candidate"] if config.split.share else []))
+    ports = [config.listen.port, config.render.admin_port, config.render.observer_port]
+    twice = next((port for port in ports if ports.count(port) > 1), None)
+    if twice is not None:
+        raise RequestError(
+            f"port {twice} is asked for twice", remedy="set listen.port, render.admin_port and render.observer_port"
+        )
     if config.listen.body_mib * 2**20 > _LARGEST_BUFFER:
         raise RequestError(
             f"Envoy holds no body of {config.listen.body_mib:g} MiB", remedy="set listen.body_mib to 4095 or less"

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from configs.errors import RequestError
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.render_config import SideConfig
 from pipelines.rendering.document import Rendered, whole_percent
-from pipelines.rendering.sides import storage_of
+from pipelines.rendering.sides import check_two_services, storage_of
 from pipelines.rendering.vllm_arguments import arguments_of
 
 
@@ -31,13 +30,8 @@ def render_kserve(config: GatewayConfig) -> Rendered:
 
 def _service(config: GatewayConfig) -> dict[str, Any]:
     render = config.render
-    champion, candidate = render.champion, render.candidate
     # The rules of a canary are in KServe's webhook alone (inference_service_validation.go, validateCanarySpecs).
-    if champion.service == candidate.service:
-        raise RequestError(
-            f"champion and candidate are both called {champion.service}, and KServe names their servers by that",
-            remedy="set render.candidate.service to another name",
-        )
+    check_two_services(config)
     canary = {
         "predictor": _predictor(config, "candidate"),
         "trafficPercent": whole_percent(config.split.share, "split.share"),

@@ -24,6 +24,16 @@ def check_names(config: GatewayConfig, *names: str) -> None:
             )
 
 
+def check_two_services(config: GatewayConfig) -> None:
+    """Refuse two servers of one name, where Kubernetes tells them apart by it. Raises RequestError."""
+    name = config.render.champion.service
+    if name == config.render.candidate.service:
+        raise RequestError(
+            f"champion and candidate are both called {name}, and their servers get that name",
+            remedy="set render.candidate.service to another name",
+        )
+
+
 def storage_of(config: GatewayConfig, name: str) -> str:
     """Where a side's artifact lies. Raises RequestError where that was not said."""
     side: SideConfig = getattr(config.render, name)
