@@ -45,7 +45,7 @@ class Passing:
         self._arm = ""
         self._sent_at = self._first_byte_at = self._ended_at = 0.0
         self._request_is_whole = self._response_is_whole = False
-        self.too_long = False
+        self._too_long = False
 
     @property
     def is_whole(self) -> bool:
@@ -82,8 +82,8 @@ class Passing:
             self._ended_at = now
 
     def _keep(self, parts: bytearray, part: bytes, most_bytes: int) -> None:
-        self.too_long = self.too_long or len(parts) + len(part) > most_bytes
-        if self.too_long:
+        self._too_long = self._too_long or len(parts) + len(part) > most_bytes
+        if self._too_long:
             self._request.clear()
             self._response.clear()
         else:
@@ -94,7 +94,7 @@ class Passing:
         """Whether the answer is one that can be compared."""
         asked, told = self._asked, self._told
         return (
-            not self.too_long
+            not self._too_long
             and asked.get(":method") == "POST"
             and asked.get(":path", "").partition("?")[0] in (COMPLETIONS, CHAT)
             and told.get(":status") == "200"
@@ -134,7 +134,8 @@ class ExternalProcessor:
     ) -> None:
         self._offer, self._versions = offer, versions
         self._most_bytes, self._most_held_bytes = most_bytes, most_held_bytes
-        self._held_bytes = 0
+        self.held_bytes = 0
+        """Of what is under way."""
         self.seen = self.given_up = 0
 
     async def process(self, messages: AsyncIterator[Any], _: object) -> AsyncIterator[bytes]:
@@ -143,16 +144,16 @@ class ExternalProcessor:
         try:
             async for message in messages:
                 passing.take(message)
-                self._held_bytes += passing.held_bytes - held
+                self.held_bytes += passing.held_bytes - held
                 held = passing.held_bytes
                 if passing.is_whole:
                     self._passed(passing)
                     break
-                if self._held_bytes > self._most_held_bytes:
+                if self.held_bytes > self._most_held_bytes:
                     self.given_up += 1
                     break
         finally:
-            self._held_bytes -= held
+            self.held_bytes -= held
         # The end of the stream lets Envoy forget it: it would hold it for its `deferred_close_timeout`.
         return
         yield b""
