@@ -6,9 +6,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 from aiohttp import web
@@ -31,8 +31,28 @@ def envoy_binary() -> Iterator[Path]:
         yield Path(found.stdout.strip())
 
 
+class Served(Protocol):
+    """A server behind Envoy."""
+
+    port: int
+
+    def answering(self) -> AbstractAsyncContextManager[None]:
+        """For the length of the block."""
+
+
+class Running:
+    """A server that runs already."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    @asynccontextmanager
+    async def answering(self) -> AsyncIterator[None]:
+        yield
+
+
 class Behind:
-    """A server behind Envoy, with what it was asked."""
+    """A server of the test's own, with what it was asked."""
 
     def __init__(self, handler: Handler) -> None:
         self.seen: list[tuple[dict[str, str], bytes]] = []
@@ -58,7 +78,7 @@ class Behind:
 class EnvoyLab:
     """Envoy, the observer, a client."""
 
-    def __init__(self, folder: Path, champion: Behind, candidate: Behind, more: str) -> None:
+    def __init__(self, folder: Path, champion: Served, candidate: Served, more: str) -> None:
         self.champion, self.candidate = champion, candidate
         self.port, self.admin_port, self.observer_port = free_port(None), free_port(None), free_port(None)
         self.base = f"http://127.0.0.1:{self.port}"
@@ -122,7 +142,7 @@ class EnvoyLab:
         assert self.observer.poll() is None, self.log.read_text()
         return "hears of what Envoy serves" in self.log.read_text()
 
-    async def until(self, holds: Callable[[], Any], seconds: float = 60) -> None:
+    async def until(self, holds: Callable[[], Any], seconds: float = 120) -> None:
         async with asyncio.timeout(seconds):
             while not (await found if asyncio.iscoroutine(found := holds()) else found):
                 await asyncio.sleep(0.05)

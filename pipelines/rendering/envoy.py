@@ -10,6 +10,7 @@ from pipelines.rendering.document import WHOLE, Rendered, weight_of
 from pipelines.rendering.sides import check_names
 from serving_checks.gateway.asked import CHAT, COMPLETIONS
 from serving_checks.gateway.external_processor import ARM_ATTRIBUTE, HEADERS_OBSERVED, MOST_STREAMS
+from serving_checks.gateway.replies import SHADOW_HEADERS
 
 _TYPE = "type.googleapis.com/envoy."
 _LOOPBACK = "127.0.0.1"
@@ -51,6 +52,7 @@ def render_envoy(config: GatewayConfig) -> Rendered:
     cannot = [
         "API keys are not checked: Envoy knows keys by their text and not by their hash. It listens on loopback only.",
         "It does not follow the ledger: champion and candidate are where this file says until it is rendered anew.",
+        "Headers of clients go on to the server but for keys and cookies; the gateway passes on a few and no others.",
         "The body is not read, so a request that names another model, or a broken one, is refused by the server.",
         "A client that sends no routing key is known by its API key, else by the request's id; `user` in the body is"
         " not looked at. The hash is another than the gateway's: other clients are in a share of the same size.",
@@ -102,6 +104,9 @@ def _manager(config: GatewayConfig) -> dict[str, Any]:
         "@type": _TYPE + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "clients",
         "use_remote_address": True,
+        "skip_xff_append": True,
+        # No client is internal, or its x-envoy- headers would set timeouts and retries.
+        "internal_address_config": {},
         "normalize_path": True,
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
@@ -198,7 +203,7 @@ def _routes(config: GatewayConfig) -> dict[str, Any]:
         "name": "model",
         "domains": ["*"],
         # Neither keys nor what could choose a server; what is packed for the client could not be compared.
-        "request_headers_to_remove": ["authorization", "cookie"],
+        "request_headers_to_remove": ["authorization", "cookie", "x-envoy-external-address", *SHADOW_HEADERS],
         "request_headers_to_add": [
             {
                 "header": {"key": "accept-encoding", "value": "identity"},

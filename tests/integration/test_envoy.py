@@ -1,9 +1,11 @@
 """Rendered for Envoy and run by it: clients' bytes, pairs by our recorder, and what a faulty recorder costs them."""
 
 import asyncio
+import contextlib
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,11 +15,16 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from tests.envoy_lab import Behind, EnvoyLab, envoy_binary
+from serving_checks.engines.base import ServerRequest
+from serving_checks.engines.vllm import VllmServerConfig
+from serving_checks.server import serve
+from tests.envoy_lab import Behind, EnvoyLab, Running, envoy_binary
+from tests.tiny_llama import make_tiny_llama
 from tests.unit.pipelines.test_rendering import CONFIGS, rendered_file
 
 pytestmark = pytest.mark.environment
 
+JSON = {"content-type": "application/json"}
 ASKED = {"model": "demo", "prompt": "one two", "max_tokens": 4}
 
 
@@ -229,6 +236,28 @@ def test_a_candidate_that_hangs_costs_clients_nothing(envoy: Path, tmp_path: Pat
     asyncio.run(run())
 
 
+def test_no_header_of_a_client_s_changes_its_way(envoy: Path, tmp_path: Path) -> None:
+    async def slow(request: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.sleep(0.3)
+        return web.Response(status=503)
+
+    async def run() -> None:
+        champion = Behind(slow)
+        async with EnvoyLab(tmp_path, champion, says("four"), "").running(envoy) as lab:
+            wishes = {
+                "x-envoy-upstream-rq-timeout-ms": "1",
+                "x-envoy-retry-on": "5xx",
+                "x-envoy-max-retries": "5",
+                "x-quantbench-shadow": "1",
+                "x-forwarded-for": "10.0.0.1",
+            }
+            assert (await lab.ask(json.dumps(ASKED), **wishes))[0] == 503
+            ((seen, _),) = champion.seen
+            assert not [name for name in seen if name.startswith(("x-envoy", "x-quantbench"))]
+
+    asyncio.run(run())
+
+
 def test_a_client_that_hangs_up_makes_no_pair(envoy: Path, tmp_path: Path) -> None:
     async def slow(request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
@@ -238,7 +267,8 @@ def test_a_client_that_hangs_up_makes_no_pair(envoy: Path, tmp_path: Path) -> No
         return response
 
     async def run() -> None:
-        async with EnvoyLab(tmp_path, Behind(slow), says("four"), "").running(envoy) as lab:
+        candidate = says("four")
+        async with EnvoyLab(tmp_path, Behind(slow), candidate, "").running(envoy) as lab:
             for _ in range(3):
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.3):
@@ -247,6 +277,44 @@ def test_a_client_that_hangs_up_makes_no_pair(envoy: Path, tmp_path: Path) -> No
             async with lab.session.get(f"{lab.base}/health", timeout=timeout) as answer:
                 assert answer.status == 200
             await asyncio.sleep(0.5)
-            assert not lab.pairs and not lab.candidate.seen
+            assert not lab.pairs and not candidate.seen
 
     asyncio.run(run())
+
+
+@pytest.mark.engine
+def test_two_vllm_servers_behind_envoy(envoy: Path, tmp_path: Path) -> None:
+    """One model twice: what a client gets is what it gets without Envoy, and the pairs agree with themselves."""
+    make_tiny_llama(tmp_path / "model")
+    config = VllmServerConfig(max_model_len=128, max_num_seqs=4, kv_cache_gib=0.05)
+    asked = {"model": "model", "prompt": "Paris is the capital of", "max_tokens": 8, "temperature": 0}
+
+    async def run(direct: str, lab: EnvoyLab) -> None:
+        names = ["--set", "model=model", "--set", "render.candidate.served_model=model"]
+        async with lab.running(envoy, *names):
+            for place, streamed in enumerate((False, True, False, True)):
+                body = json.dumps(asked | {"stream": streamed})
+                async with lab.session.post(f"{direct}/v1/completions", data=body, headers=JSON) as answer:
+                    expected = await answer.text()
+                status, _, through = await lab.ask(body, x_request_id=f"id-{place}", content_type=JSON["content-type"])
+                assert (status, _said(through.decode())) == (200, _said(expected))
+            await lab.until(lambda: len(lab.pairs) == 4)
+            assert {(pair["same"], pair["champion"]["completion_tokens"]) for pair in lab.pairs} <= {
+                (True, 8),
+                (True, None),
+            }
+
+    with contextlib.ExitStack() as stack:
+        endpoints = []
+        for name in ("champion", "candidate"):
+            request = ServerRequest(config, tmp_path / "model", "float32", "cpu", 1)
+            endpoints.append(stack.enter_context(serve(request, tmp_path / f"{name}.log")).endpoint)
+        champion, candidate = (Running(int(one.base_url.rpartition(":")[2])) for one in endpoints)
+        asyncio.run(run(endpoints[0].base_url, EnvoyLab(tmp_path, champion, candidate, "")))
+
+
+def _said(text: str) -> str:
+    """The words of an answer; into how many events an engine cuts them is its own affair each time."""
+    events = re.findall(r"^(?:data: )?(\{.*\})$", text, flags=re.MULTILINE)
+    assert events
+    return "".join(json.loads(event)["choices"][0]["text"] for event in events)
