@@ -20,7 +20,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 def _pinned(image: str) -> str:
     if ("@" not in image and ":" not in image.rpartition("/")[2]) or image.endswith(":latest"):
-        raise ValueError("the image has no tag that stays: name its version, such as vllm/vllm-openai:v0.32.0")
+        raise ValueError("the image has no tag that stays: name its version, such as registry/server:v0.32.0")
     return image
 
 
@@ -61,8 +61,8 @@ class RenderConfig(StrictModel):
     """At each of Argo's steps, before its verdict is asked."""
     verdict_minutes: Annotated[int, Field(ge=1, le=43_200)] = 1440
     """How long a step waits for pass or fail before it is inconclusive."""
-    image: Annotated[ImageName, AfterValidator(_pinned)] = "vllm/vllm-openai:v0.32.0"
-    """What serves, where it is started by what is rendered."""
+    image: Annotated[ImageName, AfterValidator(_pinned)] | None = None
+    """What serves where Argo starts it; the engine's own when left out."""
     observer_port: Port = 9002
     """On loopback, where the observer hears of Envoy's traffic."""
     admin_port: Port = 9901

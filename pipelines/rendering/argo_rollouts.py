@@ -13,8 +13,7 @@ from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.render_config import SideConfig
 from pipelines.rendering.document import Rendered, whole_percent
 from pipelines.rendering.httproute import mirror_of, route_of
-from pipelines.rendering.sides import check_two_services, storage_of
-from pipelines.rendering.vllm_arguments import arguments_of
+from pipelines.rendering.sides import check_two_services, container_of, storage_of
 
 _STEPS = (0.01, 0.05, 0.25, 1.0)
 _MODELS = "/mnt/models"
@@ -26,7 +25,7 @@ def render_argo_rollouts(config: GatewayConfig) -> Rendered:
     """Rollout, Services, route and AnalysisTemplate, for Argo Rollouts 1.8 or later with the Gateway API's plugin.
 
     Raises:
-        RequestError: An artifact is not on a volume, or what serves it is not vLLM.
+        RequestError: An artifact is not on a volume, or no container is known for the engine.
     """
     render = config.render
     check_two_services(config)
@@ -138,11 +137,12 @@ def _pod(config: GatewayConfig) -> dict[str, Any]:
             f"a pod takes an artifact from a volume, and render.candidate.storage is {storage}",
             remedy="copy it to one and name it, such as pvc://models/candidate",
         )
-    port = render.candidate.port
+    port, known = render.candidate.port, container_of(config)
     container = {
         "name": "server",
-        "image": render.image,
-        "command": ["vllm", "serve", _MODELS, "--host", "0.0.0.0", "--port", str(port), *arguments_of(config)],  # noqa: S104 - in its pod
+        "image": render.image or known.image,
+        # To all of its pod's addresses: the Services ask there.
+        "command": [*known.command, _MODELS, "--host", "0.0.0.0", "--port", str(port), *known.arguments],  # noqa: S104
         "ports": [{"name": "http", "containerPort": port}],
         "readinessProbe": {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 5},
         "volumeMounts": [{"name": "models", "mountPath": _MODELS, "subPath": folder, "readOnly": True}],

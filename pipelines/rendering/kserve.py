@@ -5,8 +5,7 @@ from typing import Any
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.render_config import SideConfig
 from pipelines.rendering.document import Rendered, whole_percent
-from pipelines.rendering.sides import check_two_services, storage_of
-from pipelines.rendering.vllm_arguments import arguments_of
+from pipelines.rendering.sides import check_two_services, container_of, storage_of
 
 
 def render_kserve(config: GatewayConfig) -> Rendered:
@@ -50,11 +49,12 @@ def _service(config: GatewayConfig) -> dict[str, Any]:
 
 def _predictor(config: GatewayConfig, name: str) -> dict[str, Any]:
     side: SideConfig = getattr(config.render, name)
+    container = container_of(config)
     model = {
         "name": "kserve-container",
-        "modelFormat": {"name": "vLLM"},
+        "modelFormat": {"name": container.model_format},
         "storageUri": storage_of(config, name),
-        "args": arguments_of(config),
+        "args": container.arguments,
     }
     # A canary may not have more replicas than the predictor, and does not scale.
     return {"name": side.service, "minReplicas": 1, "model": model}

@@ -3,6 +3,8 @@
 from configs.errors import RequestError
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.render_config import SideConfig
+from serving_checks.engines.base import Container
+from serving_checks.engines.table import engine_of
 
 
 def check_names(config: GatewayConfig, *names: str) -> None:
@@ -32,6 +34,17 @@ def check_two_services(config: GatewayConfig) -> None:
             f"champion and candidate are both called {name}, and their servers get that name",
             remedy="set render.candidate.service to another name",
         )
+
+
+def container_of(config: GatewayConfig) -> Container:
+    """How a cluster starts the servers. Raises RequestError for an engine that it does not start."""
+    container = engine_of(config.serving).container(config.model, config.dtype)
+    if container is None:
+        raise RequestError(
+            f"no container is known for servers of {config.serving.engine}",
+            remedy="name another serving.engine, or render for httproute or envoy, which start no server",
+        )
+    return container
 
 
 def storage_of(config: GatewayConfig, name: str) -> str:

@@ -3,12 +3,12 @@
 The schemas are stripped of descriptions and of what is never rendered (tools/deploy_schemas.py, schemas/NOTICE).
 """
 
-import json
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from configs.errors import StageError
+from configs.reading.json_text import parse_json
 
 _SHOWN = 200
 
@@ -42,8 +42,8 @@ def _unfit(what: str) -> StageError:
 
 @cache
 def _schemas(file: str) -> dict[str, Any]:
-    text = files("pipelines.rendering").joinpath("schemas", file).read_text()
-    found: dict[str, Any] = json.loads(text)
+    text = files("pipelines.rendering").joinpath("schemas", file).read_bytes()
+    found: dict[str, Any] = parse_json(text)
     return found
 
 

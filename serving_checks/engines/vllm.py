@@ -17,6 +17,7 @@ from registry.contracts.serving import Endpoint, ServingRecord
 from serving_checks.engines import vllm_log
 from serving_checks.engines.base import (
     LOOPBACK,
+    Container,
     EngineFacts,
     LaunchedConfig,
     LaunchedEngine,
@@ -141,6 +142,15 @@ class VllmEngine(LaunchedEngine):
         ranks = serving.tensor_parallel_size
         split = f" --tensor-parallel-size {ranks}" if ranks > 1 else ""
         return f"vllm serve . --dtype {serving.dtype} --max-model-len {max_model_len}{split}"
+
+    def container(self, model: str, dtype: str) -> Container | None:
+        """See `Engine.container`; the image's own program (vllm/vllm-openai)."""
+        return Container(
+            image="vllm/vllm-openai:v0.32.0",
+            command=["vllm", "serve"],
+            arguments=["--served-model-name", model, "--dtype", dtype, *self.config.arguments],
+            model_format="vLLM",
+        )
 
     def token_fields(self, *, chat: bool, logprobs: bool) -> Mapping[str, Any]:
         """See `Engine.token_fields`; 0 asks for the log-probability of the chosen token and of no other."""

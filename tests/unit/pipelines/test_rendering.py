@@ -14,6 +14,8 @@ from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.rendering import targets
 from pipelines.rendering.targets import TARGETS, render
 from pipelines.rendering.validation import check_documents
+from tests.architecture.repository import ROOT
+from tests.walks import take, walk_of
 
 LEAST = "version: 1\nname: live\nmodel: demo\n"
 STORED = (
@@ -67,6 +69,14 @@ def test_a_file_begins_with_what_it_is_and_what_it_cannot(
     config = str(tmp_path / "gateway.yaml")
     assert main(["shadow", "render", config, "--target", target]) == 0
     assert capsys.readouterr().out == text
+
+
+def test_the_walk_prints_what_the_document_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    take(walk_of(ROOT / "docs" / "rendering.md"), capsys)
 
 
 def test_a_route_has_the_weights_and_the_mirror(tmp_path: Path) -> None:
@@ -233,7 +243,7 @@ def test_nothing_is_written_where_a_file_does_not_fit(tmp_path: Path, monkeypatc
         ("kserve", ["render.champion.storage=null"], "where the champion's artifact lies"),
         ("kserve", ["split.share=0.125"], "whole percents"),
         ("kserve", ["render.candidate.service=champion", "render.candidate.port=8001"], "both called champion"),
-        ("kserve", ["serving={engine: transformers}"], "servers of transformers are not rendered"),
+        ("kserve", ["serving={engine: transformers}"], "no container is known for servers of transformers"),
         ("argo-rollouts", ["render.candidate.storage=s3://models/candidate"], "takes an artifact from a volume"),
         ("argo-rollouts", ["render.candidate.storage=pvc://models"], "takes an artifact from a volume"),
         ("argo-rollouts", ["render.candidate.service=champion", "render.candidate.port=8001"], "both called champion"),
