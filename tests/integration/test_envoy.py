@@ -18,7 +18,7 @@ from aiohttp import web
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.vllm import VllmServerConfig
 from serving_checks.server import serve
-from tests.envoy_lab import Behind, EnvoyLab, Running, envoy_binary
+from tests.envoy_lab import Behind, EnvoyLab, Running, envoy_binary, quiet_port
 from tests.tiny_llama import make_tiny_llama
 from tests.unit.pipelines.test_rendering import CONFIGS, rendered_file
 
@@ -254,6 +254,72 @@ def test_no_header_of_a_client_s_changes_its_way(envoy: Path, tmp_path: Path) ->
             assert (await lab.ask(json.dumps(ASKED), **wishes))[0] == 503
             ((seen, _),) = champion.seen
             assert not [name for name in seen if name.startswith(("x-envoy", "x-quantbench"))]
+
+    asyncio.run(run())
+
+
+def test_a_stream_passes_piece_by_piece(envoy: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        going_on = asyncio.Event()
+
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+            await response.prepare(request)
+            await response.write(b"data: one\n\n")
+            await going_on.wait()
+            await response.write(b"data: [DONE]\n\n")
+            return response
+
+        async with EnvoyLab(tmp_path, Behind(answer), says("four"), "").running(envoy) as lab:
+            url = f"{lab.base}/v1/chat/completions"
+            async with asyncio.timeout(60), lab.session.post(url, json=ASKED | {"stream": True}) as response:
+                assert await response.content.readany() == b"data: one\n\n", "before the end is there"
+                going_on.set()
+                assert await response.content.read() == b"data: [DONE]\n\n"
+
+    asyncio.run(run())
+
+
+def test_a_champion_that_breaks_off_or_is_gone_is_told(envoy: Path, tmp_path: Path) -> None:
+    async def breaks_off(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: one\n\n")
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    async def run() -> None:
+        candidate = says("four")
+        async with EnvoyLab(tmp_path, Behind(breaks_off), candidate, "").running(envoy) as lab:
+            with pytest.raises(aiohttp.ClientError):
+                await lab.ask(json.dumps(ASKED | {"stream": True}))
+            await asyncio.sleep(0.5)
+            assert not lab.pairs and not candidate.seen, "half an answer is no pair"
+        gone = EnvoyLab(tmp_path, Behind(breaks_off), candidate, "")
+        gone.champion = Running(quiet_port())
+        async with gone.running(envoy, "--set", f"render.champion.port={gone.champion.port}") as lab:
+            status, _, told = await lab.ask(json.dumps(ASKED))
+            assert (status, json.loads(told)["error"]["type"]) == (503, "api_error")
+
+    asyncio.run(run())
+
+
+def test_the_recorder_ends_when_it_is_told_and_is_alone_at_its_port(envoy: Path, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with EnvoyLab(tmp_path, says("three"), says("four"), "").running(envoy) as lab:
+            assert (await lab.ask(json.dumps(ASKED)))[0] == 200
+            await lab.until(lambda: lab.pairs)
+            second = lab.quantbench("observe", "--workspace", str(lab.workspace))
+            assert await asyncio.to_thread(second.wait, 120) == 2
+            assert f"port {lab.observer_port} on 127.0.0.1 cannot be used" in lab.log.read_text()
+            assert lab.observer is not None
+            lab.observer.terminate()
+            assert await asyncio.to_thread(lab.observer.wait, 120) == 0
+            assert lab.log.read_text().endswith("ended\n")
+            other = lab.quantbench("observe", "--workspace", str(lab.workspace), "--set", "verdict.alpha=0.2")
+            assert await asyncio.to_thread(other.wait, 120) == 2
+            assert "judged by another `verdict`" in lab.log.read_text()
 
     asyncio.run(run())
 
