@@ -117,13 +117,9 @@ class Gateway:
         if decision.cascade and self.router:
             upstream = self._upstream(by)
             try:
-                try:
                 tried = await self.router.tried(asked, upstream)
             except asyncio.CancelledError:
                 self.metrics.failed(by, upstream.version, asked, _HUNG_UP)
-                raise
-            except asyncio.CancelledError:
-                self.metrics.refused(upstream.version, _HUNG_UP)
                 raise
             if tried.sure:
                 self.metrics.answered(by, upstream.version, asked, tried.sure.answered)
