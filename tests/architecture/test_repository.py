@@ -18,7 +18,17 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     *(
         f"docs/{name}.md"
-        for name in ("architecture", "artifacts", "engines", "environments", "init", "registry", "replay", "verdict")
+        for name in (
+            "architecture",
+            "artifacts",
+            "engines",
+            "environments",
+            "init",
+            "registry",
+            "replay",
+            "verdict",
+            "watching",
+        )
     ),
 )
 MANY_LINES, MOST_LINES = 500, 700
