@@ -11,6 +11,7 @@ from pipelines.recipe.deadlines import Deadlines
 from registry.contracts.base import DType
 from serving_checks.engines.table import AnyServingConfig, default_config
 from serving_checks.gateway.config import ListenConfig, LogConfig, MirrorConfig, PatienceConfig
+from serving_checks.gateway.routing import RoutingConfig
 from serving_checks.gateway.split import SplitConfig
 from serving_checks.readings.cost import DevicePrice
 
@@ -37,6 +38,7 @@ class GatewayConfig(StrictModel):
     patience: PatienceConfig = PatienceConfig()
     mirror: MirrorConfig = MirrorConfig()
     split: SplitConfig = SplitConfig()
+    routing: RoutingConfig = RoutingConfig()
     keep_prompts: bool = False
     """Keep prompts and answers in the pairs. Else only their hashes and lengths are kept."""
     keep_days: Annotated[Count, Field(ge=1)] = 30

@@ -11,6 +11,8 @@ from registry.contracts import Pair, Reply
 from registry.pair_database import NO_TRIAL, Trial
 from serving_checks.gateway.answer_reader import AnswerReader
 from serving_checks.gateway.asked import Asked
+from serving_checks.gateway.cascade import with_logprobs
+from serving_checks.gateway.config import MirrorConfig
 from serving_checks.gateway.observed import Arm, Observed
 from serving_checks.gateway.replies import SHADOW_HEADERS, no_reply, pairs, prompt_of, reply_of
 from serving_checks.gateway.upstream import Upstream
@@ -25,7 +27,7 @@ class LivePairs:
     Args:
         keep: Gets each pair, and what it is evidence of.
         reader: Counts answers of copies.
-        timeout_seconds: Of the answer that is asked for here.
+        mirror: How patient, and whether log-probabilities are asked for.
         keep_prompts: Keep words too, and not only hashes and lengths.
     """
 
@@ -33,7 +35,7 @@ class LivePairs:
         self,
         keep: Callable[[Pair, Trial], None],
         reader: AnswerReader,
-        timeout_seconds: float = 120,
+        mirror: MirrorConfig,
         *,
         keep_prompts: bool,
     ) -> None:
@@ -43,7 +45,7 @@ class LivePairs:
         self.trial = NO_TRIAL
         """What their pairs are evidence of."""
         self._keep, self._reader = keep, reader
-        self._timeout_seconds, self._keep_prompts = timeout_seconds, keep_prompts
+        self._mirror, self._keep_prompts = mirror, keep_prompts
 
     def wants(self, observed: Observed) -> bool:
         """Whether there is another side to ask, and something to compare."""
@@ -65,7 +67,7 @@ class LivePairs:
         other = self._other(observed)
         if other is None:
             raise ValueError("the other side is gone")
-        prompt, trial = prompt_of(asked), self.trial
+        prompt, trial = prompt_of(asked)._replace(prompt_class=observed.prompt_class), self.trial
         answered = observed.reply or await reply_of(asked, observed.answered)
         copied = await self._copied(other, "candidate" if of_champion else "champion", asked)
         if copied.status == 0:
@@ -78,7 +80,8 @@ class LivePairs:
         versions = (observed.version, other.version) if of_champion else (other.version, observed.version)
         pair = made.model_copy(
             update={
-                "source": "mirror" if of_champion else "split",
+                "source": "route" if observed.route else "mirror" if of_champion else "split",
+                "route": observed.route,
                 "champion": made.champion.model_copy(update={"version": versions[0]}),
                 "candidate": made.candidate.model_copy(update={"version": versions[1]}),
             }
@@ -90,11 +93,12 @@ class LivePairs:
         """What the other side says; that it says nothing is its failure, and part of the pair."""
         sent_at = perf_counter()
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                fetched = await other.fetch(asked, SHADOW_HEADERS)
+            async with asyncio.timeout(self._mirror.timeout_seconds):
+                wanted = with_logprobs(asked) if self._mirror.logprobs else asked
+                fetched = await other.fetch(wanted, SHADOW_HEADERS)
         except TimeoutError:
             self._reader.copy_failed(asked, arm, other.version, 504)
-            return no_reply(asked, sent_at, f"no answer within {self._timeout_seconds:g} s")
+            return no_reply(asked, sent_at, f"no answer within {self._mirror.timeout_seconds:g} s")
         except (OSError, aiohttp.ClientError, ValueError) as error:
             self._reader.copy_failed(asked, arm, other.version, 502)
             return no_reply(asked, sent_at, f"no answer: {type(error).__name__}")

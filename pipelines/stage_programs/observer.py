@@ -134,7 +134,7 @@ async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         PairDatabase(job.database, timedelta(days=job.keep_days)) as database,
     ):
         answers = AnswerReader(tally, log if job.log.requests else None)
-        pairs = LivePairs(database.offer, answers, job.mirror.timeout_seconds, keep_prompts=job.keep_prompts)
+        pairs = LivePairs(database.offer, answers, job.mirror, keep_prompts=job.keep_prompts)
         arms = _Arms(pairs, job.patience)
         async with Mirror(job.mirror, pairs.ask_other) as mirror:
             work = _Work(tally, answers, pairs, mirror)
@@ -178,7 +178,8 @@ async def _main(fd: int) -> None:
 
 
 if __name__ == "__main__":
-    # Ctrl-C reaches the whole group: the gateway says when it is time.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole group, and systemd tells all of a service's: the gateway says when it is time.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     os.nice(_NICENESS)
     uvloop.run(_main(int(sys.argv[1])))

@@ -41,6 +41,16 @@ from registry.contracts.pair import Answer, Pair
 from registry.contracts.ramp import RampRecord
 from registry.contracts.replay import PromptsRecord, ReplayedModel, ReplayRecord
 from registry.contracts.reply import Reply, ToolCall
+from registry.contracts.route import (
+    CascadeRule,
+    ClassesRule,
+    ClassifierRule,
+    RouteCurve,
+    RoutedClass,
+    RouteLatency,
+    RouteOutcome,
+    RouteRecord,
+)
 from registry.contracts.serving import (
     SLO,
     CheckRecord,
@@ -69,12 +79,15 @@ __all__ = [
     "AskingConditions",
     "Breakdown",
     "CalibrationRecord",
+    "CascadeRule",
     "CategoryLook",
     "CategoryRetention",
     "CategoryScore",
     "CharacterizationRecord",
     "CheckRecord",
     "CheckpointRecord",
+    "ClassesRule",
+    "ClassifierRule",
     "Endpoint",
     "EvaluationRecord",
     "Failure",
@@ -111,6 +124,11 @@ __all__ = [
     "ReplayedModel",
     "Reply",
     "RetentionRecord",
+    "RouteCurve",
+    "RouteLatency",
+    "RouteOutcome",
+    "RouteRecord",
+    "RoutedClass",
     "ServingRecord",
     "ShadowVerdict",
     "SoundnessCheck",

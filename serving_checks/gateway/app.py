@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Literal, NamedTuple
 
 from aiohttp import web
 
@@ -14,6 +15,7 @@ from serving_checks.gateway.live_page import LIVE_PATHS, LivePage, page_response
 from serving_checks.gateway.metrics import Metrics
 from serving_checks.gateway.observed import Arm, Observed
 from serving_checks.gateway.refusals import Refusal
+from serving_checks.gateway.routing import Decision, Reason, Router, other_arm
 from serving_checks.gateway.split import SplitConfig, drawn, routing_key
 from serving_checks.gateway.standing import Answering, Standing
 from serving_checks.gateway.upstream import Answered, Upstream
@@ -23,6 +25,18 @@ _HUNG_UP = 499
 """As nginx counts a client that did not wait for the answer."""
 _ENDING_SECONDS = 30.0
 """For requests that are under way when the gateway is to end."""
+
+
+class _Given(NamedTuple):
+    """What a client got, from whom, and why."""
+
+    response: web.StreamResponse
+    answered: Answered | None
+    """None where it did not come to its end."""
+    by: Arm
+    upstream: Upstream
+    reason: Reason | Literal[""]
+    """Empty where nothing routed."""
 
 
 class Gateway:
@@ -52,6 +66,8 @@ class Gateway:
         """What the pairs of these two are evidence of."""
         self.verdict = b"{}"
         """JSON, as it was made when the pairs were judged last."""
+        self.router: Router | None = None
+        """Decides before the split does; None: nothing is routed."""
         self.standing = Standing(model, lambda: Answering(self.champion, self.candidate, self.split.share))
         self.metrics = Metrics(model, self.standing)
         self.live_page: LivePage | None = None
@@ -81,25 +97,59 @@ class Gateway:
         if request.method != "POST":
             raise Refusal(405, f"{request.path} is asked by POST")
         asked = await read_asked(request, request_id, self._model, self._config)
-        candidate, trial = self.candidate, self.trial
-        if candidate is None or drawn(routing_key(request, asked, self.split)) >= self.split.share:
-            champion = self.champion
-            response, answered = await self._relayed("champion", champion, asked, request)
-            if answered is not None and answered.body is not None and answered.status == 200:
-                self._observe(Observed(asked, answered, "champion", champion.version, trial))
-            return response
-        sent_at = time.perf_counter()
+        began, trial, decision = time.perf_counter(), self.trial, self._decision(request, asked)
+        given = await self._given(asked, request, decision)
+        if given.reason:
+            who = "champion" if given.reason == "failed" else given.by
+            self.metrics.routed(who, given.reason, time.perf_counter() - began)
+        answered, of_candidate = given.answered, given.by == "candidate"
+        if of_candidate:
+            # Whatever it was: an error of the candidate's is one side of its pair.
+            answered = answered or _no_answer(502, began)
+        if answered is not None and answered.body is not None and (answered.status == 200 or of_candidate):
+            version, why = given.upstream.version, given.reason
+            self._observe(Observed(asked, answered, given.by, version, trial, None, why, decision.prompt_class))
+        return given.response
+
+    async def _given(self, asked: Asked, request: web.BaseRequest, decision: Decision) -> _Given:
+        """The answer of who is to give it, or of the champion where that one has none."""
+        by, reason = decision.arm or "champion", decision.reason
+        if decision.cascade and self.router:
+            upstream = self._upstream(by)
+            try:
+                tried = await self.router.tried(asked, upstream)
+            except asyncio.CancelledError:
+                self.metrics.refused(upstream.version, _HUNG_UP)
+                raise
+            if tried.sure:
+                self.metrics.answered(by, upstream.version, asked, tried.sure.answered)
+                return _Given(*tried.sure, by, upstream, tried.reason)
+            by, reason = other_arm(by), tried.reason
+        # Looked up only now: an alias may have moved meanwhile.
+        upstream, sent_at = self._upstream(by), time.perf_counter()
+        by = "champion" if upstream is self.champion else by
         try:
-            response, answered = await self._relayed("candidate", candidate, asked, request)
+            return _Given(*await self._relayed(by, upstream, asked, request), by, upstream, reason)
         except Refusal as refusal:
-            # Whoever is in the candidate's share has an answer all the same: nothing was sent yet.
-            answered = _no_answer(refusal.status, sent_at)
+            if by == "champion":
+                raise
+            # Whom the candidate was to answer has an answer all the same: nothing was sent yet.
             response, _ = await self._relayed("champion", self.champion, asked, request)
-        # Whatever it was: an error of the candidate's is one side of its pair.
-        answered = answered or _no_answer(502, sent_at)
-        if answered.body is not None:
-            self._observe(Observed(asked, answered, "candidate", candidate.version, trial))
-        return response
+            return _Given(response, _no_answer(refusal.status, sent_at), by, upstream, reason and "failed")
+
+    def _upstream(self, arm: Arm) -> Upstream:
+        """Who is that arm now; the champion where there is no candidate."""
+        return self.candidate if arm == "candidate" and self.candidate else self.champion
+
+    def _decision(self, request: web.BaseRequest, asked: Asked) -> Decision:
+        """Who answers: as rules and the calibrated route say, else by the split."""
+        if self.candidate is None:
+            return Decision("champion")
+        routed = self.router.decide(asked) if self.router else Decision(None)
+        if routed.arm:
+            return routed
+        inside = drawn(routing_key(request, asked, self.split)) < self.split.share
+        return routed._replace(arm="candidate" if inside else "champion")
 
     async def _relayed(
         self, by: Arm, upstream: Upstream, asked: Asked, request: web.BaseRequest

@@ -69,6 +69,9 @@ class MirrorConfig(StrictModel):
     concurrency: Annotated[Count, Field(ge=1, le=1024)] = 4
     timeout_seconds: Annotated[Seconds, Field(gt=0)] = 120
     """Of one answer of the shadow's, from sending to its end."""
+    logprobs: bool = False
+    """Ask the shadow for the log-probabilities of its answers too, of which pairs keep mean and least: what a cascade
+    is calibrated on. With a cascade they are always asked for."""
 
 
 class LogConfig(StrictModel):

@@ -1,13 +1,13 @@
 """What Prometheus reads of a gateway: clients' requests from here, the standing, and what the observer read."""
 
-from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 
 from serving_checks.gateway.asked import Asked
 from serving_checks.gateway.event_log import RefusalEvent, now
 from serving_checks.gateway.metrics_page import joined
 from serving_checks.gateway.observed import Arm
 from serving_checks.gateway.refusals import Refusal
-from serving_checks.gateway.served_metrics import Served, ServedMetrics, told_status
+from serving_checks.gateway.served_metrics import DURATION_SECONDS, Served, ServedMetrics, told_status
 from serving_checks.gateway.standing import Standing, StandingCollector
 from serving_checks.gateway.upstream import Answered
 
@@ -33,6 +33,31 @@ class Metrics:
         self._registry.register(StandingCollector(standing))
         # Memory, processor time and open files of this process, by the names that Prometheus' clients share.
         ProcessCollector(registry=self._registry)
+
+        labels = ("gen_ai_request_model", "arm", "reason")
+        self._model = model
+        self._routed = Counter(
+            "quantbench_gateway_routed",
+            "Requests by who answered them and why; those that nothing routed are not among them.",
+            labels,
+            registry=self._registry,
+        )
+        self._routed_duration = Histogram(
+            "quantbench_gateway_routed_duration_seconds",
+            "From a request to the end of its answer, with the time of a cheap answer that was not sure enough.",
+            labels,
+            registry=self._registry,
+            buckets=DURATION_SECONDS,
+        )
+
+    def routed(self, arm: str, reason: str, seconds: float) -> None:
+        """A request that a rule or a calibrated route gave to an arm, and that was answered.
+
+        Args:
+            seconds: With what was waited for another answer before.
+        """
+        self._routed.labels(self._model, arm, reason).inc()
+        self._routed_duration.labels(self._model, arm, reason).observe(seconds)
 
     def refused(self, request_id: str, refusal: Refusal) -> None:
         """A client is told an error, and nobody was asked."""

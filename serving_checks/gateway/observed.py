@@ -42,6 +42,9 @@ class Observed(NamedTuple):
     """What its pair is evidence of, by the aliases and the step of the ramp when it was asked."""
     reply: Reply | None = None
     """The answer, once the observer has read it."""
+    route: str = ""
+    """Why this side answered; empty where nothing routed."""
+    prompt_class: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -105,12 +108,14 @@ class Seen(msgspec.Struct, tag=True, frozen=True, array_like=True):
     by: Arm
     version: str
     trial: str = ""
+    route: str = ""
+    prompt_class: str = ""
 
     @property
     def observed(self) -> Observed:
         """As it was in the gateway."""
         asked = Asked(self.id, self.path, self.headers, self.body, parse_json(self.body))
-        return Observed(asked, self.answered, self.by, self.version, self.trial)
+        return Observed(asked, self.answered, self.by, self.version, self.trial, None, self.route, self.prompt_class)
 
 
 class End(msgspec.Struct, tag=True, frozen=True, array_like=True):
@@ -153,8 +158,8 @@ def frame_of(message: Message) -> bytes:
 
 def seen(observed: Observed) -> Seen:
     """What is sent of an observed request."""
-    asked, answered, by, version, trial, _ = observed
-    return Seen(asked.id, asked.path, asked.headers, asked.body, answered, by, version, trial)
+    asked, answered, by, version, trial, _, route, prompt_class = observed
+    return Seen(asked.id, asked.path, asked.headers, asked.body, answered, by, version, trial, route, prompt_class)
 
 
 async def messages(reader: asyncio.StreamReader) -> AsyncIterator[Message]:

@@ -25,7 +25,7 @@ MOST_VERSIONS = 16
 LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "arm", "version", "traffic")
 
 _STATUSES = frozenset((200, 400, 401, 403, 404, 408, 409, 413, 422, 429, 499, 500, 501, 502, 503, 504))
-_DURATION_SECONDS = (*(round(0.01 * 2**power * part, 4) for power in range(13) for part in (1, 1.5)), 81.92)
+DURATION_SECONDS = (*(round(0.01 * 2**power * part, 4) for power in range(13) for part in (1, 1.5)), 81.92)
 """Buckets of gen_ai.server.request.duration: the convention's, 0.01 to 81.92, and one between each two of them, since
 two models are often nearer to each other than a factor of two."""
 _FIRST_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -63,7 +63,7 @@ class ServedMetrics:
             "From a request to the end of its answer; `error_type` is the status of an error, else empty.",
             (*LABELS, "error_type"),
             registry=registry,
-            buckets=_DURATION_SECONDS,
+            buckets=DURATION_SECONDS,
         )
         self._first = Histogram(
             "gen_ai_server_time_to_first_token_seconds",

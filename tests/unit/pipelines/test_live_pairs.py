@@ -55,7 +55,7 @@ def recorded(
 
     async def run() -> None:
         with PairDatabase(path) as database:
-            pairs = LivePairs(database.offer, nothing_read(), keep_prompts=keep_prompts)
+            pairs = LivePairs(database.offer, nothing_read(), MirrorConfig(), keep_prompts=keep_prompts)
 
             def observe(observed: Observed) -> None:
                 if pairs.wants(observed):
@@ -115,7 +115,12 @@ def asked_beside(
     kept: list[Pair] = []
 
     async def run() -> list[str]:
-        pairs = LivePairs(lambda pair, trial: kept.append(pair), nothing_read(), 0.3, keep_prompts=False)
+        pairs = LivePairs(
+            lambda pair, trial: kept.append(pair),
+            nothing_read(),
+            MirrorConfig(timeout_seconds=0.3),
+            keep_prompts=False,
+        )
         pairs.trial = TRIAL
         async with Upstream("2", other, PatienceConfig()) as upstream:
             pairs.champion = pairs.candidate = upstream
