@@ -1,8 +1,17 @@
-"""`quantbench shadow replay|verdict|route|up|ramp`"""
+"""`quantbench shadow replay|verdict|route|up|ramp|render|observe`"""
 
 import argparse
 
-from pipelines.cli import common_arguments, shadow_ramp, shadow_replay, shadow_route, shadow_up, shadow_verdict
+from pipelines.cli import (
+    common_arguments,
+    shadow_observe,
+    shadow_ramp,
+    shadow_render,
+    shadow_replay,
+    shadow_route,
+    shadow_up,
+    shadow_verdict,
+)
 
 HELP = "ask two models what users asked, and judge the candidate by the answers"
 
@@ -12,6 +21,8 @@ _ACTIONS = {
     "route": shadow_route,
     "up": shadow_up,
     "ramp": shadow_ramp,
+    "render": shadow_render,
+    "observe": shadow_observe,
 }
 
 

@@ -103,12 +103,13 @@ def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str],
         QuantbenchError: The champion cannot be served.
     """
     directory = workspace.replay_dir(opened.config.name)
-    begun = _begun(opened, directory)
-    uvloop.run(_until_told(_Serving(opened, workspace, directory, begun, tell).run()))
+    first = begun(opened.config, directory, opened.run_id)
+    uvloop.run(until_told(_Serving(opened, workspace, directory, first, tell).run()))
     tell("ended")
 
 
-async def _until_told(serving: Coroutine[None, None, None]) -> None:
+async def until_told(serving: Coroutine[None, None, None]) -> None:
+    """Go on until SIGINT, SIGTERM or SIGHUP, and end as a block ends."""
     task, loop = asyncio.ensure_future(serving), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -117,13 +118,12 @@ async def _until_told(serving: Coroutine[None, None, None]) -> None:
         await task
 
 
-def _begun(opened: OpenGateway, directory: Path) -> GatewayRecord:
+def begun(config: GatewayConfig, directory: Path, run_id: str = "") -> GatewayRecord:
     """How the pairs are judged is written before the first one."""
-    config = opened.config
     now = GatewayRecord(
         name=config.name,
         model=config.model,
-        run=opened.run_id,
+        run=run_id,
         class_by=config.routing.class_by,
         verdict=config.verdict.model_dump(mode="json"),
         verdict_digest=verdict_digest(config.verdict),
@@ -147,6 +147,20 @@ def _begun(opened: OpenGateway, directory: Path) -> GatewayRecord:
             remedy="undo the change to go on with them (`arm` may change); to begin anew choose another `name`",
         )
     return then
+
+
+def observer_job(config: GatewayConfig, directory: Path) -> ObserverJob:
+    """What the observer is started with."""
+    return ObserverJob(
+        database=directory / PAIRS_FILE,
+        keep_days=config.keep_days,
+        keep_prompts=config.keep_prompts,
+        mirror=config.mirror,
+        patience=config.patience,
+        model=config.model,
+        price=config.price,
+        log=config.log,
+    )
 
 
 class _Serving:
@@ -228,16 +242,9 @@ class _Serving:
 
     def _observer(self) -> Observer:
         config = self._opened.config
-        job = ObserverJob(
-            database=self._directory / PAIRS_FILE,
-            keep_days=config.keep_days,
-            keep_prompts=config.keep_prompts,
-            mirror=config.mirror.model_copy(update={"logprobs": True}) if self._cascades else config.mirror,
-            patience=config.patience,
-            model=config.model,
-            price=config.price,
-            log=config.log,
-        )
+        job = observer_job(config, self._directory)
+        if self._cascades:
+            job = job.model_copy(update={"mirror": config.mirror.model_copy(update={"logprobs": True})})
         return Observer(OBSERVER, job, self._directory / "observer.log", self._tell)
 
     def _judging(self) -> Judging:
@@ -266,8 +273,6 @@ class _Serving:
         if answering is not None and answering is not gateway.champion:
             gateway.champion = answering
             self._tell(f"version {champion.version} answers clients")
-        if tried is not None and tried is not gateway.candidate:
-            self._tell(f"version {tried.version} sees what clients ask")
         gateway.candidate, gateway.trial = tried, standing.trial.name
         self._route(champion, shadow if tried else None)
         gateway.split = self._opened.config.split.model_copy(update={"share": standing.share})

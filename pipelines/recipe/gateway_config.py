@@ -8,6 +8,7 @@ from configs.base import StrictModel
 from configs.quantities import Count, Label, Name, Seconds
 from evals.judging.verdict_config import VerdictConfig
 from pipelines.recipe.deadlines import Deadlines
+from pipelines.recipe.render_config import RenderConfig
 from registry.contracts.base import DType
 from serving_checks.engines.table import AnyServingConfig, default_config
 from serving_checks.gateway.config import ListenConfig, LogConfig, MirrorConfig, PatienceConfig
@@ -54,6 +55,8 @@ class GatewayConfig(StrictModel):
     """When to give up on a server; that of servers is read."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where a GPU answers, else the CPU."""
+    render: RenderConfig = RenderConfig()
+    """What files for other engines name."""
 
     @model_validator(mode="after")
     def _steps_can_pass(self) -> Self:

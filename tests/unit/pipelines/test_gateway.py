@@ -15,7 +15,7 @@ import pytest
 
 from configs.errors import RequestError, StageError
 from pipelines.execution import served_aliases
-from pipelines.execution.gateway import PAIRS_FILE, _begun, _Serving, open_gateway, run_gateway
+from pipelines.execution.gateway import PAIRS_FILE, _Serving, begun, open_gateway, run_gateway
 from pipelines.execution.workspace import Workspace
 from registry.contracts import Endpoint
 from registry.ledger import Entry, Ledger
@@ -112,13 +112,13 @@ class Lab:
     async def running(self, *overrides: str) -> AsyncIterator[aiohttp.ClientSession]:
         opened = open_gateway(self.config_file, list(overrides), self.workspace)
         directory, told = self.workspace.replay_dir(opened.config.name), list[str]()
-        begun = _begun(opened.config, directory)
+        first = begun(opened.config, directory, opened.run_id)
 
         def tell(text: str) -> None:
             told.append(text)
             self.told.append(text)
 
-        serving = _Serving(opened, self.workspace, directory, begun, tell)
+        serving = _Serving(opened, self.workspace, directory, first, tell)
         task = asyncio.create_task(serving.run())
         try:
             async with asyncio.timeout(60), aiohttp.ClientSession() as session:
@@ -342,7 +342,7 @@ def test_another_verdict_is_not_taken_for_the_frozen_one(one: Lab) -> None:
     one.move("champion", "1")
     directory = one.workspace.replay_dir("live")
     for _ in range(2):
-        _begun(open_gateway(one.config_file, [], one.workspace), directory)
+        begun(open_gateway(one.config_file, [], one.workspace).config, directory)
     other = open_gateway(one.config_file, ["verdict.alpha=0.2"], one.workspace)
     with pytest.raises(RequestError, match="judged by another `verdict`"):
         run_gateway(other, one.workspace, one.told.append)
