@@ -28,6 +28,7 @@ DOCUMENTS = (
             "rendering",
             "replay",
             "verdict",
+            "watching",
         )
     ),
 )
