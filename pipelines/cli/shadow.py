@@ -1,12 +1,18 @@
-"""`quantbench shadow replay|verdict|route|up`"""
+"""`quantbench shadow replay|verdict|route|up|ramp`"""
 
 import argparse
 
-from pipelines.cli import common_arguments, shadow_replay, shadow_route, shadow_up, shadow_verdict
+from pipelines.cli import common_arguments, shadow_ramp, shadow_replay, shadow_route, shadow_up, shadow_verdict
 
 HELP = "ask two models what users asked, and judge the candidate by the answers"
 
-_ACTIONS = {"replay": shadow_replay, "verdict": shadow_verdict, "route": shadow_route, "up": shadow_up}
+_ACTIONS = {
+    "replay": shadow_replay,
+    "verdict": shadow_verdict,
+    "route": shadow_route,
+    "up": shadow_up,
+    "ramp": shadow_ramp,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 
@@ -19,12 +20,17 @@ import uvloop
 from pipelines.stage_programs.live_pairs import LivePairs
 from registry.contracts import Endpoint
 from registry.pair_database import PairDatabase
+from serving_checks.gateway.answer_reader import AnswerReader
 from serving_checks.gateway.config import PatienceConfig
+from serving_checks.gateway.event_log import REQUESTS_FILE, EventLog
 from serving_checks.gateway.mirror import Mirror
 from serving_checks.gateway.observed import Arms, Begin, Counts, End, ObserverJob, Seen, Served, frame_of, messages
+from serving_checks.gateway.tally import Tally
 from serving_checks.gateway.upstream import Upstream
 
 _TOLD_EVERY_SECONDS = 0.02
+_PAGE_EVERY_SECONDS = 1.0
+"""It takes milliseconds to write."""
 _NICENESS = 10
 """Clients go first where both want a core."""
 
@@ -41,6 +47,7 @@ class _Arms:
         """Ask these from now on; those that are left end what they were asked."""
         self._pairs.champion = await self._upstream(arms.champion)
         self._pairs.candidate = await self._upstream(arms.candidate)
+        self._pairs.trial = arms.trial
         for served in [one for one in self._open if one not in (arms.champion, arms.candidate)]:
             task = asyncio.create_task(self._close(*self._open.pop(served)))
             self._closing.add(task)
@@ -77,8 +84,19 @@ async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     if not isinstance(begin, Begin):
         raise ValueError(f"a {type(begin).__name__} before Begin")
     job = ObserverJob.model_validate_json(begin.job)
-    with PairDatabase(job.database, timedelta(days=job.keep_days)) as database:
-        pairs = LivePairs(database.offer, keep_prompts=job.keep_prompts, logprobs=job.mirror.logprobs)
+    tally = Tally(job.model, job.price)
+    with (
+        EventLog(job.database.with_name(REQUESTS_FILE), job.log) as log,
+        PairDatabase(job.database, timedelta(days=job.keep_days)) as database,
+    ):
+        answers = AnswerReader(tally, log if job.log.requests else None)
+        pairs = LivePairs(
+            database.offer,
+            answers,
+            job.mirror.timeout_seconds,
+            keep_prompts=job.keep_prompts,
+            logprobs=job.mirror.logprobs,
+        )
         arms = _Arms(pairs, job.patience)
         async with Mirror(job.mirror, pairs.ask_other) as mirror:
             read = 0
@@ -94,20 +112,21 @@ async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
                     unwritten=database.dropped,
                 )
 
-            async def tell() -> None:
-                before = None
-                while True:
-                    if (now := counts()) != before:
-                        writer.write(frame_of(now))
-                        before = now
-                    await asyncio.sleep(_TOLD_EVERY_SECONDS)
+            def all_of_it() -> Counts:
+                read_so_far = tally.read().model_dump_json()
+                return msgspec.structs.replace(counts(), page=tally.page(), answers=read_so_far)
 
-            teller = asyncio.create_task(tell())
+            tellers = [
+                asyncio.create_task(_tell(writer, counts, _TOLD_EVERY_SECONDS)),
+                asyncio.create_task(_tell(writer, all_of_it, _PAGE_EVERY_SECONDS)),
+            ]
             try:
                 async for message in told:
                     if isinstance(message, Seen):
                         read += 1
                         observed = message.observed
+                        if observed.answered.status == 200:
+                            observed = await answers.client_answered(observed)
                         if pairs.wants(observed):
                             mirror.offer(observed)
                     elif isinstance(message, Arms):
@@ -116,12 +135,24 @@ async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
                         await mirror.settled()
                         break
             finally:
-                teller.cancel()
+                for teller in tellers:
+                    teller.cancel()
                 await arms.close()
     with suppress(ConnectionError):
-        writer.write(frame_of(msgspec.structs.replace(counts(), written=database.written)))
+        if not writer.is_closing():
+            writer.write(frame_of(counts()))
         writer.close()
         await writer.wait_closed()
+
+
+async def _tell(writer: asyncio.StreamWriter, counts: Callable[[], Counts], every_seconds: float) -> None:
+    """Tell the gateway what is not as it was told before."""
+    before = None
+    while True:
+        if (now := counts()) != before and not writer.is_closing():
+            writer.write(frame_of(now))
+            before = now
+        await asyncio.sleep(every_seconds)
 
 
 async def _main(fd: int) -> None:

@@ -24,9 +24,21 @@ from registry.contracts.evaluation import (
     TaskScore,
 )
 from registry.contracts.gateway import GatewayRecord
+from registry.contracts.gateway_status import (
+    AgreementRead,
+    ArmStatus,
+    GatewayStatus,
+    MirrorStatus,
+    ObserverRead,
+    RecentLoad,
+    VerdictStatus,
+    VersionRead,
+)
 from registry.contracts.job import FilesJob, StageJob
+from registry.contracts.live_verdict import JudgeSaid, LiveVerdict
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.pair import Answer, Pair
+from registry.contracts.ramp import RampRecord
 from registry.contracts.replay import PromptsRecord, ReplayedModel, ReplayRecord
 from registry.contracts.reply import Reply, ToolCall
 from registry.contracts.route import (
@@ -54,11 +66,14 @@ from registry.contracts.serving import (
 from registry.contracts.shadow_verdict import MetricVerdict, ShadowVerdict
 from registry.contracts.soundness import SoundnessCheck, SoundnessRecord
 from registry.contracts.stage import Failure, ObjectRef, StageResult
+from registry.contracts.token_cost import TokenCost
 from registry.contracts.token_logprobs import PromptLogprobs
 
 __all__ = [
     "SLO",
+    "AgreementRead",
     "Answer",
+    "ArmStatus",
     "ArtifactRecord",
     "AskedAlone",
     "AskingConditions",
@@ -79,15 +94,20 @@ __all__ = [
     "FilesJob",
     "Flip",
     "GatewayRecord",
+    "GatewayStatus",
     "Heterogeneity",
     "InspectionCheck",
     "InspectionRecord",
+    "JudgeSaid",
     "LengthTrend",
+    "LiveVerdict",
     "LoadPoint",
     "MeasurementRecord",
     "MemoryRecord",
     "MetricVerdict",
+    "MirrorStatus",
     "ObjectRef",
+    "ObserverRead",
     "Pair",
     "PartDrops",
     "Percentiles",
@@ -97,7 +117,9 @@ __all__ = [
     "PromptsRecord",
     "ProofScope",
     "QuantizedModule",
+    "RampRecord",
     "RateSearch",
+    "RecentLoad",
     "ReplayRecord",
     "ReplayedModel",
     "Reply",
@@ -116,6 +138,9 @@ __all__ = [
     "StratumDrop",
     "TaskScore",
     "TokenAgreementRecord",
+    "TokenCost",
     "ToolCall",
     "VerbosityRecord",
+    "VerdictStatus",
+    "VersionRead",
 ]

@@ -10,13 +10,17 @@ from aiohttp import web
 
 from serving_checks.gateway.asked import CHAT, COMPLETIONS, Asked, check_key, read_asked, request_id_of
 from serving_checks.gateway.config import ListenConfig
+from serving_checks.gateway.connections import Connections, allow_open_files
+from serving_checks.gateway.live_page import LIVE_PATHS, LivePage, page_response, status_response
 from serving_checks.gateway.metrics import Metrics
 from serving_checks.gateway.observed import Arm, Observed
 from serving_checks.gateway.refusals import Refusal
 from serving_checks.gateway.routing import Decision, Reason, Router, other_arm
 from serving_checks.gateway.split import SplitConfig, drawn, routing_key
+from serving_checks.gateway.standing import Answering, Standing
 from serving_checks.gateway.upstream import Answered, Upstream
 
+_READING = ("GET", "HEAD")
 _HUNG_UP = 499
 """As nginx counts a client that did not wait for the answer."""
 _ENDING_SECONDS = 30.0
@@ -28,11 +32,13 @@ class _Given(NamedTuple):
 
     response: web.StreamResponse
     answered: Answered | None
-    """None where it did not come to its end."""
+    """What `by` answered, which is an error where the champion helped out; None where it did not come to its end."""
     by: Arm
-    upstream: Upstream
+    version: str
     reason: Reason | Literal[""]
     """Empty where nothing routed."""
+    helped: bool = False
+    """The champion answered in the candidate's place."""
 
 
 class Gateway:
@@ -60,44 +66,50 @@ class Gateway:
         self.split = split or SplitConfig()
         self.router: Router | None = None
         """Decides before the split does; None: nothing is routed."""
-        self.metrics = Metrics(model)
+        self.trial = ""
+        """What the pairs of these two are evidence of."""
+        self.verdict = b"{}"
+        """JSON, as it was made when the pairs were judged last."""
+        self.standing = Standing(model, lambda: Answering(self.champion, self.candidate, self.split.share))
+        self.metrics = Metrics(model, self.standing)
+        self.live_page: LivePage | None = None
+        """For people; None: none."""
         self._model, self._config, self._observe = model, config, observe
         self._created = int(time.time())
-
-    async def swap(self, champion: Upstream) -> None:
-        """Give all that comes from now on to another server, and wait for what the old one was asked."""
-        old, self.champion = self.champion, champion
-        await old.drained()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         request_id = request_id_of(request)
         try:
-            if request.method == "GET" and request.path == "/health":
-                return web.Response(headers={"x-request-id": request_id})
+            reading = request.method in _READING
+            if reading and (open_to_all := self._open_to_all(request.path, request_id)):
+                return open_to_all
             check_key(request, self._config.api_keys)
             if request.path in (COMPLETIONS, CHAT):
                 return await self._complete(request, request_id)
-            if request.method == "GET" and request.path in ("/v1/models", f"/v1/models/{self._model}"):
-                return self._models(request, request_id)
-            if request.method == "GET" and request.path == "/metrics":
-                return web.Response(text=self.metrics.page(), headers={"x-request-id": request_id})
+            if reading and (shown := self._shown(request.path, request_id)):
+                return shown
             raise Refusal(404, f"there is no {request.method} {request.path[:100]} here", "unknown_url")
         except Refusal as refusal:
+            if refusal.asked_nobody:
+                self.metrics.refused(request_id, refusal)
             return refusal.response(request_id)
 
     async def _complete(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         if request.method != "POST":
             raise Refusal(405, f"{request.path} is asked by POST")
         asked = await read_asked(request, request_id, self._model, self._config)
-        began, decision = time.perf_counter(), self._decision(request, asked)
+        began, trial, decision = time.perf_counter(), self.trial, self._decision(request, asked)
         given = await self._given(asked, request, decision)
         if given.reason:
-            self.metrics.routed(given.by, given.reason, time.perf_counter() - began)
+            self.metrics.routed("champion" if given.helped else given.by, given.reason, time.perf_counter() - began)
         answered = given.answered
-        if answered is not None and answered.body is not None and answered.status == 200:
-            version = given.upstream.version
-            self._observe(Observed(asked, answered, given.by, version, given.reason, decision.prompt_class))
+        # Whatever it was: an error of the candidate's is one side of its pair.
+        if answered is None and given.by == "candidate":
+            answered = _no_answer(502, began)
+        if answered is not None and answered.body is not None and (given.by == "candidate" or answered.status == 200):
+            told = (given.version, trial, given.reason, decision.prompt_class)
+            self._observe(Observed(asked, answered, given.by, *told))
         return given.response
 
     async def _given(self, asked: Asked, request: web.BaseRequest, decision: Decision) -> _Given:
@@ -108,22 +120,24 @@ class Gateway:
             try:
                 tried = await self.router.tried(asked, upstream)
             except asyncio.CancelledError:
-                self.metrics.refused(upstream.version, _HUNG_UP)
+                self.metrics.failed(by, upstream.version, asked, _HUNG_UP)
                 raise
             if tried.sure:
-                self._count(upstream, asked, tried.sure.answered)
-                return _Given(*tried.sure, by, upstream, tried.reason)
+                self.metrics.answered(by, upstream.version, asked, tried.sure.answered)
+                return _Given(*tried.sure, by, upstream.version, tried.reason)
             by, reason = other_arm(by), tried.reason
         # Looked up only now: an alias may have moved meanwhile.
-        upstream = self._upstream(by)
+        upstream, sent_at = self._upstream(by), time.perf_counter()
+        by = "champion" if upstream is self.champion else by
         try:
-            return _Given(*await self._relayed(upstream, asked, request), by, upstream, reason)
-        except Refusal:
+            return _Given(*await self._relayed(by, upstream, asked, request), by, upstream.version, reason)
+        except Refusal as refusal:
             if upstream is self.champion:
                 raise
             # Whom the candidate was to answer has an answer all the same: nothing was sent yet.
-            upstream = self.champion
-            return _Given(*await self._relayed(upstream, asked, request), "champion", upstream, reason and "failed")
+            answered = _no_answer(refusal.status, sent_at)
+            response, _ = await self._relayed("champion", self.champion, asked, request)
+            return _Given(response, answered, by, upstream.version, reason and "failed", helped=True)
 
     def _upstream(self, arm: Arm) -> Upstream:
         """Who is that arm now; the champion where there is no candidate."""
@@ -140,40 +154,64 @@ class Gateway:
         return routed._replace(arm="candidate" if inside else "champion")
 
     async def _relayed(
-        self, upstream: Upstream, asked: Asked, request: web.BaseRequest
+        self, by: Arm, upstream: Upstream, asked: Asked, request: web.BaseRequest
     ) -> tuple[web.StreamResponse, Answered | None]:
         """Relay, and count how it ended."""
         try:
             response, answered = await upstream.relay(asked, request)
         except Refusal as refusal:
-            self.metrics.refused(upstream.version, refusal.status)
+            self.metrics.failed(by, upstream.version, asked, refusal.status)
             raise
-        except asyncio.CancelledError:
-            self.metrics.refused(upstream.version, _HUNG_UP)
+        except (asyncio.CancelledError, ConnectionError):
+            self.metrics.failed(by, upstream.version, asked, _HUNG_UP)
             raise
         if answered is None:
-            self.metrics.refused(upstream.version, 502)
+            self.metrics.failed(by, upstream.version, asked, 502)
         else:
-            self._count(upstream, asked, answered)
+            self.metrics.answered(by, upstream.version, asked, answered)
         return response, answered
 
-    def _count(self, upstream: Upstream, asked: Asked, answered: Answered) -> None:
-        first = answered.first_byte_at - answered.sent_at if asked.streams else None
-        self.metrics.answered(upstream.version, answered.status, answered.ended_at - answered.sent_at, first)
+    def _open_to_all(self, path: str, request_id: str) -> web.Response | None:
+        """What holds no number, and so needs no key."""
+        if path == "/health":
+            return web.Response(headers={"x-request-id": request_id})
+        if path in LIVE_PATHS and self.live_page is not None:
+            return page_response(self.live_page, request_id)
+        return None
 
-    def _models(self, request: web.BaseRequest, request_id: str) -> web.Response:
+    def _shown(self, path: str, request_id: str) -> web.Response | None:
+        """What the gateway says of itself."""
+        if path in ("/v1/models", f"/v1/models/{self._model}"):
+            return self._models(path, request_id)
+        if path == "/metrics":
+            return web.Response(text=self.metrics.page(), headers={"x-request-id": request_id})
+        if path == "/status":
+            return status_response(self.standing, request_id)
+        if path == "/verdict":
+            headers = {"x-request-id": request_id}
+            return web.Response(body=self.verdict, content_type="application/json", headers=headers)
+        return None
+
+    def _models(self, path: str, request_id: str) -> web.Response:
         one = {"id": self._model, "object": "model", "created": self._created, "owned_by": "quantbench"}
-        listed = request.path == "/v1/models"
-        body = {"object": "list", "data": [one]} if listed else one
+        body = {"object": "list", "data": [one]} if path == "/v1/models" else one
         return web.json_response(body, headers={"x-request-id": request_id})
+
+
+def _no_answer(status: int, sent_at: float) -> Answered:
+    now = time.perf_counter()
+    return Answered(status, "", b"", sent_at, now, now)
 
 
 @asynccontextmanager
 async def listening(gateway: Gateway, config: ListenConfig) -> AsyncIterator[None]:
-    """The gateway answers for the length of the block; what is under way at its end is answered."""
-    # A client that hangs up ends what is done for it, so that its server computes no answer that nobody reads.
-    server = web.Server(gateway.handle, handler_cancellation=True, access_log=None)
-    runner = web.ServerRunner(server, shutdown_timeout=_ENDING_SECONDS)
+    """The gateway answers for the length of the block; what is under way at its end is answered.
+
+    Raises:
+        RequestError: This process may not open as many files.
+    """
+    allow_open_files(config.connections)
+    runner = web.ServerRunner(Connections(gateway.handle, config), shutdown_timeout=_ENDING_SECONDS)
     await runner.setup()
     try:
         await web.TCPSite(runner, config.host, config.port, backlog=1024).start()
