@@ -90,13 +90,7 @@ async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         PairDatabase(job.database, timedelta(days=job.keep_days)) as database,
     ):
         answers = AnswerReader(tally, log if job.log.requests else None)
-        pairs = LivePairs(
-            database.offer,
-            answers,
-            job.mirror.timeout_seconds,
-            keep_prompts=job.keep_prompts,
-            logprobs=job.mirror.logprobs,
-        )
+        pairs = _pairs_of(job, database, answers)
         arms = _Arms(pairs, job.patience)
         async with Mirror(job.mirror, pairs.ask_other) as mirror:
             read = 0
@@ -143,6 +137,12 @@ async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
             writer.write(frame_of(counts()))
         writer.close()
         await writer.wait_closed()
+
+
+def _pairs_of(job: ObserverJob, database: PairDatabase, answers: AnswerReader) -> LivePairs:
+    mirror = job.mirror
+    wanted = {"keep_prompts": job.keep_prompts, "logprobs": mirror.logprobs}
+    return LivePairs(database.offer, answers, mirror.timeout_seconds, **wanted)
 
 
 async def _tell(writer: asyncio.StreamWriter, counts: Callable[[], Counts], every_seconds: float) -> None:

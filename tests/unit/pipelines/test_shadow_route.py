@@ -286,7 +286,7 @@ def test_what_does_not_go_together(tmp_path: Path) -> None:
     path, targets = a_route(tmp_path), (target("1", PRECISE), target("2", CHEAP))
     for split in ({"share": 0.1}, {"ramp": [0.1, 0.5]}):
         with pytest.raises(RequestError, match="both say who answers"):
-            open_router(config_of(path, split=split), *targets)
+            open_router(config_of(path, split=split, verdict={"metrics": {"errors": 0.1, "same": 0.5}}), *targets)
     serving = {"engine": "transformers", "max_model_len": 128}
     with pytest.raises(RequestError, match="gives no log-probabilities"):
         open_router(config_of(path, serving=serving), *targets)
