@@ -20,7 +20,7 @@ from pipelines.report.page import page_environment
 from pipelines.report.svg import label, line, ticks
 from tests.dashboard import ALERTS, Asked, asked_by, dashboard
 from tests.prometheus_server import Prometheus, prometheus
-from tests.watched_gateway import Timed, Watched, watched_gateway
+from tests.watched_gateway import Timed, Watched, ramped, watched_gateway
 
 WIDTH, HEIGHT = 460, 210
 LEFT, RIGHT, TOP, BOTTOM = 58, 8, 10, 22
@@ -131,10 +131,9 @@ async def run(seconds: float, out: Path) -> None:
         async with watched_gateway(folder, Timed(0.08, 0.02), Timed(0.05, 0.012, "five"), share=0.2) as one:
             with prometheus(folder, one.base.removeprefix("http://"), ALERTS) as server:
                 start = time.time()
-                one.gateway.standing.stepped(0.2, 2, 4)
-                one.gateway.standing.judged("continue", "undecided: score (1 of 9)", 100)
+                one.gateway.standing.followed(ramped(0.2, 1, pairs=100))
                 await traffic(one, seconds / 2)
-                one.gateway.standing.judged("pass", "all 9 metrics are surely within their limits", 900)
+                one.gateway.standing.followed(ramped(0.2, 1, "pass", pairs=900))
                 await traffic(one, seconds / 2)
                 told = dashboard()
                 panels = [await asyncio.to_thread(drawn, server, panel, start, time.time()) for panel in told["panels"]]

@@ -26,12 +26,8 @@ from aiohttp import web
 
 from configs.errors import QuantbenchError
 from pipelines.execution import gateway, served_aliases
-from pipelines.execution.gateway import OpenGateway, run_gateway
-from pipelines.execution.served_aliases import Aliases
+from pipelines.execution.gateway import OpenGateway, open_gateway, run_gateway
 from pipelines.execution.workspace import Workspace
-from pipelines.planning.device import detect_machine
-from pipelines.recipe.gateway_config import GatewayConfig
-from pipelines.recipe.registry_config import RegistryConfig
 from registry.contracts import Endpoint
 from registry.ledger import Entry, Ledger
 from registry.tracking.address import sqlite_uri
@@ -40,7 +36,19 @@ from serving_checks.engines.vllm import VllmEngine
 from serving_checks.server import serve
 
 MODEL, VERSIONS, WORDS = "demo", ("1", "2", "3"), 8
-_NAME = "live"
+_CONFIG = """
+version: 1
+name: live
+model: {model}
+listen: {{port: {port}}}
+device: cpu
+"""
+_ALL_OF_IT = """
+keep_prompts: true
+follow_seconds: 0.2
+mirror: {queue: 4096, concurrency: 16}
+"""
+"""For servers that say who they are, so that each pair can be looked at. Else all is as users have it."""
 
 
 class _Fake(VllmEngine):
@@ -84,30 +92,22 @@ def answer(version: str, port: int) -> None:
     asyncio.run(run())
 
 
-def opened(folder: Path, port: int) -> tuple[OpenGateway, Workspace]:
-    """The workspace, made where it is not there, and what the gateway is run with."""
+def opened(folder: Path, port: int, more: str) -> tuple[OpenGateway, Workspace]:
+    """The workspace, made where it is not there, and what the gateway is run with.
+
+    Args:
+        more: Of the config.
+    """
     workspace = Workspace(folder / "workspace")
     workspace.create()
     ledger = Ledger(sqlite_uri(workspace.root / "ledger.db"))
-    aliases = Aliases(ledger, MODEL, RegistryConfig())
-    if aliases.target("champion") is None:
+    if ledger.last(MODEL, "alias:champion") is None:
         move(folder, "champion", "1")
         move(folder, "shadow", "2")
-    config = GatewayConfig.model_validate(
-        {
-            "version": 1,
-            "name": _NAME,
-            "model": MODEL,
-            "listen": {"port": port},
-            "keep_prompts": True,
-            "follow_seconds": 0.2,
-            "mirror": {"queue": 4096, "concurrency": 16},
-        }
-    )
-    champion = aliases.target("champion")
-    if champion is None:
-        raise SystemExit("there is no champion")
-    return OpenGateway(config, detect_machine("cpu"), aliases, champion), workspace
+    config = folder / "gateway.yaml"
+    config.write_text(_CONFIG.format(model=MODEL, port=port) + more, encoding="utf-8")
+    gateway.run_named = lambda *_: SimpleNamespace(config={}, registered_model=MODEL)  # type: ignore[assignment]
+    return open_gateway(config, [], workspace), workspace
 
 
 def move(folder: Path, alias: str, version: str) -> None:
@@ -154,7 +154,7 @@ def run(folder: Path, port: int, url: str | None) -> None:
         model=model, serving=serving, dtype="float32"
     )
     served_aliases.serve = _serve if url is None else lambda *_, **__: _at(url)  # type: ignore[assignment]
-    run_gateway(*opened(folder, port), lambda text: print(text, flush=True))
+    run_gateway(*opened(folder, port, "" if url else _ALL_OF_IT), lambda text: print(text, flush=True))
 
 
 def main() -> None:

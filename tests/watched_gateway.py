@@ -13,6 +13,8 @@ from aiohttp import web
 from pipelines.execution.gateway import OBSERVER
 from pipelines.execution.gateway_watching import watched
 from pipelines.recipe.gateway_config import GatewayConfig
+from registry.contracts import LiveVerdict, ShadowVerdict
+from registry.contracts.shadow_verdict import Outcome
 from serving_checks.gateway.app import Gateway, listening
 from serving_checks.gateway.observed import Arms, ObserverJob, Served
 from serving_checks.gateway.observer import Observer
@@ -29,6 +31,39 @@ PRICE = {
     "read_on": "2026-01-02",
     "made_up": True,
 }
+
+
+def told(outcome: Outcome = "continue", reason: str = "undecided", **more: Any) -> LiveVerdict:
+    """What is said of version 2 beside version 1."""
+    fields = {
+        "model": "demo",
+        "champion_version": "1",
+        "champion": "sha256:1",
+        "candidate_version": "2",
+        "candidate": "sha256:2",
+        "share": 0.0,
+    }
+    return LiveVerdict.model_validate(fields | {"outcome": outcome, "reason": reason} | more)
+
+
+def ramped(share: float, step: int, outcome: Outcome = "continue", pairs: int = 1) -> LiveVerdict:
+    """The same at a step of a ramp of four, from 0; somebody has judged it."""
+    steps = [0.1, 0.2, 0.5, 1.0]
+    reason = "undecided: score (1 of 9)"
+    verdict = ShadowVerdict(
+        outcome=outcome,
+        reason=reason,
+        alpha=0.05,
+        config={},
+        config_digest="sha256:0",
+        frozen_digest=None,
+        frozen=False,
+        pairs=pairs,
+        pairs_digest="sha256:0",
+        looks=[pairs],
+        metrics=[],
+    )
+    return told(outcome, reason, share=share, step=step, steps=steps, state="running", pairs=pairs, verdict=verdict)
 
 
 class Timed:
@@ -113,30 +148,30 @@ async def watched_gateway(
         config: More of the gateway's.
     """
     listen = {"port": free_port(None)} | config.pop("listen", {})
-    told = GatewayConfig.model_validate(
+    wanted = GatewayConfig.model_validate(
         {"version": 1, "name": "live", "model": "demo", "listen": listen, "price": PRICE} | config
     )
     job = ObserverJob(
         database=folder / "pairs.db",
         keep_days=1,
-        keep_prompts=told.keep_prompts,
-        mirror=told.mirror,
-        patience=told.patience,
-        model=told.model,
-        price=told.price,
-        log=told.log,
+        keep_prompts=wanted.keep_prompts,
+        mirror=wanted.mirror,
+        patience=wanted.patience,
+        model=wanted.model,
+        price=wanted.price,
+        log=wanted.log,
     )
     async with AsyncExitStack() as stack:
         upstreams = []
         for version, timed in (("1", champion or Timed()), ("2", candidate or Timed(last="five"))):
             endpoint = await stack.enter_async_context(Behind(timed, f"v{version}").answering())
-            upstreams.append(await stack.enter_async_context(Upstream(version, endpoint, told.patience)))
+            upstreams.append(await stack.enter_async_context(Upstream(version, endpoint, wanted.patience)))
         observer = await stack.enter_async_context(Observer(OBSERVER, job, folder / "observer.log", print))
         observer.ask(Arms(*(Served.at(one.version, one.endpoint) for one in upstreams)))
-        gateway = Gateway(told.model, told.listen, upstreams[0], observer.offer, SplitConfig(share=share))
+        gateway = Gateway(wanted.model, wanted.listen, upstreams[0], observer.offer, SplitConfig(share=share))
         gateway.candidate = upstreams[1]
-        stack.enter_context(watched(gateway, observer, told, folder))
-        gateway.standing.followed()
-        await stack.enter_async_context(listening(gateway, told.listen))
+        stack.enter_context(watched(gateway, observer, wanted, folder))
+        gateway.standing.followed(told(share=share))
+        await stack.enter_async_context(listening(gateway, wanted.listen))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Watched(gateway, observer, f"http://127.0.0.1:{told.listen.port}", session, folder)
+        yield Watched(gateway, observer, f"http://127.0.0.1:{wanted.listen.port}", session, folder)

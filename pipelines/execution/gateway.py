@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from configs.loading import load_yaml_model
 from evals.judging.verdict_config import verdict_digest
 from pipelines.execution.finished_runs import run_named
 from pipelines.execution.gateway_routing import cheap_arm, open_router
-from pipelines.execution.gateway_watching import show, watched
+from pipelines.execution.gateway_watching import watched
 from pipelines.execution.judging import Judging
 from pipelines.execution.live_trial import NOBODY, LiveTrial, TrialStanding, promote_command, told
 from pipelines.execution.notices import notify
@@ -29,7 +30,7 @@ from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.registry_config import RegistryConfig
 from pipelines.stage_programs.live_judge import JudgeJob
-from registry.contracts import GatewayRecord
+from registry.contracts import GatewayRecord, LiveVerdict
 from registry.hashing import digest_of
 from registry.ledger import Entry, Ledger
 from registry.sealed import DamagedFile, read_sealed, write_sealed
@@ -74,7 +75,7 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
     free_port(config.listen.port)
     run = run_named(workspace, None if config.run == "last" else config.run)
     registry = RegistryConfig.model_validate(run.config.get("registry", {}))
-    ledger = Ledger(registry.ledger or sqlite_uri(workspace.root / "ledger.db"))
+    ledger = Ledger(registry.ledger or sqlite_uri(workspace.ledger_file))
     aliases = Aliases(ledger, run.registered_model, registry)
     champion = aliases.target("champion")
     if champion is None:
@@ -164,6 +165,8 @@ class _Serving:
         """What the aliases point at."""
         self._not_followed: set[str] = set()
         """Why, as it was told since the aliases moved or the ledger came back."""
+        self._faults: list[str] = []
+        """What the last look met with."""
         self._away = False
         """The ledger did not answer."""
         self._standing_before, self._arms = NOBODY, Arms(None, None)
@@ -181,18 +184,18 @@ class _Serving:
             gateway = Gateway(config.model, config.listen, champion, observer.offer, config.split)
             gateway.router = self._opened.router
             stack.enter_context(watched(gateway, observer, config, self._directory))
+            gateway.verdict = _page(told(NOBODY, config.model, self._opened.champion, None))
             trial = LiveTrial(config.split, self._opened.ramp, judging, self._name, self._who, self._on_row)
             await stack.enter_async_context(listening(gateway, config.listen))
             self._tell(f"http://{config.listen.host}:{config.listen.port} answers as {config.model}")
             while True:
                 try:
                     await self._follow(servers, gateway, observer, trial)
-                    gateway.standing.followed()
                 except (QuantbenchError, OSError) as error:
-                    gateway.standing.not_followed(_first_line(error))
                     # Clients go on with the champion that there is.
                     self._away = True
                     self._tell_once(error)
+                    gateway.standing.not_followed(self._faults)
                 await asyncio.sleep(config.follow_seconds)
 
     @property
@@ -204,10 +207,12 @@ class _Serving:
         self._tell(f"{entry.kind}: {entry.why}")
         if entry.kind == "pass":
             self._tell(f"to make it the champion: {promote_command(entry.name)}")
-        notify(self._opened.registry, entry, self._tell)
+        # Whoever is told may take a minute: the ledger is followed meanwhile.
+        threading.Thread(target=notify, args=(self._opened.registry, entry, self._tell), daemon=True).start()
 
     def _tell_once(self, error: QuantbenchError | OSError) -> None:
         what = _first_line(error)
+        self._faults.append(what)
         if what not in self._not_followed:
             self._tell(f"not followed: {what}")
         self._not_followed.add(what)
@@ -223,7 +228,7 @@ class _Serving:
             database=self._directory / PAIRS_FILE,
             keep_days=config.keep_days,
             keep_prompts=config.keep_prompts,
-            mirror=config.mirror.model_copy(update={"logprobs": config.mirror.logprobs or self._cascades}),
+            mirror=config.mirror.model_copy(update={"logprobs": True}) if self._cascades else config.mirror,
             patience=config.patience,
             model=config.model,
             price=config.price,
@@ -238,6 +243,7 @@ class _Serving:
 
     async def _follow(self, servers: Servers, gateway: Gateway, observer: Observer, trial: LiveTrial) -> None:
         """Serve what the ledger says, as far as its servers answer; what is not there yet is found the next time."""
+        self._faults = []
         aliases = self._opened.aliases
         # Without a champion clients keep the one that they had.
         wanted = await asyncio.to_thread(aliases.target, "champion") or self._wanted[0]
@@ -252,7 +258,6 @@ class _Serving:
         champion = self._champion
         tried = self._ready(servers, shadow) if shadow and shadow.artifact != champion.artifact else None
         standing = await self._standing(trial, champion, shadow) if tried and shadow else NOBODY
-        moved = tried is not gateway.candidate or (answering is not None and answering is not gateway.champion)
         # At one blow, so that no request is taken for evidence of another comparison than its own.
         if answering is not None and answering is not gateway.champion:
             gateway.champion = answering
@@ -264,12 +269,14 @@ class _Serving:
         gateway.split = self._opened.config.split.model_copy(update={"share": standing.share})
         arms = Arms(_served(gateway.champion), _served(tried), standing.trial)
         if arms != self._arms:
+            if tried is not None and arms.candidate != self._arms.candidate:
+                self._tell(f"version {tried.version} sees what clients ask")
             self._arms = arms
             observer.ask(arms)
         self._standing_before = standing
         page = told(standing, self._opened.config.model, champion, shadow if tried else None)
-        gateway.verdict = page.model_dump_json().encode()
-        show(gateway.standing, page, moved=moved)
+        gateway.verdict = _page(page)
+        gateway.standing.followed(page, self._faults)
         servers.only({one.artifact for one in (wanted, champion, shadow) if one})
 
     async def _standing(self, trial: LiveTrial, champion: Target, shadow: Target) -> TrialStanding:
@@ -297,6 +304,10 @@ class _Serving:
         before, router.cheap = router.cheap, cheap_arm(router.record, champion, shadow)
         if before is not None and router.cheap is None:
             self._tell("the calibrated route is of other artifacts than those served now: it is not followed")
+
+
+def _page(verdict: LiveVerdict) -> bytes:
+    return verdict.model_dump_json().encode()
 
 
 def _first_line(error: QuantbenchError | OSError) -> str:

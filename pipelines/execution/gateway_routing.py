@@ -20,10 +20,10 @@ def open_router(config: GatewayConfig, champion: Target, shadow: Target | None) 
     if routing.calibration is None:
         return Router(routing.rules, None) if routing.rules else None
     record = read_route(routing.calibration)
-    if config.split.share or config.split.ramp:
+    if config.split.share > 0 or config.split.ramp:
         raise RequestError(
             "`split` and `routing.calibration` both say who answers",
-            remedy="leave `split.share` and `split.ramp` out, or the calibrated route",
+            remedy="set split.share=0 and no ramp, or leave the calibrated route out",
         )
     if record.cascade is not None and not engine_of(config.serving).gives_logprobs:
         raise RequestError(

@@ -30,8 +30,6 @@ from serving_checks.server import RunningServer, serve
 _LEAST_REST_SECONDS, _MOST_REST_SECONDS = 10.0, 300.0
 """Before a server that did not start is tried again: twice as long each time."""
 _LOOK_SECONDS = 0.05
-_BURIAL_SECONDS = 5.0
-"""From a new server to the end of the connections to the one that ended."""
 
 
 class Target(NamedTuple):
@@ -68,7 +66,7 @@ class Aliases:
 
 @dataclass
 class _Running:
-    """A server that answers, or did."""
+    """A server that answers, or has ended by itself."""
 
     upstream: Upstream
     watch: Watch | None
@@ -76,11 +74,6 @@ class _Running:
     client: AsyncExitStack
     leaving: asyncio.Task[None] | None = None
     """Stops it once it is idle; None while it is wanted."""
-
-    @property
-    def has_ended(self) -> bool:
-        """By itself."""
-        return self.watch is not None and bool(self.watch.over(0))
 
 
 @dataclass
@@ -100,6 +93,8 @@ class _Known:
     running: _Running | None = None
     starting: asyncio.Task[_Running] | None = None
     refused: _Refused | None = None
+    ending: asyncio.Task[None] | None = None
+    """Clears up after one that ended by itself."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """A new server of the same artifact starts when the old one is gone."""
 
@@ -126,8 +121,6 @@ class Servers:
         self._config, self._workspace, self._machine = config, workspace, machine
         self._log_dir, self._tell = log_dir, tell
         self._known: dict[str, _Known] = {}
-        self._burials: set[asyncio.Task[None]] = set()
-        """Of servers that ended by themselves."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -144,11 +137,10 @@ class Servers:
                 known.running = started if isinstance(started, _Running) else known.running
             if known.running is not None:
                 await self._stop(known, known.running)
+            if known.ending is not None:
+                await known.ending
             async with known.turn:
                 pass  # until one that was being stopped is gone
-        for burial in self._burials:
-            burial.cancel()
-        await asyncio.gather(*self._burials, return_exceptions=True)
 
     def ready(self, target: Target) -> Upstream | None:
         """The server of an artifact, where it answers; where there is none, its start is begun and None given.
@@ -157,16 +149,15 @@ class Servers:
             QuantbenchError: It did not start. It is tried again after a while.
         """
         known = self._known.setdefault(target.artifact, _Known())
-        if known.running is not None and known.running.has_ended:
-            burial = asyncio.create_task(self._bury(known, known.running))
-            self._burials.add(burial)
-            burial.add_done_callback(self._burials.discard)
-            known.running = None
         if known.running is not None:
             if known.running.leaving is not None:
                 known.running.leaving.cancel()
                 known.running.leaving = None
-            return known.running.upstream
+            if known.running.watch is None or not known.running.watch.over(0):
+                return known.running.upstream
+            # Its clients are told that it is not there, until another takes its place.
+            running, known.running = known.running, None
+            known.ending = asyncio.create_task(self._stop(known, running))
         if known.starting is not None and known.starting.done():
             return self._started(target, known, known.starting)
         if known.starting is None:
@@ -253,23 +244,7 @@ class Servers:
         known.running = None
         async with known.turn:
             await running.client.aclose()
-            await self._close(running.server)
-
-    async def _bury(self, known: _Known, running: _Running) -> None:
-        """Make room for a new server of an artifact whose server ended."""
-        try:
-            async with known.turn:
-                await self._close(running.server)
-            # Who asks it goes on being told that it is not there, until another has taken its place.
-            while known.running is None:
-                await asyncio.sleep(_LOOK_SECONDS)
-            await asyncio.sleep(_BURIAL_SECONDS)
-        finally:
-            await running.client.aclose()
-            await self._close(running.server)
-
-    async def _close(self, server: ExitStack) -> None:
-        try:
-            await asyncio.to_thread(server.close)
-        except QuantbenchError as error:
-            self._tell(f"a server ended by itself: {error.what.splitlines()[0]}")
+            try:
+                await asyncio.to_thread(running.server.close)
+            except QuantbenchError as error:
+                self._tell(f"a server ended by itself: {error.what.splitlines()[0]}")

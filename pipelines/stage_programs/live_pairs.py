@@ -12,6 +12,7 @@ from registry.pair_database import NO_TRIAL, Trial
 from serving_checks.gateway.answer_reader import AnswerReader
 from serving_checks.gateway.asked import Asked
 from serving_checks.gateway.cascade import with_logprobs
+from serving_checks.gateway.config import MirrorConfig
 from serving_checks.gateway.observed import Arm, Observed
 from serving_checks.gateway.replies import SHADOW_HEADERS, no_reply, pairs, prompt_of, reply_of
 from serving_checks.gateway.upstream import Upstream
@@ -26,19 +27,17 @@ class LivePairs:
     Args:
         keep: Gets each pair, and what it is evidence of.
         reader: Counts answers of copies.
-        timeout_seconds: Of the answer that is asked for here.
+        mirror: How patient, and whether log-probabilities are asked for.
         keep_prompts: Keep words too, and not only hashes and lengths.
-        logprobs: Ask the other side for the log-probabilities of its answers.
     """
 
     def __init__(
         self,
         keep: Callable[[Pair, Trial], None],
         reader: AnswerReader,
-        timeout_seconds: float = 120,
+        mirror: MirrorConfig,
         *,
         keep_prompts: bool,
-        logprobs: bool = False,
     ) -> None:
         self.champion: Upstream | None = None
         self.candidate: Upstream | None = None
@@ -46,7 +45,7 @@ class LivePairs:
         self.trial = NO_TRIAL
         """What their pairs are evidence of."""
         self._keep, self._reader = keep, reader
-        self._timeout_seconds, self._keep_prompts, self._logprobs = timeout_seconds, keep_prompts, logprobs
+        self._mirror, self._keep_prompts = mirror, keep_prompts
 
     def wants(self, observed: Observed) -> bool:
         """Whether there is another side to ask, and something to compare."""
@@ -94,13 +93,14 @@ class LivePairs:
         """What the other side says; that it says nothing is its failure, and part of the pair."""
         sent_at = perf_counter()
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                fetched = await other.fetch(with_logprobs(asked) if self._logprobs else asked, SHADOW_HEADERS)
+            async with asyncio.timeout(self._mirror.timeout_seconds):
+                wanted = with_logprobs(asked) if self._mirror.logprobs else asked
+                fetched = await other.fetch(wanted, SHADOW_HEADERS)
         except TimeoutError:
-            self._reader.copy_failed(asked, arm, other.version)
-            return no_reply(asked, sent_at, f"no answer within {self._timeout_seconds:g} s")
+            self._reader.copy_failed(asked, arm, other.version, 504)
+            return no_reply(asked, sent_at, f"no answer within {self._mirror.timeout_seconds:g} s")
         except (OSError, aiohttp.ClientError, ValueError) as error:
-            self._reader.copy_failed(asked, arm, other.version)
+            self._reader.copy_failed(asked, arm, other.version, 502)
             return no_reply(asked, sent_at, f"no answer: {type(error).__name__}")
         return await self._reader.copy_answered(asked, fetched, arm, other.version)
 

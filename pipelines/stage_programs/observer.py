@@ -24,7 +24,18 @@ from serving_checks.gateway.answer_reader import AnswerReader
 from serving_checks.gateway.config import PatienceConfig
 from serving_checks.gateway.event_log import REQUESTS_FILE, EventLog
 from serving_checks.gateway.mirror import Mirror
-from serving_checks.gateway.observed import Arms, Begin, Counts, End, ObserverJob, Seen, Served, frame_of, messages
+from serving_checks.gateway.observed import (
+    Arms,
+    Begin,
+    Counts,
+    End,
+    Observed,
+    ObserverJob,
+    Seen,
+    Served,
+    frame_of,
+    messages,
+)
 from serving_checks.gateway.tally import Tally
 from serving_checks.gateway.upstream import Upstream
 
@@ -73,6 +84,39 @@ class _Arms:
             await stack.aclose()
 
 
+class _Work:
+    """What is done with each answer, and how far it came."""
+
+    def __init__(self, tally: Tally, answers: AnswerReader, pairs: LivePairs, mirror: Mirror) -> None:
+        self._tally, self._answers, self._pairs, self._mirror = tally, answers, pairs, mirror
+        self._read = 0
+
+    async def take(self, observed: Observed) -> None:
+        """Read an answer, and put it into the mirror's queue where it makes a pair."""
+        self._read += 1
+        if observed.answered.status == 200:
+            observed = await self._answers.client_answered(observed)
+        if self._pairs.wants(observed):
+            self._mirror.offer(observed)
+
+    def counts(self, database: PairDatabase) -> Counts:
+        """What was done so far."""
+        return Counts(
+            read=self._read,
+            mirrored=self._mirror.done,
+            failed=self._mirror.failed,
+            dropped=self._mirror.dropped,
+            waiting=self._mirror.waiting,
+            written=database.written,
+            unwritten=database.dropped,
+        )
+
+    def all_of_it(self, database: PairDatabase) -> Counts:
+        """The same with what was read in the answers."""
+        answers = self._tally.read().model_dump_json()
+        return msgspec.structs.replace(self.counts(database), page=self._tally.page(), answers=answers)
+
+
 async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Work until the gateway says that it ends, or is gone.
 
@@ -90,39 +134,18 @@ async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         PairDatabase(job.database, timedelta(days=job.keep_days)) as database,
     ):
         answers = AnswerReader(tally, log if job.log.requests else None)
-        pairs = _pairs_of(job, database, answers)
+        pairs = LivePairs(database.offer, answers, job.mirror, keep_prompts=job.keep_prompts)
         arms = _Arms(pairs, job.patience)
         async with Mirror(job.mirror, pairs.ask_other) as mirror:
-            read = 0
-
-            def counts() -> Counts:
-                return Counts(
-                    read=read,
-                    mirrored=mirror.done,
-                    failed=mirror.failed,
-                    dropped=mirror.dropped,
-                    waiting=mirror.waiting,
-                    written=database.written,
-                    unwritten=database.dropped,
-                )
-
-            def all_of_it() -> Counts:
-                read_so_far = tally.read().model_dump_json()
-                return msgspec.structs.replace(counts(), page=tally.page(), answers=read_so_far)
-
+            work = _Work(tally, answers, pairs, mirror)
             tellers = [
-                asyncio.create_task(_tell(writer, counts, _TOLD_EVERY_SECONDS)),
-                asyncio.create_task(_tell(writer, all_of_it, _PAGE_EVERY_SECONDS)),
+                asyncio.create_task(_tell(writer, lambda: work.counts(database), _TOLD_EVERY_SECONDS)),
+                asyncio.create_task(_tell(writer, lambda: work.all_of_it(database), _PAGE_EVERY_SECONDS)),
             ]
             try:
                 async for message in told:
                     if isinstance(message, Seen):
-                        read += 1
-                        observed = message.observed
-                        if observed.answered.status == 200:
-                            observed = await answers.client_answered(observed)
-                        if pairs.wants(observed):
-                            mirror.offer(observed)
+                        await work.take(message.observed)
                     elif isinstance(message, Arms):
                         await arms.take(message)
                     elif isinstance(message, End):
@@ -134,15 +157,9 @@ async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
                 await arms.close()
     with suppress(ConnectionError):
         if not writer.is_closing():
-            writer.write(frame_of(counts()))
+            writer.write(frame_of(work.counts(database)))
         writer.close()
         await writer.wait_closed()
-
-
-def _pairs_of(job: ObserverJob, database: PairDatabase, answers: AnswerReader) -> LivePairs:
-    mirror = job.mirror
-    wanted = {"keep_prompts": job.keep_prompts, "logprobs": mirror.logprobs}
-    return LivePairs(database.offer, answers, mirror.timeout_seconds, **wanted)
 
 
 async def _tell(writer: asyncio.StreamWriter, counts: Callable[[], Counts], every_seconds: float) -> None:
@@ -161,7 +178,8 @@ async def _main(fd: int) -> None:
 
 
 if __name__ == "__main__":
-    # Ctrl-C reaches the whole group: the gateway says when it is time.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole group, and systemd tells all of a service's: the gateway says when it is time.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     os.nice(_NICENESS)
     uvloop.run(_main(int(sys.argv[1])))

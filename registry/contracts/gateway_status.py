@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from registry.contracts.base import Record
+from registry.contracts.ramp import RampState
 from registry.contracts.shadow_verdict import Outcome
 from registry.contracts.token_cost import TokenCost
 
@@ -73,8 +74,6 @@ class VerdictStatus(Record):
     outcome: Outcome
     reason: str
     pairs: int
-    at: datetime
-    """When it was looked at, UTC."""
 
 
 class MirrorStatus(Record):
@@ -104,10 +103,11 @@ class GatewayStatus(Record):
     step: int | None = None
     """Of a ramp, from 1; None where there is none."""
     steps: int | None = None
+    ramp: RampState | None = None
     agreement: AgreementRead | None = None
     verdict: VerdictStatus | None = None
     mirror: MirrorStatus | None = None
     followed_at: datetime | None = None
     """When the ledger was last looked at."""
-    fault: str = ""
-    """Why the gateway could not follow it; empty where it could."""
+    faults: list[str] = []
+    """What the last look met with: what could not be read, or started."""

@@ -26,7 +26,8 @@ class AnswerReader:
         reply = await _read(observed.asked, observed.answered)
         served = Served(observed.by, observed.version, observed.asked.path)
         self._tally.client_answered(served, observed.answered, reply)
-        self._tell(served, observed.asked, observed.answered, reply, "client")
+        if observed.answered.status == 200:  # of others the gateway tells
+            self._tell(served, observed.asked, observed.answered, reply, "client")
         return observed._replace(reply=reply)
 
     async def copy_answered(self, asked: Asked, answered: Answered, arm: Arm, version: str) -> Reply:
@@ -37,9 +38,9 @@ class AnswerReader:
         self._tell(served, asked, answered, reply, "mirror")
         return reply
 
-    def copy_failed(self, asked: Asked, arm: Arm, version: str) -> None:
-        """The other side gave none."""
-        self._tally.copy_failed(Served(arm, version, asked.path))
+    def copy_failed(self, asked: Asked, arm: Arm, version: str, status: int) -> None:
+        """The other side gave none; `status` is what a client would have been told."""
+        self._tally.copy_failed(Served(arm, version, asked.path), status)
 
     def compared(self, pair: Pair) -> None:
         """Both sides' answers became a pair."""

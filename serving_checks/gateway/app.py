@@ -34,7 +34,7 @@ class _Given(NamedTuple):
     answered: Answered | None
     """What `by` answered, which is an error where the champion helped out; None where it did not come to its end."""
     by: Arm
-    version: str
+    upstream: Upstream
     reason: Reason | Literal[""]
     """Empty where nothing routed."""
     helped: bool = False
@@ -64,12 +64,12 @@ class Gateway:
         self.candidate: Upstream | None = None
         """Answers a share of the clients; None: none."""
         self.split = split or SplitConfig()
-        self.router: Router | None = None
-        """Decides before the split does; None: nothing is routed."""
         self.trial = ""
         """What the pairs of these two are evidence of."""
         self.verdict = b"{}"
         """JSON, as it was made when the pairs were judged last."""
+        self.router: Router | None = None
+        """Decides before the split does; None: nothing is routed."""
         self.standing = Standing(model, lambda: Answering(self.champion, self.candidate, self.split.share))
         self.metrics = Metrics(model, self.standing)
         self.live_page: LivePage | None = None
@@ -103,13 +103,13 @@ class Gateway:
         given = await self._given(asked, request, decision)
         if given.reason:
             self.metrics.routed("champion" if given.helped else given.by, given.reason, time.perf_counter() - began)
-        answered = given.answered
-        # Whatever it was: an error of the candidate's is one side of its pair.
-        if answered is None and given.by == "candidate":
-            answered = _no_answer(502, began)
-        if answered is not None and answered.body is not None and (given.by == "candidate" or answered.status == 200):
-            told = (given.version, trial, given.reason, decision.prompt_class)
-            self._observe(Observed(asked, answered, given.by, *told))
+        answered, of_candidate = given.answered, given.by == "candidate"
+        if of_candidate:
+            # Whatever it was: an error of the candidate's is one side of its pair.
+            answered = answered or _no_answer(502, began)
+        if answered is not None and answered.body is not None and (answered.status == 200 or of_candidate):
+            version, why = given.upstream.version, given.reason
+            self._observe(Observed(asked, answered, given.by, version, trial, None, why, decision.prompt_class))
         return given.response
 
     async def _given(self, asked: Asked, request: web.BaseRequest, decision: Decision) -> _Given:
@@ -124,20 +124,20 @@ class Gateway:
                 raise
             if tried.sure:
                 self.metrics.answered(by, upstream.version, asked, tried.sure.answered)
-                return _Given(*tried.sure, by, upstream.version, tried.reason)
+                return _Given(*tried.sure, by, upstream, tried.reason)
             by, reason = other_arm(by), tried.reason
         # Looked up only now: an alias may have moved meanwhile.
         upstream, sent_at = self._upstream(by), time.perf_counter()
         by = "champion" if upstream is self.champion else by
         try:
-            return _Given(*await self._relayed(by, upstream, asked, request), by, upstream.version, reason)
+            return _Given(*await self._relayed(by, upstream, asked, request), by, upstream, reason)
         except Refusal as refusal:
-            if upstream is self.champion:
+            if by == "champion":
                 raise
             # Whom the candidate was to answer has an answer all the same: nothing was sent yet.
-            answered = _no_answer(refusal.status, sent_at)
             response, _ = await self._relayed("champion", self.champion, asked, request)
-            return _Given(response, answered, by, upstream.version, reason and "failed", helped=True)
+            answered = _no_answer(refusal.status, sent_at)
+            return _Given(response, answered, by, upstream, reason and "failed", helped=True)
 
     def _upstream(self, arm: Arm) -> Upstream:
         """Who is that arm now; the champion where there is no candidate."""

@@ -40,11 +40,11 @@ class Observed(NamedTuple):
     """Of the registered model, that answered."""
     trial: str = ""
     """What its pair is evidence of, by the aliases and the step of the ramp when it was asked."""
+    reply: Reply | None = None
+    """The answer, once the observer has read it."""
     route: str = ""
     """Why this side answered; empty where nothing routed."""
     prompt_class: str = ""
-    reply: Reply | None = None
-    """The answer, once the observer has read it."""
 
     @property
     def size_bytes(self) -> int:
@@ -115,8 +115,7 @@ class Seen(msgspec.Struct, tag=True, frozen=True, array_like=True):
     def observed(self) -> Observed:
         """As it was in the gateway."""
         asked = Asked(self.id, self.path, self.headers, self.body, parse_json(self.body))
-        told = (self.answered, self.by, self.version, self.trial, self.route, self.prompt_class)
-        return Observed(asked, *told)
+        return Observed(asked, self.answered, self.by, self.version, self.trial, None, self.route, self.prompt_class)
 
 
 class End(msgspec.Struct, tag=True, frozen=True, array_like=True):
@@ -159,9 +158,8 @@ def frame_of(message: Message) -> bytes:
 
 def seen(observed: Observed) -> Seen:
     """What is sent of an observed request."""
-    asked, answered, by, version, trial, route, prompt_class, _ = observed
-    told = (asked.id, asked.path, asked.headers, asked.body)
-    return Seen(*told, answered, by, version, trial, route, prompt_class)
+    asked, answered, by, version, trial, _, route, prompt_class = observed
+    return Seen(asked.id, asked.path, asked.headers, asked.body, answered, by, version, trial, route, prompt_class)
 
 
 async def messages(reader: asyncio.StreamReader) -> AsyncIterator[Message]:

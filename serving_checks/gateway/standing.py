@@ -1,7 +1,7 @@
 """How a gateway stands: who answers, what was decided, what went wrong. Shown under /status and /metrics."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple, get_args
 
@@ -15,6 +15,7 @@ from registry.contracts.gateway_status import (
     ObserverRead,
     VerdictStatus,
 )
+from registry.contracts.live_verdict import LiveVerdict
 from registry.contracts.shadow_verdict import Outcome
 from serving_checks.gateway.event_log import Event, EventLog, FaultEvent, MoveEvent, StepEvent, VerdictEvent, now
 from serving_checks.gateway.observed import Arm
@@ -46,45 +47,39 @@ class Standing:
         self._clients: dict[Arm, tuple[str, Recent]] = {}
         self.observer: Observer | None = None
         self.log: EventLog | None = None
-        self._step: tuple[int, int] | None = None
-        self._verdict: VerdictStatus | None = None
-        self._followed_at: datetime | None = None
-        self._fault = ""
+        self._told: LiveVerdict | None = None
+        self._told_at: datetime | None = None
+        self._faults: list[str] = []
 
-    def moved(self) -> None:
-        """Others answer than before, or the first ones do."""
-        champion, candidate, _ = self._answering()
-        self._tell(MoveEvent(now(), champion.version, candidate.version if candidate else ""))
-
-    def stepped(self, share: float, step: int, steps: int) -> None:
-        """The candidate answers such a share of the clients from now on: step `step` of `steps`, from 1."""
-        if self._step != (step, steps):
-            self._step = step, steps
-            self._tell(StepEvent(now(), share, step, steps))
-
-    def judged(self, outcome: Outcome, reason: str, pairs: int) -> None:
-        """The verdict over the pairs was looked at."""
-        before, self._verdict = self._verdict, VerdictStatus(outcome=outcome, reason=reason, pairs=pairs, at=now())
-        if before is None or before.outcome != outcome:
-            self._tell(VerdictEvent(now(), outcome, pairs))
-
-    def forgot_verdict(self) -> None:
-        """There is another candidate: what was judged and stepped was of the one before."""
-        self._verdict = self._step = None
-
-    def followed(self) -> None:
-        """The ledger was looked at, and what it says is served."""
-        self._followed_at, self._fault = now(), ""
-
-    def not_followed(self, what: str) -> None:
-        """It could not be.
+    def followed(self, told: LiveVerdict, faults: Sequence[str] = ()) -> None:
+        """The ledger was looked at, and this is served.
 
         Args:
-            what: The first line of our own error.
+            told: Who answers, which step of a ramp it is, and how the pairs are judged.
+            faults: First lines of our own errors: what of it could not be served.
         """
-        if what != self._fault:
-            self._tell(FaultEvent(now(), what))
-        self._fault = what
+        before, self._told, self._told_at = self._told, told, now()
+        self._take(faults)
+        if before is None or _versions(before) != _versions(told):
+            self._tell(MoveEvent(now(), told.champion_version, told.candidate_version or ""))
+        if told.candidate_version is not None and (before is None or _step(before) != _step(told)):
+            self._tell(StepEvent(now(), *_step(told)))
+        if _is_judged(told) and (before is None or not _is_judged(before) or before.outcome != told.outcome):
+            self._tell(VerdictEvent(now(), told.outcome, told.pairs))
+
+    def not_followed(self, faults: Sequence[str]) -> None:
+        """It could not be looked at.
+
+        Args:
+            faults: As above.
+        """
+        self._take(faults)
+
+    def _take(self, faults: Sequence[str]) -> None:
+        for what in faults:
+            if what not in self._faults:
+                self._tell(FaultEvent(now(), what))
+        self._faults = list(faults)
 
     def _tell(self, event: Event) -> None:
         if self.log is not None:
@@ -103,6 +98,7 @@ class Standing:
     def status(self) -> GatewayStatus:
         """All of it now."""
         champion, candidate, share = self._answering()
+        told = self._told
         read = ObserverRead() if self.observer is None else self.observer.read
         return GatewayStatus(
             model=self._model,
@@ -111,13 +107,14 @@ class Standing:
             champion=self._arm("champion", champion, read),
             candidate=self._arm("candidate", candidate, read) if candidate else None,
             share=share,
-            step=self._step[0] if self._step else None,
-            steps=self._step[1] if self._step else None,
+            step=told.step + 1 if told and told.step is not None else None,
+            steps=len(told.steps) if told and told.steps else None,
+            ramp=told.state if told else None,
             agreement=read.agreement,
-            verdict=self._verdict,
+            verdict=self._verdict(),
             mirror=self._mirror(),
-            followed_at=self._followed_at,
-            fault=self._fault,
+            followed_at=self._told_at,
+            faults=self._faults,
         )
 
     def _arm(self, arm: Arm, upstream: Upstream, read: ObserverRead) -> ArmStatus:
@@ -127,6 +124,12 @@ class Standing:
             clients=self._recent(arm, upstream.version).load(time.perf_counter()),
             read=read.versions.get(upstream.version),
         )
+
+    def _verdict(self) -> VerdictStatus | None:
+        told = self._told
+        if told is None or not _is_judged(told):
+            return None
+        return VerdictStatus(outcome=told.outcome, reason=told.reason, pairs=told.pairs)
 
     def _mirror(self) -> MirrorStatus | None:
         if self.observer is None:
@@ -147,14 +150,14 @@ class Standing:
         champion, candidate, share = self._answering()
         yield from _of_arms({"champion": champion, **({"candidate": candidate} if candidate else {})})
         yield _gauge("share", "Share of the clients that the candidate answers.", share if candidate else 0.0)
-        step, steps = self._step or (None, None)
-        yield _gauge("step", "Step of a ramp, from 1.", step)
-        yield _gauge("steps", "Steps of a ramp.", steps)
+        ramped = self._told if self._told and self._told.step is not None else None
+        yield _gauge("step", "Step of a ramp, from 1.", ramped.step + 1 if ramped and ramped.step is not None else None)
+        yield _gauge("steps", "Steps of a ramp.", len(ramped.steps) if ramped else None)
         yield from self._of_verdict()
-        followed = self._followed_at.timestamp() if self._followed_at else None
+        followed = self._told_at.timestamp() if self._told_at else None
         yield _gauge("ledger_followed_timestamp_seconds", "When the ledger was last looked at, Unix time.", followed)
         yield _gauge(
-            "ledger_fault", "Whether the ledger could not be followed when it was tried last.", bool(self._fault)
+            "ledger_fault", "Whether the ledger could not be followed when it was tried last.", bool(self._faults)
         )
         if self.log is not None:
             dropped = "Events that found no room or no disk."
@@ -163,7 +166,7 @@ class Standing:
             yield from _of_observer(self.observer)
 
     def _of_verdict(self) -> Iterator[Metric]:
-        verdict = self._verdict
+        verdict = self._verdict()
         told = "The verdict over the pairs so far: 1 for what it is, 0 for what it is not."
         family = GaugeMetricFamily("quantbench_gateway_verdict", told, labels=("outcome",))
         if verdict is not None:
@@ -171,6 +174,22 @@ class Standing:
                 family.add_metric((outcome,), outcome == verdict.outcome)
         yield family
         yield _gauge("verdict_pairs", "Pairs that the verdict is over.", verdict.pairs if verdict else None)
+
+
+def _versions(told: LiveVerdict) -> tuple[str, str | None]:
+    return told.champion_version, told.candidate_version
+
+
+def _step(told: LiveVerdict) -> tuple[float, int | None, int | None]:
+    """Share of the clients, and where a ramp is with it."""
+    if told.step is None:
+        return told.share, None, None
+    return told.share, told.step + 1, len(told.steps)
+
+
+def _is_judged(told: LiveVerdict) -> bool:
+    """Whether there is a verdict, and not only somebody who may get one."""
+    return told.candidate_version is not None and (told.verdict is not None or told.outcome != "continue")
 
 
 class StandingCollector(Collector):

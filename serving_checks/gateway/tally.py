@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from registry.contracts import Pair, Reply
-from registry.contracts.gateway_status import AgreementRead, ObserverRead, RecentLoad, VersionRead
+from registry.contracts.gateway_status import AgreementRead, ObserverRead, VersionRead
 from registry.contracts.token_cost import TokenCost
 from serving_checks.gateway.recent import Recent
 from serving_checks.gateway.served_metrics import LABELS, Served, ServedMetrics, Traffic, Versions
@@ -85,14 +85,15 @@ class Tally:
 
     def copy_answered(self, served: Served, answered: Answered, reply: Reply) -> None:
         """The other side gave this answer, for nobody."""
-        first = reply.first_token_seconds
-        self._of_copies.answered(served, answered.status, answered.ended_at - answered.sent_at, first)
+        first, seconds = reply.first_token_seconds, answered.ended_at - answered.sent_at
+        self._of_copies.answered(served, answered.status, seconds, first)
+        self._version(served.version).copied(None if reply.error else seconds, first)
         self._answered(served, answered, reply, "mirror")
 
-    def copy_failed(self, served: Served) -> None:
+    def copy_failed(self, served: Served, status: int) -> None:
         """The other side gave none."""
-        self._of_copies.failed(served, 502)
-        self._version(served.version).of_copies.add(time.perf_counter(), None)
+        self._of_copies.failed(served, status)
+        self._version(served.version).copied(None, None)
 
     def compared(self, pair: Pair) -> None:
         """Both sides' answers to one request were put side by side."""
@@ -134,13 +135,16 @@ class Tally:
 
     def _answered(self, served: Served, answered: Answered, reply: Reply, traffic: Traffic) -> None:
         one = self._version(served.version)
+        if answered.status != 200:
+            # It says nothing of how long an answer takes, or what it costs.
+            return
         metrics = self._of_clients if traffic == "client" else self._of_copies
         labels = metrics.labels_of(served)
         for kind, tokens in (("input", reply.prompt_tokens), ("output", reply.completion_tokens)):
             if tokens is not None:
                 self._tokens.labels(*labels, kind).observe(tokens)
         busy_before = one.busy.seconds
-        per_token = one.add(answered, reply, copy=traffic == "mirror")
+        per_token = one.add(answered, reply)
         self._busy.labels(self._model, served.version).inc(max(0.0, one.busy.seconds - busy_before))
         if per_token is not None:
             self._per_token.labels(*labels).observe(per_token)
@@ -159,8 +163,7 @@ class _VersionRead:
 
     def __init__(self) -> None:
         self.busy = BusyTime()
-        self.of_copies = Recent(time.perf_counter())
-        self._copies = False
+        self._copies: Recent | None = None
         self._per_token: deque[float] = deque(maxlen=_LAST_ANSWERS)
         self._load = MeasuredLoad(0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0)
 
@@ -169,16 +172,19 @@ class _VersionRead:
         """What was answered."""
         return self._load._replace(busy_seconds=self.busy.seconds)
 
-    def add(self, answered: Answered, reply: Reply, *, copy: bool) -> float | None:
+    def copied(self, seconds: float | None, first_seconds: float | None) -> None:
+        """A copy ended; without `seconds` there is no answer."""
+        ended_at = time.perf_counter()
+        self._copies = self._copies or Recent(ended_at - (seconds or 0.0))
+        self._copies.add(ended_at, seconds, first_seconds)
+
+    def add(self, answered: Answered, reply: Reply) -> float | None:
         """One more answer; its seconds for each token after the first, where they are known."""
         seconds = answered.ended_at - answered.sent_at
         self.busy.add(answered.sent_at, answered.ended_at)
         load = self._load
         load = load._replace(requests=load.requests + 1, request_seconds=load.request_seconds + seconds)
         first, tokens = reply.first_token_seconds, reply.completion_tokens
-        if copy:
-            self._copies = True
-            self.of_copies.add(answered.ended_at, None if reply.error else seconds, first)
         if reply.prompt_tokens is not None and tokens is not None:
             load = load._replace(
                 counted=load.counted + 1,
@@ -197,9 +203,8 @@ class _VersionRead:
 
     def told(self, now: float, cost: TokenCost | None) -> VersionRead:
         """For /status."""
-        mirrored: RecentLoad | None = self.of_copies.load(now) if self._copies else None
         return VersionRead(
-            mirrored=mirrored,
+            mirrored=self._copies.load(now) if self._copies else None,
             time_per_token_p50_seconds=median(self._per_token) if self._per_token else None,
             input_tokens=self._load.input_tokens,
             output_tokens=self._load.output_tokens,

@@ -142,6 +142,9 @@ class Upstream:
 
     async def _asked(self, asked: Asked, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """The answer as soon as its head is there."""
+        if self._session.closed:
+            # Its server ended by itself, and none has taken its place yet.
+            raise aiohttp.ClientConnectionError("closed")
         async with asyncio.timeout(self._patience.connect_seconds + self._patience.silence_seconds):
             return await self._session.post(
                 self.endpoint.base_url + asked.path,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chromium import Browser, browser
-from tests.watched_gateway import Timed, watched_gateway
+from tests.watched_gateway import Timed, told, watched_gateway
 
 pytestmark = pytest.mark.service
 
@@ -32,7 +32,7 @@ def test_it_shows_what_the_status_says(tmp_path: Path, width: int) -> None:
             await one.read(20)
             await asyncio.sleep(1.1)
             verdict = "<img src=x onerror=alert(1)>"
-            one.gateway.standing.judged("fail", verdict, 20)
+            one.gateway.standing.followed(told("fail", verdict, pairs=20))
             await page.open(f"{one.base}/", width)
             await page.until(_SHOWN)
             assert verdict in str(await page.value("document.getElementById('verdict').textContent"))
@@ -50,7 +50,7 @@ def test_it_shows_what_the_status_says(tmp_path: Path, width: int) -> None:
                 "'script'), {textContent: 'window.foreign = 1'}))",
             )
             assert await page.value("window.foreign") is None
-            one.gateway.standing.forgot_verdict()
+            one.gateway.standing.followed(told())
             await page.until("document.getElementById('verdict').textContent === 'No verdict yet.'")
 
     asyncio.run(run())

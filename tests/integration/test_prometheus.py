@@ -11,7 +11,7 @@ import yaml
 
 from tests.dashboard import ALERTS, asked_by, dashboard
 from tests.prometheus_server import Prometheus, prometheus, promtool
-from tests.watched_gateway import Timed, Watched, watched_gateway
+from tests.watched_gateway import Timed, Watched, ramped, watched_gateway
 
 pytestmark = pytest.mark.service
 
@@ -33,8 +33,7 @@ def test_each_panel_has_data_and_no_alert_fires_without_reason(tmp_path: Path) -
         with_pace = {"champion": Timed(0.02, 0.005), "candidate": Timed(0.01, 0.003, "five")}
         async with watched_gateway(tmp_path, share=0.3, **with_pace) as one:
             with prometheus(tmp_path, one.base.removeprefix("http://"), ALERTS) as server:
-                one.gateway.standing.judged("continue", "undecided", 10)
-                one.gateway.standing.stepped(0.3, 1, 2)
+                one.gateway.standing.followed(ramped(0.3, 1))
                 await traffic(one, 12)
                 page = await one.text("/metrics")
                 return await asyncio.to_thread(_asked_all, server), await asyncio.to_thread(server.rules), page

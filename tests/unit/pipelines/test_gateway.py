@@ -32,18 +32,21 @@ Asking = Callable[[], Any]
 class Lab:
     """A workspace with three artifacts, a ledger, and servers that say which version they are."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, ledger: str | None = None) -> None:
         self.workspace = Workspace(folder / "workspace")
         self.workspace.create()
         run_dir = self.workspace.root / "runs" / "one"
         run_dir.mkdir()
         run = report_record(run_dir)
+        run = run.model_copy(update={"config": run.config | {"registry": {"ledger": ledger}}})
         write_sealed(run_dir / "result.json", run)
         self.model = str(run.config["name"])
-        self.ledger = Ledger(sqlite_uri(self.workspace.root / "ledger.db"))
+        self.ledger = Ledger(ledger or sqlite_uri(self.workspace.root / "ledger.db"))
         self.artifacts = {version: self._stored(version) for version in ("1", "2", "3")}
         self.port = free_port(None)
         self.told: list[str] = []
+        self.says: dict[str, str] = {}
+        """What a version answers, where it is not its number."""
         self.up: list[str] = []
         """Versions whose servers run."""
         self.started: list[str] = []
@@ -84,9 +87,10 @@ class Lab:
             self.up.remove(version)
 
     def answered(self, version: str, body: dict[str, Any]) -> Scripted:
+        said = self.says.get(version, f"from {version}")
         if body.get("stream"):
-            return Scripted(text_events(*f"from {version}"), pause_seconds=0.05)
-        return Scripted([{"choices": [{"text": f"from {version}", "finish_reason": "stop"}]}], end="finish")
+            return Scripted(text_events(*said), pause_seconds=0.05)
+        return Scripted([{"choices": [{"text": said, "finish_reason": "stop"}]}], end="finish")
 
     def move(self, alias: str, version: str | None) -> None:
         """As `quantbench registry` does it."""
@@ -105,15 +109,20 @@ class Lab:
         self.ledger.append(entry, last)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[aiohttp.ClientSession]:
-        opened = open_gateway(self.config_file, [], self.workspace)
-        directory = self.workspace.replay_dir("live")
+    async def running(self, *overrides: str) -> AsyncIterator[aiohttp.ClientSession]:
+        opened = open_gateway(self.config_file, list(overrides), self.workspace)
+        directory, told = self.workspace.replay_dir(opened.config.name), list[str]()
         begun = _begun(opened.config, directory)
-        serving = _Serving(opened, self.workspace, directory, begun, self.told.append)
+
+        def tell(text: str) -> None:
+            told.append(text)
+            self.told.append(text)
+
+        serving = _Serving(opened, self.workspace, directory, begun, tell)
         task = asyncio.create_task(serving.run())
         try:
             async with asyncio.timeout(60), aiohttp.ClientSession() as session:
-                await self.until(lambda: any("answers as demo" in text for text in self.told), task)
+                await self.until(lambda: any("answers as demo" in text for text in told), task)
                 yield session
         finally:
             task.cancel()
@@ -124,9 +133,9 @@ class Lab:
             assert task is None or not task.done(), task.exception()
             await asyncio.sleep(0.01)
 
-    async def ask(self, session: aiohttp.ClientSession) -> tuple[int, str]:
-        url = f"http://127.0.0.1:{self.port}/v1/completions"
-        async with session.post(url, json={"model": "demo", "prompt": "one"}) as answer:
+    async def ask(self, session: aiohttp.ClientSession, user: str = "", port: int | None = None) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{port or self.port}/v1/completions"
+        async with session.post(url, json={"model": "demo", "prompt": "one", "user": user}) as answer:
             body = await answer.json(content_type=None)
             return answer.status, body["choices"][0]["text"] if answer.status == 200 else json.dumps(body)
 
@@ -333,7 +342,7 @@ def test_another_verdict_is_not_taken_for_the_frozen_one(one: Lab) -> None:
     one.move("champion", "1")
     directory = one.workspace.replay_dir("live")
     for _ in range(2):
-        _begun(open_gateway(one.config_file, [], one.workspace), directory)
+        _begun(open_gateway(one.config_file, [], one.workspace).config, directory)
     other = open_gateway(one.config_file, ["verdict.alpha=0.2"], one.workspace)
     with pytest.raises(RequestError, match="judged by another `verdict`"):
         run_gateway(other, one.workspace, one.told.append)

@@ -30,6 +30,11 @@ from tests.scripted_server import Scripted, scripted_server
 from tests.unit.serving_checks.test_gateway import ASKED, Behind, lab
 
 
+def nothing_read() -> AnswerReader:
+    """Counts answers, and nobody asks for the numbers."""
+    return AnswerReader(Tally("demo", None))
+
+
 def says(text: str) -> Any:
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         usage = {"prompt_tokens": 2, "completion_tokens": len(text.split())}
@@ -50,7 +55,7 @@ def recorded(
 
     async def run() -> None:
         with PairDatabase(path) as database:
-            pairs = LivePairs(database.offer, AnswerReader(Tally("demo", None)), keep_prompts=keep_prompts)
+            pairs = LivePairs(database.offer, nothing_read(), MirrorConfig(), keep_prompts=keep_prompts)
 
             def observe(observed: Observed) -> None:
                 if pairs.wants(observed):
@@ -111,7 +116,10 @@ def asked_beside(
 
     async def run() -> list[str]:
         pairs = LivePairs(
-            lambda pair, trial: kept.append(pair), AnswerReader(Tally("demo", None)), 0.3, keep_prompts=False
+            lambda pair, trial: kept.append(pair),
+            nothing_read(),
+            MirrorConfig(timeout_seconds=0.3),
+            keep_prompts=False,
         )
         pairs.trial = TRIAL
         async with Upstream("2", other, PatienceConfig()) as upstream:

@@ -13,6 +13,8 @@ from serving_checks.gateway.observed import Counts
 from serving_checks.gateway.served_metrics import MOST_VERSIONS, Served, ServedMetrics, told_status
 from serving_checks.transport.metrics import Sample, parse_metrics
 from tests.unit.serving_checks.test_gateway import ASKED, Behind, Lab, lab, whole
+from tests.watched_gateway import ramped
+from tests.watched_gateway import told as nobody_judged
 
 
 def samples_of(page: str, name: str, **labels: str) -> list[Sample]:
@@ -70,12 +72,10 @@ def test_what_nobody_told_has_no_sample() -> None:
     async def run() -> None:
         async with lab(Behind(whole)) as one:
             before = await page_of(one)
-            one.gateway.standing.judged("fail", "score is surely lower", 77)
-            one.gateway.standing.stepped(0.5, 2, 3)
-            one.gateway.standing.not_followed("the ledger is gone")
+            one.gateway.standing.followed(ramped(0.5, 1, "fail", pairs=77))
+            one.gateway.standing.not_followed(["the ledger is gone"])
             told = await page_of(one)
-            one.gateway.standing.followed()
-            one.gateway.standing.forgot_verdict()
+            one.gateway.standing.followed(nobody_judged())
             after = await page_of(one)
         for name in ("verdict", "verdict_pairs", "step", "steps", "ledger_followed_timestamp_seconds"):
             assert not samples_of(before, f"quantbench_gateway_{name}")

@@ -305,6 +305,12 @@ def test_the_champion_may_be_the_cheap_one() -> None:
             found.one.gateway.router = router([], CASCADE, cheap="champion")
             assert b"precise" in (await found.one.ask())[2]
             assert [(one.by, one.route) for one in found.seen] == [("candidate", "unsure")]
+        async with cascade(says("precise"), _dies) as found:
+            found.one.gateway.router = router([], CASCADE, cheap="champion")
+            assert b"precise" in (await found.one.ask())[2]
+            assert [(one.by, one.route) for one in found.seen] == [("candidate", "failed")]
+            page = found.one.gateway.metrics.page()
+            assert 'routed_total{arm="candidate",gen_ai_request_model="demo",reason="failed"}' in page
         async with cascade(_dies, says("cheap", UNSURE)) as found:
             found.one.gateway.router = router([], CASCADE, cheap="champion")
             assert b"cheap" in (await found.one.ask())[2], "an unsure answer rather than none"

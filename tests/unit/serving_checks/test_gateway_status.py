@@ -15,6 +15,7 @@ from serving_checks.gateway.config import PatienceConfig
 from serving_checks.gateway.split import SplitConfig
 from serving_checks.gateway.upstream import Upstream
 from tests.unit.serving_checks.test_gateway import ASKED, Behind, Lab, lab, told, whole
+from tests.watched_gateway import ramped
 
 KEY = "sha256:" + hashlib.sha256(b"word").hexdigest()
 
@@ -45,13 +46,12 @@ def test_who_answers_and_how() -> None:
             one.gateway.candidate, one.gateway.split = upstream, SplitConfig(share=1.0)
             await one.ask()
             one.gateway.split = SplitConfig(share=0.25)
-            one.gateway.standing.judged("continue", "undecided", 12)
-            one.gateway.standing.stepped(0.25, 1, 3)
-            one.gateway.standing.not_followed("no ledger there")
+            one.gateway.standing.followed(ramped(0.25, 1, pairs=12))
+            one.gateway.standing.not_followed(["no ledger there"])
             now = await status_of(one)
         assert now.candidate is not None
         assert (now.candidate.version, now.candidate.clients.requests, now.candidate.clients.failed) == ("2", 1, 0)
-        assert (now.share, now.step, now.steps, now.fault) == (0.25, 1, 3, "no ledger there")
+        assert (now.share, now.step, now.steps, now.ramp, now.faults) == (0.25, 2, 4, "running", ["no ledger there"])
         assert now.verdict is not None and (now.verdict.outcome, now.verdict.pairs) == ("continue", 12)
 
     asyncio.run(run())

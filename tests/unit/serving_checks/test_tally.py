@@ -62,7 +62,8 @@ def test_tokens_time_per_token_and_cost() -> None:
     assert value(tally, "gen_ai_server_request_duration_seconds_sum", **mirrored) == pytest.approx(5)
     read = tally.read().versions
     assert read["1"].mirrored is None
-    assert read["2"].mirrored is not None and read["2"].mirrored.requests == 0, "it was long ago"
+    mirrored_load = read["2"].mirrored
+    assert mirrored_load is not None and (mirrored_load.requests, mirrored_load.p50_seconds) == (1, pytest.approx(5))
     assert read["1"].time_per_token_p50_seconds == pytest.approx(0.8)
     # 10 s of 0.1 cents: a fifth for 200 tokens, the rest for 22.
     cost = read["1"].cost
@@ -113,8 +114,14 @@ def test_how_alike_both_sides_answer() -> None:
 
 def test_a_copy_that_fails_is_a_number() -> None:
     tally = Tally("demo", None)
-    tally.copy_failed(CANDIDATE)
-    assert value(tally, "quantbench_gateway_requests_total", status="502", traffic="mirror") == 1
+    tally.copy_failed(CANDIDATE, 504)
+    refused = answered(0.0, 1.0)._replace(status=500)
+    tally.copy_answered(CANDIDATE, refused, reply(error="HTTP 500", prompt_tokens=None, completion_tokens=None))
+    assert value(tally, "quantbench_gateway_requests_total", status="504", traffic="mirror") == 1
+    assert value(tally, "quantbench_gateway_requests_total", status="500", traffic="mirror") == 1
+    read = tally.read().versions["2"]
+    assert read.mirrored is not None and (read.mirrored.requests, read.mirrored.failed) == (2, 2)
+    assert "quantbench_gateway_busy_seconds_total{" not in tally.page(), "an error tells nothing of cost"
 
 
 def test_of_many_versions_the_last_ones_are_kept() -> None:
