@@ -5,7 +5,8 @@ primary key is (model, stream, sequence): whoever moves says after which row, an
 refused by the database, whatever machines they are on. A row holds the digest of the row before it, so that a row which
 was edited, left out or put in later is found by `faults_of`.
 
-A stream is an alias, or the approval of one artifact: approving is a status of its own and moves nothing.
+A stream is an alias, the approval of one artifact, the ramp of an alias, or the verdicts over one artifact: approving
+is a status of its own and moves nothing.
 """
 
 import json
@@ -37,8 +38,9 @@ from registry.contracts.base import Record
 from registry.hashing import digest_of
 from registry.tracking.address import LEDGER_PASSWORD_VARIABLE, scrubbed, with_password, without_password
 
-Kind = Literal["request", "approve", "reject", "promote", "rollback", "adopt"]
-"""adopt: somebody moved the alias in MLflow itself, and the ledger was told so."""
+RampKind = Literal["begin", "advance", "pass", "fail", "pause", "hold", "resume", "restart", "stop"]
+Kind = Literal["request", "approve", "reject", "promote", "rollback", "adopt", "verdict"] | RampKind
+"""adopt: somebody moved the alias in MLflow itself, and the ledger was told so. verdict: somebody had one recorded."""
 
 _LOCKED_SECONDS = 30.0
 _TABLE = Table(
@@ -85,7 +87,7 @@ class Entry(Record):
 
     model: str
     stream: str
-    """`alias:<name>`, or `approval:<artifact's digest>`."""
+    """`alias:<name>`, `ramp:<alias>`, or `approval:<artifact's digest>`, `verdict:<artifact's digest>`."""
     sequence: int
     """1 for the first of its stream."""
     kind: Kind
@@ -234,13 +236,32 @@ class Ledger:
 
     def keeps(self, digest: str) -> bool:
         """Whether a verdict is there and is what it was."""
+        return self._kept(digest) is not None
+
+    def kept(self, digest: str | None) -> Any:
+        """What `keep_verdict` kept.
+
+        Raises:
+            StageError: It is not there, or not what it was.
+        """
+        verdict = self._kept(digest)
+        if verdict is None:
+            raise StageError(
+                f"the ledger {self._shown} does not hold what a row of it was decided by ({digest}), or it was changed",
+                remedy="`quantbench registry history --verify` names the row; take the database back from a copy",
+                blame="machine",
+            )
+        return verdict
+
+    def _kept(self, digest: str | None) -> Any:
         query = select(_VERDICTS.c.verdict).where(_VERDICTS.c.digest == digest)
         with self._reading() as connection:
             text = connection.execute(query).scalar()
         try:
-            return digest_of(parse_json(str(text))) == digest
+            verdict = parse_json(str(text))
         except ValueError:
-            return False
+            return None
+        return verdict if digest_of(verdict) == digest else None
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -268,8 +289,8 @@ def faults_of(entries: list[Entry], projected: int = 0) -> list[str]:
 
     Args:
         entries: All of them.
-        projected: Sequence of the row that MLflow's alias was last put to. A chain does not show that its end was cut
-            off; that a row was there once does.
+        projected: Sequence of the row that MLflow's alias was last put to, or that was last written of a ramp. A chain
+            does not show that its end was cut off; that a row was there once does.
     """
     found: list[str] = []
     before: Entry | None = None
@@ -284,7 +305,7 @@ def faults_of(entries: list[Entry], projected: int = 0) -> list[str]:
             found.append(f"{name}: it does not follow the row before it")
         before = entry
     if before is not None and before.sequence < projected:
-        found.append(f"{before.stream}: rows after {before.sequence} are missing; MLflow showed row {projected}")
+        found.append(f"{before.stream}: rows after {before.sequence} are missing: row {projected} was there")
     return found
 
 

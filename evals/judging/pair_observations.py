@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Flags = NDArray[np.bool_]
 
-_OF_ANSWERS = ("refused", "completion_tokens", "seconds", "first_token_seconds", "score")
+_OF_ANSWERS = ("refused", "completion_tokens", "seconds", "first_token_seconds", "score", "mean_logprob")
 _OF_PAIRS = (
     "same",
     "same_tool_calls",
@@ -56,6 +56,24 @@ class Observations:
         """Whether one side, or both, gave no answer [pairs]."""
         failed: Flags = (self.columns["champion.failed"].values + self.columns["candidate.failed"].values) > 0
         return failed
+
+    def followed_by(self, more: Observations) -> Observations:
+        """These and further pairs, whose numbers are higher; none of them may be among these."""
+        names = list(dict.fromkeys([*self.class_names, *more.class_names]))
+        places = np.array([names.index(name) for name in more.class_names], dtype=np.int64)
+        return Observations(
+            ids=[*self.ids, *more.ids],
+            numbers=np.concatenate([self.numbers, more.numbers]),
+            class_names=names,
+            class_places=np.concatenate([self.class_places, places[more.class_places]]),
+            columns={
+                name: Column(
+                    np.concatenate([column.values, more.columns[name].values]),
+                    np.concatenate([column.known, more.columns[name].known]),
+                )
+                for name, column in self.columns.items()
+            },
+        )
 
     def first(self, pairs: int) -> Observations:
         """The first so many pairs, with the classes that these have."""

@@ -40,9 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", default="candidate", choices=_ROLES, metavar="ALIAS", help="what `promote` moves (default: candidate)"
     )
-    parser.add_argument("--run", metavar="RUN", help="a run's id or its beginning; default: the last run")
+    add_run_arguments(parser)
     parser.add_argument("--why", default="", metavar="TEXT", help="written into the ledger")
-    parser.add_argument("--who", metavar="NAME", help="default: this user at this machine")
     parser.add_argument("--override", metavar="REASON", help="promote what the policy or its approval forbids")
     parser.add_argument("--verify", action="store_true", help="with `history`: check that no entry was changed or lost")
 
@@ -52,8 +51,7 @@ def execute(args: argparse.Namespace) -> int:
     --verify` with 3 when the ledger is not whole."""
     workspace, console = Workspace(Path(args.workspace)), Console(stderr=True)
     run = run_named(workspace, args.run)
-    who = args.who or f"{getpass.getuser()}@{socket.gethostname()}"
-    registry = ModelRegistry(run, workspace, who, lambda text: _warn(console, text))
+    registry = registry_of(args, workspace, console)
     if args.action == "history":
         return _history(registry, args)
     if args.override is not None and (args.action != "promote" or not args.override.strip()):
@@ -72,6 +70,18 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which registered model, and who writes into its ledger."""
+    parser.add_argument("--run", metavar="RUN", help="a run's id or its beginning; default: the last run")
+    parser.add_argument("--who", metavar="NAME", help="default: this user at this machine")
+
+
+def registry_of(args: argparse.Namespace, workspace: Workspace, console: Console) -> ModelRegistry:
+    """The registered model of a run."""
+    who = args.who or f"{getpass.getuser()}@{socket.gethostname()}"
+    return ModelRegistry(run_named(workspace, args.run), workspace, who, lambda text: _warn(console, text))
+
+
 def _warn(console: Console, text: str) -> None:
     console.print(Text(f"warning: {text}", "yellow"), soft_wrap=True)
 
@@ -81,6 +91,10 @@ def told(entry: Entry) -> str:
     what, _, of = entry.stream.partition(":")
     if what == "approval":
         return f"{entry.kind}: {entry.name}, version {entry.version_to} of {entry.model}, by {entry.who}"
+    if what == "ramp":
+        return f"{entry.kind}: ramp of {entry.model}, version {entry.version_to} ({entry.name}), by {entry.who}"
+    if what == "verdict":
+        return f"verdict: {entry.artifact} of {entry.model}, by {entry.who}"
     to = f"{entry.version_to or 'none'}{f' ({entry.name})' if entry.name else ''}"
     moved = f"{of} of {entry.model}: version {entry.version_from or 'none'} -> {to}"
     return f"{entry.kind}: {moved}, by {entry.who}" + (f", OVERRIDE: {entry.override}" if entry.override else "")

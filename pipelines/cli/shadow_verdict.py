@@ -9,7 +9,11 @@ from rich.console import Console
 from configs.loading import load_yaml_model
 from evals.judging.verdict_config import VerdictConfig
 from pipelines.cli import VERDICT_EXIT_CODES
-from pipelines.execution.shadow_verdict import verdicts_of
+from pipelines.cli.registry import add_run_arguments, registry_of
+from pipelines.execution.notices import notify
+from pipelines.execution.shadow_evidence import record_verdict
+from pipelines.execution.shadow_verdict import tried_in, verdicts_of
+from pipelines.execution.workspace import Workspace
 from pipelines.report.verdict_table import look_line, print_verdict
 from registry.contracts import ShadowVerdict
 
@@ -18,13 +22,19 @@ HELP = "say whether the candidate's answers are as good as the champion's; valid
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Whose pairs, by which limits, and how long to look."""
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of a replay")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder of a replay or a gateway")
     parser.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
         help="judge by these limits; the verdict is exploratory unless they are those stored with the pairs",
     )
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="write the verdict into the ledger, where `policy.shadow_verdict` finds it",
+    )
+    add_run_arguments(parser)
     parser.add_argument("--watch", action="store_true", help="look again while pairs are recorded, until it is decided")
 
 
@@ -39,6 +49,11 @@ def execute(args: argparse.Namespace) -> int:
         print(json.dumps(verdict.model_dump(mode="json"), indent=2))
     else:
         print_verdict(Console(), verdict)
+    if args.record:
+        registry = registry_of(args, Workspace(Path(args.workspace)), progress)
+        entry = record_verdict(registry.ledger, registry.model, registry.who, tried_in(args.folder), verdict)
+        notify(registry.config, entry, registry.warn)
+        progress.print(f"recorded: {entry.why}", soft_wrap=True, markup=False, highlight=False)
     return exit_code_of(verdict)
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
@@ -15,21 +17,31 @@ from configs.errors import QuantbenchError, RequestError
 from configs.loading import load_yaml_model
 from evals.judging.verdict_config import verdict_digest
 from pipelines.execution.finished_runs import run_named
+from pipelines.execution.gateway_routing import cheap_arm, open_router
+from pipelines.execution.gateway_watching import watched
+from pipelines.execution.judging import Judging
+from pipelines.execution.live_trial import NOBODY, LiveTrial, TrialStanding, promote_command, told
+from pipelines.execution.notices import notify
+from pipelines.execution.ramp import Ramp
 from pipelines.execution.served_aliases import Aliases, Servers, Target
 from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.registry_config import RegistryConfig
-from registry.contracts import GatewayRecord
-from registry.ledger import Ledger
+from pipelines.stage_programs.live_judge import JudgeJob
+from registry.contracts import GatewayRecord, LiveVerdict
+from registry.hashing import digest_of
+from registry.ledger import Entry, Ledger
 from registry.sealed import DamagedFile, read_sealed, write_sealed
 from registry.tracking.address import sqlite_uri
 from serving_checks.engines.base import LaunchedEngine
 from serving_checks.engines.table import engine_of
 from serving_checks.gateway.app import Gateway, listening
+from serving_checks.gateway.config import MirrorConfig
 from serving_checks.gateway.observed import Arms, ObserverJob, Served
 from serving_checks.gateway.observer import Observer
+from serving_checks.gateway.routing import Router
 from serving_checks.gateway.upstream import Upstream
 from serving_checks.server import free_port
 
@@ -43,6 +55,10 @@ class OpenGateway(NamedTuple):
     machine: MachineRecord
     aliases: Aliases
     champion: Target
+    ramp: Ramp
+    registry: RegistryConfig
+    router: Router | None
+    run_id: str
 
 
 def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> OpenGateway:
@@ -61,7 +77,7 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
     free_port(config.listen.port)
     run = run_named(workspace, None if config.run == "last" else config.run)
     registry = RegistryConfig.model_validate(run.config.get("registry", {}))
-    ledger = Ledger(registry.ledger or sqlite_uri(workspace.root / "ledger.db"))
+    ledger = Ledger(registry.ledger or sqlite_uri(workspace.ledger_file))
     aliases = Aliases(ledger, run.registered_model, registry)
     champion = aliases.target("champion")
     if champion is None:
@@ -69,7 +85,11 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
             f"nothing of {run.registered_model} is champion, so there is nothing to answer clients with",
             remedy="quantbench registry promote baseline --to champion",
         )
-    return OpenGateway(config, detect_machine(config.device), aliases, champion)
+    names = registry.aliases
+    ramp = Ramp(ledger, run.registered_model, names.of("shadow"), names.of("champion"))
+    router = open_router(config, champion, aliases.target("shadow"))
+    machine = detect_machine(config.device)
+    return OpenGateway(config, machine, aliases, champion, ramp, registry, router, run.run_id)
 
 
 def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str], None]) -> None:
@@ -84,8 +104,8 @@ def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str],
         QuantbenchError: The champion cannot be served.
     """
     directory = workspace.replay_dir(opened.config.name)
-    begun(opened.config, directory)
-    uvloop.run(until_told(_Serving(opened, workspace, directory, tell).run()))
+    record = begun(opened.config, directory, opened.run_id)
+    uvloop.run(until_told(_Serving(opened, workspace, directory, record, tell).run()))
     tell("ended")
 
 
@@ -99,11 +119,13 @@ async def until_told(serving: Coroutine[None, None, None]) -> None:
         await task
 
 
-def begun(config: GatewayConfig, directory: Path) -> None:
+def begun(config: GatewayConfig, directory: Path, run: str = "") -> GatewayRecord:
     """How the pairs are judged is written before the first one."""
     now = GatewayRecord(
         name=config.name,
         model=config.model,
+        run=run,
+        class_by=config.routing.class_by,
         verdict=config.verdict.model_dump(mode="json"),
         verdict_digest=verdict_digest(config.verdict),
         started_at=datetime.now(UTC),
@@ -112,7 +134,7 @@ def begun(config: GatewayConfig, directory: Path) -> None:
         then = read_sealed(directory / GATEWAY_FILE, GatewayRecord)
     except FileNotFoundError:
         write_sealed(directory / GATEWAY_FILE, now)
-        return
+        return now
     except DamagedFile as error:
         raise RequestError(str(error), remedy=f"choose another `name`, or remove {directory}") from error
     if then.verdict_digest != now.verdict_digest:
@@ -120,26 +142,53 @@ def begun(config: GatewayConfig, directory: Path) -> None:
             f"the pairs in {directory} are to be judged by another `verdict` than the config's",
             remedy="undo the change to go on with them; to begin anew choose another `name`",
         )
+    if then.class_by != now.class_by:
+        raise RequestError(
+            f"the pairs in {directory} have their classes by other `routing.rules` than the config's",
+            remedy="undo the change to go on with them (`arm` may change); to begin anew choose another `name`",
+        )
+    return then
 
 
-def observer_job(config: GatewayConfig, directory: Path) -> ObserverJob:
+def observer_job(config: GatewayConfig, directory: Path, mirror: MirrorConfig) -> ObserverJob:
     """What the observer is started with."""
     return ObserverJob(
         database=directory / PAIRS_FILE,
         keep_days=config.keep_days,
         keep_prompts=config.keep_prompts,
-        mirror=config.mirror,
+        mirror=mirror,
         patience=config.patience,
+        model=config.model,
+        price=config.price,
+        log=config.log,
     )
 
 
 class _Serving:
     """A gateway that runs."""
 
-    def __init__(self, opened: OpenGateway, workspace: Workspace, directory: Path, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        opened: OpenGateway,
+        workspace: Workspace,
+        directory: Path,
+        begun: GatewayRecord,
+        tell: Callable[[str], None],
+    ) -> None:
         self._opened, self._workspace, self._directory, self._tell = opened, workspace, directory, tell
-        self._now: tuple[Target, Target | None] = (opened.champion, None)
-        """Champion and shadow."""
+        # Known by its pairs: started again, or moved with them, it is the same one.
+        self._name = f"{begun.name}-{digest_of(begun.model_dump(mode='json')).removeprefix('sha256:')[:12]}"
+        self._champion = opened.champion
+        """That answers clients."""
+        self._wanted: tuple[Target, Target | None] = (opened.champion, None)
+        """What the aliases point at."""
+        self._not_followed: set[str] = set()
+        """Why, as it was told since the aliases moved or the ledger came back."""
+        self._faults: list[str] = []
+        """What the last look met with."""
+        self._away = False
+        """The ledger did not answer."""
+        self._standing_before, self._arms = NOBODY, Arms(None, None)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -149,41 +198,131 @@ class _Serving:
                 Servers(config, self._workspace, self._opened.machine, self._directory, self._tell)
             )
             champion = await servers.of(self._opened.champion)
-            observer = await stack.enter_async_context(
-                Observer(OBSERVER, observer_job(config, self._directory), self._directory / "observer.log", self._tell)
-            )
-            observer.ask(Arms(_served(champion), None))
+            observer = await stack.enter_async_context(self._observer())
+            judging = await stack.enter_async_context(self._judging())
             gateway = Gateway(config.model, config.listen, champion, observer.offer, config.split)
-            gateway.metrics.watch(observer)
+            gateway.router = self._opened.router
+            stack.enter_context(watched(gateway, observer, config, self._directory))
+            gateway.verdict = _page(told(NOBODY, config.model, self._opened.champion, None))
+            trial = LiveTrial(config.split, self._opened.ramp, judging, self._name, self._who, self._on_row)
             await stack.enter_async_context(listening(gateway, config.listen))
             self._tell(f"http://{config.listen.host}:{config.listen.port} answers as {config.model}")
             while True:
                 try:
-                    await self._follow(servers, gateway, observer)
-                except QuantbenchError as error:
+                    await self._follow(servers, gateway, observer, trial)
+                except (QuantbenchError, OSError) as error:
                     # Clients go on with the champion that there is.
-                    self._tell(f"not followed: {error.what.splitlines()[0]}")
+                    self._away = True
+                    self._tell_once(error)
+                    gateway.standing.not_followed(self._faults)
                 await asyncio.sleep(config.follow_seconds)
 
-    async def _follow(self, servers: Servers, gateway: Gateway, observer: Observer) -> None:
-        """Serve what the ledger says, where it says something else than before."""
+    @property
+    def _who(self) -> str:
+        """As it is written into the ledger."""
+        return f"gateway {self._name} at {socket.gethostname()}"
+
+    def _on_row(self, entry: Entry) -> None:
+        self._tell(f"{entry.kind}: {entry.why}")
+        if entry.kind == "pass":
+            self._tell(f"to make it the champion: {promote_command(entry.name)}")
+        # Whoever is told may take a minute: the ledger is followed meanwhile.
+        threading.Thread(target=notify, args=(self._opened.registry, entry, self._tell), daemon=True).start()
+
+    def _tell_once(self, error: QuantbenchError | OSError) -> None:
+        what = _first_line(error)
+        self._faults.append(what)
+        if what not in self._not_followed:
+            self._tell(f"not followed: {what}")
+        self._not_followed.add(what)
+
+    @property
+    def _cascades(self) -> bool:
+        router = self._opened.router
+        return bool(router and router.record and router.record.cascade)
+
+    def _observer(self) -> Observer:
+        config = self._opened.config
+        mirror = config.mirror.model_copy(update={"logprobs": True}) if self._cascades else config.mirror
+        job = observer_job(config, self._directory, mirror)
+        return Observer(OBSERVER, job, self._directory / "observer.log", self._tell)
+
+    def _judging(self) -> Judging:
+        config = self._opened.config
+        job = JudgeJob(database=self._directory / PAIRS_FILE, config=config.verdict, look_seconds=config.follow_seconds)
+        return Judging(job, self._directory / "judge.log", self._tell)
+
+    async def _follow(self, servers: Servers, gateway: Gateway, observer: Observer, trial: LiveTrial) -> None:
+        """Serve what the ledger says, as far as its servers answer; what is not there yet is found the next time."""
+        self._faults = []
         aliases = self._opened.aliases
         # Without a champion clients keep the one that they had.
-        champion = await asyncio.to_thread(aliases.target, "champion") or self._now[0]
+        wanted = await asyncio.to_thread(aliases.target, "champion") or self._wanted[0]
         shadow = await asyncio.to_thread(aliases.target, "shadow")
-        if (champion, shadow) == self._now:
-            return
-        answering = await servers.of(champion)
-        tried = await servers.of(shadow) if shadow and shadow.artifact != champion.artifact else None
-        gateway.candidate = tried
-        observer.ask(Arms(_served(answering), _served(tried)))
-        if tried and shadow != self._now[1]:
-            self._tell(f"version {tried.version} sees what clients ask")
-        if gateway.champion is not answering:
-            await gateway.swap(answering)
+        if (wanted, shadow) != self._wanted or self._away:
+            self._wanted, self._away = (wanted, shadow), False
+            self._not_followed.clear()
+            servers.forgive()
+        answering = self._ready(servers, wanted)
+        if answering is not None:
+            self._champion = wanted
+        champion = self._champion
+        tried = self._ready(servers, shadow) if shadow and shadow.artifact != champion.artifact else None
+        standing = await self._standing(trial, champion, shadow) if tried and shadow else NOBODY
+        # At one blow, so that no request is taken for evidence of another comparison than its own.
+        if answering is not None and answering is not gateway.champion:
+            gateway.champion = answering
             self._tell(f"version {champion.version} answers clients")
-        self._now = (champion, shadow)
-        await servers.only({champion.artifact, *([shadow.artifact] if shadow else [])})
+        if tried is not None and tried is not gateway.candidate:
+            self._tell(f"version {tried.version} sees what clients ask")
+        gateway.candidate, gateway.trial = tried, standing.trial.name
+        self._route(champion, shadow if tried else None)
+        gateway.split = self._opened.config.split.model_copy(update={"share": standing.share})
+        arms = Arms(_served(gateway.champion), _served(tried), standing.trial)
+        if arms != self._arms:
+            if tried is not None and arms.candidate != self._arms.candidate:
+                self._tell(f"version {tried.version} sees what clients ask")
+            self._arms = arms
+            observer.ask(arms)
+        self._standing_before = standing
+        page = told(standing, self._opened.config.model, champion, shadow if tried else None)
+        gateway.verdict = _page(page)
+        gateway.standing.followed(page, self._faults)
+        servers.only({one.artifact for one in (wanted, champion, shadow) if one})
+
+    async def _standing(self, trial: LiveTrial, champion: Target, shadow: Target) -> TrialStanding:
+        try:
+            return await trial.standing(champion, shadow)
+        except QuantbenchError as error:
+            # A ramp that cannot be read holds up no rollback; what it was for these two goes on.
+            self._tell_once(error)
+            before = self._standing_before
+            return before if before.trial[1:] == (champion.artifact, shadow.artifact) else NOBODY
+
+    def _ready(self, servers: Servers, target: Target) -> Upstream | None:
+        """Its server, where it answers. One that cannot be started is told once, and holds up nothing else."""
+        try:
+            return servers.ready(target)
+        except QuantbenchError as error:
+            self._tell_once(error)
+            return None
+
+    def _route(self, champion: Target, shadow: Target | None) -> None:
+        """Follow the calibrated route while its two artifacts are served, and no longer."""
+        router = self._opened.router
+        if router is None or router.record is None:
+            return
+        before, router.cheap = router.cheap, cheap_arm(router.record, champion, shadow)
+        if before is not None and router.cheap is None:
+            self._tell("the calibrated route is of other artifacts than those served now: it is not followed")
+
+
+def _page(verdict: LiveVerdict) -> bytes:
+    return verdict.model_dump_json().encode()
+
+
+def _first_line(error: QuantbenchError | OSError) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _served(upstream: Upstream | None) -> Served | None:

@@ -1,7 +1,5 @@
 """What may be promoted, and by whose word: approval, policy, override; each step is a row of the ledger."""
 
-import json
-import subprocess
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -9,6 +7,8 @@ from typing import NamedTuple
 from configs.errors import QuantbenchError, RequestError, StageError
 from pipelines.decision.limits import held_against
 from pipelines.execution.alias_moves import AliasMoves
+from pipelines.execution.notices import notify
+from pipelines.execution.shadow_evidence import shadow_outcome
 from pipelines.execution.workspace import Workspace
 from pipelines.recipe.policy import Policy
 from pipelines.recipe.registry_config import RegistryConfig, Role
@@ -68,7 +68,8 @@ class ModelRegistry:
         self._policy = Policy.model_validate(run.config.get("policy", {}))
         self.model = run.registered_model
         self._uri = with_password(tracking.get("uri") or workspace.default_tracking_uri)
-        self._run, self._workspace, self._who, self._warn = run, workspace, who, on_warning
+        self._run, self._workspace = run, workspace
+        self.who, self.warn = who, on_warning
         self.ledger = Ledger(self.config.ledger or sqlite_uri(workspace.ledger_file))
         self._aliases = AliasMoves(self.ledger, self._uri, self.model)
 
@@ -97,14 +98,14 @@ class ModelRegistry:
 
     def tell(self, subject: Subject, kind: Kind, why: str) -> Entry:
         """Write that approval is requested, given or refused."""
-        return self._tell(subject, kind, why, self._who)
+        return self._tell(subject, kind, why, self.who)
 
     def _tell(self, subject: Subject, kind: Kind, why: str, who: str) -> Entry:
         stream = f"approval:{subject.digest}"
         entry = self._entry(stream, kind, why, of=subject).model_copy(update={"who": who})
         written = self._aliases.append(entry, self.ledger.last(self.model, stream))
         self._aliases.tag(subject.version, {_APPROVAL_TAG: f"{_SAID[kind]} by {who}"})
-        self._notify(written)
+        notify(self.config, written, self.warn)
         return written
 
     def promote(self, subject: Subject, role: Role, why: str, override: str | None) -> Entry:
@@ -124,6 +125,10 @@ class ModelRegistry:
             )
             raise RequestError(f"{alias} points at version {subject.version} already", remedy=remedy)
         subject = self._with_signature(subject)
+        if role == "champion" and self._policy.shadow_verdict:
+            shadow = self.config.aliases.of("shadow")
+            found = shadow_outcome(self.ledger, self.model, shadow, subject.digest, last)
+            subject = subject._replace(limits=[*subject.limits, found])
         approved = override is not None or self._is_approved(subject)
         self._check_bytes(subject.name, subject.digest, read_all=True)
         if not approved:
@@ -134,7 +139,7 @@ class ModelRegistry:
         moved = self._aliases.move(entry.model_copy(update={"version_from": there, "override": override}), last, alias)
         # What an override stands for is over once the version is moved by the rules.
         self._aliases.tag(subject.version, {_OVERRIDE_TAG: f"{alias}: {override}" if override else ""})
-        self._notify(moved)
+        notify(self.config, moved, self.warn)
         return moved
 
     def _with_signature(self, subject: Subject) -> Subject:
@@ -217,7 +222,7 @@ class ModelRegistry:
             }
         )
         moved = self._aliases.move(entry, last, alias)
-        self._notify(moved)
+        notify(self.config, moved, self.warn)
         return moved
 
     def adopt(self, role: Role) -> Entry:
@@ -234,7 +239,7 @@ class ModelRegistry:
             update={"version_from": last.version_to if last else None, "version_to": there}
         )
         adopted = self._aliases.adopt(entry, last)
-        self._notify(adopted)
+        notify(self.config, adopted, self.warn)
         return adopted
 
     def _moves(self, alias: str) -> Sequence[Entry]:
@@ -243,7 +248,7 @@ class ModelRegistry:
 
     def _entry(self, stream: str, kind: Kind, why: str, of: Subject | None = None) -> Entry:
         entry = Entry(
-            model=self.model, stream=stream, sequence=0, kind=kind, at=datetime.now(UTC), who=self._who, why=why
+            model=self.model, stream=stream, sequence=0, kind=kind, at=datetime.now(UTC), who=self.who, why=why
         )
         if of is None:
             return entry
@@ -257,24 +262,6 @@ class ModelRegistry:
         )
         told = {"version_to": of.version, "name": of.name, "artifact": of.digest, "verdict": verdict}
         return entry.model_copy(update=told)
-
-    def _notify(self, entry: Entry) -> None:
-        """Tell the recipe's command of a row; that it could not be told is no reason to take the row back."""
-        command: Sequence[str] = self.config.notify
-        if not command:
-            return
-        try:
-            subprocess.run(
-                list(command),
-                input=json.dumps(entry.model_dump(mode="json")),
-                text=True,
-                check=True,
-                capture_output=True,
-                timeout=60 * self.config.notify_minutes,
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            said = getattr(error, "stderr", None) or str(error)
-            self._warn(f"`registry.notify`: {command[0]} was not told: {str(said).strip()[-300:]}")
 
 
 def overrides_of(run: RunRecord, workspace: Workspace) -> dict[str, list[str]]:

@@ -1,10 +1,16 @@
-"""Servers of what aliases point at: started when the ledger moves one, drained and stopped when none points there."""
+"""Servers of what aliases point at: started when the ledger moves one, drained and stopped when none points there.
+
+Starting takes minutes and draining as long as the longest answer, so neither is waited for: who follows the ledger asks
+again, and a rollback finds the server that it goes back to as long as that has not ended.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -15,11 +21,15 @@ from pipelines.planning.device import MachineRecord
 from pipelines.planning.served_folder import checked_folder
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.registry_config import RegistryConfig, Role
-from registry.contracts import Endpoint
 from registry.ledger import Entry, Ledger
 from serving_checks.engines.base import ServerRequest
 from serving_checks.gateway.upstream import Upstream
-from serving_checks.server import serve
+from serving_checks.processes.watch import Watch
+from serving_checks.server import RunningServer, serve
+
+_LEAST_REST_SECONDS, _MOST_REST_SECONDS = 10.0, 300.0
+"""Before a server that did not start is tried again: twice as long each time."""
+_LOOK_SECONDS = 0.05
 
 
 class Target(NamedTuple):
@@ -28,6 +38,10 @@ class Target(NamedTuple):
     version: str
     artifact: str
     """Digest."""
+    row: int
+    """Of the ledger, that put it there: who comes back to where it was is there by another row."""
+    name: str | None
+    """What the run called it; None where an alias was moved in MLflow."""
 
 
 class Aliases:
@@ -47,7 +61,42 @@ class Aliases:
         entry: Entry | None = self._ledger.last(self._model, f"alias:{self._config.aliases.of(role)}")
         if entry is None or entry.version_to is None or entry.artifact is None:
             return None
-        return Target(entry.version_to, entry.artifact)
+        return Target(entry.version_to, entry.artifact, entry.sequence, entry.name)
+
+
+@dataclass
+class _Running:
+    """A server that answers, or has ended by itself."""
+
+    upstream: Upstream
+    watch: Watch | None
+    server: ExitStack
+    client: AsyncExitStack
+    leaving: asyncio.Task[None] | None = None
+    """Stops it once it is idle; None while it is wanted."""
+
+
+@dataclass
+class _Refused:
+    """A server that did not start."""
+
+    error: QuantbenchError
+    until: float
+    """By `time.monotonic`."""
+    rest_seconds: float
+
+
+@dataclass
+class _Known:
+    """What is known of one artifact's server."""
+
+    running: _Running | None = None
+    starting: asyncio.Task[_Running] | None = None
+    refused: _Refused | None = None
+    ending: asyncio.Task[None] | None = None
+    """Clears up after one that ended by itself."""
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """A new server of the same artifact starts when the old one is gone."""
 
 
 class Servers:
@@ -71,7 +120,7 @@ class Servers:
     ) -> None:
         self._config, self._workspace, self._machine = config, workspace, machine
         self._log_dir, self._tell = log_dir, tell
-        self._running: dict[str, tuple[Upstream, ExitStack, AsyncExitStack]] = {}
+        self._known: dict[str, _Known] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -79,32 +128,102 @@ class Servers:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for digest in list(self._running):
-            await self._stop(digest)
+        for known in self._known.values():
+            if known.running is not None and known.running.leaving is not None:
+                known.running.leaving.cancel()
+            if known.starting is not None:
+                known.starting.cancel()
+                (started,) = await asyncio.gather(known.starting, return_exceptions=True)
+                known.running = started if isinstance(started, _Running) else known.running
+            if known.running is not None:
+                await self._stop(known, known.running)
+            if known.ending is not None:
+                await known.ending
+            async with known.turn:
+                pass  # until one that was being stopped is gone
+
+    def ready(self, target: Target) -> Upstream | None:
+        """The server of an artifact, where it answers; where there is none, its start is begun and None given.
+
+        Raises:
+            QuantbenchError: It did not start. It is tried again after a while.
+        """
+        known = self._known.setdefault(target.artifact, _Known())
+        if known.running is not None:
+            if known.running.leaving is not None:
+                known.running.leaving.cancel()
+                known.running.leaving = None
+            if known.running.watch is None or not known.running.watch.over(0):
+                return known.running.upstream
+            # Its clients are told that it is not there, until another takes its place.
+            running, known.running = known.running, None
+            known.ending = asyncio.create_task(self._stop(known, running))
+        if known.starting is not None and known.starting.done():
+            return self._started(target, known, known.starting)
+        if known.starting is None:
+            if known.refused is not None and time.monotonic() < known.refused.until:
+                raise known.refused.error
+            self._tell(f"starting version {target.version}")
+            known.starting = asyncio.create_task(self._start(target, known.turn))
+        return None
+
+    def _started(self, target: Target, known: _Known, ended: asyncio.Task[_Running]) -> Upstream:
+        known.starting = None
+        try:
+            known.running = ended.result()
+        except QuantbenchError as error:
+            before = known.refused.rest_seconds if known.refused else 0.0
+            rest = min(max(_LEAST_REST_SECONDS, 2 * before), _MOST_REST_SECONDS)
+            known.refused = _Refused(error, time.monotonic() + rest, rest)
+            raise
+        known.refused = None
+        self._tell(f"version {target.version} is served")
+        return known.running.upstream
 
     async def of(self, target: Target) -> Upstream:
-        """The server of an artifact, started where it does not run.
+        """The server of an artifact, waited for.
 
         Raises:
             QuantbenchError: The artifact is damaged, or cannot be served here.
         """
-        known = self._running.get(target.artifact)
-        if known is not None:
-            return known[0]
-        self._tell(f"starting version {target.version}")
-        server = ExitStack()
-        try:
-            endpoint = await asyncio.to_thread(self._start, target, server)
-            client = AsyncExitStack()
-            upstream = await client.enter_async_context(Upstream(target.version, endpoint, self._config.patience))
-        except BaseException:
-            await asyncio.to_thread(server.close)
-            raise
-        self._running[target.artifact] = (upstream, server, client)
-        self._tell(f"version {target.version} is served")
+        while (upstream := self.ready(target)) is None:
+            await asyncio.sleep(_LOOK_SECONDS)
         return upstream
 
-    def _start(self, target: Target, server: ExitStack) -> Endpoint:
+    def forgive(self) -> None:
+        """Try again at once what did not start: somebody has moved an alias."""
+        for known in self._known.values():
+            known.refused = None
+
+    def only(self, artifacts: set[str]) -> None:
+        """Stop the servers of all others, each once it has answered what it was asked."""
+        for digest, known in self._known.items():
+            if digest in artifacts:
+                continue
+            # One that is starting is left alone until it answers: a start cannot be broken off.
+            if known.starting is not None and known.starting.done():
+                task, known.starting = known.starting, None
+                known.running = None if task.cancelled() or task.exception() else task.result()
+            if known.running is not None and known.running.leaving is None:
+                known.running.leaving = asyncio.create_task(self._leave(known, known.running))
+
+    async def _start(self, target: Target, turn: asyncio.Lock) -> _Running:
+        async with turn:
+            server = ExitStack()
+            starting = asyncio.create_task(asyncio.to_thread(self._serve, target, server))
+            try:
+                started = await asyncio.shield(starting)
+                client = AsyncExitStack()
+                upstream = Upstream(target.version, started.endpoint, self._config.patience)
+                await client.enter_async_context(upstream)
+            except BaseException:
+                # Whoever gives up amid a start has a server all the same, later.
+                await asyncio.wait([starting])
+                await asyncio.to_thread(server.close)
+                raise
+            return _Running(upstream, started.watch, server, client)
+
+    def _serve(self, target: Target, server: ExitStack) -> RunningServer:
         config = self._config
         folder = checked_folder(
             self._workspace.store.open(target.artifact), config.serving, config.dtype, self._machine
@@ -113,20 +232,19 @@ class Servers:
             folder.serving, folder.model, folder.dtype, self._machine.device, self._machine.serving_threads
         )
         log = self._log_dir / f"version-{target.version}.log"
-        return server.enter_context(serve(request, log, patience=config.deadlines.of_server)).endpoint
+        return server.enter_context(serve(request, log, patience=config.deadlines.of_server))
 
-    async def only(self, targets: set[str]) -> None:
-        """Stop the servers of all other digests, each once it has answered what it was asked."""
-        for digest in [one for one in self._running if one not in targets]:
-            upstream = self._running[digest][0]
-            await upstream.drained()
-            self._tell(f"stopping version {upstream.version}")
-            await self._stop(digest)
+    async def _leave(self, known: _Known, running: _Running) -> None:
+        """Until it has answered all, it can be called back."""
+        await running.upstream.drained()
+        self._tell(f"stopping version {running.upstream.version}")
+        await self._stop(known, running)
 
-    async def _stop(self, digest: str) -> None:
-        _, server, client = self._running.pop(digest)
-        await client.aclose()
-        try:
-            await asyncio.to_thread(server.close)
-        except QuantbenchError as error:
-            self._tell(f"a server ended by itself: {error.what.splitlines()[0]}")
+    async def _stop(self, known: _Known, running: _Running) -> None:
+        known.running = None
+        async with known.turn:
+            await running.client.aclose()
+            try:
+                await asyncio.to_thread(running.server.close)
+            except QuantbenchError as error:
+                self._tell(f"a server ended by itself: {error.what.splitlines()[0]}")

@@ -1,9 +1,11 @@
 """The verdict over a folder of recorded pairs, once or while it grows."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import ValidationError
 
@@ -11,12 +13,17 @@ from configs.errors import RequestError, StageError
 from configs.reading.json_text import read_json_object
 from evals.judging.pair_observations import observations_of
 from evals.judging.shadow_verdict import judge_pairs
+from evals.judging.trial_judge import without_deleted
 from evals.judging.verdict_config import VerdictConfig, verdict_digest
+from pipelines.execution.shadow_evidence import Tried
 from registry.contracts import ShadowVerdict
 from registry.contracts.replay import REPLAY_FILE
 from registry.hashing import digest_of
-from registry.pair_database import read_pair_database
+from registry.pair_database import KeptTrial, read_pairs_of, read_trial
 from registry.pairs import read_pair_table
+
+if TYPE_CHECKING:
+    import pyarrow  # type: ignore[import-untyped]
 
 GATEWAY_FILE = "gateway.json"
 PAIRS_FILE = "pairs.db"
@@ -38,7 +45,7 @@ def verdicts_of(folder: Path, config: VerdictConfig | None, *, watch: bool = Fal
     """One verdict or, with `watch`, one a look, until it is decided or no more pairs come.
 
     Args:
-        folder: A replay's, with its pairs.
+        folder: A replay's, with its pairs; or a gateway's, of which the newest trial is judged.
         config: Judge by this one; the stored one, or else the default, where it is None.
         watch: Look again every few seconds while pairs are recorded.
 
@@ -50,20 +57,52 @@ def verdicts_of(folder: Path, config: VerdictConfig | None, *, watch: bool = Fal
     while True:
         # In this order: of a recording that has ended, all pairs are there.
         recording = _recording(folder)
-        pairs = read_pair_database(folder / PAIRS_FILE) if recording.live else read_pair_table(folder)
-        observed = observations_of(pairs)
+        trial = read_trial(folder / PAIRS_FILE) if recording.live else None
+        if trial is not None and trial.verdict is not None and config is None:
+            # Decided once: pairs that came or went since change nothing of it.
+            yield trial.verdict
+            return
         verdict = judge_pairs(
-            observed,
+            observations_of(_pairs(folder, recording, trial)),
             config or recording.frozen or VerdictConfig(),
             frozen_digest=verdict_digest(recording.frozen) if recording.frozen else None,
             growing=recording.growing,
             looks=looks,
         )
+        verdict = without_deleted(verdict, trial.deleted) if trial else verdict
         yield verdict
         if not watch or not recording.growing or verdict.outcome != "continue":
             return
         looks = verdict.looks
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _pairs(folder: Path, recording: _Recording, trial: KeptTrial | None) -> pyarrow.Table:
+    if not recording.live:
+        return read_pair_table(folder)
+    return read_pairs_of(folder / PAIRS_FILE, trial.trial.name if trial else "", most=-1 if trial else 0)
+
+
+def tried_in(folder: Path) -> Tried:
+    """Which artifacts a folder's pairs compare: those of the newest trial, where it is a gateway's.
+
+    Raises:
+        RequestError: It is not known.
+        StageError: A file is damaged.
+    """
+    if (folder / GATEWAY_FILE).is_file():
+        kept = read_trial(folder / PAIRS_FILE)
+        sides = (kept.trial.champion, kept.trial.candidate) if kept else (None, None)
+    else:
+        told = read_json_object(folder / REPLAY_FILE)
+        sides = ((told.get("champion") or {}).get("digest"), (told.get("candidate") or {}).get("digest"))
+    champion, candidate = sides
+    if not champion or not candidate:
+        raise RequestError(
+            f"{folder} does not say which artifacts were compared, so its verdict is recorded for none",
+            remedy="replay artifacts of a run by their names, and not servers that run already",
+        )
+    return Tried(champion, candidate)
 
 
 def _recording(folder: Path) -> _Recording:

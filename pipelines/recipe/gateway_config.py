@@ -1,8 +1,8 @@
 """What `quantbench shadow up` is asked: which registered model it serves, how, to whom, and what it keeps."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.base import StrictModel
 from configs.quantities import Count, Label, Name, Seconds
@@ -11,8 +11,13 @@ from pipelines.recipe.deadlines import Deadlines
 from pipelines.recipe.render_config import RenderConfig
 from registry.contracts.base import DType
 from serving_checks.engines.table import AnyServingConfig, default_config
-from serving_checks.gateway.config import ListenConfig, MirrorConfig, PatienceConfig
+from serving_checks.gateway.config import ListenConfig, LogConfig, MirrorConfig, PatienceConfig
+from serving_checks.gateway.routing import RoutingConfig
 from serving_checks.gateway.split import SplitConfig
+from serving_checks.readings.cost import DevicePrice
+
+_OF_REPLAYS = ("score", "agreement", "logprob", "preference")
+"""Metrics that live traffic has no values of: they take known answers, the champion's tokens or a third model."""
 
 
 class GatewayConfig(StrictModel):
@@ -34,12 +39,16 @@ class GatewayConfig(StrictModel):
     patience: PatienceConfig = PatienceConfig()
     mirror: MirrorConfig = MirrorConfig()
     split: SplitConfig = SplitConfig()
+    routing: RoutingConfig = RoutingConfig()
     keep_prompts: bool = False
     """Keep prompts and answers in the pairs. Else only their hashes and lengths are kept."""
     keep_days: Annotated[Count, Field(ge=1)] = 30
     """Pairs older than that are deleted."""
     verdict: VerdictConfig = VerdictConfig()
     """How the pairs are to be judged. Frozen with the first pair, so that nobody chooses a rule by its outcome."""
+    price: DevicePrice | None = None
+    """Of the device that each server has; `configs/prices` has some to include. Without one no cost is told."""
+    log: LogConfig = LogConfig()
     follow_seconds: Annotated[Seconds, Field(gt=0)] = 2
     """Between two looks at the ledger."""
     deadlines: Deadlines = Deadlines()
@@ -48,3 +57,17 @@ class GatewayConfig(StrictModel):
     """`auto` takes CUDA where a GPU answers, else the CPU."""
     render: RenderConfig = RenderConfig()
     """What files for other engines name."""
+
+    @model_validator(mode="after")
+    def _steps_can_pass(self) -> Self:
+        if not self.split.ramp:
+            return self
+        if "metrics" not in self.verdict.model_fields_set:
+            raise ValueError(
+                "`split.ramp` advances by a verdict: say by `verdict.metrics` what is to hold, such as {errors: 0.01,"
+                " same: 0.5}"
+            )
+        never = [name for name in self.verdict.metrics.given if name in _OF_REPLAYS]
+        if never:
+            raise ValueError(f"live traffic has no values of {', '.join(never)}, so no step of `split.ramp` would pass")
+        return self

@@ -48,6 +48,10 @@ class Policy(StrictModel):
     signature: LocalPath | None = None
     """Public key (PEM) by which an artifact has to be signed before an alias moves to it: `quantbench artifacts sign`.
     """
+    shadow_verdict: Literal["pass"] | None = None
+    """Before `champion` moves to an artifact, the ledger has to hold that it passed beside what is champion then: by a
+    ramp that ended, or by `quantbench shadow verdict --record`.
+    """
     checks: bool = True
     """No proof about its server may have failed; one that was not run counts neither way."""
 

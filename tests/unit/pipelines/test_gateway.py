@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from registry.pair_database import read_pair_database
 from registry.sealed import write_sealed
 from registry.tracking.address import sqlite_uri
 from serving_checks.server import free_port
-from tests.scripted_server import Scripted, scripted_server
+from tests.scripted_server import Scripted, scripted_server, text_events
 from tests.unit.pipelines.report_records import report_record
 
 Asking = Callable[[], Any]
@@ -31,22 +32,31 @@ Asking = Callable[[], Any]
 class Lab:
     """A workspace with three artifacts, a ledger, and servers that say which version they are."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, ledger: str | None = None) -> None:
         self.workspace = Workspace(folder / "workspace")
         self.workspace.create()
         run_dir = self.workspace.root / "runs" / "one"
         run_dir.mkdir()
         run = report_record(run_dir)
+        run = run.model_copy(update={"config": run.config | {"registry": {"ledger": ledger}}})
         write_sealed(run_dir / "result.json", run)
         self.model = str(run.config["name"])
-        self.ledger = Ledger(sqlite_uri(self.workspace.root / "ledger.db"))
+        self.ledger = Ledger(ledger or sqlite_uri(self.workspace.root / "ledger.db"))
         self.artifacts = {version: self._stored(version) for version in ("1", "2", "3")}
         self.port = free_port(None)
         self.told: list[str] = []
+        self.says: dict[str, str] = {}
+        """What a version answers, where it is not its number."""
         self.up: list[str] = []
         """Versions whose servers run."""
+        self.started: list[str] = []
+        """Versions whose servers were started, one for each time."""
+        self.ended: set[str] = set()
+        """Versions whose servers ended by themselves."""
         self.refused = ""
         """The version that cannot be served."""
+        self.may_start = threading.Event()
+        self.may_start.set()
         self.config_file = folder / "gateway.yaml"
         listen = f"listen: {{port: {self.port}}}\nfollow_seconds: 0.02\n"
         self.config_file.write_text(f"version: 1\nname: live\nmodel: demo\n{listen}")
@@ -66,14 +76,21 @@ class Lab:
         version = (request.model_dir / "model.safetensors").read_text()
         if version == self.refused:
             raise StageError(f"version {version} does not start", remedy="none")
-        answer = {"choices": [{"text": f"from {version}", "finish_reason": "stop"}]}
-        with scripted_server(lambda path, body: Scripted([answer], end="finish")) as (endpoint, _):
+        assert self.may_start.wait(60)
+        with scripted_server(lambda path, body: self.answered(version, body)) as (endpoint, _):
             self.up.append(version)
+            self.started.append(version)
             served = Endpoint(
                 base_url=endpoint.base_url, served_model_name=f"v{version}", model_path="", max_model_len=512
             )
-            yield SimpleNamespace(endpoint=served)
+            yield SimpleNamespace(endpoint=served, watch=SimpleNamespace(over=lambda _: version in self.ended))
             self.up.remove(version)
+
+    def answered(self, version: str, body: dict[str, Any]) -> Scripted:
+        said = self.says.get(version, f"from {version}")
+        if body.get("stream"):
+            return Scripted(text_events(*said), pause_seconds=0.05)
+        return Scripted([{"choices": [{"text": said, "finish_reason": "stop"}]}], end="finish")
 
     def move(self, alias: str, version: str | None) -> None:
         """As `quantbench registry` does it."""
@@ -92,13 +109,20 @@ class Lab:
         self.ledger.append(entry, last)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[aiohttp.ClientSession]:
-        opened = open_gateway(self.config_file, [], self.workspace)
-        serving = _Serving(opened, self.workspace, self.workspace.replay_dir("live"), self.told.append)
+    async def running(self, *overrides: str) -> AsyncIterator[aiohttp.ClientSession]:
+        opened = open_gateway(self.config_file, list(overrides), self.workspace)
+        directory, told = self.workspace.replay_dir(opened.config.name), list[str]()
+        record = begun(opened.config, directory)
+
+        def tell(text: str) -> None:
+            told.append(text)
+            self.told.append(text)
+
+        serving = _Serving(opened, self.workspace, directory, record, tell)
         task = asyncio.create_task(serving.run())
         try:
             async with asyncio.timeout(60), aiohttp.ClientSession() as session:
-                await self.until(lambda: any("answers as demo" in text for text in self.told), task)
+                await self.until(lambda: any("answers as demo" in text for text in told), task)
                 yield session
         finally:
             task.cancel()
@@ -109,9 +133,9 @@ class Lab:
             assert task is None or not task.done(), task.exception()
             await asyncio.sleep(0.01)
 
-    async def ask(self, session: aiohttp.ClientSession) -> tuple[int, str]:
-        url = f"http://127.0.0.1:{self.port}/v1/completions"
-        async with session.post(url, json={"model": "demo", "prompt": "one"}) as answer:
+    async def ask(self, session: aiohttp.ClientSession, user: str = "", port: int | None = None) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{port or self.port}/v1/completions"
+        async with session.post(url, json={"model": "demo", "prompt": "one", "user": user}) as answer:
             body = await answer.json(content_type=None)
             return answer.status, body["choices"][0]["text"] if answer.status == 200 else json.dumps(body)
 
@@ -135,6 +159,7 @@ def test_it_follows_the_ledger_and_keeps_pairs(one: Lab) -> None:
             await one.until(lambda: "version 2 answers clients" in one.told)
             assert await one.ask(session) == (200, "from 2")
             await one.until(lambda: one.up == ["2"])
+            assert one.started == ["1", "2"], "once each"
             # And back, as a rollback does.
             one.move("champion", "1")
             await one.until(lambda: "version 1 answers clients" in one.told)
@@ -185,6 +210,101 @@ def test_clients_go_on_while_champions_come_and_go(one: Lab) -> None:
             await asyncio.gather(*clients)
         assert {status for status, _ in answers} == {200}
         assert {text for _, text in answers} == {"from 1", "from 2", "from 3"}
+
+    asyncio.run(run())
+
+
+def test_a_rollback_finds_the_server_that_still_answers(one: Lab) -> None:
+    async def run() -> None:
+        one.move("champion", "1")
+        async with one.running() as session:
+            one.move("shadow", "2")
+            await one.until(lambda: "version 2 is served" in one.told)
+            url, body = (
+                f"http://127.0.0.1:{one.port}/v1/completions",
+                {"model": "demo", "prompt": "one", "stream": True},
+            )
+            async with session.post(url, json=body) as stream:
+                await stream.content.readline()
+                one.move("champion", "2")
+                await one.until(lambda: "version 2 answers clients" in one.told)
+                assert await one.ask(session) == (200, "from 2")
+                one.told.clear()
+                one.move("champion", "1")
+                await one.until(lambda: "version 1 answers clients" in one.told)
+                assert await one.ask(session) == (200, "from 1")
+                assert (await stream.read()).endswith(b"data: [DONE]\n\n")
+            await asyncio.sleep(0.2)
+            assert (one.up, one.started) == (["1", "2"], ["1", "2"]), "nothing was stopped, nor started again"
+
+    asyncio.run(run())
+
+
+def test_what_is_still_starting_holds_up_nothing(one: Lab) -> None:
+    """A champion that starts for minutes, and takes back; a shadow that does not start."""
+
+    async def run() -> None:
+        one.move("champion", "1")
+        async with one.running() as session:
+            one.may_start.clear()
+            one.move("champion", "3")
+            await one.until(lambda: "starting version 3" in one.told)
+            one.move("champion", "1")
+            one.move("shadow", "2")
+            await one.until(lambda: "starting version 2" in one.told)
+            assert await one.ask(session) == (200, "from 1")
+            one.may_start.set()
+            await one.until(lambda: one.up == ["1", "2"] and "stopping version 3" in one.told)
+            one.refused = "3"
+            one.move("shadow", "3")
+            await one.until(lambda: "not followed: version 3 does not start" in one.told)
+            one.move("champion", "2")
+            await one.until(lambda: "version 2 answers clients" in one.told)
+            assert await one.ask(session) == (200, "from 2"), "a shadow's fault is no champion's"
+            assert one.told.count("not followed: version 3 does not start") <= 2, "once for each move"
+
+    asyncio.run(run())
+
+
+def test_a_ledger_that_is_away_changes_nothing(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise StageError("the ledger is away", remedy="wait")
+
+    async def run() -> None:
+        one.move("champion", "1")
+        async with one.running() as session:
+            one.move("shadow", "2")
+            await one.until(lambda: "version 2 is served" in one.told)
+            with monkeypatch.context() as patch:
+                patch.setattr(Ledger, "last", away)
+                await one.until(lambda: "not followed: the ledger is away" in one.told)
+                await asyncio.sleep(0.2)
+                assert await one.ask(session) == (200, "from 1")
+                assert one.told.count("not followed: the ledger is away") == 1
+            await asyncio.sleep(0.1)
+            with monkeypatch.context() as patch:
+                patch.setattr(Ledger, "last", away)
+                await one.until(lambda: one.told.count("not followed: the ledger is away") == 2)
+            one.move("champion", "2")
+            await one.until(lambda: "version 2 answers clients" in one.told)
+
+    asyncio.run(run())
+
+
+def test_a_server_that_ended_is_started_anew(one: Lab) -> None:
+    async def run() -> None:
+        one.move("champion", "1")
+        one.move("shadow", "2")
+        async with one.running() as session:
+            await one.until(lambda: one.up == ["1", "2"])
+            for version in ("1", "2"):
+                one.told.clear()
+                one.ended.add(version)
+                await one.until(lambda version=version: f"starting version {version}" in one.told)
+                one.ended.clear()
+                await one.until(lambda version=version: f"version {version} is served" in one.told)
+                assert await one.ask(session) == (200, "from 1")
+        assert one.up == []
 
     asyncio.run(run())
 

@@ -14,15 +14,25 @@ from configs.errors import StageError
 from evals.judging.verdict_config import VerdictConfig, verdict_digest
 from pipelines.cli import main
 from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE
+from pipelines.stage_programs import live_pairs
 from pipelines.stage_programs.live_pairs import LivePairs
-from registry.contracts import GatewayRecord, Pair
-from registry.pair_database import PairDatabase, read_pair_database
+from registry.contracts import Endpoint, GatewayRecord, Pair
+from registry.pair_database import NO_TRIAL, PairDatabase, Trial, read_pair_database
 from registry.sealed import write_sealed
+from serving_checks.gateway.answer_reader import AnswerReader
+from serving_checks.gateway.asked import COMPLETIONS, Asked
 from serving_checks.gateway.config import MirrorConfig, PatienceConfig
 from serving_checks.gateway.mirror import Mirror
-from serving_checks.gateway.observed import Observed
-from serving_checks.gateway.upstream import Upstream
+from serving_checks.gateway.observed import Arm, Observed
+from serving_checks.gateway.tally import Tally
+from serving_checks.gateway.upstream import Answered, Upstream
+from tests.scripted_server import Scripted, scripted_server
 from tests.unit.serving_checks.test_gateway import ASKED, Behind, lab
+
+
+def nothing_read() -> AnswerReader:
+    """Counts answers, and nobody asks for the numbers."""
+    return AnswerReader(Tally("demo", None))
 
 
 def says(text: str) -> Any:
@@ -45,7 +55,7 @@ def recorded(
 
     async def run() -> None:
         with PairDatabase(path) as database:
-            pairs = LivePairs(database.offer, keep_prompts=keep_prompts)
+            pairs = LivePairs(database.offer, nothing_read(), MirrorConfig(), keep_prompts=keep_prompts)
 
             def observe(observed: Observed) -> None:
                 if pairs.wants(observed):
@@ -95,6 +105,83 @@ def test_a_shadow_that_refuses_is_a_failed_side(tmp_path: Path) -> None:
     assert {pair.same for pair in pairs} == {None}
 
 
+TRIAL = Trial("now", "sha256:a", "sha256:b")
+
+
+def asked_beside(
+    tmp_path: Path, other: Endpoint, by: Arm = "champion", status: int = 200, moves: bool = False
+) -> tuple[list[Pair], list[str]]:
+    """One request that `by` answered; the other side is at `other`."""
+    kept: list[Pair] = []
+
+    async def run() -> list[str]:
+        pairs = LivePairs(
+            lambda pair, trial: kept.append(pair),
+            nothing_read(),
+            MirrorConfig(timeout_seconds=0.3),
+            keep_prompts=False,
+        )
+        pairs.trial = TRIAL
+        async with Upstream("2", other, PatienceConfig()) as upstream:
+            pairs.champion = pairs.candidate = upstream
+            asked = Asked("id-1", COMPLETIONS, {}, json.dumps(ASKED).encode(), ASKED)
+            body = b'{"choices": [{"text": "two", "finish_reason": "stop"}]}' if status == 200 else b""
+            answered = Answered(status, "application/json", body, 0, 0, 1)
+            observed = Observed(asked, answered, by, "1", TRIAL.name)
+            assert not pairs.wants(observed._replace(trial="before")), "of another comparison"
+            assert pairs.wants(observed)
+            asking = asyncio.create_task(pairs.ask_other(observed))
+            if moves:
+                await asyncio.sleep(0.05)
+                pairs.trial = NO_TRIAL
+            return [str(error) for error in await asyncio.gather(asking, return_exceptions=True) if error]
+
+    return kept, asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("end", "said"), [("hang", "no answer within 0.3 s"), ("break", "no answer: "), ("gone", "no answer: ")]
+)
+@pytest.mark.parametrize("moves", [False, True])
+def test_that_the_other_side_says_nothing_is_its_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Any, said: str, moves: bool
+) -> None:
+    """A candidate that answers only what it can would pass else. But that its server was stopped is no fault of it."""
+    monkeypatch.setattr(live_pairs, "_MOVED_SECONDS", 0.1)
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.sleep(30 if end == "hang" else 0)
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    behind = Behind(answer, "other name")
+
+    async def run() -> tuple[list[Pair], list[str]]:
+        async with behind.answering() as endpoint:
+            gone = endpoint.model_copy(update={"base_url": "http://127.0.0.1:9"})
+            return await asyncio.to_thread(
+                asked_beside, tmp_path, gone if end == "gone" else endpoint, "champion", 200, moves
+            )
+
+    pairs, errors = asyncio.run(run())
+    if moves:
+        assert (pairs, errors) == ([], ["the other side is gone"])
+        return
+    (pair,) = pairs
+    assert pair.champion.error == "" and pair.candidate.error.startswith(said)
+    assert pair.same is None and errors == []
+
+
+def test_a_candidate_that_had_no_answer_for_its_client_has_none_in_the_pair(tmp_path: Path) -> None:
+    said = {"choices": [{"text": "three", "finish_reason": "stop"}]}
+    with scripted_server(lambda path, body: Scripted([said])) as (endpoint, _):
+        pairs, errors = asked_beside(tmp_path, endpoint, "candidate", 502)
+    (pair,) = pairs
+    assert (pair.source, pair.candidate.error, pair.champion.error, errors) == ("split", "HTTP 502", "", [])
+    assert (pair.champion.version, pair.candidate.version) == ("2", "1")
+
+
 def test_several_answers_to_one_prompt_are_no_pair(tmp_path: Path) -> None:
     pairs, shadow = recorded(tmp_path, says("three"), asked=ASKED | {"n": 2})
     assert (pairs, shadow.seen) == ([], [])
@@ -106,7 +193,8 @@ def a_pair(number: int, at: datetime) -> Pair:
     return Pair.model_validate({"id": f"id-{number}", "number": 0, "source": "mirror", "at": at} | told)
 
 
-def test_pairs_are_kept_as_long_as_is_allowed_and_once(tmp_path: Path) -> None:
+def test_pairs_are_kept_as_long_as_is_allowed_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry.steady_clock.STEADY_SECONDS", 0.0)
     now, path = datetime.now(UTC), tmp_path / "pairs.db"
     for _ in range(2):
         with PairDatabase(path, keep=timedelta(days=1)) as database:
@@ -138,6 +226,6 @@ def test_a_verdict_over_live_pairs(tmp_path: Path, capsys: pytest.CaptureFixture
     for pairs, code, said in ((3, 4, "continue"), (300, 0, "pass")):
         with PairDatabase(tmp_path / PAIRS_FILE) as database:
             for number in range(pairs):
-                database.offer(a_pair(number, datetime.now(UTC)))
+                database.offer(a_pair(number, datetime.now(UTC)), Trial("one", "sha256:a", "sha256:b"))
         assert main(["shadow", "verdict", str(tmp_path)]) == code
         assert f"verdict: {said}" in capsys.readouterr().out
