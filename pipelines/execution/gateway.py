@@ -58,7 +58,6 @@ class OpenGateway(NamedTuple):
     ramp: Ramp
     registry: RegistryConfig
     router: Router | None
-    run_id: str
 
 
 def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> OpenGateway:
@@ -89,7 +88,7 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
     ramp = Ramp(ledger, run.registered_model, names.of("shadow"), names.of("champion"))
     router = open_router(config, champion, aliases.target("shadow"))
     machine = detect_machine(config.device)
-    return OpenGateway(config, machine, aliases, champion, ramp, registry, router, run.run_id)
+    return OpenGateway(config, machine, aliases, champion, ramp, registry, router)
 
 
 def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str], None]) -> None:
@@ -104,7 +103,7 @@ def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str],
         QuantbenchError: The champion cannot be served.
     """
     directory = workspace.replay_dir(opened.config.name)
-    record = begun(opened.config, directory, opened.run_id)
+    record = begun(opened.config, directory)
     uvloop.run(until_told(_Serving(opened, workspace, directory, record, tell).run()))
     tell("ended")
 
@@ -119,12 +118,11 @@ async def until_told(serving: Coroutine[None, None, None]) -> None:
         await task
 
 
-def begun(config: GatewayConfig, directory: Path, run: str = "") -> GatewayRecord:
+def begun(config: GatewayConfig, directory: Path) -> GatewayRecord:
     """How the pairs are judged is written before the first one."""
     now = GatewayRecord(
         name=config.name,
         model=config.model,
-        run=run,
         class_by=config.routing.class_by,
         verdict=config.verdict.model_dump(mode="json"),
         verdict_digest=verdict_digest(config.verdict),
@@ -273,8 +271,6 @@ class _Serving:
         if answering is not None and answering is not gateway.champion:
             gateway.champion = answering
             self._tell(f"version {champion.version} answers clients")
-        if tried is not None and tried is not gateway.candidate:
-            self._tell(f"version {tried.version} sees what clients ask")
         gateway.candidate, gateway.trial = tried, standing.trial.name
         self._route(champion, shadow if tried else None)
         gateway.split = self._opened.config.split.model_copy(update={"share": standing.share})
