@@ -25,7 +25,7 @@ from registry.contracts.evaluation import (
 )
 from registry.contracts.gateway import GatewayRecord
 from registry.contracts.job import FilesJob, StageJob
-from registry.contracts.live_verdict import JudgeSaid, LiveVerdict
+from registry.contracts.live_verdict import JudgeSaid, LiveVerdict, RecordedVerdict
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.pair import Answer, Pair
 from registry.contracts.ramp import RampRecord
@@ -90,6 +90,7 @@ __all__ = [
     "QuantizedModule",
     "RampRecord",
     "RateSearch",
+    "RecordedVerdict",
     "ReplayRecord",
     "ReplayedModel",
     "Reply",
