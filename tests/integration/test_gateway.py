@@ -73,12 +73,12 @@ class Asking(threading.Thread):
     def __init__(self, address: str, user: str) -> None:
         super().__init__(daemon=True)
         self._client = OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
-        self._user, self._stop = user, threading.Event()
+        self._user, self._told_to_end = user, threading.Event()
         self.ended: Counter[str] = Counter()
 
     def run(self) -> None:
         number = 0
-        while not self._stop.is_set():
+        while not self._told_to_end.is_set():
             body = PROMPTS[number % len(PROMPTS)] | {"model": "demo", "temperature": 0.0, "user": self._user}
             kind: Any = self._client.chat.completions if "messages" in body else self._client.completions
             try:
@@ -89,10 +89,10 @@ class Asking(threading.Thread):
                 self.ended[repr(error)] += 1
             number += 1
             # The machine's cores are for the servers too.
-            self._stop.wait(0.2)
+            self._told_to_end.wait(0.2)
 
     def end(self) -> None:
-        self._stop.set()
+        self._told_to_end.set()
         self.join(60)
 
 
