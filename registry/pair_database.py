@@ -10,9 +10,11 @@ which pairs were deleted is known as one.
 
 from __future__ import annotations
 
+import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -25,6 +27,7 @@ from configs.reading.json_text import parse_json
 from registry.contracts.pair import Pair
 from registry.contracts.shadow_verdict import ShadowVerdict
 from registry.files import make_way
+from registry.steady_clock import SteadyClock
 
 if TYPE_CHECKING:
     import pyarrow  # type: ignore[import-untyped]
@@ -53,6 +56,7 @@ _COMMIT_SECONDS = 0.2
 _LOCKED_SECONDS = 30.0
 _MOST_WAITING = 10_000
 _EXPIRED_EVERY_SECONDS = 60.0
+_log = logging.getLogger(__name__)
 
 
 class Trial(NamedTuple):
@@ -92,16 +96,14 @@ class PairDatabase:
         self.path, self._keep = path, keep
         self._waiting: queue.Queue[tuple[Trial, Pair] | None] = queue.Queue(_MOST_WAITING)
         self._thread = threading.Thread(target=self._work, name="pairs", daemon=True)
+        self._clock = SteadyClock()
         self.dropped = self.written = 0
         self.failure: str | None = None
         """Why the last ones could not be written; None where they could."""
 
     def __enter__(self) -> Self:
         make_way(self.path)
-        self.path.touch(mode=0o600)
-        with _opened(self.path) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(_SCHEMA)
+        self._make()
         self._thread.start()
         return self
 
@@ -118,39 +120,60 @@ class PairDatabase:
         except queue.Full:
             self.dropped += 1
 
+    def _make(self) -> None:
+        self.path.touch(mode=0o600)
+        with _opened(self.path) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(_SCHEMA)
+
     def _work(self) -> None:
-        ended, expired = False, 0.0
+        ended, expire_at = False, 0.0
         while not ended:
-            first = self._waiting.get()
-            batch = [] if first is None else [first]
-            ended = first is None
-            until = datetime.now(UTC) + timedelta(seconds=_COMMIT_SECONDS)
-            while not ended and (left := (until - datetime.now(UTC)).total_seconds()) > 0:
-                try:
-                    one = self._waiting.get(timeout=left)
-                except queue.Empty:
-                    break
-                ended = one is None
-                batch += [] if one is None else [one]
-            expired += _COMMIT_SECONDS
-            self._write(batch, expire=ended or expired >= _EXPIRED_EVERY_SECONDS)
-            expired = 0.0 if expired >= _EXPIRED_EVERY_SECONDS else expired
+            batch, ended = self._batch()
+            expire = ended or time.monotonic() >= expire_at
+            self._write(batch, expire=expire)
+            expire_at = time.monotonic() + _EXPIRED_EVERY_SECONDS if expire else expire_at
+
+    def _batch(self) -> tuple[list[tuple[Trial, Pair]], bool]:
+        """What is written together, and whether no more comes; nothing where nothing comes for a while."""
+        batch: list[tuple[Trial, Pair]] = []
+        until = time.monotonic() + _EXPIRED_EVERY_SECONDS
+        while (left := until - time.monotonic()) > 0:
+            try:
+                one = self._waiting.get(timeout=left)
+            except queue.Empty:
+                break
+            if one is None:
+                return batch, True
+            if not batch:
+                until = time.monotonic() + _COMMIT_SECONDS
+            batch.append(one)
+        return batch, False
 
     def _write(self, batch: list[tuple[Trial, Pair]], *, expire: bool) -> None:
+        steady = self._clock.is_steady()
         try:
+            if not self.path.exists():
+                self._make()
             with _opened(self.path) as connection, connection:
                 # Before anything is read: of two gateways with one database, each gives places of its own.
                 connection.execute("BEGIN IMMEDIATE")
                 written = sum(_inserted(connection, trial, pair) for trial, pair in batch)
-                if expire and self._keep is not None:
+                # A clock that jumped a year ahead would have all pairs deleted.
+                if expire and steady and self._keep is not None:
                     oldest = (datetime.now(UTC) - self._keep).isoformat()
+                    connection.execute("PRAGMA secure_delete = ON")
                     connection.execute("DELETE FROM pairs WHERE at < ?", (oldest,))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             # A full disk costs pairs and no client's answer.
             self.dropped += len(batch)
+            if self.failure != str(error):
+                _log.error("pairs are not written to %s: %s", self.path, error)
             self.failure = str(error)
         else:
             self.written += written
+            if self.failure is not None:
+                _log.error("pairs are written to %s again", self.path)
             self.failure = None
 
 

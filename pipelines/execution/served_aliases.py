@@ -22,11 +22,11 @@ from pipelines.planning.device import MachineRecord
 from pipelines.planning.served_folder import checked_folder
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.registry_config import RegistryConfig, Role
-from registry.contracts import Endpoint
 from registry.ledger import Entry, Ledger
 from serving_checks.engines.base import ServerRequest
 from serving_checks.gateway.upstream import Upstream
-from serving_checks.server import serve
+from serving_checks.processes.watch import Watch
+from serving_checks.server import RunningServer, serve
 
 _LEAST_REST_SECONDS, _MOST_REST_SECONDS = 10.0, 300.0
 """Before a server that did not start is tried again: twice as long each time."""
@@ -67,9 +67,10 @@ class Aliases:
 
 @dataclass
 class _Running:
-    """A server that answers."""
+    """A server that answers, or has ended by itself."""
 
     upstream: Upstream
+    watch: Watch | None
     server: ExitStack
     client: AsyncExitStack
     leaving: asyncio.Task[None] | None = None
@@ -93,6 +94,8 @@ class _Known:
     running: _Running | None = None
     starting: asyncio.Task[_Running] | None = None
     refused: _Refused | None = None
+    ending: asyncio.Task[None] | None = None
+    """Clears up after one that ended by itself."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """A new server of the same artifact starts when the old one is gone."""
 
@@ -135,6 +138,8 @@ class Servers:
                 known.running = started if isinstance(started, _Running) else known.running
             if known.running is not None:
                 await self._stop(known, known.running)
+            if known.ending is not None:
+                await known.ending
             async with known.turn:
                 pass  # until one that was being stopped is gone
 
@@ -149,7 +154,11 @@ class Servers:
             if known.running.leaving is not None:
                 known.running.leaving.cancel()
                 known.running.leaving = None
-            return known.running.upstream
+            if known.running.watch is None or not known.running.watch.over(0):
+                return known.running.upstream
+            # Its clients are told that it is not there, until another takes its place.
+            running, known.running = known.running, None
+            known.ending = asyncio.create_task(self._stop(known, running))
         if known.starting is not None and known.starting.done() and known.starting.cancelled():
             known.starting = None
         if known.starting is not None and known.starting.done():
@@ -207,17 +216,18 @@ class Servers:
             server, given_up = ExitStack(), Event()
             starting = asyncio.create_task(asyncio.to_thread(self._serve, target, server, given_up))
             try:
-                endpoint = await asyncio.shield(starting)
+                started = await asyncio.shield(starting)
                 client = AsyncExitStack()
-                upstream = await client.enter_async_context(Upstream(target.version, endpoint, self._config.patience))
+                upstream = Upstream(target.version, started.endpoint, self._config.patience)
+                await client.enter_async_context(upstream)
             except BaseException:
                 given_up.set()
                 await asyncio.gather(starting, return_exceptions=True)
                 await asyncio.to_thread(server.close)
                 raise
-            return _Running(upstream, server, client)
+            return _Running(upstream, started.watch, server, client)
 
-    def _serve(self, target: Target, server: ExitStack, given_up: Event) -> Endpoint:
+    def _serve(self, target: Target, server: ExitStack, given_up: Event) -> RunningServer:
         config = self._config
         folder = checked_folder(
             self._workspace.store.open(target.artifact), config.serving, config.dtype, self._machine
@@ -227,7 +237,7 @@ class Servers:
         )
         log = self._log_dir / f"version-{target.version}.log"
         patience = config.deadlines.of_server._replace(given_up=given_up)
-        return server.enter_context(serve(request, log, patience=patience)).endpoint
+        return server.enter_context(serve(request, log, patience=patience))
 
     async def _leave(self, known: _Known, running: _Running) -> None:
         """Until it has answered all, it can be called back."""

@@ -13,6 +13,7 @@ from typing import Self
 import msgspec
 
 from configs.errors import StageError
+from registry.contracts.gateway_status import ObserverRead
 from serving_checks.gateway.observed import Arms, Begin, Counts, End, Message, Observed, ObserverJob, frame_of, messages
 from serving_checks.gateway.observed import seen as seen_of
 
@@ -45,7 +46,7 @@ class Observer:
         self._unread_bytes = 0
         self._before, self._now = Counts(), Counts()
         """Of the processes that have ended, and of the one that runs."""
-        self._page = ""
+        self._page = self._answers = ""
         self.unobserved = 0
         """Answered requests that found no room, or no process."""
 
@@ -81,6 +82,16 @@ class Observer:
         sums = {name: getattr(before, name) + getattr(now, name) for name in _SUMMED}
         return Counts(**sums, waiting=now.waiting, page=self._page)
 
+    @property
+    def read(self) -> ObserverRead:
+        """What it read in the answers; nothing before the first ones."""
+        return ObserverRead.model_validate_json(self._answers) if self._answers else ObserverRead()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its process runs."""
+        return self._writer is not None
+
     def ask(self, arms: Arms) -> None:
         """Who is asked from now on."""
         self._arms = arms
@@ -93,9 +104,14 @@ class Observer:
         if self._writer is None or full:
             self.unobserved += 1
             return
+        try:
+            self._send(seen_of(observed))
+        except (ValueError, msgspec.MsgspecError):
+            # A header of the server's that is no text: it costs nobody an answer.
+            self.unobserved += 1
+            return
         self._unread.append(size)
         self._unread_bytes += size
-        self._send(seen_of(observed))
 
     def _send(self, message: Message) -> None:
         if self._writer is not None and not self._writer.is_closing():
@@ -104,12 +120,16 @@ class Observer:
     async def _keep_running(self) -> None:
         rest = _LEAST_REST_SECONDS
         while not self._ending:
-            lived_before = self._now.read
-            await self._run_once()
+            read_before, why = self.counts.read, f"{self._log_file} says why"
+            try:
+                await self._run_once()
+            except (OSError, ValueError, msgspec.MsgspecError) as error:
+                # No more files, no room for its log, or it said what is no frame: clients go on.
+                why = f"{type(error).__name__}: {error}"
             if self._ending:
                 return
-            rest = _LEAST_REST_SECONDS if self._before.read > lived_before else min(2 * rest, _MOST_REST_SECONDS)
-            self._tell(f"the observer ended, and is started again in {rest:g} s; {self._log_file} says why")
+            rest = _LEAST_REST_SECONDS if self.counts.read > read_before else min(2 * rest, _MOST_REST_SECONDS)
+            self._tell(f"the observer ended, and is started again in {rest:g} s; {why}")
             await asyncio.sleep(rest)
 
     async def _run_once(self) -> None:
@@ -143,7 +163,7 @@ class Observer:
     def _take(self, now: Counts) -> None:
         for _ in range(now.read - self._now.read):
             self._unread_bytes -= self._unread.popleft()
-        self._page = now.page or self._page
+        self._page, self._answers = now.page or self._page, now.answers or self._answers
         self._now = now
 
     def _forget(self, writer: asyncio.StreamWriter) -> None:
@@ -154,5 +174,7 @@ class Observer:
         self._unread.clear()
         self._unread_bytes = 0
         counts = self.counts
-        self._before = msgspec.structs.replace(counts, failed=counts.failed + counts.waiting, waiting=0, page="")
+        self._before = msgspec.structs.replace(
+            counts, failed=counts.failed + counts.waiting, waiting=0, page="", answers=""
+        )
         self._now = Counts()

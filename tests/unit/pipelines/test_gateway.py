@@ -15,7 +15,7 @@ import pytest
 
 from configs.errors import RequestError, StageError
 from pipelines.execution import served_aliases
-from pipelines.execution.gateway import PAIRS_FILE, _begun, _Serving, open_gateway, run_gateway
+from pipelines.execution.gateway import PAIRS_FILE, _Serving, begun, open_gateway, run_gateway
 from pipelines.execution.workspace import Workspace
 from registry.contracts import Endpoint
 from registry.ledger import Entry, Ledger
@@ -52,6 +52,8 @@ class Lab:
         """Versions whose servers run."""
         self.started: list[str] = []
         """Versions whose servers were started, one for each time."""
+        self.ended: set[str] = set()
+        """Versions whose servers ended by themselves."""
         self.refused = ""
         """The version that cannot be served."""
         self.given_up: list[str] = []
@@ -87,7 +89,7 @@ class Lab:
             served = Endpoint(
                 base_url=endpoint.base_url, served_model_name=f"v{version}", model_path="", max_model_len=512
             )
-            yield SimpleNamespace(endpoint=served)
+            yield SimpleNamespace(endpoint=served, watch=SimpleNamespace(over=lambda _: version in self.ended))
             self.up.remove(version)
 
     def answered(self, version: str, body: dict[str, Any]) -> Scripted:
@@ -116,13 +118,13 @@ class Lab:
     async def running(self, *overrides: str) -> AsyncIterator[aiohttp.ClientSession]:
         opened = open_gateway(self.config_file, list(overrides), self.workspace)
         directory, told = self.workspace.replay_dir(opened.config.name), list[str]()
-        begun = _begun(opened.config, directory)
+        first = begun(opened.config, directory, opened.run_id)
 
         def tell(text: str) -> None:
             told.append(text)
             self.told.append(text)
 
-        serving = _Serving(opened, self.workspace, directory, begun, tell)
+        serving = _Serving(opened, self.workspace, directory, first, tell)
         task = asyncio.create_task(serving.run())
         try:
             async with asyncio.timeout(60), aiohttp.ClientSession() as session:
@@ -300,6 +302,24 @@ def test_a_ledger_that_is_away_changes_nothing(one: Lab, monkeypatch: pytest.Mon
     asyncio.run(run())
 
 
+def test_a_server_that_ended_is_started_anew(one: Lab) -> None:
+    async def run() -> None:
+        one.move("champion", "1")
+        one.move("shadow", "2")
+        async with one.running() as session:
+            await one.until(lambda: one.up == ["1", "2"])
+            for version in ("1", "2"):
+                one.told.clear()
+                one.ended.add(version)
+                await one.until(lambda version=version: f"starting version {version}" in one.told)
+                one.ended.clear()
+                await one.until(lambda version=version: f"version {version} is served" in one.told)
+                assert await one.ask(session) == (200, "from 1")
+        assert one.up == []
+
+    asyncio.run(run())
+
+
 def test_it_starts_again_into_the_same_state(one: Lab) -> None:
     async def run() -> None:
         one.move("champion", "1")
@@ -333,7 +353,7 @@ def test_another_verdict_is_not_taken_for_the_frozen_one(one: Lab) -> None:
     one.move("champion", "1")
     directory = one.workspace.replay_dir("live")
     for _ in range(2):
-        _begun(open_gateway(one.config_file, [], one.workspace).config, directory)
+        begun(open_gateway(one.config_file, [], one.workspace).config, directory)
     other = open_gateway(one.config_file, ["verdict.alpha=0.2"], one.workspace)
     with pytest.raises(RequestError, match="judged by another `verdict`"):
         run_gateway(other, one.workspace, one.told.append)

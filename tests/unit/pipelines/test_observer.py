@@ -42,6 +42,7 @@ def job(folder: Path) -> ObserverJob:
         keep_prompts=False,
         mirror=MirrorConfig(timeout_seconds=20),
         patience=PatienceConfig(),
+        model="demo",
     )
 
 
@@ -97,7 +98,9 @@ def test_killed_it_is_started_again_and_what_was_lost_is_counted(tmp_path: Path)
     asyncio.run(run())
     assert "the observer ended, and is started again in 0.5 s" in told[0]
     pairs = read_pair_database(tmp_path / "pairs.db").to_pylist()
-    assert {"id-0", "id-1", "id-2", "id-21"} <= {pair["id"] for pair in pairs}
+    found = {pair["id"] for pair in pairs}
+    assert {"id-0", "id-1", "id-2"} < found
+    assert not {"id-3", "id-10", "id-11", "id-12"} & found
     assert {(pair["champion"]["version"], pair["candidate"]["version"]) for pair in pairs} == {("1", "2")}
 
 
@@ -123,6 +126,53 @@ def test_one_that_does_not_start_is_an_error_with_its_log(tmp_path: Path, monkey
 
     asyncio.run(run())
     assert "no such module" in (tmp_path / "observer.log").read_text()
+
+
+@pytest.mark.parametrize("wrong", ["says no frame", "has no log"])
+def test_whatever_ends_it_it_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    monkeypatch.setattr("serving_checks.gateway.observer._LEAST_REST_SECONDS", 0.01)
+    monkeypatch.setattr("serving_checks.gateway.observer._MOST_REST_SECONDS", 0.05)
+    told: list[str] = []
+    said = r"b'\x00\x00\x00\x01\xc1'"
+    argv = (sys.executable, "-c", f"import os, sys; os.write(int(sys.argv[1]), {said})")
+
+    async def run() -> None:
+        observer = Observer(argv, job(tmp_path), tmp_path / "logs" / "observer.log", told.append)
+        if wrong == "says no frame":
+            (tmp_path / "logs").mkdir()
+        async with asyncio.timeout(60):
+            observer._task = asyncio.create_task(observer._keep_running())
+            await until(lambda: len(told) > 2)
+            await observer._stopped()
+
+    asyncio.run(run())
+    assert ("DecodeError" if wrong == "says no frame" else "No such file") in told[0]
+
+
+def test_what_is_no_text_costs_nobody_an_answer(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running(tmp_path, [], Behind(says("two"), "other")) as observer:
+            one = observed(1)
+            odd = one._replace(answered=one.answered._replace(content_type="text/\udcff"))
+            observer.offer(odd)
+            assert observer.unobserved == 1
+            observer.offer(observed(2))
+            await until(lambda: observer.counts.written == 1)
+
+    asyncio.run(run())
+
+
+def test_a_signal_to_all_does_not_end_it_before_the_gateway(tmp_path: Path) -> None:
+    async def run() -> None:
+        before = children()
+        async with running(tmp_path, [], Behind(says("two"), "other")) as observer:
+            (pid,) = children() - before
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(pid, number)
+            observer.offer(observed(1))
+            await until(lambda: observer.counts.written == 1)
+
+    asyncio.run(run())
 
 
 def test_it_ends_when_the_gateway_is_gone(tmp_path: Path) -> None:
