@@ -127,7 +127,7 @@ class Lab:
         serving = _Serving(opened, self.workspace, directory, first, tell)
         task = asyncio.create_task(serving.run())
         try:
-            async with asyncio.timeout(60), aiohttp.ClientSession() as session:
+            async with asyncio.timeout(180), aiohttp.ClientSession() as session:
                 await self.until(lambda: any("answers as demo" in text for text in told), task)
                 yield session
         finally:
