@@ -101,7 +101,7 @@ def _analysis(config: GatewayConfig, url: str) -> dict[str, Any]:
 def _rollout(config: GatewayConfig) -> dict[str, Any]:
     render = config.render
     steps: list[dict[str, Any]] = []
-    for share in _STEPS:
+    for share in config.split.ramp or _STEPS:
         steps.append({"setWeight": whole_percent(share, "a step of the ramp")})
         # The verdict is over pairs, which do not grow with the weight; this is for what load alone shows.
         steps.append({"pause": {"duration": f"{render.step_minutes}m"}})

@@ -7,7 +7,7 @@ from configs.errors import RequestError
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.render_config import SideConfig
 from pipelines.rendering.document import WHOLE, Rendered, weight_of
-from pipelines.rendering.sides import check_names
+from pipelines.rendering.sides import check_names, check_no_ramp
 from serving_checks.gateway.asked import CHAT, COMPLETIONS
 from serving_checks.gateway.external_processor import ARM_ATTRIBUTE, HEADERS_OBSERVED, MOST_STREAMS
 from serving_checks.gateway.replies import SHADOW_HEADERS
@@ -74,6 +74,7 @@ def _check(config: GatewayConfig) -> None:
             "Envoy cannot check API keys of which only the hashes are known, so it may listen on loopback only",
             remedy="--set listen.host=127.0.0.1 --set listen.api_keys=[], and let what checks keys stand before it",
         )
+    check_no_ramp(config)
     # The observer asks a candidate by any name; clients' bodies pass as they are.
     check_names(config, "champion", *(["candidate"] if config.split.share else []))
     ports = [config.listen.port, config.render.admin_port, config.render.observer_port]

@@ -5,7 +5,7 @@ from typing import Any
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.render_config import SideConfig
 from pipelines.rendering.document import WHOLE, Rendered, weight_of
-from pipelines.rendering.sides import check_names
+from pipelines.rendering.sides import check_names, check_no_ramp
 from serving_checks.gateway.asked import CHAT, COMPLETIONS
 
 _SAME_NAME = (
@@ -20,6 +20,7 @@ _NO_VERDICT = (
 
 def render_httproute(config: GatewayConfig) -> Rendered:
     """The route; it needs Gateway API 1.3 for the mirror's fraction (GEP-3171, extended support)."""
+    check_no_ramp(config)
     check_names(config, "champion", "candidate")
     cannot = [
         _SAME_NAME,

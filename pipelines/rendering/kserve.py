@@ -5,7 +5,7 @@ from typing import Any
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.render_config import SideConfig
 from pipelines.rendering.document import Rendered, whole_percent
-from pipelines.rendering.sides import check_two_services, container_of, storage_of
+from pipelines.rendering.sides import check_no_ramp, check_two_services, container_of, storage_of
 
 
 def render_kserve(config: GatewayConfig) -> Rendered:
@@ -30,6 +30,7 @@ def render_kserve(config: GatewayConfig) -> Rendered:
 def _service(config: GatewayConfig) -> dict[str, Any]:
     render = config.render
     # The rules of a canary are in KServe's webhook alone (inference_service_validation.go, validateCanarySpecs).
+    check_no_ramp(config)
     check_two_services(config)
     canary = {
         "predictor": _predictor(config, "candidate"),

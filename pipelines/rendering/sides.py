@@ -26,6 +26,15 @@ def check_names(config: GatewayConfig, *names: str) -> None:
             )
 
 
+def check_no_ramp(config: GatewayConfig) -> None:
+    """Refuse a share that grows by the gateway's own verdicts, where it would stand still. Raises RequestError."""
+    if config.split.ramp:
+        raise RequestError(
+            "the share of split.ramp grows by verdicts, and here one share stands in a file",
+            remedy="--set split.ramp=[] --set split.share=0.05, or render for argo-rollouts, which has steps",
+        )
+
+
 def check_two_services(config: GatewayConfig) -> None:
     """Refuse two servers of one name, where Kubernetes tells them apart by it. Raises RequestError."""
     name = config.render.champion.service

@@ -108,9 +108,9 @@ class Passing:
         fields = parse_json(body)
         if not isinstance(fields, dict):
             raise ValueError("the request's body is no JSON object")
-        told = self._asked.get("x-request-id", "")
-        request_id = told if REQUEST_ID.fullmatch(told) else uuid.uuid4().hex
-        headers = {name: self._asked[name] for name in PASSED_ON if name in self._asked}
+        own_id = self._asked.get("x-request-id", "")
+        request_id = own_id if REQUEST_ID.fullmatch(own_id) else uuid.uuid4().hex
+        headers = {name: told for name in PASSED_ON if (told := self._asked.get(name)) and told.isascii()}
         headers |= {"x-request-id": request_id, "accept-encoding": "identity"}
         asked = Asked(request_id, self._asked[":path"].partition("?")[0], headers, body, fields)
         content_type = self._told.get("content-type", "")

@@ -31,6 +31,7 @@ CONFIGS = {
         "render: {champion: {service: a, address: 10.0.0.7}, candidate: {service: b, address: b.example.org}}\n"
     ),
 }
+RAMP = ("split.share=0", "verdict.metrics={errors: 0.01}", "split.ramp=[0.1, 0.5]")
 KEY = "sha256:" + "0" * 64
 
 
@@ -115,6 +116,11 @@ def test_argo_takes_pass_and_fail_from_the_verdict_and_waits_else(tmp_path: Path
     assert [one["weight"] for one in backends] == [10_000, 0], "Argo moves them"
     mirror = documents["HTTPRoute"]["spec"]["rules"][0]["filters"][0]["requestMirror"]["backendRef"]
     assert mirror == {"name": "quantbench-gateway", "port": 8080}, "which makes the pairs"
+
+
+def test_argo_takes_the_steps_of_the_ramp(tmp_path: Path) -> None:
+    steps = documents_of(tmp_path, "argo-rollouts", *RAMP)["Rollout"]["spec"]["strategy"]["canary"]["steps"]
+    assert [step["setWeight"] for step in steps if "setWeight" in step] == [10, 50]
 
 
 def test_argo_asks_with_a_key_that_stands_in_no_file(tmp_path: Path) -> None:
@@ -255,6 +261,8 @@ def test_nothing_is_written_where_a_file_does_not_fit(tmp_path: Path, monkeypatc
         ("envoy", ["listen.body_mib=5000"], "holds no body of 5000 MiB"),
         ("envoy", ["render.admin_port=8080"], "8080 is asked for twice"),
         ("envoy", ["render.observer_port=9901"], "9901 is asked for twice"),
+        *((one, [*RAMP], "grows by verdicts") for one in ("httproute", "envoy", "kserve")),
+        ("argo-rollouts", [*RAMP, "split.ramp=[0.001, 1]"], "whole percents"),
         ("nginx", [], "no target 'nginx'"),
     ],
 )
