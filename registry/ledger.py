@@ -234,6 +234,10 @@ class Ledger:
             connection.execute(insert(_VERDICTS).values(digest=digest, verdict=json.dumps(verdict)))
         return digest
 
+    def keep_record(self, record: Record) -> str:
+        """The same of a record, as JSON holds it."""
+        return self.keep_verdict(parse_json(record.model_dump_json()))
+
     def keeps(self, digest: str) -> bool:
         """Whether a verdict is there and is what it was."""
         return self._kept(digest) is not None

@@ -94,7 +94,7 @@ def told(entry: Entry) -> str:
     if what == "ramp":
         return f"{entry.kind}: ramp of {entry.model}, version {entry.version_to} ({entry.name}), by {entry.who}"
     if what == "verdict":
-        return f"verdict: {entry.artifact} of {entry.model}, by {entry.who}"
+        return f"verdict of {entry.model}: {entry.artifact}, by {entry.who}"
     to = f"{entry.version_to or 'none'}{f' ({entry.name})' if entry.name else ''}"
     moved = f"{of} of {entry.model}: version {entry.version_from or 'none'} -> {to}"
     return f"{entry.kind}: {moved}, by {entry.who}" + (f", OVERRIDE: {entry.override}" if entry.override else "")

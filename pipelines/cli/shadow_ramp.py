@@ -39,12 +39,19 @@ def execute(args: argparse.Namespace) -> int:
             f"no ramp of {registry.model} has begun",
             remedy="run a gateway with `split.ramp`, and promote a candidate to `shadow`",
         )
+    alias = registry.ledger.last(registry.model, f"alias:{aliases.of('shadow')}")
+    is_over = alias is None or alias.sequence != row.record.candidate_row
     for action in _ACTIONS:
         if args.ramp_action == action:
+            if is_over:
+                raise RequestError(
+                    f"the ramp of version {row.entry.version_to} is over: {aliases.of('shadow')} has moved since",
+                    remedy="promote it to `shadow` again, which begins a new one",
+                )
             row = _written(ramp, row, action, registry.who, args.why)
             notify(registry.config, row.entry, registry.warn)
     told = {"entry": row.entry.model_dump(mode="json"), "ramp": row.record.model_dump(mode="json")}
-    print(json.dumps(told, indent=2) if args.json else status_text(row))
+    print(json.dumps(told | {"is_over": is_over}, indent=2) if args.json else status_text(row, is_over=is_over))
     return 0
 
 
@@ -57,12 +64,17 @@ def _written(ramp: Ramp, row: RampRow, action: RampAction, who: str, why: str) -
         ) from error
 
 
-def status_text(row: RampRow) -> str:
-    """Where a ramp is, in lines."""
+def status_text(row: RampRow, *, is_over: bool) -> str:
+    """Where a ramp is, in lines.
+
+    Args:
+        is_over: The alias has moved since, so no client is answered by this candidate any more.
+    """
     entry, record = row
+    answers = f"it answers {100 * record.share:g} % of the clients"
     lines = [
-        f"version {entry.version_to} ({entry.name or 'no name'}): {record.state} at {record.step_text}; it answers"
-        f" {100 * record.share:g} % of the clients",
+        f"version {entry.version_to} ({entry.name or 'no name'}): {record.state} at {record.step_text};"
+        f" {'over, since the alias has moved' if is_over else answers}",
         f"since {entry.at:%Y-%m-%d %H:%M:%S} UTC, {entry.kind} by {entry.who}: {entry.why}",
     ]
     return "\n".join([*lines, f"judged by the pairs of {record.judge}"] if record.judge else lines)

@@ -56,8 +56,9 @@ class Judging:
         return self._trial, self._verdict
 
     def _write(self, line: str) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.write(line.encode() + b"\n")
+        pipe = self._process.stdin if self._process else None
+        if pipe is not None and not pipe.is_closing():
+            pipe.write(line.encode() + b"\n")
 
     async def _keep_running(self) -> None:
         rest = _LEAST_REST_SECONDS

@@ -3,6 +3,9 @@
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from pydantic import ValidationError
+
+from configs.errors import StageError
 from pipelines.decision.ramp import Compared, Following
 from pipelines.execution.served_aliases import Target
 from registry.contracts import RampRecord
@@ -40,7 +43,14 @@ class Ramp:
         entry = self._ledger.last(self.model, self.stream)
         if entry is None:
             return None
-        return RampRow(entry, RampRecord.model_validate(self._ledger.kept(entry.verdict)))
+        try:
+            return RampRow(entry, RampRecord.model_validate(self._ledger.kept(entry.verdict)))
+        except ValidationError as error:
+            raise StageError(
+                f"row {entry.sequence} of {self.stream} holds no ramp of this version: {error.errors()[0]['msg']}",
+                remedy="use the version that wrote it, or promote another candidate by this one",
+                blame="machine",
+            ) from error
 
     def compared(self, last: RampRow | None, champion: Target, shadow: Target) -> Compared:
         """Two artifacts as a ramp knows them."""
@@ -59,8 +69,9 @@ class Ramp:
             MovedMeanwhileError: Somebody else wrote; nothing was written here.
             StageError: The ledger does not answer.
         """
-        tried = self._ledger.entries(self.model, f"alias:{self._shadow}")[following.record.candidate_row - 1]
-        kept = self._ledger.keep_verdict(following.record.model_dump(mode="json"))
+        moves = self._ledger.entries(self.model, f"alias:{self._shadow}")
+        tried = next((one for one in moves if one.sequence == following.record.candidate_row), None)
+        kept = self._ledger.keep_record(following.record)
         entry = Entry(
             model=self.model,
             stream=self.stream,
@@ -69,8 +80,8 @@ class Ramp:
             at=datetime.now(UTC),
             who=who,
             why="; ".join(text for text in (following.why, why) if text),
-            version_to=tried.version_to,
-            name=tried.name,
+            version_to=tried.version_to if tried else None,
+            name=tried.name if tried else None,
             artifact=following.record.candidate,
             verdict=kept,
         )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -158,6 +159,8 @@ class Servers:
             # Its clients are told that it is not there, until another takes its place.
             running, known.running = known.running, None
             known.ending = asyncio.create_task(self._stop(known, running))
+        if known.starting is not None and known.starting.done() and known.starting.cancelled():
+            known.starting = None
         if known.starting is not None and known.starting.done():
             return self._started(target, known, known.starting)
         if known.starting is None:
@@ -200,8 +203,9 @@ class Servers:
         for digest, known in self._known.items():
             if digest in artifacts:
                 continue
-            # One that is starting is left alone until it answers: a start cannot be broken off.
-            if known.starting is not None and known.starting.done():
+            if known.starting is not None and not known.starting.done():
+                known.starting.cancel()
+            elif known.starting is not None:
                 task, known.starting = known.starting, None
                 known.running = None if task.cancelled() or task.exception() else task.result()
             if known.running is not None and known.running.leaving is None:
@@ -209,21 +213,21 @@ class Servers:
 
     async def _start(self, target: Target, turn: asyncio.Lock) -> _Running:
         async with turn:
-            server = ExitStack()
-            starting = asyncio.create_task(asyncio.to_thread(self._serve, target, server))
+            server, given_up = ExitStack(), Event()
+            starting = asyncio.create_task(asyncio.to_thread(self._serve, target, server, given_up))
             try:
                 started = await asyncio.shield(starting)
                 client = AsyncExitStack()
                 upstream = Upstream(target.version, started.endpoint, self._config.patience)
                 await client.enter_async_context(upstream)
             except BaseException:
-                # Whoever gives up amid a start has a server all the same, later.
-                await asyncio.wait([starting])
+                given_up.set()
+                await asyncio.gather(starting, return_exceptions=True)
                 await asyncio.to_thread(server.close)
                 raise
             return _Running(upstream, started.watch, server, client)
 
-    def _serve(self, target: Target, server: ExitStack) -> RunningServer:
+    def _serve(self, target: Target, server: ExitStack, given_up: Event) -> RunningServer:
         config = self._config
         folder = checked_folder(
             self._workspace.store.open(target.artifact), config.serving, config.dtype, self._machine
@@ -232,7 +236,8 @@ class Servers:
             folder.serving, folder.model, folder.dtype, self._machine.device, self._machine.serving_threads
         )
         log = self._log_dir / f"version-{target.version}.log"
-        return server.enter_context(serve(request, log, patience=config.deadlines.of_server))
+        patience = config.deadlines.of_server._replace(given_up=given_up)
+        return server.enter_context(serve(request, log, patience=patience))
 
     async def _leave(self, known: _Known, running: _Running) -> None:
         """Until it has answered all, it can be called back."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from configs.errors import RequestError
 from pipelines.records.decision import LimitOutcome, worst_of
-from registry.contracts import RampRecord, ShadowVerdict
+from registry.contracts import RampRecord, RecordedVerdict, ShadowVerdict
 from registry.contracts.comparison import Verdict
 from registry.ledger import Entry, Ledger, MovedMeanwhileError
 
@@ -36,7 +36,7 @@ def record_verdict(ledger: Ledger, model: str, who: str, tried: Tried, verdict: 
         )
     stream = f"verdict:{tried.candidate}"
     last = ledger.last(model, stream)
-    kept = ledger.keep_verdict(tried._asdict() | {"verdict": verdict.model_dump(mode="json")})
+    kept = ledger.keep_record(RecordedVerdict(**tried._asdict(), verdict=verdict))
     entry = Entry(
         model=model,
         stream=stream,
@@ -89,9 +89,9 @@ def _of_ramps(ledger: Ledger, model: str, shadow: str, tried: Tried) -> Iterator
 
 def _of_records(ledger: Ledger, model: str, tried: Tried) -> Iterator[LimitOutcome]:
     for entry in reversed(ledger.entries(model, f"verdict:{tried.candidate}")):
-        kept = ledger.kept(entry.verdict)
-        if kept["champion"] == tried.champion:
-            outcome = ShadowVerdict.model_validate(kept["verdict"]).outcome
+        kept = RecordedVerdict.model_validate(ledger.kept(entry.verdict))
+        if kept.champion == tried.champion:
+            outcome = kept.verdict.outcome
             yield _told(outcome if outcome in ("pass", "fail") else "inconclusive", f"{entry.who} recorded {entry.why}")
             return
 

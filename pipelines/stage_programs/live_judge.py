@@ -8,6 +8,7 @@ each look that found something new. It ends when its standard input does.
 
 import os
 import queue
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -39,6 +40,8 @@ class JudgeJob(StrictModel):
 
 def main() -> None:
     """Look until the gateway is gone."""
+    # Ctrl-C reaches the whole group: the gateway ends this when it has ended itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICENESS)
     job = JudgeJob.model_validate_json(sys.stdin.readline())
     lines: queue.Queue[str] = queue.Queue()

@@ -70,7 +70,7 @@ class LivePairs:
         prompt, trial = prompt_of(asked)._replace(prompt_class=observed.prompt_class), self.trial
         answered = observed.reply or await reply_of(asked, observed.answered)
         copied = await self._copied(other, "candidate" if of_champion else "champion", asked)
-        if copied.status == 0:
+        if copied.error and not 400 <= copied.status < 500:
             # That a server was stopped when an alias moved is no fault of the model's.
             await asyncio.sleep(_MOVED_SECONDS)
             if self._other(observed) is not other:

@@ -35,7 +35,7 @@ from registry.contracts.gateway_status import (
     VersionRead,
 )
 from registry.contracts.job import FilesJob, StageJob
-from registry.contracts.live_verdict import JudgeSaid, LiveVerdict
+from registry.contracts.live_verdict import JudgeSaid, LiveVerdict, RecordedVerdict
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.pair import Answer, Pair
 from registry.contracts.ramp import RampRecord
@@ -120,6 +120,7 @@ __all__ = [
     "RampRecord",
     "RateSearch",
     "RecentLoad",
+    "RecordedVerdict",
     "ReplayRecord",
     "ReplayedModel",
     "Reply",

@@ -15,6 +15,15 @@ class JudgeSaid(Record):
     """Why."""
 
 
+class RecordedVerdict(Record):
+    """What the ledger keeps of a verdict that somebody had recorded."""
+
+    champion: str
+    """Digest of the artifact."""
+    candidate: str
+    verdict: ShadowVerdict
+
+
 class LiveVerdict(Record):
     """The body of `GET /verdict`."""
 

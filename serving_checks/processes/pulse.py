@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple
 
 from configs.errors import Blame
@@ -27,6 +28,8 @@ class Patience(NamedTuple):
     """Without progress, output or computation."""
     suspended_seconds: float | None = None
     """While one of its processes is stopped (SIGSTOP), which a process never is by itself."""
+    given_up: Event | None = None
+    """Set when nobody waits any more."""
 
 
 UNBOUNDED = Patience()
@@ -99,6 +102,8 @@ class Pulse:
 
     def look(self) -> Stuck | None:
         """Look, unless that was just done; why to wait no longer, or None."""
+        if self._patience.given_up is not None and self._patience.given_up.is_set():
+            return Stuck("nobody waits for it any more", "nothing is to be done", None)
         now = self._clock()
         if now - self._looked_at < _LOOK_SECONDS:
             return None

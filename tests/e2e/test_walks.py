@@ -80,9 +80,9 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
 
 
-@pytest.mark.parametrize("document", ["replay", "verdict", "artifacts", "gateway", "routing"])
+@pytest.mark.parametrize("document", ["replay", "verdict", "artifacts", "gateway", "routing", "ramp"])
 def test_the_walk_of_a_document(document: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """In this order: a verdict wants a replay."""
+    """In this order: a verdict wants a replay, and a ramp a champion."""
     take(walk_of(ROOT / "docs" / f"{document}.md"), capsys)
 
 

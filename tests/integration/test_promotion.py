@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from pipelines.cli import main
+from pipelines.execution.shadow_evidence import Tried, record_verdict
 from pipelines.recipe.registry_config import RegistryConfig
 from registry.ledger import Ledger
 from registry.sealed import write_sealed
@@ -21,6 +22,7 @@ from registry.tracking.rest import NoAnswerError
 from tests.integration.test_mlflow_server import Lab
 from tests.mlflow_server import mlflow_server
 from tests.postgresql import PASSWORD, postgresql
+from tests.unit.pipelines.test_ramp import verdict
 from tests.walks import take, walk_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -401,6 +403,34 @@ def test_what_has_to_be_signed_is_not_moved_without(registry: Registry, tmp_path
     finally:
         write_sealed(result_file, registry.lab.run)
         registry.lab.workspace.store.signature_file(str(row.digest)).unlink(missing_ok=True)
+
+
+def test_a_champion_has_passed_beside_the_one_before_where_the_policy_asks_for_it(registry: Registry) -> None:
+    digests = {str(row.name): str(row.digest) for row in registry.lab.run.rows}
+    ledger, model = registry._ledger, registry.lab.run.registered_model
+    policy = registry.lab.run.config.get("policy", {}) | {"shadow_verdict": "pass"}
+    result_file = registry.lab.run.run_dir / "result.json"
+    config = registry.lab.run.config | {"policy": policy}
+    write_sealed(result_file, registry.lab.run.model_copy(update={"config": config}))
+    try:
+        for name in ("baseline", "int8"):
+            registry("approve", name)
+        assert registry("promote", "baseline", "--to", "champion")[0] == 0, "the first has nothing to be compared with"
+        assert registry("promote", "int8", "--to", "shadow")[0] == 0, "to be tried it needs none"
+        tried = Tried(digests["baseline"], digests["int8"])
+        for outcome, code in ((None, 4), ("fail", 1), ("inconclusive", 4), ("pass", 0)):
+            if outcome is not None:
+                record_verdict(ledger, model, "alice", tried, verdict(outcome))
+            found, said = registry("promote", "int8", "--to", "champion")
+            assert found == code, said
+            assert ("shadow verdict: " in said) == (code != 0), said
+        assert registry("rollback", "champion")[0] == 0, "back goes what was there"
+        code, said = registry("promote", "gptq", "--to", "champion", "--override", "an emergency")
+        assert (code, "OVERRIDE: an emergency" in said) == (0, True), said
+        code, said = registry("history", "--verify")
+        assert (code, said.count("verdict of")) == (0, 3), said
+    finally:
+        write_sealed(result_file, registry.lab.run)
 
 
 def test_an_override_is_shown_wherever_the_artifact_is(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,6 +136,10 @@ def test_an_operator_holds_goes_on_begins_anew_and_stops(commands: Commands, mon
     assert commands("shadow", "ramp", "restart", "--json")[0] == 0
     standing = asyncio.run(gateway.look())
     assert standing.record is not None and (standing.share, standing.record.state) == (0.01, "running")
+    lab.move("shadow", "3")
+    assert "running at 1 %, step 1 of 3; over, since the alias has moved" in commands("shadow", "ramp", "status")[1]
+    code, said = commands("shadow", "ramp", "hold")
+    assert (code, "is over: shadow has moved since" in said) == (2, True)
     code, said = commands("registry", "history", "--verify")
     assert code == 0
     assert "whole: no entry was changed or lost" in said

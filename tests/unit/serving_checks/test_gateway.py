@@ -1,6 +1,7 @@
 """The gateway's way of a request: the champion's bytes and nobody else's, whatever the shadow or a client does."""
 
 import asyncio
+import contextlib
 import gzip
 import hashlib
 import json
@@ -424,6 +425,94 @@ def test_a_share_of_the_clients_is_answered_by_the_candidate_and_always_the_same
                 before = inside
             await mirror.settled()
             assert {observed.by for observed in seen} == {"champion", "candidate"}
+
+    asyncio.run(run())
+
+
+async def breaks_off(request: web.BaseRequest) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b"data: one\n\n")
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+async def fails(request: web.BaseRequest) -> web.StreamResponse:
+    return web.json_response({"error": {"message": "no"}}, status=500)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "told", "found"),
+    [(None, 200, ("candidate", 502)), (fails, 500, ("candidate", 500)), (breaks_off, 200, ("candidate", 502))],
+)
+def test_what_a_candidate_fails_to_answer_is_seen_once(
+    candidate: Handler | None, told: int, found: tuple[str, int]
+) -> None:
+    """Else a candidate that answers only what it can would have pairs of nothing else."""
+    seen: list[Observed] = []
+
+    async def run() -> None:
+        behind = Behind(candidate or whole)
+        async with lab(Behind(whole), seen.append) as one, behind.answering() as there:
+            gone = there.model_copy(update={"base_url": "http://127.0.0.1:9"})
+            async with Upstream("2", there if candidate else gone, PatienceConfig()) as upstream:
+                one.gateway.candidate, one.gateway.trial = upstream, "now"
+                one.gateway.split = SplitConfig(share=1.0)
+                with contextlib.suppress(aiohttp.ClientError):
+                    assert (await one.ask())[0] == told
+        assert [(one.by, one.answered.status) for one in seen] == [found]
+        assert (seen[0].version, seen[0].trial) == ("2", "now")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_client_of_a_candidate_s_that_hangs_up_is_no_fault_of_it(streams: bool) -> None:
+    seen: list[Observed] = []
+
+    async def slowly(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(200):
+            await response.write(b"data: one\n\n" * 2000)
+            await asyncio.sleep(0.001)
+        return response
+
+    async def run() -> None:
+        behind = Behind(slowly)
+        async with (
+            lab(Behind(whole), seen.append) as one,
+            behind.answering() as there,
+            Upstream("2", there, PatienceConfig()) as upstream,
+            asyncio.timeout(30),
+        ):
+            one.gateway.candidate, one.gateway.split = upstream, SplitConfig(share=1.0)
+            response = await one.session.post(f"{one.base}/v1/completions", json=ASKED | {"stream": streams})
+            await response.content.read(10)
+            response.close()
+            while upstream.in_flight:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            page = one.gateway.metrics.page()
+        assert seen == []
+        assert 'status="499",traffic="client",version="2"} 1.0' in page
+        assert 'status="502"' not in page
+
+    asyncio.run(run())
+
+
+def test_the_verdict_is_served_as_it_was_made() -> None:
+    async def run() -> None:
+        key = "sha256:" + hashlib.sha256(b"mine").hexdigest()
+        async with lab(Behind(whole), api_keys=[key]) as one:
+            one.gateway.verdict = b'{"outcome":"pass"}'
+            url = f"{one.base}/verdict"
+            async with one.session.get(url) as answer:
+                assert answer.status == 401
+            async with one.session.get(url, headers={"authorization": "Bearer mine"}) as answer:
+                assert (answer.status, answer.content_type) == (200, "application/json")
+                assert await answer.read() == b'{"outcome":"pass"}'
 
     asyncio.run(run())
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -47,6 +48,15 @@ def test_the_deadline_is_told_in_minutes() -> None:
     assert stuck
     assert stuck.what == "no end after 10 min"
     assert "deadlines" in stuck.remedy
+
+
+def test_whoever_gives_up_need_not_wait() -> None:
+    given_up = Event()
+    pulse = Pulse(os.getpid(), Patience(given_up=given_up))
+    assert pulse.look() is None
+    given_up.set()
+    stuck = pulse.look()
+    assert stuck and stuck.what == "nobody waits for it any more"
 
 
 def test_who_computes_is_not_silent_and_who_polls_is() -> None:
