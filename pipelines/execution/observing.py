@@ -11,8 +11,10 @@ from configs.errors import RequestError
 from pipelines.execution.gateway import OBSERVER, begun, observer_job, until_told
 from pipelines.execution.workspace import Workspace
 from pipelines.recipe.gateway_config import GatewayConfig
+from registry.hashing import digest_of
+from registry.pair_database import Trial
 from serving_checks.gateway.external_processor import ExternalProcessor, processing
-from serving_checks.gateway.observed import Arm, Arms, Served
+from serving_checks.gateway.observed import Arm, Arms, Observed, Served
 from serving_checks.gateway.observer import Observer
 from serving_checks.server import free_port
 
@@ -50,17 +52,24 @@ async def _observe(config: GatewayConfig, directory: Path, tell: Callable[[str],
         "champion": render.champion.version or render.champion.service,
         "candidate": render.candidate.version or render.candidate.service,
     }
+    # Not known by digests, these two are another comparison wherever one of them is called otherwise.
+    trial = Trial(digest_of([versions["champion"], versions["candidate"]]), "", "")
     arms = Arms(
         Served.at(versions["champion"], render.endpoint(render.champion, config.model)),
         Served.at(versions["candidate"], render.endpoint(render.candidate, config.model)),
+        trial,
     )
     body_bytes, held_bytes = int(config.listen.body_mib * _MEBIBYTE), int(config.mirror.queue_mib * _MEBIBYTE)
     async with AsyncExitStack() as stack:
         observer = await stack.enter_async_context(
-            Observer(OBSERVER, observer_job(config, directory, config.mirror), directory / "observer.log", tell)
+            Observer(OBSERVER, observer_job(config, directory), directory / "observer.log", tell)
         )
         observer.ask(arms)
-        processor = ExternalProcessor(observer.offer, versions, body_bytes, held_bytes)
+
+        def offer(observed: Observed) -> None:
+            observer.offer(observed._replace(trial=trial.name))
+
+        processor = ExternalProcessor(offer, versions, body_bytes, held_bytes)
         await stack.enter_async_context(processing(processor, render.observer_port, body_bytes))
         tell(f"127.0.0.1:{render.observer_port} hears of what Envoy serves; pairs go to {directory}")
         told = ""

@@ -119,7 +119,7 @@ class Gateway:
             try:
                 tried = await self.router.tried(asked, upstream)
             except asyncio.CancelledError:
-                self.metrics.refused(upstream.version, _HUNG_UP)
+                self.metrics.failed(by, upstream.version, asked, _HUNG_UP)
                 raise
             if tried.sure:
                 self.metrics.answered(by, upstream.version, asked, tried.sure.answered)

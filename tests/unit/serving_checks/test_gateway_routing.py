@@ -220,10 +220,13 @@ def test_a_sure_answer_is_the_client_s_and_an_unsure_one_nobody_s(
             f'quantbench_gateway_routed_total{{arm="{arm}",gen_ai_request_model="demo",reason="{reason}"}} 1.0' in page
         )
         version = "2" if sure else "1"
-        assert f'status="200",version="{version}"}} 1.0' in page, "who answered the client, and nobody else"
-        ((_, answered, by, by_version, route, _),) = lab_.seen
-        assert (by, by_version, route) == (arm, version, reason)
-        assert not sure or b"logprobs" in (answered.body or b""), "the pair keeps them"
+        answered_by = f"status=\"200\",traffic=\"client\",version=\"{version}\"}} 1.0"
+        assert answered_by in page, "who answered the client, and nobody else"
+            "who answered the client, and nobody else"
+        )
+        (kept,) = lab_.seen
+        assert (kept.by, kept.version, kept.route) == (arm, version, reason)
+        assert not sure or b"logprobs" in (kept.answered.body or b""), "the pair keeps them"
 
     asyncio.run(run())
 
@@ -302,7 +305,7 @@ def test_the_champion_may_be_the_cheap_one() -> None:
         async with cascade(_dies, says("cheap", UNSURE)) as found:
             found.one.gateway.router = router([], CASCADE, cheap="champion")
             assert b"cheap" in (await found.one.ask())[2], "an unsure answer rather than none"
-            assert [(one.by, one.route) for one in found.seen] == [("champion", "failed")]
+            assert [(one.by, one.route) for one in found.seen] == [("candidate", "failed")]
 
     asyncio.run(run())
 
@@ -325,7 +328,7 @@ def test_a_client_that_hangs_up_ends_the_cheap_answer_too() -> None:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
             await ended.wait()
-            while 'status="499",version="2"} 1.0' not in found.one.gateway.metrics.page():
+            while 'status="499",traffic="client",version="2"} 1.0' not in found.one.gateway.metrics.page():
                 await asyncio.sleep(0.01)
             assert not found.precise.seen and not found.seen
 
