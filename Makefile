@@ -15,7 +15,7 @@ WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 FAST_TESTS := $(wildcard tests/unit tests/contracts tests/architecture)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test second-tier services test-all check lint faults format nltk-data lock clean distclean
+.PHONY: help setup demo test second-tier services test-all check lint faults fuzz format nltk-data lock clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -53,6 +53,9 @@ lint: setup ## Check format, style, types and the import direction
 
 faults: setup ## Inject faults into runs and judge each (ARGS="--seed 7 --count 1000 --minutes 600"; docs/faults.md)
 	PYTHONPATH=. $(BIN)/python -P -m tests.faults $(ARGS)
+
+fuzz: setup ## Send bytes at a gateway, of clients and of servers, until the time is over (ARGS="--minutes 60"; docs/gateway.md)
+	PYTHONPATH=. $(BIN)/python -P -m tests.fuzz $(ARGS)
 
 format: setup ## Format the code and fix what ruff can
 	$(BIN)/ruff format .

@@ -137,13 +137,13 @@ async def run(seconds: float, out: Path) -> None:
                 await traffic(one, seconds / 2)
                 told = dashboard()
                 panels = [await asyncio.to_thread(drawn, server, panel, start, time.time()) for panel in told["panels"]]
-                firing = [rule["name"] for rule in server.rules() if rule["state"] != "inactive"]
+                alerts = [rule["name"] for rule in server.rules() if rule["state"] != "inactive"]
     page = page_environment().from_string(PAGE)
     out.write_text(page.render(title=told["title"], description=told["description"], panels=panels))
     empty = [panel["title"] for panel in panels if not panel["row"] and not panel["names"]]
     print(
         f"{out}: {len(panels)} panels, without data: {', '.join(empty) or 'none'};"
-        f" alerts: {', '.join(firing) or 'none'}"
+        f" alerts pending or firing: {', '.join(alerts) or 'none'}"
     )
 
 

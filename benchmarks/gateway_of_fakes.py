@@ -61,22 +61,27 @@ class _Fake(VllmEngine):
         return ServerCommand([sys.executable, "-P", __file__, "--answer", self.version, "--port", str(port)], {})
 
 
+def _message(chat: bool, part: str, text: str, reason: str | None) -> dict[str, Any]:
+    said = {part: {"role": "assistant", "content": text}} if chat else {"text": text}
+    choice = {"index": 0, "finish_reason": reason, **said}
+    return {"id": "a", "object": "chat.completion", "created": 1, "model": MODEL, "choices": [choice]}
+
+
 def answer(version: str, port: int) -> None:
     """Repeat each prompt, in one piece or in WORDS of them, and say who answers."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         if request.method != "POST":
             return web.Response()
-        body = json.loads(await request.read())
-        said = f"{body['prompt']} of {version}"
-        usage = {"prompt_tokens": 1, "completion_tokens": WORDS, "total_tokens": WORDS + 1}
+        body, chat = json.loads(await request.read()), request.path.endswith("/chat/completions")
+        said = f"{body['messages'][-1]['content'] if chat else body['prompt']} of {version}"
         if not body.get("stream"):
-            return web.json_response({"choices": [{"text": said, "finish_reason": "stop"}], "usage": usage})
+            usage = {"prompt_tokens": 1, "completion_tokens": WORDS, "total_tokens": WORDS + 1}
+            return web.json_response(_message(chat, "message", said, "stop") | {"usage": usage})
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         for place in range(WORDS):
-            reason = "stop" if place + 1 == WORDS else None
-            event = {"choices": [{"text": f"{said} at {place};", "finish_reason": reason}]}
+            event = _message(chat, "delta", f"{said} at {place};", "stop" if place + 1 == WORDS else None)
             await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
             await asyncio.sleep(0.002)
         await response.write(b"data: [DONE]\n\n")

@@ -77,11 +77,11 @@ def _routed(args: argparse.Namespace) -> Routed:
     if (args.folder is None) == (args.run is None):
         raise RequestError("whose records?", remedy="name either a folder of pairs or a run by --run, and not both")
     classes = load_yaml_model(args.classes, ClassesConfig) if args.classes else None
-    workspace = Workspace(Path(args.workspace))
     if args.run is None:
         if args.artifact:
             raise RequestError("--artifact names an artifact of a run", remedy="add --run, or leave it out")
-        return pairs_to_route(args.folder, args.cheap, classes, workspace)
+        return pairs_to_route(args.folder, args.cheap, classes)
+    workspace = Workspace(Path(args.workspace))
     return run_to_route(workspace, None if args.run == "last" else args.run, args.artifact, classes)
 
 

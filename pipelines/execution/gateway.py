@@ -38,6 +38,7 @@ from registry.tracking.address import sqlite_uri
 from serving_checks.engines.base import LaunchedEngine
 from serving_checks.engines.table import engine_of
 from serving_checks.gateway.app import Gateway, listening
+from serving_checks.gateway.config import MirrorConfig
 from serving_checks.gateway.observed import Arms, ObserverJob, Served
 from serving_checks.gateway.observer import Observer
 from serving_checks.gateway.routing import Router
@@ -103,8 +104,8 @@ def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str],
         QuantbenchError: The champion cannot be served.
     """
     directory = workspace.replay_dir(opened.config.name)
-    first = begun(opened.config, directory, opened.run_id)
-    uvloop.run(until_told(_Serving(opened, workspace, directory, first, tell).run()))
+    record = begun(opened.config, directory, opened.run_id)
+    uvloop.run(until_told(_Serving(opened, workspace, directory, record, tell).run()))
     tell("ended")
 
 
@@ -118,12 +119,12 @@ async def until_told(serving: Coroutine[None, None, None]) -> None:
         await task
 
 
-def begun(config: GatewayConfig, directory: Path, run_id: str = "") -> GatewayRecord:
+def begun(config: GatewayConfig, directory: Path, run: str = "") -> GatewayRecord:
     """How the pairs are judged is written before the first one."""
     now = GatewayRecord(
         name=config.name,
         model=config.model,
-        run=run_id,
+        run=run,
         class_by=config.routing.class_by,
         verdict=config.verdict.model_dump(mode="json"),
         verdict_digest=verdict_digest(config.verdict),
@@ -149,13 +150,13 @@ def begun(config: GatewayConfig, directory: Path, run_id: str = "") -> GatewayRe
     return then
 
 
-def observer_job(config: GatewayConfig, directory: Path) -> ObserverJob:
+def observer_job(config: GatewayConfig, directory: Path, mirror: MirrorConfig) -> ObserverJob:
     """What the observer is started with."""
     return ObserverJob(
         database=directory / PAIRS_FILE,
         keep_days=config.keep_days,
         keep_prompts=config.keep_prompts,
-        mirror=config.mirror,
+        mirror=mirror,
         patience=config.patience,
         model=config.model,
         price=config.price,
@@ -242,9 +243,8 @@ class _Serving:
 
     def _observer(self) -> Observer:
         config = self._opened.config
-        job = observer_job(config, self._directory)
-        if self._cascades:
-            job = job.model_copy(update={"mirror": config.mirror.model_copy(update={"logprobs": True})})
+        mirror = config.mirror.model_copy(update={"logprobs": True}) if self._cascades else config.mirror
+        job = observer_job(config, self._directory, mirror)
         return Observer(OBSERVER, job, self._directory / "observer.log", self._tell)
 
     def _judging(self) -> Judging:
@@ -273,6 +273,8 @@ class _Serving:
         if answering is not None and answering is not gateway.champion:
             gateway.champion = answering
             self._tell(f"version {champion.version} answers clients")
+        if tried is not None and tried is not gateway.candidate:
+            self._tell(f"version {tried.version} sees what clients ask")
         gateway.candidate, gateway.trial = tried, standing.trial.name
         self._route(champion, shadow if tried else None)
         gateway.split = self._opened.config.split.model_copy(update={"share": standing.share})

@@ -62,7 +62,7 @@ async def _observe(config: GatewayConfig, directory: Path, tell: Callable[[str],
     body_bytes, held_bytes = int(config.listen.body_mib * _MEBIBYTE), int(config.mirror.queue_mib * _MEBIBYTE)
     async with AsyncExitStack() as stack:
         observer = await stack.enter_async_context(
-            Observer(OBSERVER, observer_job(config, directory), directory / "observer.log", tell)
+            Observer(OBSERVER, observer_job(config, directory, config.mirror), directory / "observer.log", tell)
         )
         observer.ask(arms)
 

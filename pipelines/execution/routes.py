@@ -16,16 +16,13 @@ from evals.judging.routes import chosen_of, judge_routes
 from pipelines.execution.finished_runs import run_named
 from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE
 from pipelines.execution.workspace import Workspace
-from pipelines.recipe.registry_config import RegistryConfig
 from pipelines.records.run_record import RunRecord
 from registry.contracts import EvaluationRecord, MeasurementRecord, RouteRecord
 from registry.contracts.replay import REPLAY_FILE
 from registry.contracts.route import RouteKind
-from registry.ledger import Ledger
-from registry.pair_database import read_pair_database
-from registry.pairs import read_pair_table
+from registry.pair_database import read_pairs_of, read_trial
+from registry.pairs import pair_table, read_pair_table
 from registry.sealed import DamagedFile, read_sealed
-from registry.tracking.address import sqlite_uri
 from serving_checks.replay.classes import ClassesConfig, class_of
 from serving_checks.replay.log_formats import NoRequest
 from serving_checks.replay.prompts import prompt_of_body
@@ -56,13 +53,12 @@ class Wanted(NamedTuple):
     kinds: Sequence[RouteKind]
 
 
-def pairs_to_route(folder: Path, cheap: Side, classes: ClassesConfig | None, workspace: Workspace) -> Routed:
-    """The pairs of a replay or a gateway; of a gateway's those of the two versions that answered last.
+def pairs_to_route(folder: Path, cheap: Side, classes: ClassesConfig | None) -> Routed:
+    """The pairs of a replay or a gateway; of a gateway's those of the newest trial.
 
     Args:
         cheap: Whose answers are the cheap ones.
         classes: Find classes anew by these rules, in prompts that were kept.
-        workspace: Of a gateway: its ledger says which artifacts versions are.
 
     Raises:
         RequestError: The folder holds none that say anything, or prompts were not kept.
@@ -77,8 +73,7 @@ def pairs_to_route(folder: Path, cheap: Side, classes: ClassesConfig | None, wor
         )
     told = read_json_object(path)
     if live:
-        table, versions = _newest_versions(read_pair_database(folder / PAIRS_FILE))
-        digests = _digests_of(versions, told.get("run"), workspace)
+        table, digests = _newest_trial(folder / PAIRS_FILE)
         class_by = told.get("class_by")
     else:
         table = read_pair_table(folder)
@@ -185,7 +180,7 @@ def read_route(path: Path) -> RouteRecord:
         )
     if record.cheap is None or record.precise is None:
         raise RequestError(
-            f"{path} names no artifacts, since a server that ran already was asked, or the ledger does not know them",
+            f"{path} names no artifacts, since a server that ran already was asked",
             remedy="replay two artifacts of the workspace, and calibrate on those pairs",
         )
     if record.classes is not None and record.classes.class_by is None:
@@ -203,25 +198,13 @@ def _without_gaps(table: Any) -> Any:
     return table.slice(0, int(missing[0])) if len(missing) else table
 
 
-def _newest_versions(table: Any) -> tuple[Any, dict[str, str]]:
-    """Of live pairs those of the two versions that answered last, champion and candidate as they were then."""
-    from pyarrow import compute  # type: ignore[import-untyped]
-
-    columns = {side: compute.struct_field(table[side], "version") for side in ("champion", "candidate")}
-    if not table.num_rows:
-        return table, dict.fromkeys(columns, "")
-    versions = {side: column[-1].as_py() for side, column in columns.items()}
-    same = [compute.equal(columns[side], version) for side, version in versions.items()]
-    return table.filter(compute.and_(*same)), versions
-
-
-def _digests_of(versions: dict[str, str], run: str | None, workspace: Workspace) -> dict[str, str | None]:
-    """The artifacts that versions of the registered model are, by the ledger."""
-    record = run_named(workspace, run or None)
-    config = RegistryConfig.model_validate(record.config.get("registry", {}))
-    ledger = Ledger(config.ledger or sqlite_uri(workspace.ledger_file))
-    known = {entry.version_to: entry.artifact for entry in ledger.entries(record.registered_model) if entry.artifact}
-    return {side: known.get(version) for side, version in versions.items()}
+def _newest_trial(path: Path) -> tuple[Any, dict[str, str | None]]:
+    """The pairs of two artifacts, and which they are."""
+    kept = read_trial(path)
+    if kept is None:
+        return pair_table([]), {"champion": None, "candidate": None}
+    digests = {"champion": kept.trial.champion or None, "candidate": kept.trial.candidate or None}
+    return read_pairs_of(path, kept.trial.name), digests
 
 
 def _with_texts(items: RoutedItems) -> RoutedItems:

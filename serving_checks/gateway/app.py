@@ -32,11 +32,13 @@ class _Given(NamedTuple):
 
     response: web.StreamResponse
     answered: Answered | None
-    """None where it did not come to its end."""
+    """What `by` answered, which is an error where the champion helped out; None where it did not come to its end."""
     by: Arm
     upstream: Upstream
     reason: Reason | Literal[""]
     """Empty where nothing routed."""
+    helped: bool = False
+    """The champion answered in the candidate's place."""
 
 
 class Gateway:
@@ -100,8 +102,7 @@ class Gateway:
         began, trial, decision = time.perf_counter(), self.trial, self._decision(request, asked)
         given = await self._given(asked, request, decision)
         if given.reason:
-            who = "champion" if given.reason == "failed" else given.by
-            self.metrics.routed(who, given.reason, time.perf_counter() - began)
+            self.metrics.routed("champion" if given.helped else given.by, given.reason, time.perf_counter() - began)
         answered, of_candidate = given.answered, given.by == "candidate"
         if of_candidate:
             # Whatever it was: an error of the candidate's is one side of its pair.
@@ -135,7 +136,8 @@ class Gateway:
                 raise
             # Whom the candidate was to answer has an answer all the same: nothing was sent yet.
             response, _ = await self._relayed("champion", self.champion, asked, request)
-            return _Given(response, _no_answer(refusal.status, sent_at), by, upstream, reason and "failed")
+            answered = _no_answer(refusal.status, sent_at)
+            return _Given(response, answered, by, upstream, reason and "failed", helped=True)
 
     def _upstream(self, arm: Arm) -> Upstream:
         """Who is that arm now; the champion where there is no candidate."""

@@ -67,7 +67,7 @@ class MoveEvent(msgspec.Struct, tag_field="event", tag="moved", frozen=True, omi
     candidate: str = ""
 
 
-class StepEvent(msgspec.Struct, tag_field="event", tag="stepped", frozen=True):
+class StepEvent(msgspec.Struct, tag_field="event", tag="stepped", frozen=True, omit_defaults=True):
     """The candidate answers another share."""
 
     at: datetime

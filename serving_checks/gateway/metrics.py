@@ -50,7 +50,7 @@ class Metrics:
             buckets=DURATION_SECONDS,
         )
 
-    def routed(self, arm: str, reason: str, seconds: float) -> None:
+    def routed(self, arm: Arm, reason: str, seconds: float) -> None:
         """A request that a rule or a calibrated route gave to an arm, and that was answered.
 
         Args:

@@ -96,7 +96,8 @@ class Router:
         name = fitting.name if fitting else ""
         if fitting and fitting.arm:
             return Decision(fitting.arm, "rule", name)
-        return self._calibrated(asked, text)._replace(prompt_class=name) if name else self._calibrated(asked, text)
+        decided = self._calibrated(asked, text)
+        return decided._replace(prompt_class=name or decided.prompt_class)
 
     async def tried(self, asked: Asked, cheap: Upstream) -> Tried:
         """Ask the cheap one first, where the route is a cascade."""

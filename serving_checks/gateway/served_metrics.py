@@ -60,8 +60,8 @@ class ServedMetrics:
         )
         self._duration = Histogram(
             "gen_ai_server_request_duration_seconds",
-            "From a request to the end of its answer.",
-            LABELS,
+            "From a request to the end of its answer; `error_type` is the status of an error, else empty.",
+            (*LABELS, "error_type"),
             registry=registry,
             buckets=DURATION_SECONDS,
         )
@@ -73,7 +73,7 @@ class ServedMetrics:
             buckets=_FIRST_SECONDS,
         )
         self._versions = Versions(self._requests, self._duration, self._first)
-        self._found: dict[tuple[MetricWrapperBase, Served, str], Any] = {}
+        self._found: dict[tuple[MetricWrapperBase, Served, tuple[str, ...]], Any] = {}
         """Series by what they are of: to look one up by six labels takes longer than to count."""
 
     def labels_of(self, served: Served) -> tuple[str, ...]:
@@ -94,21 +94,21 @@ class ServedMetrics:
         """
         self._seen(served)
         self._series(self._requests, served, told_status(status)).inc()
-        self._series(self._duration, served).observe(seconds)
-        if first_seconds is not None:
+        error = "" if status < 400 else told_status(status)
+        self._series(self._duration, served, error).observe(seconds)
+        if first_seconds is not None and not error:
             self._series(self._first, served).observe(first_seconds)
 
     def _seen(self, served: Served) -> None:
         if self._versions.seen(served.version) is not None:
             self._found.clear()
 
-    def _series(self, family: Family, served: Served, status: str = "") -> Family:
-        """One of a family's; a status is another label of those that have it."""
-        key = family, served, status
+    def _series(self, family: Family, served: Served, *more: str) -> Family:
+        """One of a family's, by what it has for labels besides `LABELS`."""
+        key = family, served, more
         found: Family | None = self._found.get(key)
         if found is None:
-            labels = self.labels_of(served)
-            found = self._found[key] = family.labels(*labels, status) if status else family.labels(*labels)
+            found = self._found[key] = family.labels(*self.labels_of(served), *more)
         return found
 
 

@@ -29,6 +29,8 @@ _PER_TOKEN_SECONDS = (
     *(0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
 )
 """Of gen_ai.server.time_per_output_token: the convention's, which begin at 0.01, and more where GPUs are."""
+_MOST_TOKENS = 10_000_000
+"""Of one answer, that a server is believed."""
 _LAST_ANSWERS = 256
 """Of which the live page shows a median."""
 
@@ -140,12 +142,12 @@ class Tally:
             return
         metrics = self._of_clients if traffic == "client" else self._of_copies
         labels = metrics.labels_of(served)
+        reply = _believed(reply)
         for kind, tokens in (("input", reply.prompt_tokens), ("output", reply.completion_tokens)):
             if tokens is not None:
                 self._tokens.labels(*labels, kind).observe(tokens)
-        busy_before = one.busy.seconds
+        self._busy.labels(self._model, served.version).inc(one.busy.add(answered.sent_at, answered.ended_at))
         per_token = one.add(answered, reply)
-        self._busy.labels(self._model, served.version).inc(max(0.0, one.busy.seconds - busy_before))
         if per_token is not None:
             self._per_token.labels(*labels).observe(per_token)
 
@@ -181,7 +183,6 @@ class _VersionRead:
     def add(self, answered: Answered, reply: Reply) -> float | None:
         """One more answer; its seconds for each token after the first, where they are known."""
         seconds = answered.ended_at - answered.sent_at
-        self.busy.add(answered.sent_at, answered.ended_at)
         load = self._load
         load = load._replace(requests=load.requests + 1, request_seconds=load.request_seconds + seconds)
         first, tokens = reply.first_token_seconds, reply.completion_tokens
@@ -210,6 +211,14 @@ class _VersionRead:
             output_tokens=self._load.output_tokens,
             cost=cost,
         )
+
+
+def _believed(reply: Reply) -> Reply:
+    """Without tokens that no answer has: one such number would be most of every sum from then on."""
+    told = (reply.prompt_tokens or 0, reply.completion_tokens or 0)
+    if max(told) <= _MOST_TOKENS:
+        return reply
+    return reply.model_copy(update={"prompt_tokens": None, "completion_tokens": None})
 
 
 class _Costs(Collector):

@@ -4,7 +4,7 @@ import math
 from bisect import bisect_left, bisect_right
 
 _MOST_SPANS = 4096
-"""Spans that are kept apart; of more, the older half is only a sum, and what comes later begins behind it."""
+"""Spans that are kept apart; of more, the older half is forgotten, and what comes later begins behind it."""
 
 
 class BusyTime:
@@ -14,27 +14,26 @@ class BusyTime:
         # Disjoint and ascending.
         self._begins: list[float] = []
         self._ends: list[float] = []
-        self._settled_seconds = 0.0
         self._settled_until = -math.inf
+        self.seconds = 0.0
+        """So far."""
 
-    def add(self, begin: float, end: float) -> None:
-        """A request was in flight from `begin` to `end`, in seconds of one clock."""
+    def add(self, begin: float, end: float) -> float:
+        """A request was in flight from `begin` to `end`, in seconds of one clock; what it adds."""
         begin = max(begin, self._settled_until)
         if not begin < end:
-            return
+            return 0.0
         first, behind = bisect_left(self._ends, begin), bisect_right(self._begins, end)
         if first < behind:
             begin, end = min(begin, self._begins[first]), max(end, self._ends[behind - 1])
+        known = sum(self._ends[first:behind]) - sum(self._begins[first:behind])
         self._begins[first:behind], self._ends[first:behind] = [begin], [end]
         if len(self._begins) > _MOST_SPANS:
-            self._settle(_MOST_SPANS // 2)
+            self._forget(_MOST_SPANS // 2)
+        more = max(0.0, end - begin - known)
+        self.seconds += more
+        return more
 
-    @property
-    def seconds(self) -> float:
-        """So far."""
-        return self._settled_seconds + sum(self._ends) - sum(self._begins)
-
-    def _settle(self, spans: int) -> None:
-        self._settled_seconds += sum(self._ends[:spans]) - sum(self._begins[:spans])
+    def _forget(self, spans: int) -> None:
         self._settled_until = self._ends[spans - 1]
         del self._begins[:spans], self._ends[:spans]

@@ -14,12 +14,14 @@ from pipelines.stage_programs.live_pairs import LivePairs
 from registry.contracts import Endpoint, Pair, RouteRecord
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.vllm import VllmEngine, VllmServerConfig
+from serving_checks.gateway.answer_reader import AnswerReader
 from serving_checks.gateway.app import Gateway, listening
 from serving_checks.gateway.asked import CHAT, COMPLETIONS, Asked
 from serving_checks.gateway.cascade import with_logprobs, without_logprobs
-from serving_checks.gateway.config import ListenConfig, PatienceConfig
+from serving_checks.gateway.config import ListenConfig, MirrorConfig, PatienceConfig
 from serving_checks.gateway.observed import Observed
 from serving_checks.gateway.routing import Router
+from serving_checks.gateway.tally import Tally
 from serving_checks.gateway.upstream import Upstream
 from serving_checks.processes.supervisor import Supervised
 from serving_checks.server import free_port, serve
@@ -91,7 +93,8 @@ def test_each_answer_is_that_of_one_model_and_says_nothing_more(endpoints: tuple
                 gateway.router.cheap = "candidate"
                 unsure = [(await _asked(client, prompt)).choices[0] for prompt in PROMPTS]
                 unsure_pieces = [await _streamed(client, prompt) for prompt in PROMPTS]
-            live = LivePairs(pairs.append, keep_prompts=False, logprobs=True)
+            reader, mirror = AnswerReader(Tally("demo", None)), MirrorConfig(logprobs=True)
+            live = LivePairs(lambda pair, trial: pairs.append(pair), reader, mirror, keep_prompts=False)
             live.champion, live.candidate = champion, candidate
             for one in seen[-12:]:
                 await live.ask_other(one)

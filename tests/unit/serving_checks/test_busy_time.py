@@ -15,7 +15,8 @@ def test_the_union_of_spans_in_any_order() -> None:
         spans = [(begin, begin + draw.randint(0, 9)) for begin in draw.choices(range(60), k=draw.randint(0, 25))]
         busy = BusyTime()
         for place, (begin, end) in enumerate(spans):
-            busy.add(begin, end)
+            before = busy.seconds
+            assert busy.add(begin, end) == plainly(spans[: place + 1]) - before
             assert busy.seconds == plainly(spans[: place + 1])
 
 

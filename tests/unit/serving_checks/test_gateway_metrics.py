@@ -115,6 +115,8 @@ def test_a_server_s_own_statuses_are_few_labels() -> None:
                 await one.ask(headers={"user-agent": str(status)})
             page = await page_of(one)
         told = {one.labels["status"] for one in samples_of(page, "quantbench_gateway_requests_total")}
+        durations = samples_of(page, "gen_ai_server_request_duration_seconds_count")
+        assert {one.labels["error_type"] for one in durations} == told, "how long errors take is told apart"
         assert told == {"403", "404", "408", "409", "413", "4xx"}
 
     asyncio.run(run())

@@ -173,6 +173,12 @@ def says(text: str, logprobs: list[float] | None = None, *, status: int = 200) -
     return answer
 
 
+def requests(page: str, status: str) -> list[str]:
+    """Versions that were asked for a client, and ended so."""
+    lines = [line for line in page.splitlines() if line.startswith("quantbench_gateway_requests_total{")]
+    return [line.partition('version="')[2].partition('"')[0] for line in lines if f'status="{status}"' in line]
+
+
 SURE, UNSURE = [-0.1, -0.2], [-0.1, -2.0]
 
 
@@ -220,13 +226,10 @@ def test_a_sure_answer_is_the_client_s_and_an_unsure_one_nobody_s(
             f'quantbench_gateway_routed_total{{arm="{arm}",gen_ai_request_model="demo",reason="{reason}"}} 1.0' in page
         )
         version = "2" if sure else "1"
-        answered_by = f"status=\"200\",traffic=\"client\",version=\"{version}\"}} 1.0"
-        assert answered_by in page, "who answered the client, and nobody else"
-            "who answered the client, and nobody else"
-        )
-        (kept,) = lab_.seen
-        assert (kept.by, kept.version, kept.route) == (arm, version, reason)
-        assert not sure or b"logprobs" in (kept.answered.body or b""), "the pair keeps them"
+        assert requests(page, "200") == [version], "who answered the client, and nobody else"
+        (one,) = lab_.seen
+        assert (one.by, one.version, one.route) == (arm, version, reason)
+        assert not sure or b"logprobs" in (one.answered.body or b""), "the pair keeps them"
 
     asyncio.run(run())
 
@@ -302,10 +305,20 @@ def test_the_champion_may_be_the_cheap_one() -> None:
             found.one.gateway.router = router([], CASCADE, cheap="champion")
             assert b"precise" in (await found.one.ask())[2]
             assert [(one.by, one.route) for one in found.seen] == [("candidate", "unsure")]
+        async with cascade(says("precise"), _dies) as found:
+            found.one.gateway.router = router([], CASCADE, cheap="champion")
+            assert b"precise" in (await found.one.ask())[2]
+            assert [(one.by, one.route) for one in found.seen] == [("candidate", "failed")]
+            page = found.one.gateway.metrics.page()
+            assert 'routed_total{arm="candidate",gen_ai_request_model="demo",reason="failed"}' in page
         async with cascade(_dies, says("cheap", UNSURE)) as found:
             found.one.gateway.router = router([], CASCADE, cheap="champion")
             assert b"cheap" in (await found.one.ask())[2], "an unsure answer rather than none"
-            assert [(one.by, one.route) for one in found.seen] == [("candidate", "failed")]
+            (one,) = found.seen
+            assert (one.by, one.route, one.answered.status) == ("candidate", "failed", 502), "its error is its own"
+            assert 'routed_total{arm="champion",gen_ai_request_model="demo",reason="failed"}' in (
+                found.one.gateway.metrics.page()
+            )
 
     asyncio.run(run())
 
@@ -328,7 +341,7 @@ def test_a_client_that_hangs_up_ends_the_cheap_answer_too() -> None:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
             await ended.wait()
-            while 'status="499",traffic="client",version="2"} 1.0' not in found.one.gateway.metrics.page():
+            while requests(found.one.gateway.metrics.page(), "499") != ["2"]:
                 await asyncio.sleep(0.01)
             assert not found.precise.seen and not found.seen
 

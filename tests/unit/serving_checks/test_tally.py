@@ -91,6 +91,15 @@ def test_an_answer_without_tokens_is_counted_as_none_and_not_as_0() -> None:
     assert cost.all_per_million == pytest.approx(0.001 * 4 / 4 / 111 * 1e6)
 
 
+def test_a_number_that_no_answer_has_is_not_summed_up() -> None:
+    tally = Tally("demo", PRICE)
+    for tokens in ({}, {"prompt_tokens": 10**99}, {"completion_tokens": 10**99}):
+        tally.client_answered(CHAMPION, answered(0.0, 4.0), reply(first=1.0, **tokens))
+    assert value(tally, "gen_ai_client_token_usage_sum", **INPUT) == 100
+    cost = tally.read().versions["1"].cost
+    assert cost is not None and (cost.requests, cost.counted) == (3, 1)
+
+
 def test_one_token_has_no_time_after_the_first() -> None:
     tally = Tally("demo", None)
     tally.client_answered(CHAMPION, answered(0.0, 4.0), reply(first=1.0, completion_tokens=1))
