@@ -31,12 +31,14 @@ test: setup ## Run the tests, real engines included
 	-@$(BIN)/python -P tools/nltk_data.py # without it, tests of IFEval are skipped
 	$(BIN)/python -P -m pytest $(WORKERS) -m "not environment and not service"
 
-second-tier: setup ## Run what `make test` leaves out: engines in environments of their own (fetches packages), MLflow's server, PostgreSQL
+second-tier: setup ## Run what `make test` leaves out: engines in environments of their own (fetches packages), MLflow's server, PostgreSQL, Prometheus
 	$(BIN)/python -P -m pytest $(WORKERS) -m "environment or service"
 
-services: ## Install the servers that `make test-all` runs with: PostgreSQL (Debian, as root)
-	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
-	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql; }
+services: ## Install the servers that `make test-all` runs with: PostgreSQL, Prometheus, Chromium (Debian, as root)
+	@{ command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; } && \
+	command -v prometheus >/dev/null && command -v promtool >/dev/null && \
+	{ command -v chromium >/dev/null || command -v google-chrome >/dev/null; } || \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql prometheus chromium; }
 
 test-all: test second-tier ## Run all tests
 

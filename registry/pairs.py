@@ -8,6 +8,8 @@ from pathlib import Path
 from types import NoneType, TracebackType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin
 
+from pydantic import ValidationError
+
 from configs.errors import StageError
 from registry.contracts.base import Record
 from registry.contracts.pair import Pair
@@ -128,12 +130,16 @@ def _read_part(path: Path) -> pyarrow.Table:
             f"{path} is damaged: {error}",
             remedy="check the disk (dmesg); remove the file and run the same command again: its prompts are asked anew",
         ) from error
-    if table.schema.names != _schema().names or table.schema.types != _schema().types:
+    if table.schema.names == _schema().names and table.schema.types == _schema().types:
+        return table.cast(_schema())
+    try:
+        # An earlier version's: what it did not know has a default that says so.
+        return pair_table([Pair.model_validate(row).model_dump() for row in table.to_pylist()])
+    except ValidationError as error:
         raise StageError(
             f"{path} holds other columns than pairs of this version",
             remedy="read it with the version that wrote it, or replay into another folder",
-        )
-    return table.cast(_schema())
+        ) from error
 
 
 def _schema() -> pyarrow.Schema:

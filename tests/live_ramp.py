@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from pipelines.execution.live_trial import LiveTrial, Standing
+from pipelines.execution.live_trial import LiveTrial, TrialStanding
 from pipelines.execution.ramp import Ramp
 from pipelines.execution.served_aliases import Aliases, Target
 from pipelines.recipe.registry_config import RegistryConfig
@@ -47,7 +47,7 @@ class FollowingGateway:
             SplitConfig(ramp=steps or STEPS), self.ramp, self.judged, name, f"gateway {name}", self.rows.append
         )
 
-    async def look(self) -> Standing:
+    async def look(self) -> TrialStanding:
         """As the gateway does every few seconds."""
         champion, shadow = (self.aliases.target(role) for role in ("champion", "shadow"))
         assert champion is not None and shadow is not None

@@ -100,6 +100,7 @@ def simulated_table(
             "first_token_seconds": pa.array(took * 0.1, mask=fails),
             "seconds": pa.array(took, mask=fails),
             "score": pa.array(score, mask=fails),
+            "mean_logprob": pa.array(-generator.exponential(0.5, pairs), mask=fails),
         }
         return pa.StructArray.from_arrays(list(fields.values()), list(fields))
 

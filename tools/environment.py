@@ -45,6 +45,8 @@ NETWORK = "Is the network there? The same command goes on."
 NEEDED_BYTES = {"cpu": 6 * 10**9, "cuda": 20 * 10**9}
 COMFORTABLE_MEMORY_BYTES = 8 * 10**9
 DEVICES = ("cpu", "cuda")
+NEWER_GLIBC = {"envoy": "manylinux_2_31"}
+"""Environments whose wheels are made for nothing older; the others run with glibc 2.28."""
 MAIN = "main"
 """The environment of .venv; what it holds is asked for in pyproject.toml, what another does in its requirements.txt."""
 
@@ -161,7 +163,8 @@ def lock(arguments: list[str]) -> None:
                 part for path in overrides if path.exists() for part in ("--override", str(path.relative_to(ROOT)))
             ]
             command += ["--python", str(VENV_PYTHON), "--python-version", version_text(PYTHON)]
-            command += ["--python-platform", "x86_64-manylinux_2_28", "--no-emit-index-url"]
+            platform_name = "x86_64-" + NEWER_GLIBC.get(folder.name, "manylinux_2_28")
+            command += ["--python-platform", platform_name, "--no-emit-index-url"]
             command += ["--custom-compile-command", "make lock", "--output-file", str(lock_file)]
             backend = torch_backend(device, ROOT / lock_file, environment)
             run([uv, *command, *backend, *arguments], environment, NETWORK)

@@ -27,6 +27,7 @@ def answer_of(reply: Reply, prompt: str, score: float | None, *, keep_text: bool
     """
     shared = {name: getattr(reply, name) for name in Answer.model_fields if name in Reply.model_fields}
     words = said_by(reply)
+    logprobs = reply.logprobs or []
     return Answer.model_validate(
         shared
         | {
@@ -36,6 +37,8 @@ def answer_of(reply: Reply, prompt: str, score: float | None, *, keep_text: bool
             "text_hash": "" if reply.error else "sha256:" + hashlib.sha256(words.encode()).hexdigest(),
             "text": words if keep_text else "",
             "score": None if reply.error else score,
+            "mean_logprob": sum(logprobs) / len(logprobs) if logprobs else None,
+            "least_logprob": min(logprobs, default=None),
         }
     )
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Flags = NDArray[np.bool_]
 
-_OF_ANSWERS = ("refused", "completion_tokens", "seconds", "first_token_seconds", "score")
+_OF_ANSWERS = ("refused", "completion_tokens", "seconds", "first_token_seconds", "score", "mean_logprob")
 _OF_PAIRS = (
     "same",
     "same_tool_calls",

@@ -1,12 +1,29 @@
-"""`quantbench shadow replay|verdict|up|ramp`"""
+"""`quantbench shadow replay|verdict|route|up|ramp|render|observe`"""
 
 import argparse
 
-from pipelines.cli import common_arguments, shadow_ramp, shadow_replay, shadow_up, shadow_verdict
+from pipelines.cli import (
+    common_arguments,
+    shadow_observe,
+    shadow_ramp,
+    shadow_render,
+    shadow_replay,
+    shadow_route,
+    shadow_up,
+    shadow_verdict,
+)
 
 HELP = "ask two models what users asked, and judge the candidate by the answers"
 
-_ACTIONS = {"replay": shadow_replay, "verdict": shadow_verdict, "up": shadow_up, "ramp": shadow_ramp}
+_ACTIONS = {
+    "replay": shadow_replay,
+    "verdict": shadow_verdict,
+    "route": shadow_route,
+    "up": shadow_up,
+    "ramp": shadow_ramp,
+    "render": shadow_render,
+    "observe": shadow_observe,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
@@ -16,8 +17,10 @@ from configs.errors import QuantbenchError, RequestError
 from configs.loading import load_yaml_model
 from evals.judging.verdict_config import verdict_digest
 from pipelines.execution.finished_runs import run_named
+from pipelines.execution.gateway_routing import cheap_arm, open_router
+from pipelines.execution.gateway_watching import watched
 from pipelines.execution.judging import Judging
-from pipelines.execution.live_trial import NOBODY, LiveTrial, Standing, promote_command, told
+from pipelines.execution.live_trial import NOBODY, LiveTrial, TrialStanding, promote_command, told
 from pipelines.execution.notices import notify
 from pipelines.execution.ramp import Ramp
 from pipelines.execution.served_aliases import Aliases, Servers, Target
@@ -27,7 +30,7 @@ from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.registry_config import RegistryConfig
 from pipelines.stage_programs.live_judge import JudgeJob
-from registry.contracts import GatewayRecord
+from registry.contracts import GatewayRecord, LiveVerdict
 from registry.hashing import digest_of
 from registry.ledger import Entry, Ledger
 from registry.sealed import DamagedFile, read_sealed, write_sealed
@@ -37,6 +40,7 @@ from serving_checks.engines.table import engine_of
 from serving_checks.gateway.app import Gateway, listening
 from serving_checks.gateway.observed import Arms, ObserverJob, Served
 from serving_checks.gateway.observer import Observer
+from serving_checks.gateway.routing import Router
 from serving_checks.gateway.upstream import Upstream
 from serving_checks.server import free_port
 
@@ -52,6 +56,8 @@ class OpenGateway(NamedTuple):
     champion: Target
     ramp: Ramp
     registry: RegistryConfig
+    router: Router | None
+    run_id: str
 
 
 def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> OpenGateway:
@@ -70,7 +76,7 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
     free_port(config.listen.port)
     run = run_named(workspace, None if config.run == "last" else config.run)
     registry = RegistryConfig.model_validate(run.config.get("registry", {}))
-    ledger = Ledger(registry.ledger or sqlite_uri(workspace.root / "ledger.db"))
+    ledger = Ledger(registry.ledger or sqlite_uri(workspace.ledger_file))
     aliases = Aliases(ledger, run.registered_model, registry)
     champion = aliases.target("champion")
     if champion is None:
@@ -80,7 +86,9 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
         )
     names = registry.aliases
     ramp = Ramp(ledger, run.registered_model, names.of("shadow"), names.of("champion"))
-    return OpenGateway(config, detect_machine(config.device), aliases, champion, ramp, registry)
+    router = open_router(config, champion, aliases.target("shadow"))
+    machine = detect_machine(config.device)
+    return OpenGateway(config, machine, aliases, champion, ramp, registry, router, run.run_id)
 
 
 def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str], None]) -> None:
@@ -95,12 +103,13 @@ def run_gateway(opened: OpenGateway, workspace: Workspace, tell: Callable[[str],
         QuantbenchError: The champion cannot be served.
     """
     directory = workspace.replay_dir(opened.config.name)
-    begun = _begun(opened.config, directory)
-    uvloop.run(_until_told(_Serving(opened, workspace, directory, begun, tell).run()))
+    first = begun(opened.config, directory, opened.run_id)
+    uvloop.run(until_told(_Serving(opened, workspace, directory, first, tell).run()))
     tell("ended")
 
 
-async def _until_told(serving: Coroutine[None, None, None]) -> None:
+async def until_told(serving: Coroutine[None, None, None]) -> None:
+    """Go on until SIGINT, SIGTERM or SIGHUP, and end as a block ends."""
     task, loop = asyncio.ensure_future(serving), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -109,11 +118,13 @@ async def _until_told(serving: Coroutine[None, None, None]) -> None:
         await task
 
 
-def _begun(config: GatewayConfig, directory: Path) -> GatewayRecord:
+def begun(config: GatewayConfig, directory: Path, run_id: str = "") -> GatewayRecord:
     """How the pairs are judged is written before the first one."""
     now = GatewayRecord(
         name=config.name,
         model=config.model,
+        run=run_id,
+        class_by=config.routing.class_by,
         verdict=config.verdict.model_dump(mode="json"),
         verdict_digest=verdict_digest(config.verdict),
         started_at=datetime.now(UTC),
@@ -130,7 +141,26 @@ def _begun(config: GatewayConfig, directory: Path) -> GatewayRecord:
             f"the pairs in {directory} are to be judged by another `verdict` than the config's",
             remedy="undo the change to go on with them; to begin anew choose another `name`",
         )
+    if then.class_by != now.class_by:
+        raise RequestError(
+            f"the pairs in {directory} have their classes by other `routing.rules` than the config's",
+            remedy="undo the change to go on with them (`arm` may change); to begin anew choose another `name`",
+        )
     return then
+
+
+def observer_job(config: GatewayConfig, directory: Path) -> ObserverJob:
+    """What the observer is started with."""
+    return ObserverJob(
+        database=directory / PAIRS_FILE,
+        keep_days=config.keep_days,
+        keep_prompts=config.keep_prompts,
+        mirror=config.mirror,
+        patience=config.patience,
+        model=config.model,
+        price=config.price,
+        log=config.log,
+    )
 
 
 class _Serving:
@@ -153,6 +183,8 @@ class _Serving:
         """What the aliases point at."""
         self._not_followed: set[str] = set()
         """Why, as it was told since the aliases moved or the ledger came back."""
+        self._faults: list[str] = []
+        """What the last look met with."""
         self._away = False
         """The ledger did not answer."""
         self._standing_before, self._arms = NOBODY, Arms(None, None)
@@ -168,7 +200,9 @@ class _Serving:
             observer = await stack.enter_async_context(self._observer())
             judging = await stack.enter_async_context(self._judging())
             gateway = Gateway(config.model, config.listen, champion, observer.offer, config.split)
-            gateway.metrics.watch(observer)
+            gateway.router = self._opened.router
+            stack.enter_context(watched(gateway, observer, config, self._directory))
+            gateway.verdict = _page(told(NOBODY, config.model, self._opened.champion, None))
             trial = LiveTrial(config.split, self._opened.ramp, judging, self._name, self._who, self._on_row)
             await stack.enter_async_context(listening(gateway, config.listen))
             self._tell(f"http://{config.listen.host}:{config.listen.port} answers as {config.model}")
@@ -179,6 +213,7 @@ class _Serving:
                     # Clients go on with the champion that there is.
                     self._away = True
                     self._tell_once(error)
+                    gateway.standing.not_followed(self._faults)
                 await asyncio.sleep(config.follow_seconds)
 
     @property
@@ -190,23 +225,26 @@ class _Serving:
         self._tell(f"{entry.kind}: {entry.why}")
         if entry.kind == "pass":
             self._tell(f"to make it the champion: {promote_command(entry.name)}")
-        notify(self._opened.registry, entry, self._tell)
+        # Whoever is told may take a minute: the ledger is followed meanwhile.
+        threading.Thread(target=notify, args=(self._opened.registry, entry, self._tell), daemon=True).start()
 
     def _tell_once(self, error: QuantbenchError | OSError) -> None:
-        what = (str(error) or type(error).__name__).splitlines()[0]
+        what = _first_line(error)
+        self._faults.append(what)
         if what not in self._not_followed:
             self._tell(f"not followed: {what}")
         self._not_followed.add(what)
 
+    @property
+    def _cascades(self) -> bool:
+        router = self._opened.router
+        return bool(router and router.record and router.record.cascade)
+
     def _observer(self) -> Observer:
         config = self._opened.config
-        job = ObserverJob(
-            database=self._directory / PAIRS_FILE,
-            keep_days=config.keep_days,
-            keep_prompts=config.keep_prompts,
-            mirror=config.mirror,
-            patience=config.patience,
-        )
+        job = observer_job(config, self._directory)
+        if self._cascades:
+            job = job.model_copy(update={"mirror": config.mirror.model_copy(update={"logprobs": True})})
         return Observer(OBSERVER, job, self._directory / "observer.log", self._tell)
 
     def _judging(self) -> Judging:
@@ -216,6 +254,7 @@ class _Serving:
 
     async def _follow(self, servers: Servers, gateway: Gateway, observer: Observer, trial: LiveTrial) -> None:
         """Serve what the ledger says, as far as its servers answer; what is not there yet is found the next time."""
+        self._faults = []
         aliases = self._opened.aliases
         # Without a champion clients keep the one that they had.
         wanted = await asyncio.to_thread(aliases.target, "champion") or self._wanted[0]
@@ -234,20 +273,22 @@ class _Serving:
         if answering is not None and answering is not gateway.champion:
             gateway.champion = answering
             self._tell(f"version {champion.version} answers clients")
-        if tried is not None and tried is not gateway.candidate:
-            self._tell(f"version {tried.version} sees what clients ask")
         gateway.candidate, gateway.trial = tried, standing.trial.name
+        self._route(champion, shadow if tried else None)
         gateway.split = self._opened.config.split.model_copy(update={"share": standing.share})
         arms = Arms(_served(gateway.champion), _served(tried), standing.trial)
         if arms != self._arms:
+            if tried is not None and arms.candidate != self._arms.candidate:
+                self._tell(f"version {tried.version} sees what clients ask")
             self._arms = arms
             observer.ask(arms)
         self._standing_before = standing
         page = told(standing, self._opened.config.model, champion, shadow if tried else None)
-        gateway.verdict = page.model_dump_json().encode()
+        gateway.verdict = _page(page)
+        gateway.standing.followed(page, self._faults)
         servers.only({one.artifact for one in (wanted, champion, shadow) if one})
 
-    async def _standing(self, trial: LiveTrial, champion: Target, shadow: Target) -> Standing:
+    async def _standing(self, trial: LiveTrial, champion: Target, shadow: Target) -> TrialStanding:
         try:
             return await trial.standing(champion, shadow)
         except QuantbenchError as error:
@@ -263,6 +304,23 @@ class _Serving:
         except QuantbenchError as error:
             self._tell_once(error)
             return None
+
+    def _route(self, champion: Target, shadow: Target | None) -> None:
+        """Follow the calibrated route while its two artifacts are served, and no longer."""
+        router = self._opened.router
+        if router is None or router.record is None:
+            return
+        before, router.cheap = router.cheap, cheap_arm(router.record, champion, shadow)
+        if before is not None and router.cheap is None:
+            self._tell("the calibrated route is of other artifacts than those served now: it is not followed")
+
+
+def _page(verdict: LiveVerdict) -> bytes:
+    return verdict.model_dump_json().encode()
+
+
+def _first_line(error: QuantbenchError | OSError) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _served(upstream: Upstream | None) -> Served | None:

@@ -16,7 +16,7 @@ from registry.pair_database import NO_TRIAL, Trial
 from serving_checks.gateway.split import SplitConfig
 
 
-class Standing(NamedTuple):
+class TrialStanding(NamedTuple):
     """Where a candidate stands."""
 
     share: float
@@ -28,7 +28,7 @@ class Standing(NamedTuple):
     """Over the trial."""
 
 
-NOBODY = Standing(0.0, NO_TRIAL, None, None)
+NOBODY = TrialStanding(0.0, NO_TRIAL, None, None)
 """Where there is no candidate."""
 
 
@@ -56,7 +56,7 @@ class LiveTrial:
         self._config, self._ramp, self._judging = config, ramp, judging
         self._judge, self._who, self._on_row = judge, who, on_row
 
-    async def standing(self, champion: Target, shadow: Target) -> Standing:
+    async def standing(self, champion: Target, shadow: Target) -> TrialStanding:
         """Where the candidate stands now; what follows from a verdict is written.
 
         Args:
@@ -69,7 +69,7 @@ class LiveTrial:
         if not self._config.ramp:
             places = [champion.artifact, champion.row, shadow.artifact, shadow.row]
             trial = Trial(digest_of(places), champion.artifact, shadow.artifact)
-            return Standing(self._config.share, trial, None, self._judged(trial))
+            return TrialStanding(self._config.share, trial, None, self._judged(trial))
         last = await asyncio.to_thread(self._ramp.last)
         following = await asyncio.to_thread(self._following, last, champion, shadow)
         if following is not None:
@@ -82,7 +82,7 @@ class LiveTrial:
         trial = Trial(record.trial, champion.artifact, shadow.artifact) if mine else NO_TRIAL
         judged = self._judged(trial)
         ended = record.verdict if record.state in ("passed", "failed", "paused") else None
-        return Standing(record.share, trial, record, ended or judged)
+        return TrialStanding(record.share, trial, record, ended or judged)
 
     def _judged(self, trial: Trial) -> ShadowVerdict | None:
         self._judging.watch(trial.name)
@@ -112,7 +112,7 @@ class LiveTrial:
         return following_verdict(record, verdict, self._judge)
 
 
-def told(standing: Standing, model: str, champion: Target, shadow: Target | None) -> LiveVerdict:
+def told(standing: TrialStanding, model: str, champion: Target, shadow: Target | None) -> LiveVerdict:
     """What `GET /verdict` says.
 
     Args:
@@ -157,7 +157,7 @@ _OUTCOMES: dict[str, Outcome] = {
 """Of a ramp, by its state; in the others more pairs may decide."""
 
 
-def _outcome(standing: Standing, shadow: Target | None) -> tuple[Outcome, str]:
+def _outcome(standing: TrialStanding, shadow: Target | None) -> tuple[Outcome, str]:
     record, verdict = standing.record, standing.verdict
     if shadow is None:
         return "continue", "nothing that answers is tried beside the champion"

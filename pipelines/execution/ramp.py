@@ -1,6 +1,5 @@
 """The ramp of an alias in the ledger: read, and written as a row after the one that it was decided from."""
 
-import json
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -61,7 +60,7 @@ class Ramp:
             StageError: The ledger does not answer.
         """
         tried = self._ledger.entries(self.model, f"alias:{self._shadow}")[following.record.candidate_row - 1]
-        kept = self._ledger.keep_verdict(json.loads(following.record.model_dump_json()))
+        kept = self._ledger.keep_verdict(following.record.model_dump(mode="json"))
         entry = Entry(
             model=self.model,
             stream=self.stream,

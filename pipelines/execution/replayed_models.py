@@ -65,11 +65,12 @@ def served_model(
     serving = side.serving or config.serving
     name, folder = _named(side, serving, workspace)
     served = checked_folder(folder, serving, side.dtype, machine)
-    if config.asking.score_answers and not engine_of(serving).gives_logprobs:
-        raise RequestError(
-            f"the engine {serving.engine} gives no log-probabilities of a prompt, which `asking.score_answers` needs",
-            remedy="set asking.score_answers=false, or serve both models with an engine that gives them",
-        )
+    for wish in ("score_answers", "logprobs"):
+        if getattr(config.asking, wish) and not engine_of(serving).gives_logprobs:
+            raise RequestError(
+                f"the engine {serving.engine} gives no log-probabilities, which `asking.{wish}` needs",
+                remedy=f"set asking.{wish}=false, or serve both models with an engine that gives them",
+            )
     if chats and not side.runs_already and not has_chat_template(folder):
         raise RequestError(
             f"some prompts are conversations, and {name} has no chat template",

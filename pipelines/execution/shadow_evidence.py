@@ -1,6 +1,5 @@
 """What the ledger holds of candidates that were tried beside a champion: recorded verdicts, and ramps that ended."""
 
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -37,7 +36,7 @@ def record_verdict(ledger: Ledger, model: str, who: str, tried: Tried, verdict: 
         )
     stream = f"verdict:{tried.candidate}"
     last = ledger.last(model, stream)
-    kept = ledger.keep_verdict(tried._asdict() | {"verdict": json.loads(verdict.model_dump_json())})
+    kept = ledger.keep_verdict(tried._asdict() | {"verdict": verdict.model_dump(mode="json")})
     entry = Entry(
         model=model,
         stream=stream,

@@ -8,10 +8,13 @@ from configs.base import StrictModel
 from configs.quantities import Count, Label, Name, Seconds
 from evals.judging.verdict_config import VerdictConfig
 from pipelines.recipe.deadlines import Deadlines
+from pipelines.recipe.render_config import RenderConfig
 from registry.contracts.base import DType
 from serving_checks.engines.table import AnyServingConfig, default_config
-from serving_checks.gateway.config import ListenConfig, MirrorConfig, PatienceConfig
+from serving_checks.gateway.config import ListenConfig, LogConfig, MirrorConfig, PatienceConfig
+from serving_checks.gateway.routing import RoutingConfig
 from serving_checks.gateway.split import SplitConfig
+from serving_checks.readings.cost import DevicePrice
 
 _OF_REPLAYS = ("score", "agreement", "logprob", "preference")
 """Metrics that live traffic has no values of: they take known answers, the champion's tokens or a third model."""
@@ -36,18 +39,24 @@ class GatewayConfig(StrictModel):
     patience: PatienceConfig = PatienceConfig()
     mirror: MirrorConfig = MirrorConfig()
     split: SplitConfig = SplitConfig()
+    routing: RoutingConfig = RoutingConfig()
     keep_prompts: bool = False
     """Keep prompts and answers in the pairs. Else only their hashes and lengths are kept."""
     keep_days: Annotated[Count, Field(ge=1)] = 30
     """Pairs older than that are deleted."""
     verdict: VerdictConfig = VerdictConfig()
     """How the pairs are to be judged. Frozen with the first pair, so that nobody chooses a rule by its outcome."""
+    price: DevicePrice | None = None
+    """Of the device that each server has; `configs/prices` has some to include. Without one no cost is told."""
+    log: LogConfig = LogConfig()
     follow_seconds: Annotated[Seconds, Field(gt=0)] = 2
     """Between two looks at the ledger."""
     deadlines: Deadlines = Deadlines()
     """When to give up on a server; that of servers is read."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where a GPU answers, else the CPU."""
+    render: RenderConfig = RenderConfig()
+    """What files for other engines name."""
 
     @model_validator(mode="after")
     def _steps_can_pass(self) -> Self:

@@ -13,7 +13,8 @@ from pipelines.recipe.deadlines import Deadlines
 from registry.contracts.base import DType
 from serving_checks.engines.base import AttachedEngine
 from serving_checks.engines.table import AnyServingConfig, default_config, engine_type
-from serving_checks.replay.config import AskingConfig, ClassesConfig, PromptsConfig
+from serving_checks.replay.classes import ClassesConfig
+from serving_checks.replay.config import AskingConfig, PromptsConfig
 
 
 class ReplayedModelConfig(StrictModel):

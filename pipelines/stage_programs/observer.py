@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 
@@ -19,12 +20,28 @@ import uvloop
 from pipelines.stage_programs.live_pairs import LivePairs
 from registry.contracts import Endpoint
 from registry.pair_database import PairDatabase
+from serving_checks.gateway.answer_reader import AnswerReader
 from serving_checks.gateway.config import PatienceConfig
+from serving_checks.gateway.event_log import REQUESTS_FILE, EventLog
 from serving_checks.gateway.mirror import Mirror
-from serving_checks.gateway.observed import Arms, Begin, Counts, End, ObserverJob, Seen, Served, frame_of, messages
+from serving_checks.gateway.observed import (
+    Arms,
+    Begin,
+    Counts,
+    End,
+    Observed,
+    ObserverJob,
+    Seen,
+    Served,
+    frame_of,
+    messages,
+)
+from serving_checks.gateway.tally import Tally
 from serving_checks.gateway.upstream import Upstream
 
 _TOLD_EVERY_SECONDS = 0.02
+_PAGE_EVERY_SECONDS = 1.0
+"""It takes milliseconds to write."""
 _NICENESS = 10
 """Clients go first where both want a core."""
 
@@ -67,6 +84,39 @@ class _Arms:
             await stack.aclose()
 
 
+class _Work:
+    """What is done with each answer, and how far it came."""
+
+    def __init__(self, tally: Tally, answers: AnswerReader, pairs: LivePairs, mirror: Mirror) -> None:
+        self._tally, self._answers, self._pairs, self._mirror = tally, answers, pairs, mirror
+        self._read = 0
+
+    async def take(self, observed: Observed) -> None:
+        """Read an answer, and put it into the mirror's queue where it makes a pair."""
+        self._read += 1
+        if observed.answered.status == 200:
+            observed = await self._answers.client_answered(observed)
+        if self._pairs.wants(observed):
+            self._mirror.offer(observed)
+
+    def counts(self, database: PairDatabase) -> Counts:
+        """What was done so far."""
+        return Counts(
+            read=self._read,
+            mirrored=self._mirror.done,
+            failed=self._mirror.failed,
+            dropped=self._mirror.dropped,
+            waiting=self._mirror.waiting,
+            written=database.written,
+            unwritten=database.dropped,
+        )
+
+    def all_of_it(self, database: PairDatabase) -> Counts:
+        """The same with what was read in the answers."""
+        answers = self._tally.read().model_dump_json()
+        return msgspec.structs.replace(self.counts(database), page=self._tally.page(), answers=answers)
+
+
 async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Work until the gateway says that it ends, or is gone.
 
@@ -78,51 +128,48 @@ async def observe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     if not isinstance(begin, Begin):
         raise ValueError(f"a {type(begin).__name__} before Begin")
     job = ObserverJob.model_validate_json(begin.job)
-    with PairDatabase(job.database, timedelta(days=job.keep_days)) as database:
-        pairs = LivePairs(database.offer, job.mirror.timeout_seconds, keep_prompts=job.keep_prompts)
+    tally = Tally(job.model, job.price)
+    with (
+        EventLog(job.database.with_name(REQUESTS_FILE), job.log) as log,
+        PairDatabase(job.database, timedelta(days=job.keep_days)) as database,
+    ):
+        answers = AnswerReader(tally, log if job.log.requests else None)
+        pairs = LivePairs(database.offer, answers, job.mirror, keep_prompts=job.keep_prompts)
         arms = _Arms(pairs, job.patience)
         async with Mirror(job.mirror, pairs.ask_other) as mirror:
-            read = 0
-
-            def counts() -> Counts:
-                return Counts(
-                    read=read,
-                    mirrored=mirror.done,
-                    failed=mirror.failed,
-                    dropped=mirror.dropped,
-                    waiting=mirror.waiting,
-                    written=database.written,
-                    unwritten=database.dropped,
-                )
-
-            async def tell() -> None:
-                before = None
-                while True:
-                    if (now := counts()) != before:
-                        writer.write(frame_of(now))
-                        before = now
-                    await asyncio.sleep(_TOLD_EVERY_SECONDS)
-
-            teller = asyncio.create_task(tell())
+            work = _Work(tally, answers, pairs, mirror)
+            tellers = [
+                asyncio.create_task(_tell(writer, lambda: work.counts(database), _TOLD_EVERY_SECONDS)),
+                asyncio.create_task(_tell(writer, lambda: work.all_of_it(database), _PAGE_EVERY_SECONDS)),
+            ]
             try:
                 async for message in told:
                     if isinstance(message, Seen):
-                        read += 1
-                        observed = message.observed
-                        if pairs.wants(observed):
-                            mirror.offer(observed)
+                        await work.take(message.observed)
                     elif isinstance(message, Arms):
                         await arms.take(message)
                     elif isinstance(message, End):
                         await mirror.settled()
                         break
             finally:
-                teller.cancel()
+                for teller in tellers:
+                    teller.cancel()
                 await arms.close()
     with suppress(ConnectionError):
-        writer.write(frame_of(msgspec.structs.replace(counts(), written=database.written)))
+        if not writer.is_closing():
+            writer.write(frame_of(work.counts(database)))
         writer.close()
         await writer.wait_closed()
+
+
+async def _tell(writer: asyncio.StreamWriter, counts: Callable[[], Counts], every_seconds: float) -> None:
+    """Tell the gateway what is not as it was told before."""
+    before = None
+    while True:
+        if (now := counts()) != before and not writer.is_closing():
+            writer.write(frame_of(now))
+            before = now
+        await asyncio.sleep(every_seconds)
 
 
 async def _main(fd: int) -> None:

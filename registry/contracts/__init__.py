@@ -24,6 +24,16 @@ from registry.contracts.evaluation import (
     TaskScore,
 )
 from registry.contracts.gateway import GatewayRecord
+from registry.contracts.gateway_status import (
+    AgreementRead,
+    ArmStatus,
+    GatewayStatus,
+    MirrorStatus,
+    ObserverRead,
+    RecentLoad,
+    VerdictStatus,
+    VersionRead,
+)
 from registry.contracts.job import FilesJob, StageJob
 from registry.contracts.live_verdict import JudgeSaid, LiveVerdict
 from registry.contracts.measurement import MeasurementRecord
@@ -31,6 +41,16 @@ from registry.contracts.pair import Answer, Pair
 from registry.contracts.ramp import RampRecord
 from registry.contracts.replay import PromptsRecord, ReplayedModel, ReplayRecord
 from registry.contracts.reply import Reply, ToolCall
+from registry.contracts.route import (
+    CascadeRule,
+    ClassesRule,
+    ClassifierRule,
+    RouteCurve,
+    RoutedClass,
+    RouteLatency,
+    RouteOutcome,
+    RouteRecord,
+)
 from registry.contracts.serving import (
     SLO,
     CheckRecord,
@@ -46,28 +66,35 @@ from registry.contracts.serving import (
 from registry.contracts.shadow_verdict import MetricVerdict, ShadowVerdict
 from registry.contracts.soundness import SoundnessCheck, SoundnessRecord
 from registry.contracts.stage import Failure, ObjectRef, StageResult
+from registry.contracts.token_cost import TokenCost
 from registry.contracts.token_logprobs import PromptLogprobs
 
 __all__ = [
     "SLO",
+    "AgreementRead",
     "Answer",
+    "ArmStatus",
     "ArtifactRecord",
     "AskedAlone",
     "AskingConditions",
     "Breakdown",
     "CalibrationRecord",
+    "CascadeRule",
     "CategoryLook",
     "CategoryRetention",
     "CategoryScore",
     "CharacterizationRecord",
     "CheckRecord",
     "CheckpointRecord",
+    "ClassesRule",
+    "ClassifierRule",
     "Endpoint",
     "EvaluationRecord",
     "Failure",
     "FilesJob",
     "Flip",
     "GatewayRecord",
+    "GatewayStatus",
     "Heterogeneity",
     "InspectionCheck",
     "InspectionRecord",
@@ -78,7 +105,9 @@ __all__ = [
     "MeasurementRecord",
     "MemoryRecord",
     "MetricVerdict",
+    "MirrorStatus",
     "ObjectRef",
+    "ObserverRead",
     "Pair",
     "PartDrops",
     "Percentiles",
@@ -90,10 +119,16 @@ __all__ = [
     "QuantizedModule",
     "RampRecord",
     "RateSearch",
+    "RecentLoad",
     "ReplayRecord",
     "ReplayedModel",
     "Reply",
     "RetentionRecord",
+    "RouteCurve",
+    "RouteLatency",
+    "RouteOutcome",
+    "RouteRecord",
+    "RoutedClass",
     "ServingRecord",
     "ShadowVerdict",
     "SoundnessCheck",
@@ -103,6 +138,9 @@ __all__ = [
     "StratumDrop",
     "TaskScore",
     "TokenAgreementRecord",
+    "TokenCost",
     "ToolCall",
     "VerbosityRecord",
+    "VerdictStatus",
+    "VersionRead",
 ]

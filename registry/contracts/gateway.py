@@ -12,8 +12,12 @@ class GatewayRecord(Record):
     name: str
     model: str
     """What clients call it."""
+    run: str = ""
+    """Whose registered model is served."""
     verdict: dict[str, Any]
     """How the pairs are to be judged, as it was written before the first one."""
     verdict_digest: str
+    class_by: dict[str, Any] | None = None
+    """A ClassesConfig: how the prompts' classes are found."""
     started_at: datetime
     """UTC; of the first start."""

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from registry.contracts.base import Record
 
-PairSource = Literal["replay", "mirror", "split"]
+PairSource = Literal["replay", "mirror", "split", "route"]
 
 
 class Answer(Record):
@@ -36,6 +36,10 @@ class Answer(Record):
     """From sending to the end."""
     score: Annotated[float, Field(ge=0, le=1)] | None = None
     """Against the known answer; None where there is none."""
+    mean_logprob: float | None = None
+    """Of a token of this answer under the model that gave it, in nats; None where it was not asked for, as below."""
+    least_logprob: float | None = None
+    """Of its least likely token."""
 
     @property
     def failed(self) -> bool:
@@ -55,6 +59,8 @@ class Pair(Record):
     """When the prompt was sent first, UTC."""
     prompt_class: str = ""
     """What it is judged under besides all; empty for none."""
+    route: str = ""
+    """Why that side answered the client, in a word of `serving_checks.gateway.routing`; empty where nothing routed."""
     prompt_hash: str
     """sha256 of the request's body without its model's name."""
     prompt_characters: int

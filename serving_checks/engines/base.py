@@ -94,6 +94,19 @@ class EngineFacts(NamedTuple):
     max_num_seqs: int | None = None
 
 
+class Container(NamedTuple):
+    """How a cluster starts a server as it is started here."""
+
+    image: str
+    """With a tag that stays."""
+    command: list[str]
+    """What comes before the model's folder."""
+    arguments: list[str]
+    """What comes after it, without address and port."""
+    model_format: str
+    """What KServe calls artifacts that it serves."""
+
+
 class MetricNames(StrictModel):
     """Names on an engine's Prometheus page, None where it has none.
 
@@ -207,6 +220,15 @@ class Engine(ABC):
 
         Args:
             max_model_len: Context length in tokens.
+        """
+        return None
+
+    def container(self, model: str, dtype: str) -> Container | None:
+        """How a cluster serves a model by this config; None for an engine that is not served so.
+
+        Args:
+            model: What clients call it.
+            dtype: Of activations, or `auto`.
         """
         return None
 

@@ -17,6 +17,7 @@ from registry.contracts.serving import Endpoint, ServingRecord
 from serving_checks.engines import vllm_log
 from serving_checks.engines.base import (
     LOOPBACK,
+    Container,
     EngineFacts,
     LaunchedConfig,
     LaunchedEngine,
@@ -77,6 +78,28 @@ class VllmServerConfig(LaunchedConfig):
     enforce_eager: bool = True
     """Skip compilation: a shorter start; on a GPU, slower answers."""
 
+    @property
+    def arguments(self) -> list[str]:
+        """Of vLLM's command line: all that is asked for here, wherever the server runs."""
+        options = {
+            "max-model-len": self.max_model_len,
+            "max-num-seqs": self.max_num_seqs,
+            "kv-cache-memory-bytes": round(self.kv_cache_gib * 2**30),
+            "tensor-parallel-size": self.tensor_parallel_size,
+            "pipeline-parallel-size": self.pipeline_parallel_size,
+        }
+        if self.max_num_batched_tokens is not None:
+            options["max-num-batched-tokens"] = self.max_num_batched_tokens
+        switches = {
+            "enable-prefix-caching": self.enable_prefix_caching,
+            "enable-chunked-prefill": self.enable_chunked_prefill,
+        }
+        return [
+            *(text for name, value in options.items() for text in (f"--{name}", str(value))),
+            *(["--enforce-eager"] if self.enforce_eager else []),
+            *(f"--{name if on else f'no-{name}'}" for name, on in switches.items() if on is not None),
+        ]
+
 
 class VllmEngine(LaunchedEngine):
     """A vLLM server, one process tree a model."""
@@ -120,6 +143,15 @@ class VllmEngine(LaunchedEngine):
         split = f" --tensor-parallel-size {ranks}" if ranks > 1 else ""
         return f"vllm serve . --dtype {serving.dtype} --max-model-len {max_model_len}{split}"
 
+    def container(self, model: str, dtype: str) -> Container | None:
+        """See `Engine.container`; the image's own program (vllm/vllm-openai)."""
+        return Container(
+            image="vllm/vllm-openai:v0.32.0",
+            command=["vllm", "serve"],
+            arguments=["--served-model-name", model, "--dtype", dtype, *self.config.arguments],
+            model_format="vLLM",
+        )
+
     def token_fields(self, *, chat: bool, logprobs: bool) -> Mapping[str, Any]:
         """See `Engine.token_fields`; 0 asks for the log-probability of the chosen token and of no other."""
         wanted = ({"logprobs": True} if chat else {"logprobs": 0}) if logprobs else {}
@@ -157,33 +189,20 @@ class VllmEngine(LaunchedEngine):
 
         The `vllm` script is not used: it asks for a distribution called `vllm`, and the CPU build has another name.
         """
-        config = self.config
         options = {
             "model": str(request.model_dir),
             "served-model-name": self.served_model_name(request),
             "host": LOOPBACK,
             "port": port,
             "dtype": request.dtype,
-            "max-model-len": config.max_model_len,
-            "max-num-seqs": config.max_num_seqs,
-            "kv-cache-memory-bytes": round(config.kv_cache_gib * 2**30),
-            "tensor-parallel-size": config.tensor_parallel_size,
-            "pipeline-parallel-size": config.pipeline_parallel_size,
             "worker-extension-cls": "serving_checks.engines.worker_probe.WorkerProbe",
         }
         argv = [*_PYTHON_MODULE, _SERVER_MODULE]
         argv += [text for name, value in options.items() for text in (f"--{name}", str(value))]
-        argv += ["--enforce-eager"] if config.enforce_eager else []
-        if config.max_num_batched_tokens is not None:
-            argv += ["--max-num-batched-tokens", str(config.max_num_batched_tokens)]
-        switches = {
-            "enable-prefix-caching": config.enable_prefix_caching,
-            "enable-chunked-prefill": config.enable_chunked_prefill,
-        }
-        argv += [f"--{name if on else f'no-{name}'}" for name, on in switches.items() if on is not None]
+        argv += self.config.arguments
         if request.trace_dir:
             argv += ["--profiler-config", json.dumps(_profiler_config(request.trace_dir))]
-        return ServerCommand(argv, _variables(config, request.device, request.threads))
+        return ServerCommand(argv, _variables(self.config, request.device, request.threads))
 
     def fork_server(self, device: Device, threads: int | None, address: Path) -> ServerCommand | None:
         """See `Engine.fork_server`.

@@ -17,8 +17,8 @@ from serving_checks.gateway.config import ListenConfig
 from serving_checks.gateway.refusals import Refusal
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_PASSED_ON = ("accept", "content-type", "traceparent", "tracestate", "user-agent")
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+PASSED_ON = ("accept", "content-type", "traceparent", "tracestate", "user-agent")
 """Headers of a client that its server sees. Never its key, and nothing that could choose a server."""
 
 
@@ -49,7 +49,7 @@ class Asked(NamedTuple):
 def request_id_of(request: web.BaseRequest) -> str:
     """The client's own, where it can stand in a log and a header; a new one else."""
     told = request.headers.get("x-request-id", "")
-    return told if _REQUEST_ID.fullmatch(told) else uuid.uuid4().hex
+    return told if REQUEST_ID.fullmatch(told) else uuid.uuid4().hex
 
 
 def check_key(request: web.BaseRequest, hashes: Collection[str]) -> None:
@@ -93,7 +93,7 @@ async def read_asked(request: web.BaseRequest, request_id: str, model: str, conf
     if fields.get("model") != model:
         raise Refusal(404, f"there is no such model here: name {model}", "model_not_found")
     # What is no ASCII could be written neither into a header nor into a frame.
-    passed = {name: told for name in _PASSED_ON if (told := request.headers.get(name)) and told.isascii()}
+    passed = {name: told for name in PASSED_ON if (told := request.headers.get(name)) and told.isascii()}
     # What is packed for the client could not be compared.
     passed |= {"x-request-id": request_id, "accept-encoding": "identity"}
     return Asked(request_id, request.path, passed, body, fields)

@@ -1,7 +1,7 @@
 """What the gateway is asked: where it listens, who may ask it, and what is mirrored."""
 
 from ipaddress import ip_address
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -69,3 +69,19 @@ class MirrorConfig(StrictModel):
     concurrency: Annotated[Count, Field(ge=1, le=1024)] = 4
     timeout_seconds: Annotated[Seconds, Field(gt=0)] = 120
     """Of one answer of the shadow's, from sending to its end."""
+    logprobs: bool = False
+    """Ask the shadow for the log-probabilities of its answers too, of which pairs keep mean and least: what a cascade
+    is calibrated on. With a cascade they are always asked for."""
+
+
+class LogConfig(StrictModel):
+    """Where events are told."""
+
+    to: Literal["folder", "stderr"] = "folder"
+    """`folder`: files beside the pairs. `stderr`: the gateway's events there; answers stay in the folder."""
+    requests: bool = True
+    """A line for each answer, which the observer writes once it has read it."""
+    file_mib: Mebibytes = Field(default=16, gt=0)
+    """At which a file is put aside and a new one begun."""
+    kept: Count = Field(default=4, ge=1, le=1000)
+    """Files put aside, of each kind; older ones are removed."""

@@ -1,19 +1,15 @@
-"""What Prometheus reads of a gateway. Names are OpenTelemetry's for generative models where it has one (semantic
-conventions 1.37, gen-ai metrics), with dots written as underscores as Prometheus wants them; the others begin with
-`quantbench_gateway_`."""
+"""What Prometheus reads of a gateway: clients' requests from here, the standing, and what the observer read."""
 
-from collections.abc import Callable
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
-
-from serving_checks.gateway.observer import Observer
-
-_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-"""Of gen_ai.server.request.duration."""
-_FIRST_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""Of gen_ai.server.time_to_first_token."""
+from serving_checks.gateway.asked import Asked
+from serving_checks.gateway.event_log import RefusalEvent, now
+from serving_checks.gateway.metrics_page import joined
+from serving_checks.gateway.observed import Arm
+from serving_checks.gateway.refusals import Refusal
+from serving_checks.gateway.served_metrics import DURATION_SECONDS, Served, ServedMetrics, told_status
+from serving_checks.gateway.standing import Standing, StandingCollector
+from serving_checks.gateway.upstream import Answered
 
 
 class Metrics:
@@ -21,74 +17,74 @@ class Metrics:
 
     Args:
         model: What clients call the model.
+        standing: Is told of each request too.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, standing: Standing) -> None:
+        self._standing = standing
         self._registry = CollectorRegistry()
-        labels = ("gen_ai_request_model", "version")
+        self._served = ServedMetrics(model, "client", self._registry)
+        self._refused = Counter(
+            "quantbench_gateway_refused",
+            "Requests that were refused before any server was asked, by HTTP status.",
+            ("status",),
+            registry=self._registry,
+        )
+        self._registry.register(StandingCollector(standing))
+        # Memory, processor time and open files of this process, by the names that Prometheus' clients share.
+        ProcessCollector(registry=self._registry)
+
+        labels = ("gen_ai_request_model", "arm", "reason")
         self._model = model
-        self._observed_page: Callable[[], str] = str
-        self._requests = Counter(
-            "quantbench_gateway_requests",
-            "Requests that were answered, by HTTP status; 499 is a client that hung up.",
-            (*labels, "status"),
-            registry=self._registry,
-        )
-        self._duration = Histogram(
-            "gen_ai_server_request_duration_seconds",
-            "From a request to the end of its answer.",
+        self._routed = Counter(
+            "quantbench_gateway_routed",
+            "Requests by who answered them and why; those that nothing routed are not among them.",
             labels,
             registry=self._registry,
-            buckets=_SECONDS,
         )
-        self._first = Histogram(
-            "gen_ai_server_time_to_first_token_seconds",
-            "From a request to the first piece of a streamed answer.",
+        self._routed_duration = Histogram(
+            "quantbench_gateway_routed_duration_seconds",
+            "From a request to the end of its answer, with the time of a cheap answer that was not sure enough.",
             labels,
             registry=self._registry,
-            buckets=_FIRST_SECONDS,
+            buckets=DURATION_SECONDS,
         )
 
-    def refused(self, version: str, status: int) -> None:
-        """A request that has no answer of the model's."""
-        self._requests.labels(self._model, version, str(status)).inc()
-
-    def answered(self, version: str, status: int, seconds: float, first_seconds: float | None) -> None:
-        """A request that was answered to its end.
+    def routed(self, arm: str, reason: str, seconds: float) -> None:
+        """A request that a rule or a calibrated route gave to an arm, and that was answered.
 
         Args:
-            first_seconds: To the first piece; None where it was not streamed.
+            seconds: With what was waited for another answer before.
         """
-        self._requests.labels(self._model, version, str(status)).inc()
-        self._duration.labels(self._model, version).observe(seconds)
-        if first_seconds is not None:
-            self._first.labels(self._model, version).observe(first_seconds)
+        self._routed.labels(self._model, arm, reason).inc()
+        self._routed_duration.labels(self._model, arm, reason).observe(seconds)
 
-    def watch(self, observer: Observer) -> None:
-        """Show an observer's numbers too."""
-        self._registry.register(_OfObserver(observer))
-        self._observed_page = lambda: observer.counts.page
+    def refused(self, request_id: str, refusal: Refusal) -> None:
+        """A client is told an error, and nobody was asked."""
+        self._refused.labels(told_status(refusal.status)).inc()
+        self._tell(RefusalEvent(now(), request_id, refusal.status, refusal.code or ""))
+
+    def failed(self, arm: Arm, version: str, asked: Asked, status: int) -> None:
+        """A server was asked, and its answer did not reach the client whole."""
+        self._served.failed(Served(arm, version, asked.path), status)
+        self._standing.ended(arm, version, None)
+        self._tell(RefusalEvent(now(), asked.id, status, arm=arm, version=version))
+
+    def answered(self, arm: Arm, version: str, asked: Asked, answered: Answered) -> None:
+        """A client has an answer to its end."""
+        seconds = answered.ended_at - answered.sent_at
+        first = answered.first_byte_at - answered.sent_at if asked.streams else None
+        self._served.answered(Served(arm, version, asked.path), answered.status, seconds, first)
+        self._standing.ended(arm, version, seconds if answered.status < 400 else None, first)
+        if answered.status != 200:  # the others have a line once they are read
+            self._tell(RefusalEvent(now(), asked.id, answered.status, arm=arm, version=version))
 
     def page(self) -> str:
         """The text under /metrics."""
-        return generate_latest(self._registry).decode() + self._observed_page()
+        observer = self._standing.observer
+        pages = [generate_latest(self._registry).decode()]
+        return joined(pages if observer is None else [*pages, observer.counts.page])
 
-
-class _OfObserver(Collector):
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
-
-    def collect(self):  # type: ignore[no-untyped-def] # prometheus_client's own is not typed
-        """See `Collector`."""
-        counts = self._observer.counts
-        waiting = "Requests that wait for the other side's answer."
-        yield GaugeMetricFamily("quantbench_gateway_mirror_waiting", waiting, value=counts.waiting)
-        for name, value, told in (
-            ("unobserved", self._observer.unobserved, "Answers that the observer had no room for, or did not run."),
-            ("mirror_done", counts.mirrored, "Requests that the other side was asked, and answered."),
-            ("mirror_dropped", counts.dropped, "Requests that found no room in the queue."),
-            ("mirror_failed", counts.failed, "Requests that the other side did not answer, or that make no pair."),
-            ("pairs_written", counts.written, "Pairs in the database."),
-            ("pairs_dropped", counts.unwritten, "Pairs that found no room or no disk."),
-        ):
-            yield CounterMetricFamily(f"quantbench_gateway_{name}", told, value=value)
+    def _tell(self, event: RefusalEvent) -> None:
+        if self._standing.log is not None:
+            self._standing.log.tell(event)

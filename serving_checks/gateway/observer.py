@@ -13,6 +13,7 @@ from typing import Self
 import msgspec
 
 from configs.errors import StageError
+from registry.contracts.gateway_status import ObserverRead
 from serving_checks.gateway.observed import Arms, Begin, Counts, End, Message, Observed, ObserverJob, frame_of, messages
 from serving_checks.gateway.observed import seen as seen_of
 
@@ -45,7 +46,7 @@ class Observer:
         self._unread_bytes = 0
         self._before, self._now = Counts(), Counts()
         """Of the processes that have ended, and of the one that runs."""
-        self._page = ""
+        self._page = self._answers = ""
         self.unobserved = 0
         """Answered requests that found no room, or no process."""
 
@@ -80,6 +81,16 @@ class Observer:
         before, now = self._before, self._now
         sums = {name: getattr(before, name) + getattr(now, name) for name in _SUMMED}
         return Counts(**sums, waiting=now.waiting, page=self._page)
+
+    @property
+    def read(self) -> ObserverRead:
+        """What it read in the answers; nothing before the first ones."""
+        return ObserverRead.model_validate_json(self._answers) if self._answers else ObserverRead()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its process runs."""
+        return self._writer is not None
 
     def ask(self, arms: Arms) -> None:
         """Who is asked from now on."""
@@ -152,7 +163,7 @@ class Observer:
     def _take(self, now: Counts) -> None:
         for _ in range(now.read - self._now.read):
             self._unread_bytes -= self._unread.popleft()
-        self._page = now.page or self._page
+        self._page, self._answers = now.page or self._page, now.answers or self._answers
         self._now = now
 
     def _forget(self, writer: asyncio.StreamWriter) -> None:
@@ -163,5 +174,7 @@ class Observer:
         self._unread.clear()
         self._unread_bytes = 0
         counts = self.counts
-        self._before = msgspec.structs.replace(counts, failed=counts.failed + counts.waiting, waiting=0, page="")
+        self._before = msgspec.structs.replace(
+            counts, failed=counts.failed + counts.waiting, waiting=0, page="", answers=""
+        )
         self._now = Counts()

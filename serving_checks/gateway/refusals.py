@@ -35,6 +35,11 @@ class Refusal(Exception):
         self.status, self.message, self.code = status, message, code
 
     @property
+    def asked_nobody(self) -> bool:
+        """Whether it is the gateway's own word, and no server's silence (502 and above)."""
+        return self.status < 502
+
+    @property
     def body(self) -> dict[str, Any]:
         """As JSON."""
         told = {"message": self.message, "type": _TYPES.get(self.status, "api_error"), "param": None, "code": self.code}

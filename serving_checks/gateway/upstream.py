@@ -34,7 +34,7 @@ _OF_THE_CONNECTION = frozenset(
     )
 )
 """Headers that are about one connection and not about the answer (RFC 9110, section 7.6.1)."""
-_KEPT_BYTES = 4 << 20
+KEPT_BYTES = 4 << 20
 """Of an answer, for its pair; of a longer one there is none."""
 _KEPT_SECONDS = 4.0
 """Of a connection that nothing is asked on. Uvicorn, in which engines run, closes after 5: a request that is sent at
@@ -135,7 +135,7 @@ class Upstream:
                     )
                 headers = _passed_back(answer.headers, asked.id)
                 length = answer.content_length
-                if length is not None and length <= _KEPT_BYTES:
+                if length is not None and length <= KEPT_BYTES:
                     with _REFUSING:
                         return await self._whole(answer, headers, sent_at)
                 return await self._in_pieces(answer, headers, sent_at, request)
@@ -175,7 +175,7 @@ class Upstream:
         await response.prepare(request)
         while piece:
             size += len(piece)
-            if size > _KEPT_BYTES:
+            if size > KEPT_BYTES:
                 parts = None
             if parts is not None:
                 parts.append(piece)
@@ -209,8 +209,8 @@ class Upstream:
             async for part in answer.content.iter_any():
                 first_byte_at = first_byte_at or time.perf_counter()
                 size += len(part)
-                if size > _KEPT_BYTES:
-                    raise too_long(_KEPT_BYTES)
+                if size > KEPT_BYTES:
+                    raise too_long(KEPT_BYTES)
                 parts.append(part)
             return _answered(answer, b"".join(parts), sent_at, first_byte_at or time.perf_counter())
 

@@ -141,8 +141,9 @@ class _Answer:
             for _, parts in sorted(self._calls.items())
         ]
         told = _count(self._usage.get("completion_tokens"), least=int(bool(text or calls)))
-        # One for each token, or they are not of this answer.
-        told_all = len(self._logprobs) == len(self._ids) and all(map(math.isfinite, self._logprobs))
+        # One for each token, or they are not of this answer; servers that tell no ids may tell how many there are.
+        tokens = len(self._ids) or told or len(self._logprobs)
+        told_all = len(self._logprobs) == tokens and all(map(math.isfinite, self._logprobs))
         return StreamedReply(
             first_piece_at=self._first_piece_at,
             ended_at=ended_at,
@@ -153,7 +154,7 @@ class _Answer:
             completion_tokens=len(self._ids) or told,
             prompt_token_ids=self._prompt_ids,
             token_ids=self._ids or None,
-            logprobs=self._logprobs if self._ids and told_all else None,
+            logprobs=self._logprobs if self._logprobs and told_all else None,
         )
 
 
@@ -162,7 +163,8 @@ def _logprobs_of(told: dict[str, Any] | None) -> list[float]:
     if not told:
         return []
     values = told["token_logprobs"] if "token_logprobs" in told else [one["logprob"] for one in told["content"] or []]
-    return [float(value) for value in values]
+    # The first token of a prompt that is told again has none.
+    return [math.nan if value is None else float(value) for value in values]
 
 
 def _count(told: Any, least: int) -> int | None:

@@ -195,7 +195,7 @@ class ReplayClient:
             **prompt.body,
             **({} if limits else {"max_tokens": config.max_output_tokens}),
             **sampling,
-            **self._engine.token_fields(chat=prompt.chat, logprobs=config.score_answers),
+            **self._engine.token_fields(chat=prompt.chat, logprobs=config.logprobs or config.score_answers),
             "model": self.endpoint.served_model_name,
             "stream": True,
             "stream_options": {"include_usage": True},

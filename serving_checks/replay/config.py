@@ -1,25 +1,12 @@
-"""What is replayed, in which order, under which class, and how it is asked."""
+"""What is replayed, in which order, and how it is asked."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-import regex
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field
 
 from configs.base import StrictModel
-from configs.quantities import Count, Label, LocalPath, Seconds, Seed, Share
+from configs.quantities import Count, LocalPath, Seconds, Seed, Share
 from registry.contracts.replay import LogFormat
-
-
-def _compiles(pattern: str) -> str:
-    try:
-        regex.compile(pattern)
-    except regex.error as error:
-        raise ValueError(f"it is no regular expression: {error}") from None
-    return pattern
-
-
-Pattern = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_compiles)]
-"""A regular expression of the library `regex`."""
 
 
 class PromptsConfig(StrictModel):
@@ -36,30 +23,6 @@ class PromptsConfig(StrictModel):
     """Share of lines that may hold no prompt; with more of them the log is refused."""
 
 
-class ClassRule(StrictModel):
-    name: Label
-    """Of the class."""
-    pattern: Pattern
-    """Looked for anywhere in the prompt's text."""
-
-
-class ClassesConfig(StrictModel):
-    """Where a prompt's class comes from: one of the two."""
-
-    metadata: Label | None = None
-    """A key of the request's metadata, whose value is the class."""
-    rules: list[ClassRule] = []
-    """The first that is found gives the class; none for a prompt without one."""
-    timeout_seconds: Annotated[Seconds, Field(gt=0)] = 0.2
-    """Of one search: some patterns take hours on some texts."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.metadata is None) == (not self.rules):
-            raise ValueError("name either `metadata` or `rules`")
-        return self
-
-
 class AskingConfig(StrictModel):
     """How both models are asked."""
 
@@ -74,6 +37,9 @@ class AskingConfig(StrictModel):
     prompt's own parameters."""
     seed: Seed = 0
     """Of `as logged`, the same on both sides."""
+    logprobs: bool = False
+    """Ask for the log-probability of each token of an answer, of which a pair keeps mean and least: what a cascade is
+    calibrated on. Only of engines that tell it."""
     score_answers: bool = False
     """Ask the candidate also how likely it finds each token of the champion's answer. One more reading of every prompt
     with its answer, and only by engines that give log-probabilities of a prompt."""

@@ -5,14 +5,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import regex
-
 from configs.errors import RequestError
 from configs.reading.json_text import parse_json
 from configs.reading.text import MalformedError, lines_of
 from registry.contracts.replay import LogFormat, PromptsRecord
 from registry.hashing import canonical_json, digest_of, digest_of_file
-from serving_checks.replay.config import ClassesConfig, PromptsConfig
+from serving_checks.replay.classes import ClassesConfig, class_of
+from serving_checks.replay.config import PromptsConfig
 from serving_checks.replay.log_formats import NoRequest, format_of, requests_of
 
 _LOG_BYTES = 4 << 30
@@ -20,7 +19,6 @@ _LOOKED_AT = 20
 """Lines by which a format is known."""
 _TOLD = 10
 """Broken lines that are told one by one."""
-_LONGEST_CLASS = 100
 _OURS = ("model", "stream", "stream_options", "n", "best_of", "metadata", "store", "logprobs", "top_logprobs")
 """Fields that are set here, or that say nothing to the model."""
 
@@ -148,11 +146,10 @@ def _prompts_of(
         # The reader's words may quote the line.
         raise NoRequest(error.fact if error.fact.startswith("not JSON") else "no strict JSON") from None
     for place, (body, metadata) in enumerate(requests_of(line, log_format)):
-        chat = "messages" in body
-        told = "\n".join(_texts_of_chat(body["messages"]) if chat else [_text_of_completion(body.get("prompt"))])
+        told = text_of_body(body)
         expected = _expected(line, metadata, expected_field) if expected_field else None
         kept = {name: value for name, value in body.items() if name not in (*_OURS, expected_field)}
-        yield _Found(number, place, chat, kept, told, _class_of(told, metadata, classes), expected)
+        yield _Found(number, place, "messages" in body, kept, told, class_of(body, told, metadata, classes), expected)
 
 
 def _expected(line: dict[str, Any], metadata: Mapping[str, str], name: str) -> str | None:
@@ -199,26 +196,6 @@ def _text_of_completion(prompt: Any) -> str:
     return prompt
 
 
-def _class_of(text: str, metadata: Mapping[str, str], classes: ClassesConfig | None) -> str:
-    """Raises NoRequest where the class cannot be known: a wrong one would be judged with others."""
-    if classes is None:
-        return ""
-    if classes.metadata is not None:
-        name = metadata.get(classes.metadata, "")
-        if len(name) > _LONGEST_CLASS or not name.isprintable():
-            raise NoRequest("its class is longer than a line, or holds what cannot be printed")
-        return name
-    for rule in classes.rules:
-        try:
-            if regex.search(rule.pattern, text, timeout=classes.timeout_seconds):
-                return rule.name
-        except TimeoutError:
-            raise NoRequest(
-                f"the pattern of class {rule.name} was not done with it within {classes.timeout_seconds:g} s"
-            ) from None
-    return ""
-
-
 def _numbered(found: _Found, number: int, file_digest: str) -> Prompt:
     body_hash = digest_of(found.body)
     return Prompt(
@@ -243,10 +220,15 @@ def prompt_of_body(name: str, fields: dict[str, Any]) -> Prompt:
     Raises:
         NoRequest: It holds no text.
     """
-    chat = "messages" in fields
-    text = "\n".join(_texts_of_chat(fields["messages"]) if chat else [_text_of_completion(fields.get("prompt"))])
     body = {key: value for key, value in fields.items() if key not in _OURS}
-    return Prompt(name, 0, chat, body, text, digest_of(body), "", None)
+    return Prompt(name, 0, "messages" in fields, body, text_of_body(fields), digest_of(body), "", None)
+
+
+def text_of_body(fields: Mapping[str, Any]) -> str:
+    """All texts of a request, a line or more each. Raises NoRequest where it holds none."""
+    if "messages" in fields:
+        return "\n".join(_texts_of_chat(fields["messages"]))
+    return _text_of_completion(fields.get("prompt"))
 
 
 def prompt_json(prompt: Prompt) -> str:

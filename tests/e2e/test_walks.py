@@ -80,7 +80,7 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
 
 
-@pytest.mark.parametrize("document", ["replay", "verdict", "artifacts", "gateway"])
+@pytest.mark.parametrize("document", ["replay", "verdict", "artifacts", "gateway", "routing"])
 def test_the_walk_of_a_document(document: str, capsys: pytest.CaptureFixture[str]) -> None:
     """In this order: a verdict wants a replay."""
     take(walk_of(ROOT / "docs" / f"{document}.md"), capsys)

@@ -13,6 +13,7 @@ from evals.judging.pair_observations import observations_of
 from evals.judging.shadow_verdict import judge_pairs
 from evals.judging.trial_judge import TrialJudge
 from evals.judging.verdict_config import VerdictConfig, verdict_digest
+from registry import steady_clock
 from registry.contracts import Pair
 from registry.pair_database import PairDatabase, Trial, read_pairs_of, read_trial
 from tests.shadow_pairs import answer, failed, pair, table_of
@@ -105,7 +106,10 @@ def test_two_gateways_with_one_database_give_no_place_twice(tmp_path: Path) -> N
     assert read_pairs_of(path, "one")["number"].to_pylist() == list(range(300))
 
 
-def test_what_was_deleted_changes_no_verdict_and_gives_no_place_anew(tmp_path: Path) -> None:
+def test_what_was_deleted_changes_no_verdict_and_gives_no_place_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steady_clock, "STEADY_SECONDS", 0.0)
     path, old = tmp_path / "pairs.db", datetime.now(UTC) - timedelta(days=2)
     undecided = CONFIG.model_copy(update={"alpha": 1e-6})
     written(path, [a_pair(number, old) for number in range(20)])

@@ -15,7 +15,7 @@ import pytest
 
 from configs.errors import RequestError, StageError
 from pipelines.execution import served_aliases
-from pipelines.execution.gateway import PAIRS_FILE, _begun, _Serving, open_gateway, run_gateway
+from pipelines.execution.gateway import PAIRS_FILE, _Serving, begun, open_gateway, run_gateway
 from pipelines.execution.workspace import Workspace
 from registry.contracts import Endpoint
 from registry.ledger import Entry, Ledger
@@ -32,24 +32,27 @@ Asking = Callable[[], Any]
 class Lab:
     """A workspace with three artifacts, a ledger, and servers that say which version they are."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, ledger: str | None = None) -> None:
         self.workspace = Workspace(folder / "workspace")
         self.workspace.create()
         run_dir = self.workspace.root / "runs" / "one"
         run_dir.mkdir()
         run = report_record(run_dir)
+        run = run.model_copy(update={"config": run.config | {"registry": {"ledger": ledger}}})
         write_sealed(run_dir / "result.json", run)
         self.model = str(run.config["name"])
-        self.ledger = Ledger(sqlite_uri(self.workspace.root / "ledger.db"))
+        self.ledger = Ledger(ledger or sqlite_uri(self.workspace.root / "ledger.db"))
         self.artifacts = {version: self._stored(version) for version in ("1", "2", "3")}
         self.port = free_port(None)
         self.told: list[str] = []
+        self.says: dict[str, str] = {}
+        """What a version answers, where it is not its number."""
         self.up: list[str] = []
         """Versions whose servers run."""
-        self.ended: set[str] = set()
-        """Versions whose servers ended by themselves."""
         self.started: list[str] = []
         """Versions whose servers were started, one for each time."""
+        self.ended: set[str] = set()
+        """Versions whose servers ended by themselves."""
         self.refused = ""
         """The version that cannot be served."""
         self.may_start = threading.Event()
@@ -84,9 +87,10 @@ class Lab:
             self.up.remove(version)
 
     def answered(self, version: str, body: dict[str, Any]) -> Scripted:
+        said = self.says.get(version, f"from {version}")
         if body.get("stream"):
-            return Scripted(text_events(*f"from {version}"), pause_seconds=0.05)
-        return Scripted([{"choices": [{"text": f"from {version}", "finish_reason": "stop"}]}], end="finish")
+            return Scripted(text_events(*said), pause_seconds=0.05)
+        return Scripted([{"choices": [{"text": said, "finish_reason": "stop"}]}], end="finish")
 
     def move(self, alias: str, version: str | None) -> None:
         """As `quantbench registry` does it."""
@@ -105,15 +109,20 @@ class Lab:
         self.ledger.append(entry, last)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[aiohttp.ClientSession]:
-        opened = open_gateway(self.config_file, [], self.workspace)
-        directory = self.workspace.replay_dir("live")
-        begun = _begun(opened.config, directory)
-        serving = _Serving(opened, self.workspace, directory, begun, self.told.append)
+    async def running(self, *overrides: str) -> AsyncIterator[aiohttp.ClientSession]:
+        opened = open_gateway(self.config_file, list(overrides), self.workspace)
+        directory, told = self.workspace.replay_dir(opened.config.name), list[str]()
+        first = begun(opened.config, directory, opened.run_id)
+
+        def tell(text: str) -> None:
+            told.append(text)
+            self.told.append(text)
+
+        serving = _Serving(opened, self.workspace, directory, first, tell)
         task = asyncio.create_task(serving.run())
         try:
             async with asyncio.timeout(60), aiohttp.ClientSession() as session:
-                await self.until(lambda: any("answers as demo" in text for text in self.told), task)
+                await self.until(lambda: any("answers as demo" in text for text in told), task)
                 yield session
         finally:
             task.cancel()
@@ -124,9 +133,9 @@ class Lab:
             assert task is None or not task.done(), task.exception()
             await asyncio.sleep(0.01)
 
-    async def ask(self, session: aiohttp.ClientSession) -> tuple[int, str]:
-        url = f"http://127.0.0.1:{self.port}/v1/completions"
-        async with session.post(url, json={"model": "demo", "prompt": "one"}) as answer:
+    async def ask(self, session: aiohttp.ClientSession, user: str = "", port: int | None = None) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{port or self.port}/v1/completions"
+        async with session.post(url, json={"model": "demo", "prompt": "one", "user": user}) as answer:
             body = await answer.json(content_type=None)
             return answer.status, body["choices"][0]["text"] if answer.status == 200 else json.dumps(body)
 
@@ -201,24 +210,6 @@ def test_clients_go_on_while_champions_come_and_go(one: Lab) -> None:
             await asyncio.gather(*clients)
         assert {status for status, _ in answers} == {200}
         assert {text for _, text in answers} == {"from 1", "from 2", "from 3"}
-
-    asyncio.run(run())
-
-
-def test_a_server_that_ended_is_started_anew(one: Lab) -> None:
-    async def run() -> None:
-        one.move("champion", "1")
-        one.move("shadow", "2")
-        async with one.running() as session:
-            await one.until(lambda: one.up == ["1", "2"])
-            for version in ("1", "2"):
-                one.told.clear()
-                one.ended.add(version)
-                await one.until(lambda version=version: f"starting version {version}" in one.told)
-                one.ended.clear()
-                await one.until(lambda version=version: f"version {version} is served" in one.told)
-                assert await one.ask(session) == (200, "from 1")
-        assert one.up == []
 
     asyncio.run(run())
 
@@ -300,6 +291,24 @@ def test_a_ledger_that_is_away_changes_nothing(one: Lab, monkeypatch: pytest.Mon
     asyncio.run(run())
 
 
+def test_a_server_that_ended_is_started_anew(one: Lab) -> None:
+    async def run() -> None:
+        one.move("champion", "1")
+        one.move("shadow", "2")
+        async with one.running() as session:
+            await one.until(lambda: one.up == ["1", "2"])
+            for version in ("1", "2"):
+                one.told.clear()
+                one.ended.add(version)
+                await one.until(lambda version=version: f"starting version {version}" in one.told)
+                one.ended.clear()
+                await one.until(lambda version=version: f"version {version} is served" in one.told)
+                assert await one.ask(session) == (200, "from 1")
+        assert one.up == []
+
+    asyncio.run(run())
+
+
 def test_it_starts_again_into_the_same_state(one: Lab) -> None:
     async def run() -> None:
         one.move("champion", "1")
@@ -333,7 +342,7 @@ def test_another_verdict_is_not_taken_for_the_frozen_one(one: Lab) -> None:
     one.move("champion", "1")
     directory = one.workspace.replay_dir("live")
     for _ in range(2):
-        _begun(open_gateway(one.config_file, [], one.workspace).config, directory)
+        begun(open_gateway(one.config_file, [], one.workspace).config, directory)
     other = open_gateway(one.config_file, ["verdict.alpha=0.2"], one.workspace)
     with pytest.raises(RequestError, match="judged by another `verdict`"):
         run_gateway(other, one.workspace, one.told.append)

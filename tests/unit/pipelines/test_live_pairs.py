@@ -19,13 +19,20 @@ from pipelines.stage_programs.live_pairs import LivePairs
 from registry.contracts import Endpoint, GatewayRecord, Pair
 from registry.pair_database import NO_TRIAL, PairDatabase, Trial, read_pair_database
 from registry.sealed import write_sealed
+from serving_checks.gateway.answer_reader import AnswerReader
 from serving_checks.gateway.asked import COMPLETIONS, Asked
 from serving_checks.gateway.config import MirrorConfig, PatienceConfig
 from serving_checks.gateway.mirror import Mirror
 from serving_checks.gateway.observed import Arm, Observed
+from serving_checks.gateway.tally import Tally
 from serving_checks.gateway.upstream import Answered, Upstream
 from tests.scripted_server import Scripted, scripted_server
 from tests.unit.serving_checks.test_gateway import ASKED, Behind, lab
+
+
+def nothing_read() -> AnswerReader:
+    """Counts answers, and nobody asks for the numbers."""
+    return AnswerReader(Tally("demo", None))
 
 
 def says(text: str) -> Any:
@@ -48,7 +55,7 @@ def recorded(
 
     async def run() -> None:
         with PairDatabase(path) as database:
-            pairs = LivePairs(database.offer, keep_prompts=keep_prompts)
+            pairs = LivePairs(database.offer, nothing_read(), MirrorConfig(), keep_prompts=keep_prompts)
 
             def observe(observed: Observed) -> None:
                 if pairs.wants(observed):
@@ -108,7 +115,12 @@ def asked_beside(
     kept: list[Pair] = []
 
     async def run() -> list[str]:
-        pairs = LivePairs(lambda pair, trial: kept.append(pair), 0.3, keep_prompts=False)
+        pairs = LivePairs(
+            lambda pair, trial: kept.append(pair),
+            nothing_read(),
+            MirrorConfig(timeout_seconds=0.3),
+            keep_prompts=False,
+        )
         pairs.trial = TRIAL
         async with Upstream("2", other, PatienceConfig()) as upstream:
             pairs.champion = pairs.candidate = upstream

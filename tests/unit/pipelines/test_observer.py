@@ -42,6 +42,7 @@ def job(folder: Path) -> ObserverJob:
         keep_prompts=False,
         mirror=MirrorConfig(timeout_seconds=20),
         patience=PatienceConfig(),
+        model="demo",
     )
 
 

@@ -382,7 +382,8 @@ def model_folder(folder: Path, **files: Any) -> Path:
         ({"champion": {"model": "nowhere"}}, "nowhere/config.json cannot be read"),
         ({"champion": {"artifact": "abcdef"}}, "no object in the store with digest abcdef"),
         ({"champion": {"run": "last", "name": "baseline"}}, "there is no workspace"),
-        ({"asking": {"score_answers": True}}, "gives no log-probabilities of a prompt"),
+        ({"asking": {"score_answers": True}}, "gives no log-probabilities, which `asking.score_answers`"),
+        ({"asking": {"logprobs": True}}, "gives no log-probabilities, which `asking.logprobs`"),
         ({"prompts": {"file": "none.jsonl"}}, "none.jsonl: cannot be read"),
     ],
 )

@@ -121,7 +121,7 @@ def test_a_flipped_byte_is_told_with_its_file(tmp_path: Path, capsys: pytest.Cap
     folder = recorded(tmp_path, scored(ENOUGH))
     path = folder / "pairs" / "part-000001.parquet"
     damaged = bytearray(path.read_bytes())
-    damaged[len(damaged) // 3] ^= 4
+    damaged[len(damaged) // 4] ^= 4
     path.write_bytes(damaged)
     ended, _, error = said(capsys, folder)
     assert ended == 3 and "part-000001.parquet" in error

@@ -9,7 +9,8 @@ import pytest
 
 from configs.errors import RequestError
 from registry.hashing import digest_of
-from serving_checks.replay.config import ClassesConfig, PromptsConfig
+from serving_checks.replay.classes import ClassesConfig
+from serving_checks.replay.config import PromptsConfig
 from serving_checks.replay.prompts import ReadPrompts, read_prompts
 
 CHAT = {"model": "gpt", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0.5, "stream": True}

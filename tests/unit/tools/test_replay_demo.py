@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from serving_checks.replay.config import ClassesConfig, PromptsConfig
+from serving_checks.replay.classes import ClassesConfig
+from serving_checks.replay.config import PromptsConfig
 from serving_checks.replay.prompts import read_prompts
 from tools import replay_demo
 
