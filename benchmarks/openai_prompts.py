@@ -3,7 +3,7 @@
     python benchmarks/openai_prompts.py configs/data/replay_demo.jsonl --model smollm2
 
 at OPENAI_BASE_URL, or http://127.0.0.1:8080/v1. Each line is a request's body; what else it holds stays here. Every
-second one is streamed. Ends with 1 if any failed.
+second one is streamed; they come from twenty users in turn. Ends with 1 if any failed.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 
 from openai import AsyncOpenAI, OpenAIError
 
+_USERS = 20
 _FIELDS = ("prompt", "messages", "max_tokens", "stop", "temperature", "tools")
 
 
@@ -33,7 +34,7 @@ async def main(args: argparse.Namespace) -> int:
     async def ask_on() -> None:
         for number, body in found:
             try:
-                await _ask(client, body, stream=number % 2 == 1)
+                await _ask(client, {**body, "user": f"user-{number % _USERS}"}, stream=number % 2 == 1)
                 ended["answered"] += 1
             except OpenAIError as error:
                 ended["failed"] += 1

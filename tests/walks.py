@@ -24,7 +24,7 @@ def walk_of(document: Path) -> list[tuple[str, str]]:
     """The commands of the document's first block that begins with one, each with what it prints."""
     block = re.search(r"^```\n(\$ .*?)^```$", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     assert block is not None
-    taken = r"^\$ ((?:quantbench|python benchmarks/|kill) ?.*)\n((?:(?!\$ ).*\n)*)"
+    taken = r"^\$ ((?:quantbench|python benchmarks/|kill|curl|head|tail) ?.*)\n((?:(?!\$ ).*\n)*)"
     return re.findall(taken, block.group(1), flags=re.MULTILINE)
 
 
@@ -55,7 +55,8 @@ def _take_one(command: str, printed: str, capsys: pytest.CaptureFixture[str]) ->
         said = capsys.readouterr()
         got = said.err + said.out
     else:
-        done = subprocess.run(_argv(command), capture_output=True, text=True, check=False, timeout=_BACKGROUND_SECONDS)
+        argv = _argv(command) if program == "python" else ["bash", "-o", "pipefail", "-c", _here(command)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_BACKGROUND_SECONDS)
         code, got = done.returncode, done.stderr + done.stdout
     assert _same(printed, got), f"$ {command}\n{got}"
     if "verdict: " in printed:
@@ -68,6 +69,11 @@ def _argv(command: str) -> list[str]:
     program, *rest = shlex.split(command)
     rest = [str(ROOT / one) if one.startswith("benchmarks/") else one for one in rest]
     return [sys.executable, "-P", *(("-m", "pipelines.cli") if program == "quantbench" else ()), *rest]
+
+
+def _here(command: str) -> str:
+    """A document's address is the default one; here it is where OpenAI's client is told to ask."""
+    return command.replace("http://127.0.0.1:8080", os.environ.get("OPENAI_BASE_URL", "").removesuffix("/v1"))
 
 
 def _same(printed: str, got: str) -> bool:

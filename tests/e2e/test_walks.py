@@ -65,8 +65,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert "registered model" in lab.record()
     write_sealed(lab.run.run_dir / "result.json", lab.run)
     # A port that is free here; OpenAI's client asks where this variable says.
-    gateway, port = folder / "configs" / "shadow" / "gateway.yaml", free_port(None)
-    gateway.write_text(gateway.read_text().replace("port: 8080", f"port: {port}"))
+    port = free_port(None)
+    for config in (folder / "configs" / "shadow").glob("*.yaml"):
+        config.write_text(config.read_text().replace("port: 8080", f"port: {port}"))
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
     (folder / "limits.yaml").write_text("metrics: {errors: 0.2}\n")
     key_pair(folder / "private.pem", folder / "public.pem")
@@ -80,7 +81,9 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
 
 
-@pytest.mark.parametrize("document", ["replay", "verdict", "artifacts", "gateway", "routing", "ramp"])
+@pytest.mark.parametrize(
+    "document", ["replay", "verdict", "artifacts", "gateway", "routing", "watching", "ramp", "rendering"]
+)
 def test_the_walk_of_a_document(document: str, capsys: pytest.CaptureFixture[str]) -> None:
     """In this order: a verdict wants a replay, and a ramp a champion."""
     take(walk_of(ROOT / "docs" / f"{document}.md"), capsys)
@@ -94,21 +97,31 @@ def test_upstream_s_command_verifies_what_was_exported() -> None:
     assert "Verification succeeded" in done.stdout + done.stderr
 
 
+_PRINTED = {
+    "&": "...version ... sees what clients ask\n...",
+    "4": "800 of 800 prompts answered, 0 failed, ... s\n",
+    "workspace/shadow/demo": "...verdict: ...",
+    "workspace/shadow/ramp": "...verdict: ...",
+    "%1": "...ended\n",
+}
+"""By a command's last word."""
+
+
 def test_the_walk_of_the_readme(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Replay, promotion and rollback of the recommended artifact, each seen in the history."""
+    """Replay, endpoint, promotion and rollback of the recommended artifact, each seen in the history."""
     document = (ROOT / "README.md").read_text()
     (block,) = re.findall(
         r"^```\n(\.venv/bin/quantbench shadow replay .*?)^```$", document, flags=re.MULTILINE | re.DOTALL
     )
-    commands = [line.partition("#")[0].removeprefix(".venv/bin/quantbench ") for line in block.splitlines()]
-    for command in commands:
-        assert main(shlex.split(command)) in ((0, 1, 4) if " verdict " in command else (0,)), command
+    commands = [line.partition("#")[0].strip().removeprefix(".venv/bin/") for line in block.splitlines()]
+    take([(command, _PRINTED.get(command.split()[-1], "...\n")) for command in commands], capsys)
     capsys.readouterr()
     assert main(["registry", "history", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)["entries"]
     moves = [
-        (one["kind"], one["version_from"], one["version_to"]) for one in entries if one["stream"] == "alias:shadow"
+        (one["kind"], one["version_from"], one["version_to"]) for one in entries if one["stream"] == "alias:champion"
     ]
-    assert [kind for kind, _, _ in moves] == ["promote", "rollback"]
-    assert moves[0][2] == moves[1][1]
+    assert [kind for kind, _, _ in moves[-2:]] == ["promote", "rollback"]
+    assert moves[-2][2] == moves[-1][1]
+    assert any(one["stream"] == "ramp:shadow" and one["kind"] == "begin" for one in entries)
     assert ("approve", "policy") in [(one["kind"], one["who"]) for one in entries]
