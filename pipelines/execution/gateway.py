@@ -71,7 +71,7 @@ def open_gateway(file: Path, overrides: list[str], workspace: Workspace) -> Open
     if not isinstance(engine_of(config.serving), LaunchedEngine):
         raise RequestError(
             "`serving.engine` names a server that runs already, and which artifact it serves is not known",
-            remedy="name an engine whose servers are started here",
+            remedy="name it under `attach`, by its artifact's digest, and in `serving` an engine that is started here",
         )
     free_port(config.listen.port)
     run = run_named(workspace, None if config.run == "last" else config.run)

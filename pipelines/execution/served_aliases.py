@@ -230,7 +230,10 @@ class Servers:
     def _serve(self, target: Target, server: ExitStack, given_up: Event) -> RunningServer:
         config = self._config
         folder = checked_folder(
-            self._workspace.store.open(target.artifact), config.serving, config.dtype, self._machine
+            self._workspace.store.open(target.artifact),
+            config.serving_of(target.artifact),
+            config.dtype,
+            self._machine,
         )
         request = ServerRequest(
             folder.serving, folder.model, folder.dtype, self._machine.device, self._machine.serving_threads

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from configs.base import StrictModel
 from configs.quantities import Count, Label, Name, Seconds
@@ -10,12 +10,15 @@ from evals.judging.verdict_config import VerdictConfig
 from pipelines.recipe.deadlines import Deadlines
 from pipelines.recipe.render_config import RenderConfig
 from registry.contracts.base import DType
-from serving_checks.engines.table import AnyServingConfig, default_config
+from serving_checks.engines.base import AttachedEngine
+from serving_checks.engines.table import AnyServingConfig, default_config, engine_of
 from serving_checks.gateway.config import ListenConfig, LogConfig, MirrorConfig, PatienceConfig
 from serving_checks.gateway.routing import RoutingConfig
 from serving_checks.gateway.split import SplitConfig
 from serving_checks.readings.cost import DevicePrice
 
+DigestBeginning = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{6,64}$")]
+"""Of an artifact's digest, as `quantbench artifacts list` shows it."""
 _OF_REPLAYS = ("score", "agreement", "logprob", "preference")
 """Metrics that live traffic has no values of: they take known answers, the champion's tokens or a third model."""
 
@@ -34,6 +37,9 @@ class GatewayConfig(StrictModel):
     """A run of the registered model, by its id or the beginning of it: its recipe says where the ledger is."""
     serving: AnyServingConfig = Field(default_factory=default_config)
     """How champion and shadow are served, each by a server that is started here."""
+    attach: dict[DigestBeginning, AnyServingConfig] = {}
+    """Servers that run already, by the artifact that each serves: its digest, or the beginning of it. Which bytes they
+    serve is their owner's word."""
     dtype: DType | Literal["auto"] = "auto"
     listen: ListenConfig = ListenConfig()
     patience: PatienceConfig = PatienceConfig()
@@ -57,6 +63,21 @@ class GatewayConfig(StrictModel):
     """`auto` takes CUDA where a GPU answers, else the CPU."""
     render: RenderConfig = RenderConfig()
     """What files for other engines name."""
+
+    def serving_of(self, artifact: str) -> AnyServingConfig:
+        """How an artifact is served, known by its digest."""
+        known = artifact.removeprefix("sha256:")
+        return next((one for beginning, one in self.attach.items() if known.startswith(beginning)), self.serving)
+
+    @model_validator(mode="after")
+    def _one_server_an_artifact(self) -> Self:
+        for one, serving in self.attach.items():
+            if not isinstance(engine_of(serving), AttachedEngine):
+                raise ValueError(f"`attach.{one}` is a server that runs already: say `engine: openai` and its address")
+            longer = [other for other in self.attach if other != one and other.startswith(one)]
+            if longer:
+                raise ValueError(f"`attach` has {one} and {longer[0]}, which may be one artifact: write both in full")
+        return self
 
     @model_validator(mode="after")
     def _steps_can_pass(self) -> Self:

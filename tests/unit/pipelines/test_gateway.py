@@ -12,22 +12,29 @@ from typing import Any
 
 import aiohttp
 import pytest
+from pydantic import ValidationError
 
 from configs.errors import RequestError, StageError
 from pipelines.execution import served_aliases
 from pipelines.execution.gateway import PAIRS_FILE, _Serving, begun, open_gateway, run_gateway
 from pipelines.execution.workspace import Workspace
+from pipelines.recipe.gateway_config import GatewayConfig
 from registry.contracts import Endpoint
 from registry.ledger import Entry, Ledger
 from registry.pair_database import read_pair_database
 from registry.sealed import write_sealed
 from registry.tracking.address import sqlite_uri
 from serving_checks.processes.pulse import Patience
-from serving_checks.server import free_port
+from serving_checks.server import free_port, serve
+from serving_checks.transport.http_json import get_text
+from tests.fake_servers import fake_server
 from tests.scripted_server import Scripted, scripted_server, text_events
 from tests.unit.pipelines.report_records import report_record
 
 Asking = Callable[[], Any]
+
+
+AT = {"engine": "openai", "base_url": "http://127.0.0.1:9", "served_model_name": "model"}
 
 
 class Lab:
@@ -331,6 +338,40 @@ def test_it_starts_again_into_the_same_state(one: Lab) -> None:
             assert await one.ask(session) == (200, "from 2")
 
     asyncio.run(run())
+
+
+def test_a_server_that_runs_already_is_asked_where_it_is(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_aliases, "serve", serve)
+    monkeypatch.setattr(
+        served_aliases,
+        "checked_folder",
+        lambda model, serving, *_: SimpleNamespace(model=model, serving=serving, dtype="float32"),
+    )
+    digest = one.artifacts["1"].removeprefix("sha256:")[:12]
+
+    async def run(base_url: str) -> None:
+        one.move("champion", "1")
+        at = f"attach={{{digest}: {{engine: openai, base_url: '{base_url}', served_model_name: model}}}}"
+        async with one.running(at) as session:
+            status, text = await one.ask(session)
+            assert (status, bool(text)) == (200, True)
+
+    with fake_server(one.workspace.root, "--tpot-seconds", "0") as endpoint:
+        asyncio.run(run(endpoint.base_url))
+        get_text(f"{endpoint.base_url}/v1/models", timeout_seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("attach", "says"),
+    [
+        ({"9f3c2a": {"engine": "vllm"}}, "is a server that runs already"),
+        ({"9f3c2a": AT, "9f3c2a1b": AT}, "may be one artifact"),
+        ({"nine": AT}, "should match pattern"),
+    ],
+)
+def test_servers_that_cannot_be_told_apart(attach: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        GatewayConfig.model_validate({"version": 1, "name": "live", "model": "demo", "attach": attach})
 
 
 def test_refused_before_anything_is_started(one: Lab) -> None:
