@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,8 +82,13 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
 
 
+def _of_an_endpoint(*documents: str) -> list[Any]:
+    return [pytest.param(document, marks=pytest.mark.service) for document in documents]
+
+
 @pytest.mark.parametrize(
-    "document", ["replay", "verdict", "artifacts", "gateway", "routing", "watching", "ramp", "rendering"]
+    "document",
+    ["replay", "verdict", "artifacts", "rendering", *_of_an_endpoint("gateway", "routing", "watching", "ramp")],
 )
 def test_the_walk_of_a_document(document: str, capsys: pytest.CaptureFixture[str]) -> None:
     """In this order: a verdict wants a replay, and a ramp a champion."""
@@ -107,6 +113,7 @@ _PRINTED = {
 """By a command's last word."""
 
 
+@pytest.mark.service
 def test_the_walk_of_the_readme(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Replay, endpoint, promotion and rollback of the recommended artifact, each seen in the history."""
     document = (ROOT / "README.md").read_text()

@@ -24,7 +24,7 @@ from registry.pair_database import read_pair_database
 from tests.tiny_llama import make_tiny_llama
 from tests.unit.pipelines.test_gateway import Lab
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.engine, pytest.mark.service, pytest.mark.timeout(1800)]
 
 SERVING = {"engine": "vllm", "max_model_len": 128, "max_num_seqs": 4, "kv_cache_gib": 0.25, "enforce_eager": True}
 PROMPTS: list[dict[str, Any]] = [
