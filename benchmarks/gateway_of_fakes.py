@@ -111,7 +111,7 @@ def opened(folder: Path, port: int, more: str) -> tuple[OpenGateway, Workspace]:
         move(folder, "shadow", "2")
     config = folder / "gateway.yaml"
     config.write_text(_CONFIG.format(model=MODEL, port=port) + more, encoding="utf-8")
-    gateway.run_named = lambda *_: SimpleNamespace(config={}, registered_model=MODEL)  # type: ignore[assignment]
+    gateway.run_named = lambda *_: SimpleNamespace(run_id="none", config={}, registered_model=MODEL)  # type: ignore[assignment]
     return open_gateway(config, [], workspace), workspace
 
 

@@ -37,6 +37,11 @@ _STARTING_SECONDS, _SETTLING_SECONDS = 60.0, 30.0
 _GROWTH_MIB = 8.0
 """Of a process between the run's second quarter and its last: less is what allocators do."""
 _CHAMPION_DIES = (0.85, "champion dies")
+_JUDGED = (
+    *("unobserved", "mirror_waiting", "mirror_done", "mirror_failed", "mirror_dropped"),
+    *("pairs_written", "pairs_dropped"),
+)
+"""Of the page under /metrics."""
 _EVENTS = (
     (0.15, "shadow dies"),
     (0.3, "champion=3"),
@@ -62,7 +67,7 @@ class Soak:
         self.port = free_port(None)
         self.url = f"http://127.0.0.1:{self.port}"
         self.out = folder / "gateway.out"
-        self.sent = self.answered = self.hung_up = self.refused = 0
+        self.sent = self.answered = self.hung_up = self.refused = self.failed = 0
         self.faults: list[str] = []
         self.champions = {"1"}
         """Who may answer now: two while one takes the other's place."""
@@ -147,6 +152,7 @@ class Soak:
             if hangs_up or down or self.down:
                 self.refused += 1
             else:
+                self.failed += 1
                 self.faults.append(f"{word}: {error!r}")
             return
         self.answered += 1
@@ -244,7 +250,7 @@ class Soak:
     def _judge_numbers(self, page: dict[str, float]) -> None:
         print(f"{self.answered} answered, {self.hung_up} hung up, {self.refused} refused while the champion was down")
         print("gateway: " + ", ".join(f"{name} {value:.0f}" for name, value in page.items()))
-        if self.answered + self.hung_up + self.refused != self.sent - len(self.faults):
+        if self.answered + self.hung_up + self.refused + self.failed != self.sent:
             self.faults.append("requests are lost")
         if page["mirror_done"] != page["pairs_written"] + page["pairs_dropped"]:
             self.faults.append("what the shadow was asked is not what was kept")
@@ -275,13 +281,13 @@ def _said(body: bytes, streams: bool) -> list[str]:
 
 
 def _numbers(page: str) -> dict[str, float]:
-    """What is judged; statuses over all versions."""
+    """What is judged; statuses of clients' requests over all versions."""
     found: dict[str, Any] = dict.fromkeys(("status 200", "status 499", "status 502"), 0.0)
     for name, labels, value in re.findall(r"^quantbench_gateway_(\w+?)(?:_total)?(\{.*\})? (\S+)$", page, re.MULTILINE):
-        if name == "requests":
+        if name == "requests" and '"client"' in labels:
             status = "status " + re.findall(r'status="(\d+)"', labels)[0]
             found[status] = found.get(status, 0.0) + float(value)
-        elif not labels:
+        elif name in _JUDGED:
             found[name] = float(value)
     return found
 
