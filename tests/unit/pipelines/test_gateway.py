@@ -31,6 +31,8 @@ from tests.fake_servers import fake_server
 from tests.scripted_server import Scripted, scripted_server, text_events
 from tests.unit.pipelines.report_records import report_record
 
+pytestmark = pytest.mark.slow
+
 Asking = Callable[[], Any]
 
 

@@ -16,6 +16,8 @@ from serving_checks.transport.metrics import parse_metrics
 from tests.dashboard import ALERTS, asked_by, dashboard
 from tests.watched_gateway import Timed, Watched, ramped, watched_gateway
 
+pytestmark = pytest.mark.slow
+
 CANARY = "canary-7f3a"
 """In prompts, answers, names, keys and wherever else a client may write."""
 _NAME = re.compile(r"\b(?:quantbench_gateway|gen_ai|process)_[a-z_]+")

@@ -26,6 +26,8 @@ from serving_checks.gateway.upstream import Answered
 from tests.unit.pipelines.test_live_pairs import says
 from tests.unit.serving_checks.test_gateway import ASKED, Behind
 
+pytestmark = pytest.mark.slow
+
 BODY = b'{"choices": [{"text": "two", "finish_reason": "stop"}]}'
 
 

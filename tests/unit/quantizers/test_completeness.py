@@ -17,6 +17,8 @@ from registry.contracts import CheckpointRecord
 from registry.stage_process import StageClock
 from tests.tiny_llama import make_tiny_llama
 
+pytestmark = pytest.mark.slow
+
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 UP = "model.layers.1.mlp.up_proj.weight"
 Tensors = dict[str, Any]

@@ -18,6 +18,8 @@ from registry.pair_database import PairDatabase, read_pair_database
 from registry.steady_clock import SteadyClock
 from tests.unit.pipelines.test_live_pairs import a_pair
 
+pytestmark = pytest.mark.slow
+
 DAY = timedelta(days=1)
 
 

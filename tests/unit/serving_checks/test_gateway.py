@@ -274,7 +274,7 @@ def test_a_champion_that_fails_is_told_and_not_taken_for_an_answer(how: str) -> 
         return response
 
     async def run() -> None:
-        patience = PatienceConfig(silence_seconds=0.3)
+        patience = PatienceConfig(connect_seconds=0.2, silence_seconds=0.3)
         async with lab(Behind(answer), patience=patience) as one, asyncio.timeout(20):
             if how == "nobody there":
                 gone = Endpoint(base_url="http://127.0.0.1:9", served_model_name="x", model_path="", max_model_len=1)
