@@ -59,7 +59,7 @@ def _take_one(command: str, printed: str, capsys: pytest.CaptureFixture[str]) ->
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=_BACKGROUND_SECONDS)
         code, got = done.returncode, done.stderr + done.stdout
     assert _same(printed, got), f"$ {command}\n{got}"
-    if "verdict: " in printed:
+    if " shadow verdict " in f" {command} ":
         assert code in (0, 1, 4), f"$ {command}: {code}"
     else:
         assert (code == 0) == ("error:" not in printed), f"$ {command}: {code}"

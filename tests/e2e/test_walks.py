@@ -10,7 +10,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,7 +26,7 @@ from tests.tiny_llama import make_tiny_llama
 from tests.walks import take, walk_of
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.service, pytest.mark.timeout(900)]
 
 
 class RealModels(Lab):
@@ -82,13 +81,8 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
 
 
-def _of_an_endpoint(*documents: str) -> list[Any]:
-    return [pytest.param(document, marks=pytest.mark.service) for document in documents]
-
-
 @pytest.mark.parametrize(
-    "document",
-    ["replay", "verdict", "artifacts", "rendering", *_of_an_endpoint("gateway", "routing", "watching", "ramp")],
+    "document", ["replay", "verdict", "artifacts", "gateway", "routing", "watching", "ramp", "rendering"]
 )
 def test_the_walk_of_a_document(document: str, capsys: pytest.CaptureFixture[str]) -> None:
     """In this order: a verdict wants a replay, and a ramp a champion."""
@@ -113,7 +107,6 @@ _PRINTED = {
 """By a command's last word."""
 
 
-@pytest.mark.service
 def test_the_walk_of_the_readme(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Replay, endpoint, promotion and rollback of the recommended artifact, each seen in the history."""
     document = (ROOT / "README.md").read_text()
