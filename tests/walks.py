@@ -77,7 +77,9 @@ def _here(command: str) -> str:
 
 
 def _same(printed: str, got: str) -> bool:
-    return doctest.OutputChecker().check_output(printed, got, doctest.ELLIPSIS)
+    # Not all that is printed ends with a line's end.
+    ended, wanted = (text.rstrip("\n") + "\n" for text in (got, printed))
+    return doctest.OutputChecker().check_output(wanted, ended, doctest.ELLIPSIS)
 
 
 class Beside:
