@@ -14,11 +14,10 @@ from evals.judging.pairing import paired
 from evals.judging.routed_items import RoutedItems, Side, items_of_pairs, items_of_samples
 from evals.judging.routes import chosen_of, judge_routes
 from pipelines.execution.finished_runs import run_named
-from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE
+from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE, record_of_pairs
 from pipelines.execution.workspace import Workspace
 from pipelines.records.run_record import RunRecord
 from registry.contracts import EvaluationRecord, MeasurementRecord, RouteRecord
-from registry.contracts.replay import REPLAY_FILE
 from registry.contracts.route import RouteKind
 from registry.pair_database import read_pairs_of, read_trial
 from registry.pairs import pair_table, read_pair_table
@@ -64,15 +63,9 @@ def pairs_to_route(folder: Path, cheap: Side, classes: ClassesConfig | None) -> 
         RequestError: The folder holds none that say anything, or prompts were not kept.
         StageError: A file in it is damaged.
     """
-    live = (folder / GATEWAY_FILE).is_file()
-    path = folder / (GATEWAY_FILE if live else REPLAY_FILE)
-    if not path.is_file():
-        raise RequestError(
-            f"{folder} holds no {REPLAY_FILE} and no {GATEWAY_FILE}, so it is no folder of pairs",
-            remedy="name the folder that `quantbench shadow replay` or `quantbench shadow up` wrote, or a run by --run",
-        )
+    path = record_of_pairs(folder, ", or a run by --run")
     told = read_json_object(path)
-    if live:
+    if path.name == GATEWAY_FILE:
         table, digests = _newest_trial(folder / PAIRS_FILE)
         class_by = told.get("class_by")
     else:

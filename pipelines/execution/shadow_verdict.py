@@ -105,14 +105,27 @@ def tried_in(folder: Path) -> Tried:
     return Tried(champion, candidate)
 
 
+def record_of_pairs(folder: Path, or_else: str = "") -> Path:
+    """What a folder's pairs were begun with: a gateway's record, or a replay's.
+
+    Args:
+        or_else: What may be named in its place, for the remedy.
+
+    Raises:
+        RequestError: It is no folder of pairs.
+    """
+    for name in (GATEWAY_FILE, REPLAY_FILE):
+        if (folder / name).is_file():
+            return folder / name
+    raise RequestError(
+        f"{folder} holds no {REPLAY_FILE} and no {GATEWAY_FILE}, so it is no folder of pairs",
+        remedy=f"name the folder that `quantbench shadow replay` or `quantbench shadow up` wrote{or_else}",
+    )
+
+
 def _recording(folder: Path) -> _Recording:
-    live = (folder / GATEWAY_FILE).is_file()
-    path = folder / (GATEWAY_FILE if live else REPLAY_FILE)
-    if not path.is_file():
-        raise RequestError(
-            f"{folder} holds no {REPLAY_FILE} and no {GATEWAY_FILE}, so it is no folder of pairs",
-            remedy="name the folder that `quantbench shadow replay` or `quantbench shadow up` wrote",
-        )
+    path = record_of_pairs(folder)
+    live = path.name == GATEWAY_FILE
     told = read_json_object(path)
     growing = told.get("finished_at") is None
     stored, digest = told.get("verdict"), told.get("verdict_digest")

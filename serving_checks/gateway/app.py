@@ -218,8 +218,3 @@ async def listening(gateway: Gateway, config: ListenConfig) -> AsyncIterator[Non
         yield
     finally:
         await runner.cleanup()
-
-
-async def until_cancelled() -> None:
-    """Wait for ever."""
-    await asyncio.Event().wait()
