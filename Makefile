@@ -12,6 +12,7 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 # Two at a time: most tests wait for one process that computes on one core. Files stay whole, and slow ones come first.
 WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+SECOND_TIER := environment or service or thorough
 FAST_TESTS := $(wildcard tests/unit tests/contracts tests/architecture)
 
 .DEFAULT_GOAL := help
@@ -29,10 +30,10 @@ demo: setup ## Quantize and measure SmolLM2-135M in seven ways on this machine
 
 test: setup ## Run the tests, real engines included
 	-@$(BIN)/python -P tools/nltk_data.py # without it, tests of IFEval are skipped
-	$(BIN)/python -P -m pytest $(WORKERS) -m "not environment and not service"
+	$(BIN)/python -P -m pytest $(WORKERS) -m "not ($(SECOND_TIER))"
 
-second-tier: setup ## Run what `make test` leaves out: engines in environments of their own (fetches packages), MLflow's server, PostgreSQL, Prometheus
-	$(BIN)/python -P -m pytest $(WORKERS) -m "environment or service"
+second-tier: setup ## Run what `make test` leaves out: engines in environments of their own (fetches packages), MLflow's server, PostgreSQL, Prometheus, all architectures
+	$(BIN)/python -P -m pytest $(WORKERS) -m "$(SECOND_TIER)"
 
 services: ## Install the servers that `make test-all` runs with: PostgreSQL, Prometheus, Chromium (Debian, as root)
 	@{ command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; } && \
@@ -43,7 +44,7 @@ services: ## Install the servers that `make test-all` runs with: PostgreSQL, Pro
 test-all: test second-tier ## Run all tests
 
 check: lint ## Run everything that is fast: format, lint, types, imports, quick tests
-	$(BIN)/python -P -m pytest $(WORKERS) $(FAST_TESTS) -m "not engine and not slow and not environment and not service"
+	$(BIN)/python -P -m pytest $(WORKERS) $(FAST_TESTS) -m "not (engine or slow or $(SECOND_TIER))"
 
 lint: setup ## Check format, style, types and the import direction
 	$(BIN)/ruff format --check .

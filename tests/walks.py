@@ -31,19 +31,21 @@ def walk_of(document: Path) -> list[tuple[str, str]]:
 def take(walk: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
     """Run each command here and compare what it prints; `...` stands for anything.
 
-    What ends with `&` goes on beside the others until `kill %1`, and what it prints is waited for.
+    What ends with `&` goes on beside the others until `kill %1`, `%2` where it is the second, and what it prints is
+    waited for.
     """
     assert len(walk) >= 3
     with contextlib.ExitStack() as stack:
-        beside: Beside | None = None
+        jobs: list[Beside] = []
         for command, printed in walk:
             if command.endswith(" &"):
-                beside = stack.enter_context(_beside(command.removesuffix(" &")))
-                beside.wait_for(printed)
-            elif command == "kill %1":
-                assert beside is not None
-                assert beside.end() == 0, beside.said
-                assert _same(printed, beside.said[-len(printed) :]), beside.said
+                log = Path(f"job-{len(jobs) + 1}.log")
+                jobs.append(stack.enter_context(_beside(command.removesuffix(" &"), log)))
+                jobs[-1].wait_for(printed)
+            elif command.startswith("kill %"):
+                job = jobs[int(command.removeprefix("kill %")) - 1]
+                assert job.end() == 0, job.said
+                assert _same(printed, job.said[-len(printed) :]), job.said
             else:
                 _take_one(command, printed, capsys)
 
@@ -67,6 +69,8 @@ def _take_one(command: str, printed: str, capsys: pytest.CaptureFixture[str]) ->
 
 def _argv(command: str) -> list[str]:
     program, *rest = shlex.split(command)
+    if program not in ("quantbench", "python"):
+        return [program, *rest]
     rest = [str(ROOT / one) if one.startswith("benchmarks/") else one for one in rest]
     return [sys.executable, "-P", *(("-m", "pipelines.cli") if program == "quantbench" else ()), *rest]
 
@@ -108,8 +112,7 @@ class Beside:
 
 
 @contextlib.contextmanager
-def _beside(command: str) -> Iterator[Beside]:
-    log = Path("beside.log")
+def _beside(command: str, log: Path) -> Iterator[Beside]:
     with log.open("wb") as file:
         env = {**os.environ, "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(_argv(command), stdout=file, stderr=subprocess.STDOUT, env=env)

@@ -3,6 +3,7 @@
 The run's record is made up; its models are real ones, tiny, and the engine that serves them is the real one.
 """
 
+import csv
 import json
 import re
 import shlex
@@ -15,6 +16,8 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.decision.recommend import recommend
+from pipelines.environments.definition import environment_named
+from pipelines.environments.making import in_use
 from pipelines.recipe.policy import Policy, RecommendConfig
 from pipelines.records.rows import Row
 from registry.sealed import write_sealed
@@ -69,6 +72,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for config in (folder / "configs" / "shadow").glob("*.yaml"):
         config.write_text(config.read_text().replace("port: 8080", f"port: {port}"))
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
+    # Locust's clients ask the same.
+    monkeypatch.setenv("LOCUST_HOST", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("QUANTBENCH_MODEL", "smollm2")
     (folder / "limits.yaml").write_text("metrics: {errors: 0.2}\n")
     key_pair(folder / "private.pem", folder / "public.pem")
     yield folder
@@ -106,9 +112,14 @@ _PRINTED = {
 }
 """By a command's last word."""
 
+_CLIENTS = f"-f {ROOT / 'benchmarks' / 'locustfile.py'} --headless --users 2 --spawn-rate 2 --csv asked"
+
 
 def test_the_walk_of_the_readme(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Replay, endpoint, promotion and rollback of the recommended artifact, each seen in the history."""
+    """Replay, endpoint, promotion and rollback of the recommended artifact, each seen in the history.
+
+    All the while locust asks, as clients do that know nothing of it, and none of its requests fails.
+    """
     document = (ROOT / "README.md").read_text()
     (block,) = re.findall(
         r"^```\n(\.venv/bin/quantbench shadow replay .*?)^```$", document, flags=re.MULTILINE | re.DOTALL
@@ -118,7 +129,16 @@ def test_the_walk_of_the_readme(place: Path, capsys: pytest.CaptureFixture[str])
     for name, alias in (("w8a8", "champion"), ("baseline", "shadow")):
         main(["registry", "promote", name, "--to", alias])
     capsys.readouterr()
-    take([(command, _PRINTED.get(command.split()[-1], "...\n")) for command in commands], capsys)
+    walk = [(command, _PRINTED.get(command.split()[-1], "...\n")) for command in commands]
+    (begins,) = (number for number, (command, _) in enumerate(walk) if command.endswith("&"))
+    with in_use(environment_named("locust", "cpu"), print) as python:
+        walk.insert(begins + 1, (f"{python.parent / 'locust'} {_CLIENTS} &", "...All users spawned..."))
+        walk.insert(walk.index(("kill %1", _PRINTED["%1"])), ("kill %2", "..."))
+        take(walk, capsys)
+    with Path("asked_stats.csv").open() as file:
+        (asked,) = (row for row in csv.DictReader(file) if row["Name"] == "Aggregated")
+    assert int(asked["Request Count"]) > 100
+    assert asked["Failure Count"] == "0"
     capsys.readouterr()
     assert main(["registry", "history", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)["entries"]

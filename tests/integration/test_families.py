@@ -21,7 +21,7 @@ from registry.stage_process import StageClock
 from serving_checks.processes.pulse import UNBOUNDED
 from tests.tiny_families import FAMILIES, make_tiny
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.thorough]
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "gptq": {"group_size": 64},
