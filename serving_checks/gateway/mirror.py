@@ -1,13 +1,18 @@
 """The shadow's copy of the traffic: asked once the client has its answer, dropped where there is no room."""
 
 import asyncio
+import logging
+import traceback
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from serving_checks.gateway.config import MirrorConfig
 from serving_checks.gateway.observed import Observed
 from serving_checks.gateway.split import drawn
+
+_log = logging.getLogger(__name__)
 
 
 class Mirror:
@@ -24,6 +29,7 @@ class Mirror:
         self._waiting: asyncio.Queue[Observed] = asyncio.Queue(config.queue)
         self._bytes = 0
         self._tasks: list[asyncio.Task[None]] = []
+        self._told: set[str] = set()
         self.dropped = self.failed = self.done = 0
 
     async def __aenter__(self) -> Self:
@@ -70,9 +76,17 @@ class Mirror:
             try:
                 await self._ask_other(observed)
                 self.done += 1
-            except Exception:
-                # A shadow's fault is a number; the champion's clients go on.
+            except Exception as error:
                 self.failed += 1
+                self._tell_once(error)
             finally:
                 self._bytes -= observed.size_bytes
                 self._waiting.task_done()
+
+    def _tell_once(self, error: Exception) -> None:
+        """Where it was raised, for the first of its kind: its words may hold some of a prompt."""
+        raised = traceback.extract_tb(error.__traceback__)[-1]
+        fault = f"{type(error).__name__} at {Path(raised.filename).name}:{raised.lineno}"
+        if fault not in self._told:
+            self._told.add(fault)
+            _log.warning("a copy was not compared: %s; more of these are counted and not told", fault)

@@ -300,7 +300,7 @@ def test_a_champion_that_fails_is_told_and_not_taken_for_an_answer(how: str) -> 
     asyncio.run(run())
 
 
-def test_the_shadow_sees_a_share_and_its_faults_are_numbers() -> None:
+def test_the_shadow_sees_a_share_and_its_faults_are_numbers(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         seen: list[Observed] = []
 
@@ -321,6 +321,9 @@ def test_the_shadow_sees_a_share_and_its_faults_are_numbers() -> None:
             assert seen[0].answered.body == b'{"choices": [ {"text": "three"}]}'
 
     asyncio.run(run())
+    (told,) = [one.getMessage() for one in caplog.records if one.name == "serving_checks.gateway.mirror"]
+    assert "OSError at test_gateway.py:" in told, "once, and where"
+    assert "dead" not in told, "not in its words"
 
 
 @pytest.mark.parametrize("bounds", [{"queue": 3}, {"queue_mib": 0.0005}])
