@@ -94,6 +94,9 @@ class _Work:
     async def take(self, observed: Observed) -> None:
         """Read an answer, and put it into the mirror's queue where it makes a pair."""
         self._read += 1
+        if observed.is_attempt:
+            await self._answers.attempt_answered(observed)
+            return
         if observed.answered.status == 200:
             observed = await self._answers.client_answered(observed)
         if self._pairs.wants(observed):

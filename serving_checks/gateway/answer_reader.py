@@ -30,6 +30,13 @@ class AnswerReader:
             self._tell(served, observed.asked, observed.answered, reply, "client")
         return observed._replace(reply=reply)
 
+    async def attempt_answered(self, observed: Observed) -> None:
+        """A cascade asked for this answer, and no client has it."""
+        reply = await _read(observed.asked, observed.answered)
+        served = Served(observed.by, observed.version, observed.asked.path)
+        self._tally.attempt_answered(served, observed.answered, reply)
+        self._tell(served, observed.asked, observed.answered, reply, "attempt")
+
     async def copy_answered(self, asked: Asked, answered: Answered, arm: Arm, version: str) -> Reply:
         """The other side gave this answer; it comes back read."""
         reply = await _read(asked, answered)

@@ -125,6 +125,9 @@ class Gateway:
             if tried.sure:
                 self.metrics.answered(by, upstream.version, asked, tried.sure.answered)
                 return _Given(*tried.sure, by, upstream, tried.reason)
+            if tried.unsure:
+                attempt = Observed(asked, tried.unsure, by, upstream.version, route=tried.reason, is_attempt=True)
+                self._observe(attempt)
             by, reason = other_arm(by), tried.reason
         # Looked up only now: an alias may have moved meanwhile.
         upstream, sent_at = self._upstream(by), time.perf_counter()

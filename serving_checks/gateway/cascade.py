@@ -33,6 +33,8 @@ class Tried(NamedTuple):
     reason: Literal["confident", "unsure", "failed"]
     sure: Sure | None = None
     """Where it is confident."""
+    unsure: Answered | None = None
+    """What it answered where it is not: nobody gets it, and it was computed all the same."""
 
 
 async def try_cheap(asked: Asked, cheap: Upstream, threshold: float, patience_seconds: float) -> Tried:
@@ -50,7 +52,7 @@ async def try_cheap(asked: Asked, cheap: Upstream, threshold: float, patience_se
             return Tried("failed")
         # An engine that tells none was not sure.
         if not reply.logprobs or not math.fsum(reply.logprobs) / len(reply.logprobs) >= threshold:
-            return Tried("unsure")
+            return Tried("unsure", unsure=answered)
         return Tried("confident", Sure(_response_of(asked, answered), answered))
     except (OSError, TimeoutError, aiohttp.ClientError, ValueError):
         return Tried("failed")

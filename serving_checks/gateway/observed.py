@@ -45,6 +45,8 @@ class Observed(NamedTuple):
     route: str = ""
     """Why this side answered; empty where nothing routed."""
     prompt_class: str = ""
+    is_attempt: bool = False
+    """Of a cascade, an answer that was not sure enough: it makes no pair, and its tokens cost what others do."""
 
     @property
     def size_bytes(self) -> int:
@@ -110,12 +112,14 @@ class Seen(msgspec.Struct, tag=True, frozen=True, array_like=True):
     trial: str = ""
     route: str = ""
     prompt_class: str = ""
+    is_attempt: bool = False
 
     @property
     def observed(self) -> Observed:
         """As it was in the gateway."""
         asked = Asked(self.id, self.path, self.headers, self.body, parse_json(self.body))
-        return Observed(asked, self.answered, self.by, self.version, self.trial, None, self.route, self.prompt_class)
+        rest = (self.trial, None, self.route, self.prompt_class, self.is_attempt)
+        return Observed(asked, self.answered, self.by, self.version, *rest)
 
 
 class End(msgspec.Struct, tag=True, frozen=True, array_like=True):
@@ -158,8 +162,9 @@ def frame_of(message: Message) -> bytes:
 
 def seen(observed: Observed) -> Seen:
     """What is sent of an observed request."""
-    asked, answered, by, version, trial, _, route, prompt_class = observed
-    return Seen(asked.id, asked.path, asked.headers, asked.body, answered, by, version, trial, route, prompt_class)
+    asked, answered, by, version, trial, _, route, prompt_class, is_attempt = observed
+    told = (answered, by, version, trial, route, prompt_class, is_attempt)
+    return Seen(asked.id, asked.path, asked.headers, asked.body, *told)
 
 
 async def messages(reader: asyncio.StreamReader) -> AsyncIterator[Message]:

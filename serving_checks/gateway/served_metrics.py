@@ -3,8 +3,8 @@ the observer's, for the copies that nobody waits for. Names are OpenTelemetry's 
 (semantic-conventions-genai, gen-ai-metrics.md), with dots written as underscores as Prometheus wants them and the unit
 behind; the others begin with `quantbench_gateway_`.
 
-Every label has few values. Arms, traffic and operations are two each; a model is what the config calls it, since others
-are refused; statuses are told one by one where they are common; of versions the last ones are kept.
+Every label has few values. Arms and operations are two each, traffic three; a model is what the config calls it, since
+others are refused; statuses are told one by one where they are common; of versions the last ones are kept.
 """
 
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -15,7 +15,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from serving_checks.gateway.asked import CHAT
 from serving_checks.gateway.observed import Arm
 
-Traffic = Literal["client", "mirror"]
+Traffic = Literal["client", "mirror", "attempt"]
+"""mirror: a copy that nobody waits for; attempt: a cascade's cheap answer that was not sure enough for the client."""
 Family = TypeVar("Family", Counter, Histogram)
 
 PROVIDER = "quantbench"

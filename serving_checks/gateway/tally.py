@@ -49,6 +49,7 @@ class Tally:
         self._of_copies = ServedMetrics(model, "mirror", self._registry)
         # Clients' requests are counted where they are answered; here it is said how their answers' labels are.
         self._of_clients = ServedMetrics(model, "client", CollectorRegistry())
+        self._of_attempts = ServedMetrics(model, "attempt", CollectorRegistry())
         self._tokens = Histogram(
             "gen_ai_client_token_usage",
             "Tokens of a request and of its answer, as the model's server counted them.",
@@ -91,6 +92,10 @@ class Tally:
         self._of_copies.answered(served, answered.status, seconds, first)
         self._version(served.version).copied(None if reply.error else seconds, first)
         self._answered(served, answered, reply, "mirror")
+
+    def attempt_answered(self, served: Served, answered: Answered, reply: Reply) -> None:
+        """A cascade asked for this answer and gave it to nobody; its client waited for it."""
+        self._answered(served, answered, reply, "attempt")
 
     def copy_failed(self, served: Served, status: int) -> None:
         """The other side gave none."""
@@ -140,8 +145,8 @@ class Tally:
         if answered.status != 200:
             # It says nothing of how long an answer takes, or what it costs.
             return
-        metrics = self._of_clients if traffic == "client" else self._of_copies
-        labels = metrics.labels_of(served)
+        metrics = {"client": self._of_clients, "mirror": self._of_copies, "attempt": self._of_attempts}
+        labels = metrics[traffic].labels_of(served)
         reply = _believed(reply)
         for kind, tokens in (("input", reply.prompt_tokens), ("output", reply.completion_tokens)):
             if tokens is not None:

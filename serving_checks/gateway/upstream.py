@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -39,6 +40,7 @@ KEPT_BYTES = 4 << 20
 _KEPT_SECONDS = 4.0
 """Of a connection that nothing is asked on. Uvicorn, in which engines run, closes after 5: a request that is sent at
 that moment would be lost."""
+_DONE, _DONE_BYTES = re.compile(rb"[\r\n]data: ?\[DONE\]"), 13
 _BROKEN = (aiohttp.ClientError, HttpProcessingError)
 """What reading an answer may raise beside OSError: the latter is aiohttp's, of bytes that are no HTTP."""
 
@@ -173,23 +175,33 @@ class Upstream:
             piece = await self._piece(answer)
         first_byte_at = time.perf_counter()
         await response.prepare(request)
-        while piece:
-            size += len(piece)
-            if size > KEPT_BYTES:
-                parts = None
-            if parts is not None:
-                parts.append(piece)
-            await response.write(piece)
-            try:
-                piece = await self._piece(answer)
-            except (*_BROKEN, OSError):
-                # The client sees an error and no end, and not a whole answer that is short.
-                if "event-stream" in answer.headers.get("content-type", ""):
-                    await response.write(Refusal(502, "the model's server broke off amid its answer").event)
-                if request.transport is not None:
-                    request.transport.close()
-                return response, None
-        await response.write_eof()
+        last_event = _LastEvent()
+        try:
+            while piece:
+                size += len(piece)
+                if size > KEPT_BYTES:
+                    parts = None
+                if parts is not None:
+                    parts.append(piece)
+                await response.write(piece)
+                last_event.look_in(piece)
+                try:
+                    piece = await self._piece(answer)
+                except (*_BROKEN, OSError):
+                    if last_event.said:
+                        break
+                    # The client sees an error and no end, and not a whole answer that is short.
+                    if "event-stream" in answer.headers.get("content-type", ""):
+                        await response.write(Refusal(502, "the model's server broke off amid its answer").event)
+                    if request.transport is not None:
+                        request.transport.close()
+                    return response, None
+            await response.write_eof()
+        except (asyncio.CancelledError, ConnectionError):
+            # OpenAI's client hangs up as soon as it has read the last event (openai 2.x, `Stream.__stream__`): often
+            # before the body's end is there. It has all that it asked for.
+            if not last_event.said:
+                raise
         return response, _answered(answer, None if parts is None else b"".join(parts), sent_at, first_byte_at)
 
     async def _piece(self, answer: aiohttp.ClientResponse) -> bytes:
@@ -213,6 +225,21 @@ class Upstream:
                     raise too_long(KEPT_BYTES)
                 parts.append(part)
             return _answered(answer, b"".join(parts), sent_at, first_byte_at or time.perf_counter())
+
+
+class _LastEvent:
+    """Whether a stream of OpenAI's events has come to its `[DONE]`, however it is cut into pieces."""
+
+    def __init__(self) -> None:
+        self._tail = b"\n"
+        self.said = False
+
+    def look_in(self, piece: bytes) -> None:
+        """One more piece. A text that holds the word does not begin a line with it: JSON has no line's end."""
+        if not self.said:
+            read = self._tail + piece
+            self.said = _DONE.search(read) is not None
+            self._tail = read[-_DONE_BYTES:]
 
 
 class _Refusing:

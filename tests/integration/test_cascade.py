@@ -25,6 +25,7 @@ from serving_checks.gateway.tally import Tally
 from serving_checks.gateway.upstream import Upstream
 from serving_checks.processes.supervisor import Supervised
 from serving_checks.server import free_port, serve
+from serving_checks.transport.metrics import parse_metrics
 from tests.tiny_llama import make_tiny_llama
 
 pytestmark = pytest.mark.engine
@@ -93,20 +94,33 @@ def test_each_answer_is_that_of_one_model_and_says_nothing_more(endpoints: tuple
                 gateway.router.cheap = "candidate"
                 unsure = [(await _asked(client, prompt)).choices[0] for prompt in PROMPTS]
                 unsure_pieces = [await _streamed(client, prompt) for prompt in PROMPTS]
-            reader, mirror = AnswerReader(Tally("demo", None)), MirrorConfig(logprobs=True)
+            tally = Tally("demo", None)
+            reader, mirror = AnswerReader(tally), MirrorConfig(logprobs=True)
             live = LivePairs(lambda pair, trial: pairs.append(pair), reader, mirror, keep_prompts=False)
             live.champion, live.candidate = champion, candidate
-            for one in seen[-12:]:
+            attempts = [one for one in seen if one.is_attempt]
+            answers = [one for one in seen if not one.is_attempt]
+            for one in answers[-12:]:
                 await live.ask_other(one)
+            for one in attempts:
+                await reader.attempt_answered(one)
         assert [one.text for one in unsure] == unsure_pieces == [one.text for one in alone]
         assert [one.text for one in sure] == pieces != [one.text for one in alone]
         assert all(one.logprobs is None for one in (*alone, *sure, *unsure))
         means = [sum(one.token_logprobs) / len(one.token_logprobs) for one in told]
         assert all(-12 < mean < 0 for mean in means)
-        routes = [one.route for one in seen]
+        routes = [one.route for one in answers]
         assert routes == [""] * 6 + ["confident"] * 18 + ["unsure"] * 12
         assert [pair.candidate.mean_logprob for pair in pairs[:6]] == pytest.approx(means, abs=1e-3)
         assert all(pair.candidate.least_logprob is not None for pair in pairs)
+        assert {(one.by, one.version) for one in attempts} == {("candidate", "2")}
+        assert len(attempts) == 12
+        tokens = [
+            one.value
+            for one in parse_metrics(tally.page())
+            if one.name == "gen_ai_client_token_usage_sum" and one.labels["traffic"] == "attempt"
+        ]
+        assert len(tokens) == 2 and all(tokens), "input and output"
         assert {pair.source for pair in pairs} == {"route"} and {pair.route for pair in pairs} == {"unsure"}
 
     asyncio.run(run())

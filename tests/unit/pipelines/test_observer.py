@@ -78,8 +78,9 @@ def test_killed_it_is_started_again_and_what_was_lost_is_counted(tmp_path: Path)
             for number in range(3):
                 observer.offer(observed(number))
             observer.offer(observed(3, version="2"))
-            await until(lambda: observer.counts.written == 3)
-            assert observer.counts.mirrored == 3, "a model is not compared with itself"
+            observer.offer(observed(4)._replace(is_attempt=True))
+            await until(lambda: observer.counts.written == 3 and observer.counts.read == 5)
+            assert observer.counts.mirrored == 3, "a model is not compared with itself, nor what no client has"
             os.kill(first, signal.SIGKILL)
             await until(lambda: told)
             for number in range(10, 13):
@@ -102,7 +103,7 @@ def test_killed_it_is_started_again_and_what_was_lost_is_counted(tmp_path: Path)
     pairs = read_pair_database(tmp_path / "pairs.db").to_pylist()
     found = {pair["id"] for pair in pairs}
     assert {"id-0", "id-1", "id-2"} < found
-    assert not {"id-3", "id-10", "id-11", "id-12"} & found
+    assert not {"id-3", "id-4", "id-10", "id-11", "id-12"} & found
     assert {(pair["champion"]["version"], pair["candidate"]["version"]) for pair in pairs} == {("1", "2")}
 
 

@@ -21,6 +21,7 @@ from serving_checks.gateway.observed import Observed
 from serving_checks.gateway.split import SplitConfig
 from serving_checks.gateway.upstream import Upstream
 from serving_checks.server import free_port
+from serving_checks.transport.metrics import parse_metrics
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 ASKED = {"model": "demo", "prompt": "one two", "max_tokens": 4, "a field": {"of": ["others"]}}
@@ -146,6 +147,42 @@ def test_a_stream_passes_piece_by_piece() -> None:
             assert await response.content.readany() == b"data: one\n\n", "before the end is there"
             going_on.set()
             assert await response.content.read() == b"data: [DONE]\n\n"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("pieces", [[b"data: [DONE]\n\n"], [b"da", b"ta: [DO", b"NE]\n\n"]])
+def test_a_client_that_hangs_up_after_the_last_event_has_its_answer(pieces: list[bytes]) -> None:
+    """As OpenAI's client does, before the body's end has come."""
+
+    async def run() -> None:
+        left = asyncio.Event()
+
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+            await response.prepare(request)
+            for piece in (b'data: "data: [DONE]"\n\n', *pieces):
+                await response.write(piece)
+                await asyncio.sleep(0.01)
+            await left.wait()
+            return response
+
+        seen: list[Observed] = []
+        async with lab(Behind(answer), seen.append) as one, asyncio.timeout(20):
+            for number in (1, 2):
+                response = await one.session.post(f"{one.base}/v1/completions", json=ASKED | {"stream": True})
+                said = b""
+                # The first one leaves before the last event, which it takes for a word of the answer's.
+                while (b"\ndata: [DONE]" not in said) if number == 2 else not said:
+                    said += await response.content.readany()
+                response.close()
+                while one.gateway.champion.in_flight:
+                    await asyncio.sleep(0.01)
+            left.set()
+            page = one.gateway.metrics.page()
+        asked = [one for one in parse_metrics(page) if one.name == "quantbench_gateway_requests_total"]
+        assert {one.labels["status"]: one.value for one in asked} == {"499": 1, "200": 1}
+        assert [one.answered.body for one in seen] == [b'data: "data: [DONE]"\n\ndata: [DONE]\n\n']
 
     asyncio.run(run())
 

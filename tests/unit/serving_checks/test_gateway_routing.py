@@ -227,8 +227,10 @@ def test_a_sure_answer_is_the_client_s_and_an_unsure_one_nobody_s(
         )
         version = "2" if sure else "1"
         assert requests(page, "200") == [version], "who answered the client, and nobody else"
-        (one,) = lab_.seen
+        *attempts, one = lab_.seen
         assert (one.by, one.version, one.route) == (arm, version, reason)
+        tried = [] if sure else [("candidate", "2", "unsure", True)]
+        assert [(one.by, one.version, one.route, one.is_attempt) for one in attempts] == tried, "it was computed"
         assert not sure or b"logprobs" in (one.answered.body or b""), "the pair keeps them"
 
     asyncio.run(run())
@@ -292,7 +294,8 @@ def test_a_precise_one_that_refuses_is_told_as_it_is() -> None:
     async def run() -> None:
         async with cascade(says("cheap", UNSURE), says("no", status=429)) as found:
             status, _, answer = await found.one.ask()
-            assert (status, b"no" in answer, found.seen) == (429, True, [])
+            assert (status, b"no" in answer) == (429, True)
+            assert [one.is_attempt for one in found.seen] == [True]
         async with cascade(says("cheap", UNSURE), _dies) as found:
             assert (await found.one.ask())[0] == 502
 
@@ -304,7 +307,7 @@ def test_the_champion_may_be_the_cheap_one() -> None:
         async with cascade(says("precise"), says("cheap", UNSURE)) as found:
             found.one.gateway.router = router([], CASCADE, cheap="champion")
             assert b"precise" in (await found.one.ask())[2]
-            assert [(one.by, one.route) for one in found.seen] == [("candidate", "unsure")]
+            assert [(one.by, one.route) for one in found.seen if not one.is_attempt] == [("candidate", "unsure")]
         async with cascade(says("precise"), _dies) as found:
             found.one.gateway.router = router([], CASCADE, cheap="champion")
             assert b"precise" in (await found.one.ask())[2]
@@ -314,7 +317,8 @@ def test_the_champion_may_be_the_cheap_one() -> None:
         async with cascade(_dies, says("cheap", UNSURE)) as found:
             found.one.gateway.router = router([], CASCADE, cheap="champion")
             assert b"cheap" in (await found.one.ask())[2], "an unsure answer rather than none"
-            (one,) = found.seen
+            attempt, one = found.seen
+            assert (attempt.by, attempt.is_attempt) == ("champion", True)
             assert (one.by, one.route, one.answered.status) == ("candidate", "failed", 502), "its error is its own"
             assert 'routed_total{arm="champion",gen_ai_request_model="demo",reason="failed"}' in (
                 found.one.gateway.metrics.page()

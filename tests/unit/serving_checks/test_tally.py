@@ -52,6 +52,12 @@ def test_tokens_time_per_token_and_cost() -> None:
     for begin in (0.0, 0.0):
         tally.client_answered(CHAMPION, answered(begin, 10.0), reply(first=2.0))
     tally.copy_answered(CANDIDATE, answered(20.0, 5.0), reply(first=1.0))
+    tally.attempt_answered(Served("candidate", "3", CHAMPION.path), answered(40.0, 4.0), reply(first=1.0))
+    attempt = {"traffic": "attempt", "version": "3"}
+    assert value(tally, "gen_ai_client_token_usage_sum", **attempt, **OUTPUT) == 11
+    assert value(tally, "quantbench_gateway_busy_seconds_total", version="3") == pytest.approx(4)
+    attempted = tally.read().versions["3"].cost
+    assert attempted is not None and attempted.requests == 1
     told = {"arm": "champion", "traffic": "client", "gen_ai_operation_name": "chat"}
     assert value(tally, "gen_ai_client_token_usage_sum", **told, **INPUT) == 200
     assert value(tally, "gen_ai_client_token_usage_sum", **told, **OUTPUT) == 22
