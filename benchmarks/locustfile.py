@@ -4,16 +4,19 @@
     ~/.cache/quantbench/environments/locust-cpu-*/bin/locust -f benchmarks/locustfile.py --headless \\
       -H http://127.0.0.1:8080 --users 8 --spawn-rate 8 --run-time 30s
 
-QUANTBENCH_MODEL names the model (demo), QUANTBENCH_API_KEY the key where the gateway asks for one, QUANTBENCH_TOKENS
-how long answers may be (32). A stream's first piece is a row of its own.
+QUANTBENCH_MODEL names the model (demo), QUANTBENCH_API_KEY the key where the gateway asks for one, QUANTBENCH_PROMPTS a
+file of prompts (the demo's), QUANTBENCH_TOKENS how long answers may be (32). A stream's first piece is a row of its
+own.
 """
 
+import json
 import logging
 import os
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -21,14 +24,12 @@ from locust import User, constant, task
 
 MODEL = os.environ.get("QUANTBENCH_MODEL", "demo")
 TOKENS = int(os.environ.get("QUANTBENCH_TOKENS", "32"))
-QUESTIONS = ("What is a heron?", "Name three rivers.", "Why is the sky blue?", "Write a line about rain.")
+PROMPTS = Path(os.environ.get("QUANTBENCH_PROMPTS") or Path(__file__).parents[1] / "configs/data/replay_demo.jsonl")
+# A verdict is one on the traffic: a handful of questions, asked again and again, would decide it by themselves.
+ASKED = [json.loads(line) for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
 # A line a request is not what anybody reads here.
 for name in ("httpx", "httpx2"):
     logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _question() -> str:
-    return random.choice(QUESTIONS)  # noqa: S311
 
 
 class Client(User):
@@ -47,7 +48,7 @@ class Client(User):
     def chat(self) -> None:
         """A conversation of one question."""
         with self._timed("chat"):
-            answer = self.asking.chat.completions.create(**self._body(), messages=self._messages())
+            answer = self.asking.chat.completions.create(**self._conversation())
             if answer.choices[0].message.content is None:
                 raise ValueError("an answer without a text")
 
@@ -55,7 +56,7 @@ class Client(User):
     def completion(self) -> None:
         """A text to be gone on with."""
         with self._timed("completion"):
-            answer = self.asking.completions.create(**self._body(), prompt=_question())
+            answer = self.asking.completions.create(**self._body())
             if not answer.choices:
                 raise ValueError("an answer without a choice")
 
@@ -64,7 +65,7 @@ class Client(User):
         """A conversation, piece by piece."""
         start, reason, pieces = time.perf_counter(), None, 0
         with self._timed("chat, streamed"):
-            for piece in self.asking.chat.completions.create(**self._body(), messages=self._messages(), stream=True):
+            for piece in self.asking.chat.completions.create(**self._conversation(), stream=True):
                 pieces += 1
                 if pieces == 1:
                     self._told("chat, first piece", start)
@@ -73,10 +74,15 @@ class Client(User):
                 raise ValueError("the stream has no end")
 
     def _body(self) -> dict[str, Any]:
-        return {"model": MODEL, "max_tokens": TOKENS, "temperature": 0, "user": self.name}
+        line = random.choice(ASKED)  # noqa: S311
+        tokens = min(line.get("max_tokens") or TOKENS, TOKENS)
+        stop = {"stop": line["stop"]} if "stop" in line else {}
+        known = {"model": MODEL, "max_tokens": tokens, "temperature": 0, "user": self.name}
+        return {"prompt": line["prompt"], **known, **stop}
 
-    def _messages(self) -> Any:
-        return [{"role": "user", "content": _question()}]
+    def _conversation(self) -> dict[str, Any]:
+        body = self._body()
+        return {"messages": [{"role": "user", "content": body.pop("prompt")}], **body}
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
