@@ -2,14 +2,16 @@
 
     python benchmarks/openai_prompts.py configs/data/replay_demo.jsonl --model smollm2
 
-at OPENAI_BASE_URL, or http://127.0.0.1:8080/v1. Each line is a request's body; what else it holds stays here. Every
-second one is streamed; they come from twenty users in turn. Ends with 1 if any failed.
+at OPENAI_BASE_URL, or http://127.0.0.1:8080/v1. Each line is a request's body; what else it holds stays here. They are
+asked in a random order, always the same: of a file sorted by kind, the first verdict would be one on the first kind.
+Every second one is streamed; they come from twenty users in turn. Ends with 1 if any failed.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import random
 import sys
 import time
 from collections import Counter
@@ -28,6 +30,7 @@ async def main(args: argparse.Namespace) -> int:
     bodies = [{name: line[name] for name in _FIELDS if name in line} for line in lines][: args.limit]
     # As greedy as pairs want it: two answers that are drawn differ even where the models do not.
     queue = [{"temperature": 0.0, "model": args.model, **body} for body in bodies] * args.repeat
+    random.Random(0).shuffle(queue)  # noqa: S311
     asked, ended, found = len(queue), Counter[str](), iter(enumerate(queue))
     client = AsyncOpenAI(base_url=args.base_url, api_key=args.api_key, max_retries=0)
 
