@@ -1,9 +1,10 @@
 """Draws the Grafana dashboard without Grafana: each panel's expressions, asked of a real Prometheus, on one page.
 
-    PYTHONPATH=. .venv/bin/python -P benchmarks/dashboard.py [--seconds 60] [--out dashboard.html]
+    PYTHONPATH=. .venv/bin/python -P benchmarks/dashboard.py [--seconds 60] [--out dashboard.html] [--prometheus URL]
 
-A gateway of tests/watched_gateway.py with made-up traffic is looked at by a Prometheus server that is started here. The
-page says where a panel has no data. It shows what is drawn, and not how Grafana draws it.
+Without an address, a gateway of tests/watched_gateway.py with made-up traffic is looked at by a Prometheus server that
+is started here; with one, the last seconds of whatever that server has seen are drawn. The page says where a panel has
+no data. It shows what is drawn, and not how Grafana draws it.
 """
 
 import argparse
@@ -124,7 +125,7 @@ async def traffic(one: Watched, seconds: float) -> None:
     await asyncio.gather(*(client() for _ in range(6)))
 
 
-async def run(seconds: float, out: Path) -> None:
+async def made_up(seconds: float, out: Path) -> None:
     """Make the traffic, then draw what Prometheus saw of it."""
     with tempfile.TemporaryDirectory(prefix="dashboard-") as name:
         folder = Path(name)
@@ -135,9 +136,14 @@ async def run(seconds: float, out: Path) -> None:
                 await traffic(one, seconds / 2)
                 one.gateway.standing.followed(ramped(0.2, 1, "pass", pairs=900))
                 await traffic(one, seconds / 2)
-                told = dashboard()
-                panels = [await asyncio.to_thread(drawn, server, panel, start, time.time()) for panel in told["panels"]]
-                alerts = [rule["name"] for rule in server.rules() if rule["state"] != "inactive"]
+                await asyncio.to_thread(draw, server, start, time.time(), out)
+
+
+def draw(server: Prometheus, start: float, end: float, out: Path) -> None:
+    """Write the page."""
+    told = dashboard()
+    panels = [drawn(server, panel, start, end) for panel in told["panels"]]
+    alerts = [rule["name"] for rule in server.rules() if rule["state"] != "inactive"]
     page = page_environment().from_string(PAGE)
     out.write_text(page.render(title=told["title"], description=told["description"], panels=panels))
     empty = [panel["title"] for panel in panels if not panel["row"] and not panel["names"]]
@@ -152,8 +158,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--out", type=Path, default=Path("dashboard.html"))
+    parser.add_argument("--prometheus", metavar="URL", help="draw what this one has seen")
     args = parser.parse_args()
-    asyncio.run(run(args.seconds, args.out))
+    if args.prometheus:
+        draw(Prometheus(args.prometheus.rstrip("/")), time.time() - args.seconds, time.time(), args.out)
+    else:
+        asyncio.run(made_up(args.seconds, args.out))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ class Client(User):
         """A conversation, piece by piece."""
         start, reason, pieces = time.perf_counter(), None, 0
         with self._timed("chat, streamed"):
-            for piece in self.asking.chat.completions.create(**self._conversation(), stream=True):
+            # Without it nobody learns how many tokens a streamed answer had.
+            told = {"stream_options": {"include_usage": True}}
+            for piece in self.asking.chat.completions.create(**self._conversation(), stream=True, **told):
                 pieces += 1
                 if pieces == 1:
                     self._told("chat, first piece", start)
