@@ -133,6 +133,8 @@ def _chosen(
         f" category, {best.category}, gives {best.tokens_per_second:,.1f} output tokens/s with {level} requests at a"
         f" time{_price_text(best.cost)}, and takes {best.size_bytes / 2**20:,.0f} MiB"
     )
+    if best.cost and best.cost.measured and best.cost.within_slo_missing:
+        sentence += f"; within the SLO it has no cost, {best.cost.within_slo_missing}"
     unpriced = [one.row.name for one in choices if math.isinf(one.blended) and named == "cheapest"]
     if unpriced:
         sentence += f"; what {', '.join(unpriced)} costs is not known"

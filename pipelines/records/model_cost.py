@@ -162,4 +162,4 @@ def _within_slo(serving: ServingRecord, pricing: Pricing) -> tuple[LoadCost | No
         return None, next((why for point in points if (why := no_cost(point))), "no load test was run")
     best = max(kept_share(one.point) or 0.0 for one in costs)
     wanted = f"{100 * pricing.keeping_share:g} % of requests have to"
-    return None, f"no load test kept the SLO: at best {100 * best:.0f} % of requests did, {wanted}"
+    return None, f"no load test kept the SLO: at best {100 * best:.3g} % of requests did, {wanted}"

@@ -56,7 +56,7 @@ class CostPart(NamedTuple):
 def cost_part(rows: Sequence[ServedModel], pricing: Pricing | None) -> CostPart:
     """All of the page's part; without lines where there is neither a price nor energy."""
     level = max(concurrencies(rows), default=None)
-    measured = [row for row in rows if row.serving]
+    measured = [row for row in rows if row.load_points]
     metered = any(_joules(row, level) is not None for row in measured)
     lines = [_line(row, pricing, level) for row in measured] if pricing or metered else []
     return CostPart(pricing, level, lines, metered, [*([price_text(pricing)] if pricing else []), *energy_notes(rows)])
@@ -76,7 +76,7 @@ def price_text(pricing: Pricing) -> str:
 
 def energy_notes(rows: Sequence[ServedModel]) -> list[str]:
     """What was read, and what was not, each once; nothing of records from before energy was read."""
-    servings = [(row.name, row.serving) for row in rows if row.serving]
+    servings = [(row.name, row.serving) for row in rows if row.serving and row.load_points]
     sources = dict.fromkeys(serving.energy_source for _, serving in servings if serving.energy_source)
     told = [f"Energy: {source}, of the whole device while requests were sent." for source in sources]
     missing: dict[str, list[str]] = {}
@@ -101,15 +101,15 @@ def cost_tooltip(found: LoadCost | None, missing: str | None) -> str | None:
     if found is None:
         return missing
     cost = found.cost
-    if cost.blended_per_million is None:
-        return (
-            f"{load_text(found.point)}: input and output cannot be told apart, since no answer came in pieces; together"
-            f" {significant(cost.all_per_million)} {cost.currency}"
-        )
-    parts = zip(("input", "output", "all as they came"), _parts(cost)[:2] + _parts(cost)[3:], strict=True)
-    told = ", ".join(f"{name} {value}" for name, value in parts)
-    marked = f" ({MADE_UP})" if cost.made_up else ""
-    return f"{load_text(found.point)}: {told} {cost.currency}{marked}; {cost.mean_in_flight:.1f} requests in flight"
+    read, written, blended, together = _parts(cost)
+    told = f"input {read}, output {written}, all as they came {together}"
+    if not blended:
+        told = f"input and output cannot be told apart, since no answer came in pieces; together {together}"
+    currency = f"{cost.currency} ({MADE_UP})" if cost.made_up else cost.currency
+    return (
+        f"{load_text(found.point)}: {told} {currency}; {cost.per_hour:g} {currency} an hour for the server,"
+        f" {cost.mean_in_flight:.1f} requests in flight"
+    )
 
 
 def point_cost_text(serving: ServingRecord, point: LoadPoint, pricing: Pricing | None) -> str | None:

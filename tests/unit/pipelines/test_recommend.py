@@ -254,6 +254,12 @@ def test_what_is_not_known_is_said_and_chosen_last() -> None:
     assert "the run has no price" in asked(three(), goal="cheapest").sentence
 
 
+def test_an_slo_that_nothing_kept_is_said() -> None:
+    asked_for = pricing_of({"price": priced().price.model_dump(mode="json"), "load": {"slo": {"ttft_seconds": 1.0}}})
+    missed = asked(three(), pricing=asked_for, goal="cheapest")
+    assert "; within the SLO it has no cost, no load test kept the SLO: at best " in missed.sentence
+
+
 def test_cheapest_needs_a_price_and_there_is_one_place_for_it() -> None:
     assert run_config(recommend={"goal": "cheapest"}, price=priced().price.model_dump(mode="json")).price is not None
     with pytest.raises(ValidationError, match=r"needs a `price`: write `include: ../prices/cpu.yaml`"):
