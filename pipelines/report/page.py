@@ -9,8 +9,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evals.suites.suite import Suite
 from pipelines.records.events import PartKind
+from pipelines.records.model_cost import Pricing, pricing_of
 from pipelines.records.rows import ServedModel
 from pipelines.records.run_record import RunRecord
+from pipelines.report.cost import cost_part, joules_text, point_cost_text
 from pipelines.report.curve import latency_curves, undrawn
 from pipelines.report.dtype_cost import dtype_costs
 from pipelines.report.forest import forest_plot
@@ -23,7 +25,6 @@ from pipelines.report.load import (
     milliseconds,
     not_run,
     prompt_mixes,
-    significant,
     slo_of,
     slo_text,
 )
@@ -46,6 +47,7 @@ from pipelines.report.table import (
 )
 from registry.contracts import CalibrationRecord, StageResult
 from registry.files import write_text_atomically
+from registry.numerals import significant
 
 PAGE_FILE = "report.html"
 LOWEST_MODULES = 5
@@ -65,7 +67,7 @@ def write_page(record: RunRecord, suite: Suite) -> Path:
 
 def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
     """The page as HTML. All text from outside is escaped, control characters are dropped."""
-    stages = timed_stages(record)
+    stages, pricing = timed_stages(record), pricing_of(record.config)
     return (
         page_environment()
         .get_template("page.html")
@@ -74,7 +76,7 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
             suite=suite,
             written=written.strftime("%Y-%m-%d %H:%M %Z"),
             checkpoint=record.rows[0].checkpoint,
-            table=build_table(record.rows, suite),
+            table=build_table(record.rows, suite, pricing),
             plot=quality_speed_plot(record.rows),
             forest=forest_plot(record.rows),
             dtype_costs=dtype_costs(record.rows),
@@ -101,7 +103,7 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
             tone_of=tone_of,
             with_stderr=with_stderr,
             files_place="in the measurement's object",
-            **serving_parts(record.rows),
+            **serving_parts(record.rows, pricing),
         )
     )
 
@@ -127,8 +129,8 @@ def page_environment() -> Environment:
     return environment
 
 
-def serving_parts(rows: Sequence[ServedModel]) -> dict[str, Any]:
-    """What the parts on speed, memory and checks are made of (`page_serving.html`, `page_server.html`)."""
+def serving_parts(rows: Sequence[ServedModel], pricing: Pricing | None) -> dict[str, Any]:
+    """What the parts on speed, cost, memory and checks are made of (`page_serving.html`, `page_server.html`)."""
     return {
         "curves": [(prompts, latency_curves(rows, prompts), undrawn(rows, prompts)) for prompts in prompt_mixes(rows)],
         "slo": slo_of(rows),
@@ -139,6 +141,9 @@ def serving_parts(rows: Sequence[ServedModel]) -> dict[str, Any]:
         "load_text": load_text,
         "milliseconds": milliseconds,
         "significant": significant,
+        "costs": cost_part(rows, pricing),
+        "point_cost": lambda serving, point: point_cost_text(serving, point, pricing),
+        "point_joules": joules_text,
         "memory_columns": MEMORY_COLUMNS,
         "memory_lines": memory_lines(rows),
         "budgets_differ": budgets_differ(rows),

@@ -21,6 +21,7 @@ DOCUMENTS = (
         for name in (
             "architecture",
             "artifacts",
+            "cost",
             "engines",
             "environments",
             "init",

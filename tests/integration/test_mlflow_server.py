@@ -319,3 +319,17 @@ def test_a_server_that_dies_amid_a_record(tmp_path: Path) -> None:
         assert {run.info.status for run in lab.runs()} == {"FINISHED"}
         assert len(lab.runs()) == 1 + len(lab.run.rows)
         assert len(lab.versions()) == 4
+
+
+def test_a_cost_is_recorded_with_its_currency(tmp_path: Path, uri: str) -> None:
+    lab = Lab(tmp_path, uri)
+    price = {"device": "a CPU", "currency": "EUR", "per_hour": 0.1, "source": "made up", "read_on": "2026-01-02"}
+    config = lab.run.config | {"price": price | {"made_up": True}}
+    lab.run = lab.run.model_copy(update={"config": config})
+    lab.record()
+    baseline = next(run for run in lab.runs() if run.info.run_name == "baseline")
+    assert baseline.data.metrics["cost_blended_per_million"] > 0
+    assert "cost_within_slo_per_million" not in baseline.data.metrics, "no SLO was asked"
+    assert "joules_per_output_token" not in baseline.data.metrics, "nothing told it"
+    tags = {name: value for name, value in baseline.data.tags.items() if name.startswith("cost.")}
+    assert tags == {"cost.currency": "EUR", "cost.made_up": "true"}
