@@ -4,6 +4,7 @@ from typing import Literal
 
 from configs.quantities import Seconds
 from registry.contracts.base import Device, DType, Record
+from registry.contracts.machine_limits import MachineLimits, TokenWork
 
 
 class Endpoint(Record):
@@ -106,6 +107,8 @@ class MemoryRecord(Record):
     """Safetensors on disk."""
     weights_bytes_by_rank: list[int] | None = None
     """What the engine holds for weights, asked of each rank."""
+    unread_weights_bytes: int | None = None
+    """Of those, all ranks together: embedding tables that are not also the output layer. A step reads a row a token."""
     kv_cache_bytes: int | None = None
     """The budget of each rank: equal for all models of a run."""
     kv_cache_tokens: int | None = None
@@ -199,6 +202,10 @@ class ServingRecord(Record):
     """Batching and fairness were not proved here, since they had been on a server that is alike (`ProofScope`)."""
     profile: ProfileRecord | None = None
     memory: MemoryRecord
+    limits: MachineLimits | None = None
+    """Of the machine, measured when the server was gone; None in records from before, and where it was not ours."""
+    work: TokenWork | None = None
+    """None as above, and where config.json does not tell it."""
     warnings: list[str] = []
     """Fallbacks and other lines of the engine's log that a reviewer has to know."""
 
