@@ -25,6 +25,8 @@ class _Measured(NamedTuple):
     category: str
     tokens_per_second: float
     size_bytes: int
+    of_limit: str
+    """The share of what the machine allows, in words; empty where it is not known."""
     users: float
     """Requests of full context on the memory that the baseline's weights and cache take."""
 
@@ -70,7 +72,9 @@ def _measured(row: Row, baseline: Row, level: int) -> _Measured | None:
     if lowest is None or lowest.kept is None or size is None:
         return None
     high = lowest.kept if lowest.kept_high is None else lowest.kept_high
-    return _Measured(row, lowest.kept, high, lowest.category, rate or 0.0, size, _users(row, baseline))
+    share = row.decode_share(level)
+    of_limit = f" ({share.percent} of what the machine's {share.limit} allows)" if share else ""
+    return _Measured(row, lowest.kept, high, lowest.category, rate or 0.0, size, of_limit, _users(row, baseline))
 
 
 def _users(row: Row, baseline: Row) -> float:
@@ -103,7 +107,7 @@ def _chosen(
     sentence = (
         f"take {best.row.name}, the {config.goal} of those that keep all limits: it keeps {best.kept:.2f} in its lowest"
         f" category, {best.category}, gives {best.tokens_per_second:,.1f} output tokens/s with {level} requests at a"
-        f" time{price}, and takes {best.size_bytes / 2**20:,.0f} MiB"
+        f" time{best.of_limit}{price}, and takes {best.size_bytes / 2**20:,.0f} MiB"
     )
     if others:
         sentence += f"; {', '.join(others)} would do, and no other is better in accuracy, speed and size at once"

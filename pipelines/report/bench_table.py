@@ -7,9 +7,11 @@ from rich.text import Text
 
 from pipelines.records.bench_result import BenchResult
 from pipelines.report.load import doubt, load_text, milliseconds, significant, slo_text
+from pipelines.report.machine_limits import limit_lines
 from pipelines.report.table import mebibytes, printable
 from registry.contracts import LoadPoint, ServingRecord
 from registry.contracts.serving import RateSearch
+from serving_checks.readings.bounds import decode_share, prefill_share
 
 _STYLES = {"pass": "green", "fail": "bold red", "not_run": "yellow"}
 _NONE = "–"
@@ -20,11 +22,14 @@ def print_bench(console: Console, result: BenchResult) -> None:
     record = result.record
     table = Table(box=box.SIMPLE_HEAVY, header_style="bold")
     table.add_column(f"{result.name}\n{record.engine} {record.engine_version}")
-    for title in ("prompts", "completed", "tokens/s", "TTFT ms\np50, p99", "TPOT ms\np50, p99", ""):
+    limit = ["of the limit\ndecode, prefill"] if record.limits else []
+    for title in ("prompts", "completed", "tokens/s", *limit, "TTFT ms\np50, p99", "TPOT ms\np50, p99", ""):
         table.add_column(title, justify="right" if title else "left")
     for point in record.load_points:
-        table.add_row(*map(_text, _cells(point)), style="yellow" if doubt(point) else "")
+        table.add_row(*map(_text, _cells(record, point)), style="yellow" if doubt(point) else "")
     console.print(table)
+    for line in limit_lines(record):
+        console.print(_text(line), soft_wrap=True)
     if record.rate_search:
         console.print(_text(_rate(record.rate_search)), soft_wrap=True)
     console.print(_text(_memory(record)))
@@ -37,14 +42,20 @@ def print_bench(console: Console, result: BenchResult) -> None:
         console.print(_text(f"{what}: {where}"), soft_wrap=True)
 
 
-def _cells(point: LoadPoint) -> list[str]:
+def _cells(record: ServingRecord, point: LoadPoint) -> list[str]:
     times = [
         f"{milliseconds(of.p50_seconds)}, {milliseconds(of.p99_seconds)}" if point.completed else _NONE
         for of in (point.ttft, point.tpot)
     ]
     completed = f"{point.completed} of {point.requests}"
     speed = significant(point.output_tokens_per_second)
-    return [load_text(point), point.prompts, completed, speed, *times, doubt(point) or ""]
+    limit = [_shares(record, point)] if record.limits else []
+    return [load_text(point), point.prompts, completed, speed, *limit, *times, doubt(point) or ""]
+
+
+def _shares(record: ServingRecord, point: LoadPoint) -> str:
+    shares = (decode_share(record, point), prefill_share(record, point))
+    return ", ".join(share.percent if share else _NONE for share in shares) if any(shares) else _NONE
 
 
 def _rate(search: RateSearch) -> str:

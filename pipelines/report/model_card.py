@@ -207,6 +207,8 @@ def _cost(found: ArtifactOfRun) -> list[str]:
         lines.append(_beside(f"median time to first token, ms, {at}", [_first_token(row, level) for row in rows]))
         points = [(name, point) for name, row in named if (point := row.closed_point(level))]
         notes += [f"{name}, {at}: {escaped(why)}" for name, point in points if (why := doubt(point))]
+        notes += [f"{name}, {at}: {share.sentence}" for name, one in named if (share := one.decode_share(level))]
+    notes += [f"{name}: {share.sentence}" for name, one in named if (share := one.prefill_share)]
     return [
         "As measured by the run; numbers of another machine or engine differ.",
         _lines(*table_head(["", "base", "quantized"]), *lines),
