@@ -24,6 +24,7 @@ DOCUMENTS = (
             "engines",
             "environments",
             "init",
+            "limits",
             "registry",
             "rendering",
             "replay",
