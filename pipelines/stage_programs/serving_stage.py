@@ -137,8 +137,7 @@ def serve_and_measure(
         with clock.part("serve_stop"):
             serving.close()
         if server.child and served.load_points:
-            with clock.part("limits"):
-                served = _limited(job, served)
+            served = _limited(job, clock, served)
         if ranks and first:
             with clock.part("sharding"):
                 checks.append(_sharding(job, first, ranks))
@@ -255,14 +254,15 @@ def _profiled(served: ServingRecord, server: RunningServer, trace_dir: Path, out
     return served.model_copy(update={"warnings": [*served.warnings, told]})
 
 
-def _limited(job: ServeJob, served: ServingRecord) -> ServingRecord:
+def _limited(job: ServeJob, clock: StageClock, served: ServingRecord) -> ServingRecord:
     """The record with the machine's limits and what a token asks of it; a warning for either that is not known.
 
     Now that the server and its client are gone nothing else runs, and what a fork server imports is there.
     """
     found, warnings = dict[str, Any](), list[str]()
     try:
-        found["limits"] = take_limits(job.device, job.threads, gpus=job.servers[0], fork_server=job.fork_server)
+        with clock.part("limits"):
+            found["limits"] = take_limits(job.device, job.threads, gpus=job.servers[0], fork_server=job.fork_server)
         found["work"] = token_work(job.model_dir, served.dtype)
     except (QuantbenchError, OSError, ValueError) as error:
         told = error.what if isinstance(error, QuantbenchError) else str(error)
