@@ -9,16 +9,20 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipelines.environments.definition import MAIN, environment_named, environment_names, normalized
 from pipelines.environments.folders import state_of
 from pipelines.planning.compatibility import Asked, serving_violations
 from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.planning.stages import installed_versions
+from pipelines.report.machine_limits import limit_rows, limit_titles
 from quantizers.base import METHODS, load_method
+from registry.contracts import MachineLimits
 from registry.contracts.base import Method
 from serving_checks.engines.base import Engine
 from serving_checks.engines.table import ENGINES, engine_type
+from serving_checks.readings.machine_limits import take_limits
 
 HELP = "say what this machine is, which engines it has and what each method can do here"
 
@@ -29,7 +33,10 @@ _LIBRARIES = ("torch", "transformers", "optimum", "lm-eval", "datasets", "mlflow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Nothing beyond the common ones."""
+    """Whether to measure."""
+    parser.add_argument(
+        "--measure", action="store_true", help="also measure memory bandwidth and matrix rates, in some seconds"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -48,6 +55,7 @@ def execute(args: argparse.Namespace) -> int:
     disk = shutil.disk_usage(existing)
     methods = {method: _able(method, machine, serving, versions) for method in METHODS}
     environments = [environment_named(name, machine.device) for name in environment_names()]
+    limits = _measured(machine) if args.measure else None
     report = {
         "python": platform.python_version(),
         "python_chosen": _python_chosen(),
@@ -57,11 +65,15 @@ def execute(args: argparse.Namespace) -> int:
         "methods": methods,
         "environments": {one.name: state_of(one) for one in environments},
     }
+    if limits:
+        report["limits"] = limits.model_dump(mode="json")
     if args.json:
         print(json.dumps(report, indent=2))
         return 0
     console = Console()
     console.print(_facts(machine, f"{disk.free / 2**30:.1f} GiB free at {existing}"))
+    if limits:
+        _print_limits(console, limits)
     engines = Table("package", "version", title="engines", title_justify="left")
     for name in names:
         engines.add_row(name, versions.get(name, "[dim]not installed"))
@@ -75,6 +87,30 @@ def execute(args: argparse.Namespace) -> int:
         others.add_row(one.name, state_of(one), ", ".join(one.definition.used_by))
     console.print(others)
     return 0
+
+
+def _measured(machine: MachineRecord) -> MachineLimits:
+    """The machine's limits; says first what it waits for.
+
+    Raises:
+        StageError: The process that measures failed.
+    """
+    told = Console(stderr=True)
+    told.print("measuring memory bandwidth and matrix rates: some seconds, in which nothing else should run")
+    return take_limits(machine.device, machine.serving_threads)
+
+
+def _print_limits(console: Console, limits: MachineLimits) -> None:
+    table = Table("limit", "unit", title="limits, measured", title_justify="left")
+    for title in limit_titles(limits):
+        table.add_column(title, justify="right")
+    for name, unit, values in limit_rows(limits):
+        table.add_row(name, unit, *values)
+    console.print(table)
+    for doubt in limits.doubts:
+        console.print(Text(f"doubtful: {doubt}; a share of these limits is too high then", "yellow"), soft_wrap=True)
+    for note in limits.notes:
+        console.print(Text(note, "dim"), soft_wrap=True)
 
 
 def _facts(machine: MachineRecord, disk: str) -> Table:

@@ -27,6 +27,8 @@ class _Measured(NamedTuple):
     category: str
     tokens_per_second: float
     size_bytes: int
+    of_limit: str
+    """The share of what the machine allows, in words; empty where it is not known."""
     users: float
     """Requests of full context on the memory that the baseline's weights and cache take."""
     cost: ModelCost | None
@@ -94,8 +96,11 @@ def _measured(row: Row, baseline: Row, level: int, pricing: Pricing | None) -> _
     if lowest is None or lowest.kept is None or size is None:
         return None
     high = lowest.kept if lowest.kept_high is None else lowest.kept_high
+    share = row.decode_share(level)
+    of_limit = f" ({share.percent} of what the machine's {share.limit} allows)" if share else ""
     cost = model_cost(row, pricing, level) if pricing else None
-    return _Measured(row, lowest.kept, high, lowest.category, rate or 0.0, size, _users(row, baseline), cost)
+    users = _users(row, baseline)
+    return _Measured(row, lowest.kept, high, lowest.category, rate or 0.0, size, of_limit, users, cost)
 
 
 def _users(row: Row, baseline: Row) -> float:
@@ -131,7 +136,7 @@ def _chosen(
     sentence = (
         f"take {best.row.name}, the {named} of those that keep all limits: it keeps {best.kept:.2f} in its lowest"
         f" category, {best.category}, gives {best.tokens_per_second:,.1f} output tokens/s with {level} requests at a"
-        f" time{_price_text(best.cost)}, and takes {best.size_bytes / 2**20:,.0f} MiB"
+        f" time{best.of_limit}{_price_text(best.cost)}, and takes {best.size_bytes / 2**20:,.0f} MiB"
     )
     if best.cost and best.cost.measured and best.cost.within_slo_missing:
         sentence += f"; within the SLO it has no cost, {best.cost.within_slo_missing}"

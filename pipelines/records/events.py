@@ -30,6 +30,7 @@ ENGINE_PARTS: dict[str, PartKind] = {
     "evaluate": "evaluate",
     "load_test": "load test",
     "checks": "checks",
+    "limits": "load test",
     "sharding": "checks",
     "profile": "serve",
 }

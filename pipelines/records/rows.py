@@ -24,6 +24,7 @@ from registry.contracts import (
 )
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
+from serving_checks.readings.bounds import Share, decode_share, prefill_share
 
 UNQUANTIZED = "none"
 """The method of a baseline."""
@@ -55,6 +56,17 @@ class ServedModel(Record, ABC):
         """Output tokens per second at one level of the closed loop; None where they must not be believed."""
         point = self.closed_point(concurrency)
         return point.output_tokens_per_second if point and point.invalid is None else None
+
+    def decode_share(self, concurrency: int) -> Share | None:
+        """What decoding reached of the machine's limit at one level of the closed loop; None where it is not known."""
+        point = self.closed_point(concurrency)
+        return decode_share(self.serving, point) if self.serving and point else None
+
+    @property
+    def prefill_share(self) -> Share | None:
+        """What reading a prompt reached of it, one request at a time; None where it is not known."""
+        point = self.closed_point(1)
+        return prefill_share(self.serving, point) if self.serving and point else None
 
 
 class BenchedModel(ServedModel):
@@ -231,6 +243,13 @@ def concurrencies(rows: Sequence[ServedModel]) -> list[int]:
     """Levels of the closed loop under the first prompt mix at which any row was loaded, ascending."""
     levels = {point.concurrency for row in rows for point in row.load_points if point.concurrency is not None}
     return sorted(level for level in levels if any(row.closed_point(level) for row in rows))
+
+
+def limit_shares(row: ServedModel) -> tuple[float | None, float | None]:
+    """Of the machine's limit, as fractions: decoding at the highest level of the closed loop, and reading a prompt."""
+    levels = concurrencies([row])
+    decode, prefill = row.decode_share(levels[-1]) if levels else None, row.prefill_share
+    return decode.share if decode else None, prefill.share if prefill else None
 
 
 def worst_verdict(rows: list[Row]) -> Verdict:

@@ -10,10 +10,12 @@ from pipelines.records.model_cost import cost_text, model_cost
 from pipelines.records.rows import BenchedModel
 from pipelines.report.cost import cost_part, joules_text, point_cost_text
 from pipelines.report.load import doubt, load_text, milliseconds, slo_text
+from pipelines.report.machine_limits import limit_lines
 from pipelines.report.table import mebibytes, printable
 from registry.contracts import LoadPoint, ServingRecord
 from registry.contracts.serving import RateSearch
 from registry.numerals import significant
+from serving_checks.readings.bounds import decode_share, prefill_share
 
 _STYLES = {"pass": "green", "fail": "bold red", "not_run": "yellow"}
 _NONE = "–"
@@ -24,17 +26,29 @@ def print_bench(console: Console, result: BenchResult) -> None:
     record = result.record
     table = Table(box=box.SIMPLE_HEAVY, header_style="bold")
     table.add_column(f"{result.name}\n{record.engine} {record.engine_version}")
+    limit = ["of the limit\ndecode, prefill"] if record.limits else []
     priced = [f"{result.pricing.currency}\n1M tokens"] if result.pricing else []
     metered = ["J/token"] if any(joules_text(point) for point in record.load_points) else []
-    for title in ("prompts", "completed", "tokens/s", "TTFT ms\np50, p99", "TPOT ms\np50, p99", *priced, *metered, ""):
+    titles = (
+        "prompts",
+        "completed",
+        "tokens/s",
+        *limit,
+        "TTFT ms\np50, p99",
+        "TPOT ms\np50, p99",
+        *priced,
+        *metered,
+        "",
+    )
+    for title in titles:
         table.add_column(title, justify="right" if title else "left")
     for point in record.load_points:
         cost = [point_cost_text(record, point, result.pricing) or _NONE for _ in priced]
         energy = [joules_text(point) or _NONE for _ in metered]
-        *cells, doubts = _cells(point)
+        *cells, doubts = _cells(record, point)
         table.add_row(*map(_text, [*cells, *cost, *energy, doubts]), style="yellow" if doubt(point) else "")
     console.print(table)
-    for note in _cost_notes(result):
+    for note in [*limit_lines(record), *_cost_notes(result)]:
         console.print(_text(note), soft_wrap=True)
     if record.rate_search:
         console.print(_text(_rate(record.rate_search)), soft_wrap=True)
@@ -48,14 +62,20 @@ def print_bench(console: Console, result: BenchResult) -> None:
         console.print(_text(f"{what}: {where}"), soft_wrap=True)
 
 
-def _cells(point: LoadPoint) -> list[str]:
+def _cells(record: ServingRecord, point: LoadPoint) -> list[str]:
     times = [
         f"{milliseconds(of.p50_seconds)}, {milliseconds(of.p99_seconds)}" if point.completed else _NONE
         for of in (point.ttft, point.tpot)
     ]
     completed = f"{point.completed} of {point.requests}"
     speed = significant(point.output_tokens_per_second)
-    return [load_text(point), point.prompts, completed, speed, *times, doubt(point) or ""]
+    limit = [_shares(record, point)] if record.limits else []
+    return [load_text(point), point.prompts, completed, speed, *limit, *times, doubt(point) or ""]
+
+
+def _shares(record: ServingRecord, point: LoadPoint) -> str:
+    shares = (decode_share(record, point), prefill_share(record, point))
+    return ", ".join(share.percent if share else _NONE for share in shares) if any(shares) else _NONE
 
 
 def _cost_notes(result: BenchResult) -> list[str]:

@@ -214,6 +214,8 @@ def _cost(found: ArtifactOfRun) -> list[str]:
         points = [(name, point) for name, row in named if (point := row.closed_point(level))]
         lines += _priced(rows, level, pricing, at)
         notes += [f"{name}, {at}: {escaped(why)}" for name, point in points if (why := doubt(point))]
+        notes += [f"{name}, {at}: {share.sentence}" for name, one in named if (share := one.decode_share(level))]
+    notes += [f"{name}: {share.sentence}" for name, one in named if (share := one.prefill_share)]
     if pricing and pricing.slo:
         within = [blended_text(model_cost(row, pricing, None).within_slo) for row in rows]
         lines.append(_beside(f"{_COST}, {pricing.currency}, highest load that kept the SLO", within))

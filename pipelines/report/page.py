@@ -28,6 +28,7 @@ from pipelines.report.load import (
     slo_of,
     slo_text,
 )
+from pipelines.report.machine_limits import limit_lines
 from pipelines.report.memory_split import MEMORY_COLUMNS, budgets_differ, memory_lines, room_gained
 from pipelines.report.plot import quality_speed_plot
 from pipelines.report.spread import of_these_bytes_only, spreads
@@ -48,6 +49,7 @@ from pipelines.report.table import (
 from registry.contracts import CalibrationRecord, StageResult
 from registry.files import write_text_atomically
 from registry.numerals import significant
+from serving_checks.readings.bounds import decode_share, prefill_share
 
 PAGE_FILE = "report.html"
 LOWEST_MODULES = 5
@@ -137,6 +139,9 @@ def serving_parts(rows: Sequence[ServedModel], pricing: Pricing | None) -> dict[
         "slo_text": slo_text,
         "conditions": conditions(rows),
         "conditions_text": conditions_text,
+        "decode_share": decode_share,
+        "prefill_share": prefill_share,
+        "limit_lines": limit_lines,
         "doubt": doubt,
         "load_text": load_text,
         "milliseconds": milliseconds,

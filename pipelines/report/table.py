@@ -16,6 +16,7 @@ from registry.contracts import CategoryRetention, CategoryScore, CheckRecord, Lo
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
 from serving_checks.engines.table import engine_type
+from serving_checks.readings.bounds import Share
 
 Tone = Literal["good", "warn", "bad", "plain"]
 
@@ -265,12 +266,16 @@ def _sizes(baseline: Row) -> list[_ColumnAndCells]:
 
 def _speeds(rows: list[Row], baseline: Row) -> list[_ColumnAndCells]:
     levels = concurrencies(rows)
+    known = any(row.serving and row.serving.limits for row in rows)
+    limit = ", and the share of what this machine allows while decoding." if known else "."
+    of_limit = " Below, the share of what this machine allows." if known else ""
     columns = [
         (
             Column(
                 title="tokens/s",
                 unit=f"at {level}",
-                hint=f"Output tokens per second with {level} requests at a time; below, relative to the baseline.",
+                hint=f"Output tokens per second with {level} requests at a time; below, relative to the baseline"
+                + limit,
                 group="cost",
             ),
             functools.partial(_speed_cell, level=level, baseline=baseline),
@@ -282,7 +287,7 @@ def _speeds(rows: list[Row], baseline: Row) -> list[_ColumnAndCells]:
             Column(
                 title="TTFT p50",
                 unit=f"ms at {level}",
-                hint=f"Median time to the first token with {level} requests at a time.",
+                hint=f"Median time to the first token with {level} requests at a time.{of_limit}",
                 group="cost",
             ),
             functools.partial(_ttft_cell, level=level),
@@ -297,13 +302,23 @@ def _speeds(rows: list[Row], baseline: Row) -> list[_ColumnAndCells]:
 def _speed_cell(row: Row, level: int, baseline: Row) -> Cell:
     point = row.closed_point(level)
     cell = _compared(row.tokens_per_second(level), baseline.tokens_per_second(level), "{:.1f}".format, row is baseline)
-    return _conditioned(cell, row, point)
+    return _conditioned(_limited(cell, row.decode_share(level)), row, point)
 
 
 def _ttft_cell(row: Row, level: int) -> Cell:
     point = row.closed_point(level)
     known = point is not None and point.completed > 0 and point.invalid is None
-    return _conditioned(Cell(text=milliseconds(point.ttft.p50_seconds)) if point and known else Cell(), row, point)
+    cell = Cell(text=milliseconds(point.ttft.p50_seconds)) if point and known else Cell()
+    return _conditioned(_limited(cell, row.prefill_share if level == 1 else None), row, point)
+
+
+def _limited(cell: Cell, share: Share | None) -> Cell:
+    """The cell with the share of the machine's limit under it, marked where that cannot be."""
+    if share is None:
+        return cell
+    second = ", ".join(filter(None, (cell.second, share.percent)))
+    tone: Tone = "warn" if share.share > 1 else cell.tone
+    return cell.model_copy(update={"second": second, "tooltip": share.sentence, "tone": tone})
 
 
 def _conditioned(cell: Cell, row: Row, point: LoadPoint | None) -> Cell:
@@ -311,6 +326,7 @@ def _conditioned(cell: Cell, row: Row, point: LoadPoint | None) -> Cell:
     if point is None or row.serving is None:
         return cell
     facts = f"{point.completed} of {point.requests} requests, prompts {point.prompts}; {conditions_text(row.serving)}"
+    facts = "; ".join(filter(None, (cell.tooltip, facts)))
     why = doubt(point)
     if why is None:
         return cell.model_copy(update={"tooltip": facts})

@@ -8,6 +8,8 @@ from rich.text import Text
 from pipelines.recipe.tune_config import TuneConfig, deciding_point, shown
 from pipelines.records.tune_record import TABLE_FILE, TuneCell, TuneRecord
 from pipelines.report.table import printable
+from registry.contracts import LoadPoint, ServingRecord
+from serving_checks.readings.bounds import decode_share
 
 _NONE = "-"
 
@@ -46,9 +48,14 @@ def _numbers(cell: TuneCell, tune: TuneConfig) -> list[str]:
     return [
         _NONE if goodput is None else f"{goodput:.3g}",
         *([f"{time.p95_seconds:.3f}" for time in times] or [_NONE] * 3),
-        f"{point.output_tokens_per_second:.1f}" if point else _NONE,
+        _speed(cell.serving, point) if cell.serving and point else _NONE,
         _NONE if peak is None else f"{peak / 2**20:.0f}",
     ]
+
+
+def _speed(serving: ServingRecord, point: LoadPoint) -> str:
+    share = decode_share(serving, point)
+    return f"{point.output_tokens_per_second:.1f}" + (f" ({share.percent} of the limit)" if share else "")
 
 
 def _text(text: str, style: str = "") -> Text:

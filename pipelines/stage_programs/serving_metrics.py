@@ -5,6 +5,7 @@ import re
 from pipelines.records.model_cost import Pricing, joules_per_output_token, model_cost
 from pipelines.records.rows import Row
 from registry.contracts import LoadPoint, Percentiles, ServingRecord
+from serving_checks.readings.bounds import decode_share, prefill_share
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.\-]")
 """MLflow takes some more characters; a slash would make folders of its metrics."""
@@ -31,6 +32,10 @@ def serving_metrics(serving: ServingRecord) -> dict[str, float | int | None]:
         metrics[f"resident_weights_rank_{rank}_bytes"] = size
     for point in serving.load_points:
         metrics |= {f"{load_name(point)}.{name}": value for name, value in _point_metrics(point).items()}
+        metrics |= {f"{load_name(point)}.{name}": value for name, value in _limit_metrics(serving, point).items()}
+    if serving.limits:
+        rates = serving.limits.serving.model_dump(exclude={"schema_version", "threads"})
+        metrics |= {f"machine.{name}": value for name, value in rates.items()}
     if serving.rate_search:
         highest = serving.rate_search.highest_good_requests_per_second
         metrics["rate_search.highest_good_requests_per_second"] = highest
@@ -124,6 +129,12 @@ def _point_metrics(point: LoadPoint) -> dict[str, float | int | None]:
             for share in ("p50", "p90", "p95", "p99")
         }
     )
+
+
+def _limit_metrics(serving: ServingRecord, point: LoadPoint) -> dict[str, float]:
+    """Shares of the machine's limit; one that cannot be is left out, as the speeds of an invalid load test are."""
+    shares = (decode_share(serving, point), prefill_share(serving, point))
+    return {f"{one.phase}_share_of_limit": one.share for one in shares if one and one.share <= 1}
 
 
 def _name(text: str) -> str:

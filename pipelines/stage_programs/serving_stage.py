@@ -1,8 +1,8 @@
 """One model on one server, from its start to its record: what measuring, tuning and benchmarking have in common.
 
 In this order: smoke test, what the caller evaluates, load tests, memory, proofs of batching and fairness, a profile
-where one is wanted, and beside a second server the proof of sharding. A profile comes last on the server: it slows it,
-and the server does nothing for it before it is asked to.
+where one is wanted, when the server is gone the machine's limits, and beside a second server the proof of sharding. A
+profile comes last on the server: it slows it, and the server does nothing for it before it is asked to.
 
 What needs long imports does so while something else is waited for: an evaluation while the server starts, the load
 generator, in a process of its own, while the evaluation goes on, or where there is none while the server starts.
@@ -13,12 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from configs.errors import StageError
+from configs.errors import QuantbenchError, StageError
 from pipelines.planning.stages import STAGE_LIBRARIES, installed_versions
 from pipelines.recipe.deadlines import Deadlines
 from pipelines.stage_programs.proofs import prove_scheduling, prove_sharding
 from pipelines.stage_programs.suspension import doubted_checks, doubted_points
+from pipelines.stage_programs.token_work import token_work
 from registry.contracts import (
     CheckRecord,
     Endpoint,
@@ -41,6 +43,7 @@ from serving_checks.engines.table import AnyServingConfig, engine_of
 from serving_checks.load import LoadClient, LoadConfig, LoadResult
 from serving_checks.readings.conditions import load_average
 from serving_checks.readings.energy import MeteredDevice
+from serving_checks.readings.machine_limits import take_limits
 from serving_checks.readings.memory import memory_record
 from serving_checks.readings.profiling import profile
 from serving_checks.server import RunningServer, serve
@@ -87,7 +90,7 @@ def serve_and_measure(
 
     Args:
         clock: Counts the parts: `serve_start`, `smoke`, `evaluate`, `load_test`, `checks`, `profile`, `serve_stop`,
-            `sharding`.
+            `limits`, `sharding`.
         output_dir: Gets the requests of the load tests, and the profile's trace.
         prepare: Called in a thread while the server starts; what it gives is called after the smoke test.
 
@@ -134,6 +137,8 @@ def serve_and_measure(
                 served = _profiled(served, server, trace_dir, output_dir)
         with clock.part("serve_stop"):
             serving.close()
+        if server.child and served.load_points:
+            served = _limited(job, clock, served)
         if ranks and first:
             with clock.part("sharding"):
                 checks.append(_sharding(job, first, ranks))
@@ -255,6 +260,22 @@ def _profiled(served: ServingRecord, server: RunningServer, trace_dir: Path, out
         except StageError as error:
             told = error.what
     return served.model_copy(update={"warnings": [*served.warnings, told]})
+
+
+def _limited(job: ServeJob, clock: StageClock, served: ServingRecord) -> ServingRecord:
+    """The record with the machine's limits and what a token asks of it; a warning for either that is not known.
+
+    Now that the server and its client are gone nothing else runs, and what a fork server imports is there.
+    """
+    found, warnings = dict[str, Any](), list[str]()
+    try:
+        with clock.part("limits"):
+            found["limits"] = take_limits(job.device, job.threads, gpus=job.servers[0], fork_server=job.fork_server)
+        found["work"] = token_work(job.model_dir, served.dtype)
+    except (QuantbenchError, OSError, ValueError) as error:
+        told = error.what if isinstance(error, QuantbenchError) else str(error)
+        warnings.append(f"speeds stand without their share of the machine's limit: {told.splitlines()[0]}")
+    return served.model_copy(update={**found, "warnings": [*served.warnings, *warnings]})
 
 
 def _record(

@@ -131,19 +131,24 @@ def outline_of(source: SourceConfig) -> ModelOutline:
     check_source(source)
     match source:
         case FolderSource():
-            return _from_config(source.path.name, source.path)
+            return outline_of_folder(source.path)
         case HubSource():
             folder = _hub_folder(source.id, source.revision)
             refuse_adapter(folder)
             refuse_quantized(folder, read_config(folder), {})
-            return _from_config(source.id.rpartition("/")[2], folder)
+            return outline_of_folder(folder, source.id.rpartition("/")[2])
         case PackageGgufSource():
             return _from_gguf(source.package, locate_gguf(source))
         case GgufSource():
             return _from_gguf(source.path.stem, source.path)
 
 
-def _from_config(name: str, folder: Path) -> ModelOutline:
+def outline_of_folder(folder: Path, name: str | None = None) -> ModelOutline:
+    """Read the outline from a folder's config.json, quantized or not.
+
+    Raises:
+        RequestError: It is no model of ARCHITECTURES, or does not tell a size.
+    """
     config = read_config(folder)
     check_architecture(config, folder)
     place = folder / "config.json"
@@ -159,7 +164,7 @@ def _from_config(name: str, folder: Path) -> ModelOutline:
     }
     heads = sizes["num_attention_heads"]
     outline = ModelOutline(
-        name=name,
+        name=name or folder.name,
         architecture=config["architectures"][0],
         **sizes,
         num_key_value_heads=_size(config, "num_key_value_heads", place, heads),

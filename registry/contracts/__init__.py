@@ -36,6 +36,7 @@ from registry.contracts.gateway_status import (
 )
 from registry.contracts.job import FilesJob, StageJob
 from registry.contracts.live_verdict import JudgeSaid, LiveVerdict, RecordedVerdict
+from registry.contracts.machine_limits import MachineLimits, Rates, TokenWork
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.pair import Answer, Pair
 from registry.contracts.ramp import RampRecord
@@ -102,6 +103,7 @@ __all__ = [
     "LengthTrend",
     "LiveVerdict",
     "LoadPoint",
+    "MachineLimits",
     "MeasurementRecord",
     "MemoryRecord",
     "MetricVerdict",
@@ -119,6 +121,7 @@ __all__ = [
     "QuantizedModule",
     "RampRecord",
     "RateSearch",
+    "Rates",
     "RecentLoad",
     "RecordedVerdict",
     "ReplayRecord",
@@ -140,6 +143,7 @@ __all__ = [
     "TaskScore",
     "TokenAgreementRecord",
     "TokenCost",
+    "TokenWork",
     "ToolCall",
     "VerbosityRecord",
     "VerdictStatus",

@@ -4,6 +4,7 @@ from typing import Literal
 
 from configs.quantities import Seconds
 from registry.contracts.base import Device, DType, Record
+from registry.contracts.machine_limits import MachineLimits, TokenWork
 
 
 class Endpoint(Record):
@@ -114,6 +115,8 @@ class MemoryRecord(Record):
     """Safetensors on disk."""
     weights_bytes_by_rank: list[int] | None = None
     """What the engine holds for weights, asked of each rank."""
+    unread_weights_bytes: int | None = None
+    """Of those, all ranks together: embedding tables that are not also the output layer. A step reads a row a token."""
     kv_cache_bytes: int | None = None
     """The budget of each rank: equal for all models of a run."""
     kv_cache_tokens: int | None = None
@@ -211,6 +214,10 @@ class ServingRecord(Record):
     """What counted the load tests' energy, such as `RAPL package-0 + dram of package-0`; None where nothing did."""
     energy_notes: list[str] = []
     """Why there is none, of the machine or of a load test."""
+    limits: MachineLimits | None = None
+    """Of the machine, measured when the server was gone; None in records from before, and where it was not ours."""
+    work: TokenWork | None = None
+    """None as above, and where config.json does not tell it."""
     warnings: list[str] = []
     """Fallbacks and other lines of the engine's log that a reviewer has to know."""
 

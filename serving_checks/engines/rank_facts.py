@@ -6,6 +6,9 @@ from pydantic import Field
 
 from registry.contracts.base import DType, Record
 
+_EMBEDDINGS, _OUTPUT_LAYER = "embed_tokens.weight", "lm_head."
+"""Names of tensors in the models that are served here."""
+
 
 class RankFacts(Record):
     """One worker, as it sees itself after it has resolved its config and loaded its weights."""
@@ -27,6 +30,14 @@ class RankFacts(Record):
     def weights_bytes(self) -> int:
         """All that it holds for weights."""
         return sum(self.tensor_bytes.values())
+
+    @property
+    def unread_bytes(self) -> int:
+        """Embedding tables that nothing multiplies by: beside an output layer, or kept by one with a packed copy."""
+        tables = {name: size for name, size in self.tensor_bytes.items() if name.endswith(_EMBEDDINGS)}
+        copies = {f"{name} (packed)" for name in tables}
+        apart = any(name.startswith(_OUTPUT_LAYER) or name in copies for name in self.tensor_bytes)
+        return sum(tables.values()) if apart else 0
 
 
 def kernel_name(ranks: list[RankFacts]) -> str | None:

@@ -1,5 +1,6 @@
 """Four memory numbers of a served model, kept apart."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,11 +37,14 @@ def gpu_bytes_of_tree(root: int) -> int:
 def memory_record(server: RunningServer, model_dir: Path, device: Device) -> MemoryRecord:
     """Read the four numbers of a server that is still running, after the load test (which makes the peak)."""
     notes = []
-    peak, weights = None, None
+    peak, weights, unread = None, None, None
     try:
         weights = server.engine.resident_weights_bytes(server.endpoint, server.log)
     except (OSError, ValueError) as error:
         notes.append(f"resident weights: {error}")
+    if server.engine.tells_ranks:
+        with suppress(OSError, ValueError):  # then the weights are told with a note, or from the log
+            unread = sum(rank.unread_bytes for rank in server.engine.ranks(server.endpoint))
     cache = _kv_cache(server, notes)
     if server.pid is None:
         notes.append("peak: the server was not started here")
@@ -57,6 +61,7 @@ def memory_record(server: RunningServer, model_dir: Path, device: Device) -> Mem
     return MemoryRecord(
         artifact_bytes=sum(file.stat().st_size for file in model_dir.glob("*.safetensors")),
         weights_bytes_by_rank=weights,
+        unread_weights_bytes=unread,
         kv_cache_bytes=None if cache.budget_bytes is None else int(cache.budget_bytes),
         kv_cache_tokens=None if cache.tokens is None else int(cache.tokens),
         kv_cache_requests=cache.requests,

@@ -25,6 +25,7 @@ DOCUMENTS = (
             "engines",
             "environments",
             "init",
+            "limits",
             "registry",
             "rendering",
             "replay",

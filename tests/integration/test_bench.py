@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from registry.contracts import ServingRecord
 from serving_checks.load.requests import read_rows
+from serving_checks.readings.bounds import decode_share, prefill_share
 from tests.fake_servers import fake_server
 from tests.tiny_llama import make_tiny_llama, make_tiny_tokenizer
 
@@ -98,6 +100,7 @@ def test_a_server_that_runs_already_is_benched_with_its_key(
         ("batching", "pass"),
         ("starvation", "pass"),
     ]
+    assert record["limits"] is None, "it runs on a machine of which nothing is known"
     assert record["memory"]["peak_process_bytes"] is None
     assert "peak: the server was not started here" in record["memory"]["notes"]
     assert KEY not in out + err
@@ -169,6 +172,7 @@ def test_transformers_serve_is_loaded_with_answers_of_full_length(tmp_path: Path
     assert [check["check"] for check in record["checks"]] == ["batching", "starvation"]
     assert "the order of ends says nothing" not in record["checks"][0]["reason"]
     assert record["memory"]["peak_process_bytes"] > 0
+    assert record["limits"]["serving"]["memory_bytes_per_second"] > 0, "from a process that was not forked"
     assert not [line for line in record["warnings"] if "another length" in line]
     assert [path.name for path in left] == ["load_requests.parquet", "record.json", "report.html", "server.log"]
     assert {row.output_tokens for row in read_rows(left[0])} == {TOKENS}
@@ -182,6 +186,16 @@ def test_vllm_is_benched_from_one_fork_server(tmp_path: Path) -> None:
     record = json.loads(out)
     assert record["forked"]
     assert record["memory"]["weights_bytes_by_rank"]
+    # The embedding table is apart from the output layer: 512 rows of 128 in the dtype that is served.
+    assert record["memory"]["unread_weights_bytes"] == 512 * 128 * (4 if record["dtype"] == "float32" else 2)
+    limits = record["limits"]
+    assert limits["notes"] == [] and limits["serving"]["threads"] == record["threads"]
+    assert all(rate > 0 for name, rate in limits["serving"].items() if name.endswith("_second"))
+    assert record["work"]["head_parameters"] == 512 * 128
+    found = ServingRecord.model_validate(record)
+    shares = [decode_share(found, point) for point in found.load_points]
+    assert all(share and share.limit.endswith("arithmetic") for share in shares), "it fits the cache"
+    assert prefill_share(found, found.load_points[0])
     for point in record["load_points"]:
         assert point["output_tokens"] == point["server_output_tokens"] == 4 * TOKENS
     assert [path.name for path in left] == ["load_requests.parquet", "record.json", "report.html", "server.log"]

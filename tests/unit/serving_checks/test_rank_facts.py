@@ -165,3 +165,19 @@ def test_an_answer_of_another_kind_is_refused(monkeypatch, answer, tmp_path) -> 
     monkeypatch.setattr("serving_checks.engines.vllm.post_json", lambda *_: answer)
     with serve_fake("ok", request(tmp_path), tmp_path / "log") as server, pytest.raises(ValueError):
         server.engine.ranks(server.endpoint)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "unread"),
+    [
+        # One table for both ends.
+        ({"model.embed_tokens.weight": 100}, 0),
+        ({"model.embed_tokens.weight": 100, "lm_head.weight": 100}, 100),
+        # oneDNN took a copy for the output layer, under either's name.
+        ({"model.embed_tokens.weight": 100, "lm_head.weight (packed)": 100}, 100),
+        ({"model.embed_tokens.weight": 100, "model.embed_tokens.weight (packed)": 100}, 100),
+        ({"model.layers.0.mlp.up_proj.weight": 10}, 0),
+    ],
+)
+def test_a_table_that_nothing_multiplies_by_is_not_read(tensors: dict[str, int], unread: int) -> None:
+    assert rank(0, tensors).unread_bytes == unread
