@@ -10,7 +10,7 @@ function redraw() {
   notices();
   main.replaceChildren();
   views[view].draw(main, state);
-  document.title = views[view].title + " · Quantbench";
+  document.title = (views[view].heading ?? views[view].title) + " · Quantbench";
   const again = focused && document.getElementById(focused);
   if (again) {
     again.focus({ preventScroll: true });
