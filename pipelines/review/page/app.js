@@ -33,7 +33,7 @@ function notices() {
 async function ask(url, fields = {}) {
   const answer = await fetch(url, { cache: "no-cache", signal: AbortSignal.timeout(30000), ...fields });
   const told = answer.status === 304 ? null : await answer.json().catch(() => null);
-  if (!answer.ok && answer.status !== 304) throw Object.assign(new Error(told?.message ?? "HTTP " + answer.status), { remedy: told?.remedy });
+  if (!answer.ok && answer.status !== 304) throw Object.assign(new Error(told?.message ?? "HTTP " + answer.status), { remedy: told?.remedy, status: answer.status });
   return told;
 }
 
