@@ -68,7 +68,7 @@ def review(runs: int = 6, models: int = 5, categories: int = 8, details: int = 2
         details={run.id: run.detail(names) for run in made[:details]},
         aliases=_aliases(),
         shadow=_shadow(),
-        prices=[_PRICE if number % 5 else None for number in range(runs)],
+        prices=[_PRICE if run.number % 5 else None for run in made],
     )
 
 

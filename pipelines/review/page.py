@@ -11,8 +11,23 @@ from pipelines.report.page import TEMPLATES, ScriptedPart, page_environment
 from pipelines.review.page_data import PageData
 
 _FOLDER = Path(__file__).parent / "page"
-_RUN = ("run.js", "pareto.js", "heatmap.js", "flips.js", "curves.js")
-SCRIPTS = ("state.js", "data.js", "dom.js", "plots.js", "runs.js", *_RUN, "app.js")
+SCRIPTS = (
+    "state.js",
+    "data.js",
+    "dom.js",
+    "plots.js",
+    "runs.js",
+    "run.js",
+    "pareto.js",
+    "heatmap.js",
+    "flips.js",
+    "curves.js",
+    "compare.js",
+    "trend.js",
+    "history.js",
+    "decide.js",
+    "app.js",
+)
 """One script in this order; a view registers itself in `views`, and `app.js`, which begins to draw, comes last."""
 _ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 """So that no name can end the element that holds the data."""

@@ -74,7 +74,7 @@ function worse(run) {
 
 function numbersOf(run) {
   const limit = share => share == null ? null : percent(share) + " of the machine's limit";
-  const cost = value => ({ text: money(run, value), second: value != null && run.price?.made_up && madeUp() });
+  const cost = (model, value) => ({ text: money(run, value), second: value != null && madeUp(model) });
   const energy = run.models.some(model => model.joules_per_token != null), priced = run.price || run.models.some(model => model.cost_per_million != null);
   const level = run.models.find(model => model.concurrency)?.concurrency;
   return [heading("Numbers"), grid([
@@ -89,13 +89,12 @@ function numbersOf(run) {
     { text: model.worst_category && model.worst_category + " " + ratio(model.kept), second: model.kept_low != null && between(model.kept_low, model.kept_high) },
     { text: figures(model.tokens_per_second), second: limit(model.decode_share) },
     milliseconds(model.ttft_p95_seconds), milliseconds(model.tpot_p95_seconds), mebibytes(model.weights_bytes), mebibytes(model.disk_bytes),
-    ...priced ? [cost(model.cost_per_million), cost(model.cost_within_slo_per_million)] : [],
+    ...priced ? [cost(model, model.cost_per_million), cost(model, model.cost_within_slo_per_million)] : [],
     ...energy ? [figures(model.joules_per_token)] : [],
   ]), { class: "main", "aria-label": "Numbers of each model" }), ...priceOf(run)];
 }
 const money = (run, value) => value == null ? unknown : figures(value) + (run.price ? " " + run.price.currency : "");
-const madeUp = () => el("strong", { class: "warn" }, "MADE UP");
-const priceOf = run => !run.price ? [] : [el("p", { class: "quiet" }, run.price.made_up ? [madeUp(), " price: "] : "Price: ",
+const priceOf = run => !run.price ? [] : [el("p", { class: "quiet" }, run.price.made_up ? [el("strong", { class: "warn" }, "MADE UP"), " price: "] : "Price: ",
   `${figures(run.price.per_hour)} ${run.price.currency} an hour for ${run.price.device}, from ${run.price.source}, read on ${run.price.read_on}.`)];
 
 function memorySplit(run, detail) {
