@@ -2,8 +2,7 @@
 function flipsOf(run, detail) {
   const some = detail.models.filter(model => model.flips.length);
   if (!some.length) return [];
-  return [heading("Worst answers"), ...some.map(model => el("details", { class: "flips" },
-    el("summary", {}, model.name, " ", el("span", { class: "quiet" }, `${model.flips.length} items that it does worse than the baseline, to read`)),
+  return [heading("Worst answers"), ...some.map(model => fold(`${run.id}/flips/${model.name}`, model.name, `${model.flips.length} items that it does worse than the baseline, to read`,
     model.flips.map(flip => flipped(model.name, flip))))];
 }
 

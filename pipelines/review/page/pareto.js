@@ -18,7 +18,7 @@ function pareto(run) {
   return [heading("Quality against cost"), controls, points.length > 1 ? paretoPlot(run, points, x, title) : empty("Fewer than two models have both numbers."),
     el("p", { class: "quiet" }, `A mark stands at what was surely kept, the lower end of the 95 % interval; the bar reaches to its upper end, with a tick at the estimate. Better is further up and to the ${way > 0 ? "right" : "left"}. Grey: another artifact is as good in both. `,
       "Shapes: ● pass, ◆ inconclusive, ■ fail; the baseline keeps 1 by definition.", left.length > 0 && ` Not drawn, since a number is missing: ${left.join(", ")}.`),
-    el("details", {}, el("summary", {}, "The same as a table"), grid([{ title: "model" }, { title: title }, { title: "surely kept" }, { title: "95 % interval" }, { title: "category" }, { title: "on the front" }],
+    fold(run.id + "/front", "The same as a table", null, grid([{ title: "model" }, { title: title }, { title: "surely kept" }, { title: "95 % interval" }, { title: "category" }, { title: "on the front" }],
       points.map(told), { id: "pareto-table", "aria-label": "Quality against " + title }))];
 }
 

@@ -22,6 +22,10 @@ views.run = {
 };
 
 const inReport = () => root.dataset.report === "true";
+// What was unfolded stays so when the page is drawn again.
+const unfolded = {};
+const fold = (key, title, told, children, open = false) => el("details", { open: unfolded[key] ?? open, ontoggle: event => { unfolded[key] = event.target.open; } },
+  el("summary", {}, title, told && [" ", el("span", { class: "quiet" }, told)]), children);
 const shownRun = () => state.get("run") ? runOf(state.get("run")) : runOf(data.shown) ?? runs[0];
 
 function runHead(run) {
@@ -68,7 +72,7 @@ function worse(run) {
     : "Nothing to compare with: there is no accepted version of this series in these runs.")];
   const rest = [[of("same").length, "not surely different"], [of("unknown").length, "not comparable"]].filter(([count]) => count);
   return [of("worse").length ? items(of("worse"), "bad", "▼") : el("p", { class: "good" }, "✓ Nothing is surely worse than the last accepted version."),
-    of("better").length > 0 && el("details", {}, el("summary", {}, of("better").length + " better"), items(of("better"), "good", "▲")),
+    of("better").length > 0 && fold(run.id + "/better", of("better").length + " better", null, items(of("better"), "good", "▲")),
     rest.length > 0 && el("p", { class: "quiet" }, rest.map(([count, what]) => count + " " + what).join(", ") + ".")];
 }
 
@@ -109,10 +113,10 @@ function memorySplit(run, detail) {
 
 function lineage(run, detail) {
   const versions = model => Object.entries(model.versions).map(([name, version]) => name + " " + version).join(", ");
-  return [heading("Lineage"), ...detail.models.map((model, index) => el("details", { open: !inReport() && run.models[index]?.recommended },
-    el("summary", {}, model.name, " ", el("span", { class: "quiet" }, "from source to traffic")),
+  return [heading("Lineage"), ...detail.models.map((model, index) => fold(`${run.id}/lineage/${index}`, model.name, "from source to traffic", [
     el("dl", {}, model.lineage.map(([what, which]) => [el("dt", {}, what), el("dd", {}, which)]),
       versions(model) && [el("dt", {}, "versions"), el("dd", {}, versions(model))]),
     model.soundness.filter(check => check.outcome !== "pass").map(check => el("p", { class: tones[check.outcome] ?? "warn" }, check.name + ": " + check.detail)),
-    model.warnings.map(text => el("p", { class: "warn" }, text))))];
+    model.warnings.map(text => el("p", { class: "warn" }, text)),
+  ], !inReport() && run.models[index]?.recommended))];
 }
