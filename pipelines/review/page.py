@@ -3,12 +3,11 @@
 import base64
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from pipelines.report.page import TEMPLATES, page_environment
+from pipelines.report.page import TEMPLATES, ScriptedPart, page_environment
 from pipelines.review.page_data import PageData
 
 _FOLDER = Path(__file__).parent / "page"
@@ -18,6 +17,11 @@ SCRIPTS = (
     "dom.js",
     "plots.js",
     "runs.js",
+    "run.js",
+    "pareto.js",
+    "heatmap.js",
+    "flips.js",
+    "curves.js",
     "compare.js",
     "trend.js",
     "history.js",
@@ -27,15 +31,6 @@ SCRIPTS = (
 """One script in this order; a view registers itself in `views`, and `app.js`, which begins to draw, comes last."""
 _ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 """So that no name can end the element that holds the data."""
-
-
-class ReviewPart(NamedTuple):
-    """What makes a page a review."""
-
-    html: Markup
-    """Style, the place that is drawn into, data and script."""
-    policy: str
-    """Content-Security-Policy of the page that holds it: this very script runs and no other."""
 
 
 def render(data: PageData, *, live: bool = False) -> str:
@@ -56,13 +51,23 @@ def render(data: PageData, *, live: bool = False) -> str:
     )
 
 
-def render_part(data: PageData, *, live: bool = False) -> ReviewPart:
-    """The part of a page that shows `data`; a page has one."""
+def render_part(data: PageData, *, live: bool = False, report: bool = False) -> ScriptedPart:
+    """The part of a page that shows `data`; a page has one.
+
+    Args:
+        report: The page is the report of a run, which tells the rest below.
+    """
     script = "\n".join(["", '"use strict";', *((_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)])
     html = (
         _environment()
         .get_template("review_part.html")
-        .render(data=_json(data), script=script, style=(_FOLDER / "review.css").read_text(encoding="utf-8"), live=live)
+        .render(
+            data=_json(data),
+            script=script,
+            style=(_FOLDER / "review.css").read_text(encoding="utf-8"),
+            live=live,
+            report=report,
+        )
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     connect = "'self'" if live else "'none'"
@@ -70,7 +75,7 @@ def render_part(data: PageData, *, live: bool = False) -> ReviewPart:
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; connect-src {connect};"
         " base-uri 'none'; form-action 'none'"
     )
-    return ReviewPart(Markup(html), policy)  # noqa: S704 - the template escaped what is no part of the page itself
+    return ScriptedPart(Markup(html), policy)  # noqa: S704 - the template escaped what is no part of the page itself
 
 
 def _json(data: PageData) -> str:
