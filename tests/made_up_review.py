@@ -84,7 +84,7 @@ class _Run:
     def choice(self) -> int | None:
         """Place of the fastest that passed."""
         passed = [place for place, row in enumerate(self.rows) if row["policy"] == "pass"]
-        return max(passed, key=lambda place: self.rows[place]["tokens_per_second"], default=None)
+        return max(passed, key=lambda place: self.rows[place]["tokens_per_second"] or 0.0, default=None)
 
     def told(self, first: int) -> dict[str, Any]:
         choice = self.choice

@@ -1,6 +1,7 @@
 // Approve, reject, promote, roll back, where the server allows it. The key lives in this variable until the page is closed.
 let reviewKey = "", decided, draft = {};
 
+const sentence = text => /[.?!]$/.test(text) ? text : text + ".";
 const needsAlias = action => action === "promote" || action === "rollback";
 const headOf = run => data.aliases.filter(entry => entry.model === run.registered_model).at(-1)?.digest || null;
 
@@ -12,7 +13,7 @@ async function decide(told) {
     draft = {};
   } catch (error) {
     if (error.status === 401) reviewKey = "";
-    decided = { tone: "bad", text: "Refused: " + error.message, remedy: error.remedy ?? (error.status ? "" : "Is the server still there?") };
+    decided = { tone: "bad", text: "Refused: " + sentence(error.message), remedy: error.remedy ?? (error.status ? "" : "Is the server still there?") };
   }
   await again();
   redraw();
@@ -36,7 +37,7 @@ views.decide = {
       form.querySelector("button").disabled = true;
       decide({ action, run: run.id, name: named ? name?.name ?? null : null, alias: needsAlias(action) ? alias : null, why: form.elements.why.value, csrf_token: deciding.csrf_token, seen: headOf(run) });
     };
-    if (decided) element.append(el("p", { class: decided.tone === "good" ? "recommended good" : "failure", role: "status" }, el("strong", {}, decided.text), decided.remedy ? " " + decided.remedy : ""));
+    if (decided) element.append(el("p", { class: decided.tone === "good" ? "recommended good" : "failure", role: "status" }, el("strong", {}, decided.text), decided.remedy ? " " + sentence(decided.remedy) : ""));
     element.append(el("form", { class: "decision", onsubmit: submit },
       el("div", { class: "controls" },
         choose("action", "what", deciding.actions.map(one => [one, one === "rollback" ? "roll back" : one]), action, value => set({ action: value })),

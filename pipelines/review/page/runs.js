@@ -113,10 +113,11 @@ views.runs = {
       return;
     }
     const columns = [{ head: el("span", { class: "hidden-words" }, "compare") }, ...sortable(state)];
+    const together = !state.get("sort"); // then the rows of a run follow each other, and it is named once
     let run;
     const rows = all.slice(begin, begin + rowsShown).map(model => {
-      const row = el("tr", { class: !state.get("sort") && run && run !== model.run && "of-next-run" }, picker(model, picked),
-        runColumns.map(column => tableCell(column.cell(model), column.name === "name" ? "th" : "td", { class: column.name })));
+      const again = together && run === model.run, row = el("tr", { class: together && run && !again && "of-next-run" }, picker(model, picked),
+        runColumns.map(column => tableCell(again && column.name === "started_at" ? "" : column.cell(model), column.name === "name" ? "th" : "td", { class: column.name })));
       run = model.run;
       return row;
     });
