@@ -136,7 +136,7 @@ def test_curves_show_each_load_and_doubt(browser: Browser, tmp_path: Path) -> No
         assert any(name.startswith("nf4, 2/s arriving") and "saturated" in name for name in names)
         assert any(name.startswith("int8, 8 at a time") and "the client counted" in name for name in names)
         assert page.locator(f"{_CURVES} .hollow").count() == 2
-        assert "SLO 1,000 ms" in page.inner_text(_CURVES)
+        assert "SLO 1,000 ms" in (page.text_content(_CURVES) or "")
         page.select_option("#curve-mix", "long")
         assert page.locator(f"{_CURVES} .mark").count() == 4 * 4
 
