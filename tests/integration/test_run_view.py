@@ -70,6 +70,8 @@ def test_it_says_which_to_take_why_and_what_became_worse(browser: Browser, tmp_p
         text = page.inner_text("#review main")
         assert "Recommended: take int8, the most accurate" in text
         assert "Next: quantbench registry approve int8" in text
+        assert "int8: surely keeps 0.870 in arithmetic · 92 output tokens/s, 43 % of the machine's limit" in text
+        assert "262 MiB of weights in memory · 4.1 USD per 1M tokens MADE UP" in text
         assert "nf4 fail\nquality: scores 12.4 points lower in arithmetic" in text
         assert "gptq inconclusive\nload at 8: the load test is not to be believed" in text
         assert f"▼ worse int8 {WORSE}" in text and "1 not surely different." in text

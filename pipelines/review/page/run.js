@@ -7,7 +7,7 @@ views.run = {
     const run = shownRun();
     if (!run) return element.append(heading("Run"), empty(runs.length
       ? "There is no run " + state.get("run") + " here. Choose one from the table of runs."
-      : "There is no run here yet. `quantbench run RECIPE` makes one."));
+      : ["There is no run here yet. ", el("code", {}, "quantbench run RECIPE"), " makes one."]));
     const detail = detailOf(run), report = inReport();
     if (!report) element.append(runHead(run), ...failuresOf(run));
     element.append(...recommendation(run, detail));
@@ -44,9 +44,23 @@ function recommendation(run, detail) {
     kind ? el("p", { class: "recommended " + tones[kind] }, el("strong", {}, "Recommended: "),
       said ? said.sentence + ". " : kind === "artifact" ? models[run.recommended]?.name : kind, said && el("span", { class: "quiet" }, "Next: ", step))
       : empty("This run has no recommendation: it ended before there was anything to choose from, or it is older than recommendations are."),
+    ...choiceFacts(run),
     el("div", { class: "sides" },
       el("section", {}, heading("What was rejected, and why", 3), rejected(said)),
       el("section", {}, heading("What became worse", 3), ...worse(run)))];
+}
+
+// What is got and what is paid, in a line; what nobody measured is left out.
+function choiceFacts(run) {
+  const one = models[run.recommended];
+  if (!one) return [];
+  const told = [
+    one.kept_low != null && `surely keeps ${ratio(one.kept_low)} in ${one.worst_category}`,
+    one.tokens_per_second != null && `${figures(one.tokens_per_second)} output tokens/s` + (one.decode_share == null ? "" : `, ${percent(one.decode_share)} of the machine's limit`),
+    one.weights_bytes != null && mebibytes(one.weights_bytes) + " of weights in memory",
+    one.cost_per_million != null && [money(run, one.cost_per_million) + " per 1M tokens", madeUp(one) && [" ", el("strong", { class: "warn" }, madeUp(one))]],
+  ].filter(Boolean);
+  return [el("p", { class: "facts" }, told.flatMap((text, index) => [index ? " · " : el("strong", {}, one.name + ": "), text]))];
 }
 
 function rejected(said) {
@@ -68,7 +82,7 @@ function worse(run) {
   const of = change => all.filter(one => one.change === change);
   const items = (some, tone, shape) => el("ul", { class: "plain" }, some.map(one =>
     el("li", {}, el("span", { class: tone }, shape + " " + one.change), " ", el("strong", {}, one.model.name), " " + one.text)));
-  if (!all.length) return [empty(inReport() ? "A report knows its own run alone; `quantbench review` says what became worse since the last accepted version."
+  if (!all.length) return [empty(inReport() ? ["A report knows its own run alone; ", el("code", {}, "quantbench review"), " says what became worse since the last accepted version."]
     : "Nothing to compare with: there is no accepted version of this series in these runs.")];
   const rest = [[of("same").length, "not surely different"], [of("unknown").length, "not comparable"]].filter(([count]) => count);
   return [of("worse").length ? items(of("worse"), "bad", "▼") : el("p", { class: "good" }, "✓ Nothing is surely worse than the last accepted version."),
@@ -78,7 +92,7 @@ function worse(run) {
 
 function numbersOf(run) {
   const limit = share => share == null ? null : percent(share) + " of the machine's limit";
-  const cost = (model, value) => ({ text: money(run, value), second: value != null && madeUp(model) });
+  const cost = (model, value) => ({ text: money(run, value), second: value != null && madeUp(model) && el("strong", { class: "warn" }, madeUp(model)) });
   const energy = run.models.some(model => model.joules_per_token != null), priced = run.price || run.models.some(model => model.cost_per_million != null);
   const level = run.models.find(model => model.concurrency)?.concurrency;
   return [heading("Numbers"), grid([
