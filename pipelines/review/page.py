@@ -2,7 +2,10 @@
 
 import base64
 import hashlib
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
@@ -62,7 +65,7 @@ def render_part(data: PageData, *, live: bool = False, report: bool = False) -> 
         _environment()
         .get_template("review_part.html")
         .render(
-            data=_json(data),
+            data=_escaped(data_json(data)),
             script=script,
             style=(_FOLDER / "review.css").read_text(encoding="utf-8"),
             live=live,
@@ -78,9 +81,24 @@ def render_part(data: PageData, *, live: bool = False, report: bool = False) -> 
     return ScriptedPart(Markup(html), policy)  # noqa: S704 - the template escaped what is no part of the page itself
 
 
-def _json(data: PageData) -> str:
-    # Numbers that are not finite become null here.
-    text = data.model_dump_json()
+def data_json(data: PageData) -> str:
+    """`data` as strict JSON, short: numbers have six significant digits, and those that are not finite are null."""
+    return json.dumps(
+        _shortened(data.model_dump(mode="json")), ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_shortened(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _shortened(one) for name, one in value.items()}
+    return value
+
+
+def _escaped(text: str) -> str:
     for character, escaped in _ESCAPED.items():
         text = text.replace(character, escaped)
     return text

@@ -43,10 +43,12 @@ function found(state) {
   const kept = active.length ? models.filter(model => active.every(([holds, asked]) => holds(model, asked))) : models;
   const sort = state.get("sort"), column = runColumns.find(one => one.name === sort?.replace("-", ""));
   if (!column) return kept;
-  const sign = sort.startsWith("-") ? -1 : 1, has = value => value != null && value !== "";
-  return kept.map(model => [column.value(model), model]).sort(([one, a], [other, b]) =>
-    has(other) - has(one) || (has(one) ? sign * (typeof one === "string" ? one.localeCompare(other) : one - other) : 0) || a.index - b.index).map(([, model]) => model);
+  const sign = sort.startsWith("-") ? -1 : 1, by = kept.map(column.value);
+  const known = [...kept.keys()].filter(place => by[place] != null), unsure = kept.filter((_, place) => by[place] == null); // these come last
+  const order = typeof by[known[0]] === "string" ? (a, b) => collator.compare(by[a], by[b]) : (a, b) => by[a] - by[b];
+  return [...known.sort((a, b) => sign * order(a, b) || a - b).map(place => kept[place]), ...unsure];
 }
+const collator = new Intl.Collator("en", { numeric: true });
 
 function filterControls(state) {
   const change = name => value => set({ [name]: value, page: null });

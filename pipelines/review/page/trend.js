@@ -1,5 +1,5 @@
 // One series over its runs, in small multiples: each category's kept part, speed, first token, memory. What became worse is marked.
-const mostInSvg = 2000, mostCategories = 12;
+const mostInSvg = 2000, mostCategories = 12, mostNamed = 8;
 
 const trendPanels = [
   { quantity: "tokens_per_second", title: "output, tokens/s", value: model => model.tokens_per_second, form: figures },
@@ -43,7 +43,8 @@ function trendPanel(panel, shown, inSvg, brushed) {
       : mark(seriesOf(place), point.px, one.py(point.value), told, { radius: shown.length > 40 ? 1.6 : 2.6, fragment: place_(point) });
     picture.append(shape);
   }
-  labels(one, drawn.filter(point => point.worse).map(point => ({ x: point.px, y: one.py(point.value), text: "worse", kind: "bad" })));
+  const worse = drawn.filter(point => point.worse);
+  if (worse.length <= mostNamed) labels(one, worse.map(point => ({ x: point.px, y: one.py(point.value), text: "worse", kind: "bad" })));
   brush(one, shown, brushed, drawn);
   roving(picture);
   return el("figure", { class: "panel" }, el("figcaption", {}, el("strong", {}, cut(panel.title, 60))), el("div", { class: "layers" }, behind, picture));
