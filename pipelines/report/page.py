@@ -10,8 +10,10 @@ from markupsafe import Markup
 
 from evals.suites.suite import Suite
 from pipelines.records.events import PartKind
+from pipelines.records.model_cost import Pricing, pricing_of
 from pipelines.records.rows import ServedModel
 from pipelines.records.run_record import RunRecord
+from pipelines.report.cost import cost_part, joules_text, point_cost_text
 from pipelines.report.curve import latency_curves, undrawn
 from pipelines.report.dtype_cost import dtype_costs
 from pipelines.report.forest import forest_plot
@@ -24,7 +26,6 @@ from pipelines.report.load import (
     milliseconds,
     not_run,
     prompt_mixes,
-    significant,
     slo_of,
     slo_text,
 )
@@ -46,6 +47,7 @@ from pipelines.report.table import (
     with_stderr,
 )
 from registry.contracts import CalibrationRecord, StageResult
+from registry.numerals import significant
 
 PAGE_FILE = "report.html"
 TEMPLATES = Path(__file__).parent
@@ -68,7 +70,7 @@ def render_page(record: RunRecord, suite: Suite, written: datetime, review: Scri
     Args:
         review: Stands on top of the page.
     """
-    stages = timed_stages(record)
+    stages, pricing = timed_stages(record), pricing_of(record.config)
     return (
         page_environment()
         .get_template("page.html")
@@ -78,7 +80,7 @@ def render_page(record: RunRecord, suite: Suite, written: datetime, review: Scri
             review=review,
             written=written.strftime("%Y-%m-%d %H:%M %Z"),
             checkpoint=record.rows[0].checkpoint,
-            table=build_table(record.rows, suite),
+            table=build_table(record.rows, suite, pricing),
             plot=quality_speed_plot(record.rows),
             forest=forest_plot(record.rows),
             dtype_costs=dtype_costs(record.rows),
@@ -105,7 +107,7 @@ def render_page(record: RunRecord, suite: Suite, written: datetime, review: Scri
             tone_of=tone_of,
             with_stderr=with_stderr,
             files_place="in the measurement's object",
-            **serving_parts(record.rows),
+            **serving_parts(record.rows, pricing),
         )
     )
 
@@ -131,8 +133,8 @@ def page_environment() -> Environment:
     return environment
 
 
-def serving_parts(rows: Sequence[ServedModel]) -> dict[str, Any]:
-    """What the parts on speed, memory and checks are made of (`page_serving.html`, `page_server.html`)."""
+def serving_parts(rows: Sequence[ServedModel], pricing: Pricing | None) -> dict[str, Any]:
+    """What the parts on speed, cost, memory and checks are made of (`page_serving.html`, `page_server.html`)."""
     return {
         "curves": [(prompts, latency_curves(rows, prompts), undrawn(rows, prompts)) for prompts in prompt_mixes(rows)],
         "slo": slo_of(rows),
@@ -143,6 +145,9 @@ def serving_parts(rows: Sequence[ServedModel]) -> dict[str, Any]:
         "load_text": load_text,
         "milliseconds": milliseconds,
         "significant": significant,
+        "costs": cost_part(rows, pricing),
+        "point_cost": lambda serving, point: point_cost_text(serving, point, pricing),
+        "point_joules": joules_text,
         "memory_columns": MEMORY_COLUMNS,
         "memory_lines": memory_lines(rows),
         "budgets_differ": budgets_differ(rows),

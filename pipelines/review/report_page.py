@@ -9,6 +9,7 @@ from pathlib import Path
 from evals.suites.suite import Suite
 from pipelines.records.run_record import RunRecord
 from pipelines.report.page import PAGE_FILE, render_page
+from pipelines.review.costs import price_shown, run_pricing
 from pipelines.review.one_run import category_cells, category_columns, columns, model_rows, run_detail, run_row
 from pipelines.review.page import render_part
 from pipelines.review.page_data import Models, PageData, Runs
@@ -33,13 +34,15 @@ def render_report(record: RunRecord, suite: Suite, written: datetime) -> str:
 
 def data_of_run(record: RunRecord, written: datetime) -> PageData:
     """A review of one run by itself: nothing is compared with what came before."""
+    pricing, notices = run_pricing(record.run_id, record.config)
     return PageData(
         written_at=written.astimezone(UTC),
         where=str(record.run_dir),
         shown=record.run_id,
+        notices=notices,
         runs=columns(Runs, [run_row(record)]),
-        models=columns(Models, model_rows(record)),
+        models=columns(Models, model_rows(record, pricing=pricing)),
         categories=category_columns(category_cells(record)),
         details={record.run_id: run_detail(record)},
-        prices=[None],
+        prices=[price_shown(pricing)],
     )

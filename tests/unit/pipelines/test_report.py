@@ -56,7 +56,7 @@ def cells_by_title(rows: list[Row], name: str) -> dict[str, Cell]:
 
 
 def fake_run() -> Any:
-    config = SimpleNamespace(name="demo")
+    config = SimpleNamespace(name="demo", as_json=dict)
     machine = SimpleNamespace(device_name="a CPU", threads=2)
     return SimpleNamespace(
         context=SimpleNamespace(config=config, machine=machine, suite=SUITE),

@@ -44,7 +44,7 @@ def test_its_data_are_the_runs_and_end_in_no_name(tmp_path: Path) -> None:
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.S)
     assert "<" not in data and ">" not in data and "&" not in data
     told = json.loads(data)
-    assert PageData.model_validate(told) == data_of_run(record, WRITTEN)
+    assert PageData.model_validate(told).runs == data_of_run(record, WRITTEN).runs
     assert told["shown"] == record.run_id and list(told["details"]) == [record.run_id]
     assert told["runs"]["recipe"] == [f"{HOSTILE}</script><!--"]
 
