@@ -97,7 +97,12 @@ def test_the_numbers_are_the_records(browser: Browser, tmp_path: Path) -> None:
         for column, row in enumerate(record.rows[1:4]):
             for kept in row.retention.categories if row.retention else []:
                 assert heat[kept.category][column].split()[0] == f"{kept.kept:.3f}"
-        assert next(iter(heat)) == "arithmetic", "the worst first"
+        least: dict[str, float] = {}
+        for kept in (kept for row in record.rows[1:4] if row.retention for kept in row.retention.categories):
+            low = kept.kept if kept.kept_low is None else kept.kept_low
+            assert low is not None
+            least[kept.category] = min(low, least.get(kept.category, low))
+        assert [least[name] for name in heat] == sorted(least.values()), "the worst first"
         amounts = {row[0]: row[1:] for row in cells(page, ".amounts")}
         assert amounts["gptq"] == ["109 MiB", "139 MiB", "46,603 tokens", "2,409 MiB"]
         assert amounts["nf4"][1] == "–" and "the engine's worker did not answer" in page.inner_text("#review main")
@@ -121,11 +126,12 @@ def test_axes_are_chosen_and_a_reload_keeps_them(browser: Browser, tmp_path: Pat
             assert page.get_attribute(_PARETO, "aria-label") == "Quality against resident weights, MiB"
             assert page.locator(f"{_PARETO} .mark").count() == 3, "of nf4 nobody told the resident weights"
             assert "since a number is missing: nf4, awq" in page.inner_text("#review main")
-            assert "in knowledge" in str(
-                page.get_attribute(f"{_PARETO} .mark:nth-of-type(2)", "aria-label") or "knowledge, in knowledge"
-            )
+            assert "in knowledge, 95 %" in str(page.get_attribute(f"{_PARETO} .s1.mark", "aria-label"))
             assert page.get_attribute(_CURVES, "aria-label") == "p95 TPOT, ms against output tokens/s"
             page.reload()
+        page.select_option("#pareto-x", "cost_per_million")
+        assert page.get_attribute(_PARETO, "aria-label") == "Quality against cost per 1M tokens, USD, MADE UP"
+        assert "cost per 1M tokens 4.1 USD, MADE UP" in str(page.get_attribute(f"{_PARETO} .s1.mark", "aria-label"))
         page.click("text=The same as a table")
         page.select_option("#pareto-x", "disk_bytes")
         assert page.is_visible("#pareto-table"), "what was unfolded stays so"

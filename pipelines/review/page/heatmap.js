@@ -2,7 +2,7 @@
 const glyphs = { pass: ["✓", "pass"], fail: ["✗", "fail"], inconclusive: ["?", "inconclusive"] };
 
 function heatmap(run, detail) {
-  const artifacts = run.models.filter(model => model.categories.some(one => one.kept != null || one.verdict)), names = [...new Set(artifacts.flatMap(model => model.categories.map(one => one.name)))];
+  const artifacts = run.models.filter(model => model.categories.some(one => one.kept != null || one.verdict)), names = worstFirst(artifacts);
   if (!names.length) return [heading("What was lost, by category"), empty("No artifact was compared with the baseline. A run with an evaluation and a sound baseline compares.")];
   const cells = artifacts.map(model => new Map(model.categories.map(one => [one.name, one])));
   const most = Math.min(0.5, Math.max(0.05, ...artifacts.flatMap(model => model.categories.map(one => Math.abs((one.kept ?? 1) - 1)))));
@@ -24,6 +24,12 @@ function heatmap(run, detail) {
       ` full colour from ${percent(most)} on. ✓ pass, ? inconclusive, ✗ fail. A cell opens its intervals and its worst answers.`,
       left > 0 && ` ${whole(left)} more categories, in which less was lost, are left out.`),
     el("section", { id: "cell", "aria-live": "polite" }, ...opened(run, detail, ...open))];
+}
+
+function worstFirst(artifacts) {
+  const least = new Map();
+  for (const one of artifacts.flatMap(model => model.categories)) least.set(one.name, Math.min(least.get(one.name) ?? Infinity, one.kept_low ?? one.kept ?? Infinity));
+  return [...least.keys()].sort((one, other) => least.get(one) < least.get(other) ? -1 : least.get(one) > least.get(other) ? 1 : 0);
 }
 
 function opened(run, detail, name, category) {

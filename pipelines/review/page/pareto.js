@@ -4,18 +4,24 @@ const costs = {
   peak_bytes: ["peak of the server, MiB", mebibytes, -1], ttft_p95_seconds: ["TTFT p95, ms", milliseconds, -1], cost_per_million: ["cost per 1M tokens", figures, -1],
 };
 
+// A cost is never told without its currency, nor a made-up one without those words.
+function costAxis(run, name) {
+  const [title, form, way] = costs[name], unit = name === "cost_per_million" && run.price ? run.price.currency + (run.price.made_up ? ", MADE UP" : "") : "";
+  return unit ? [`${title}, ${unit}`, with0(form, " " + unit), way] : [title, form, way];
+}
+
 function pareto(run) {
   const known = Object.keys(costs).filter(name => run.models.some(model => model[name] != null));
   if (!known.length) return [heading("Quality against cost"), empty("Nothing was measured, so there is nothing to weigh. The failures above say why.")];
   const x = known.includes(state.get("x")) ? state.get("x") : known[0], names = categoriesOf(run);
-  const y = names.includes(state.get("y")) ? state.get("y") : null, points = pointsOf(run, x, y), [title, form, way] = costs[x];
+  const y = names.includes(state.get("y")) ? state.get("y") : null, points = pointsOf(run, x, y), [title, form, way] = costAxis(run, x);
   const controls = el("div", { class: "controls" },
     choose("pareto-x", "against", known.map(name => [name, costs[name][0].split(",")[0]]), x, value => set({ x: value })),
     choose("pareto-y", "quality in", [["", "the worst category"], ...names.map(name => [name, name])], y ?? "", value => set({ y: value })));
   const left = run.models.filter(model => !points.some(point => point.model === model)).map(model => model.name);
   const told = (point) => [point.model.name, form(point.x), point.baseline ? "1, by definition" : ratio(point.low), point.baseline ? unknown : between(point.low, point.high),
     point.baseline ? unknown : point.category, point.beaten ? "no: " + point.beaten.model.name + " is as good in both" : "yes"];
-  return [heading("Quality against cost"), controls, points.length > 1 ? paretoPlot(run, points, x, title) : empty("Fewer than two models have both numbers."),
+  return [heading("Quality against cost"), controls, points.length > 1 ? paretoPlot(points, x, title, form) : empty("Fewer than two models have both numbers."),
     el("p", { class: "quiet" }, `A mark stands at what was surely kept, the lower end of the 95 % interval; the bar reaches to its upper end, with a tick at the estimate. Better is further up and to the ${way > 0 ? "right" : "left"}. Grey: another artifact is as good in both. `,
       "Shapes: ● pass, ◆ inconclusive, ■ fail; the baseline keeps 1 by definition.", left.length > 0 && ` Not drawn, since a number is missing: ${left.join(", ")}.`),
     fold(run.id + "/front", "The same as a table", null, grid([{ title: "model" }, { title: title }, { title: "surely kept" }, { title: "95 % interval" }, { title: "category" }, { title: "on the front" }],
@@ -37,7 +43,7 @@ function pointsOf(run, x, category) {
   return found;
 }
 
-function paretoPlot(run, points, x, title) {
+function paretoPlot(points, x, title, form) {
   const width = drawingWidth(), narrow = width < 500, scale = /_bytes$/.test(x) ? 2 ** 20 : /_seconds$/.test(x) ? 1e-3 : 1;
   const across = axisOf(points.map(point => point.x / scale), { zero: true, about: narrow ? 3 : 6 });
   const up = axisOf(points.flatMap(point => [point.low, point.high]));
@@ -46,7 +52,7 @@ function paretoPlot(run, points, x, title) {
   const places = points.map(point => ({ ...point, px: area.px(point.x / scale), py: area.py(point.low) }));
   for (const point of places) {
     const kind = (point.beaten ? "dominated " : "") + seriesOf(point.model.place), { model } = point;
-    const name = `${model.name}${point.baseline ? ", the baseline" : ""}: surely keeps ${ratio(point.low)}${point.baseline ? "" : ` in ${point.category}, 95 % interval ${between(point.low, point.high)}`}, ${title.split(",")[0]} ${costs[x][1](model[x])}`
+    const name = `${model.name}${point.baseline ? ", the baseline" : ""}: surely keeps ${ratio(point.low)}${point.baseline ? "" : ` in ${point.category}, 95 % interval ${between(point.low, point.high)}`}, ${title.split(",")[0]} ${form(model[x])}`
       + (point.beaten ? `; ${point.beaten.model.name} is as good in both` : "") + (model.recommended ? "; recommended" : "");
     const drawn = mark(kind, point.px, point.py, name, { shape: { fail: "square", inconclusive: "diamond" }[model.verdict] ?? "circle" });
     if (point.high > point.low) drawn.prepend(whisker(point.px, point.py, point.px, area.py(point.high)), line("error estimate", point.px - 6, area.py(point.kept), point.px + 6, area.py(point.kept)));
