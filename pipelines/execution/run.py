@@ -23,7 +23,7 @@ from pipelines.records.events import StageOutcome, time_breakdown
 from pipelines.records.model_cost import pricing_of
 from pipelines.records.rows import UNQUANTIZED, Row, artifact_row, baseline_row, with_shared_proofs
 from pipelines.records.run_record import RunRecord
-from pipelines.report.page import write_page
+from pipelines.review.report_page import write_page
 from pipelines.stage_programs.record import RECORDING
 from registry.contracts import SoundnessCheck, StageResult
 from registry.files import write_text_atomically

@@ -1,11 +1,12 @@
-"""Writes a run's `report.html`: one file that opens offline, prints, and loads nothing from anywhere."""
+"""Draws a run as HTML: one file that opens offline, prints, and loads nothing from anywhere."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from evals.suites.suite import Suite
 from pipelines.records.events import PartKind
@@ -47,28 +48,30 @@ from pipelines.report.table import (
     with_stderr,
 )
 from registry.contracts import CalibrationRecord, StageResult
-from registry.files import write_text_atomically
 from registry.numerals import significant
 from serving_checks.readings.bounds import decode_share, prefill_share
 
 PAGE_FILE = "report.html"
+TEMPLATES = Path(__file__).parent
 LOWEST_MODULES = 5
 """So many of an artifact's least faithful modules are listed."""
 
 
-def write_page(record: RunRecord, suite: Suite) -> Path:
-    """Render `record` and write it into the run's folder, atomically.
+class ScriptedPart(NamedTuple):
+    """A part of a page that its script draws; where none runs, static parts stand in for it."""
 
-    Returns:
-        The page's path.
+    html: Markup
+    """Style, the place that is drawn into, data and script."""
+    policy: str
+    """Content-Security-Policy of the page that holds it: this very script runs and no other."""
+
+
+def render_page(record: RunRecord, suite: Suite, written: datetime, review: ScriptedPart | None = None) -> str:
+    """The page as HTML. All text from outside is escaped, control characters are dropped.
+
+    Args:
+        review: Stands on top of the page.
     """
-    path = record.run_dir / PAGE_FILE
-    write_text_atomically(path, render_page(record, suite, datetime.now().astimezone()))
-    return path
-
-
-def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
-    """The page as HTML. All text from outside is escaped, control characters are dropped."""
     stages, pricing = timed_stages(record), pricing_of(record.config)
     return (
         page_environment()
@@ -76,6 +79,7 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
         .render(
             record=record,
             suite=suite,
+            review=review,
             written=written.strftime("%Y-%m-%d %H:%M %Z"),
             checkpoint=record.rows[0].checkpoint,
             table=build_table(record.rows, suite, pricing),
@@ -113,7 +117,7 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
 def page_environment() -> Environment:
     """Where the templates of this folder are rendered: text from outside is escaped, what is missing is an error."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
