@@ -162,6 +162,18 @@ def test_filters_and_sorting_leave_what_was_asked_for_and_survive_a_reload(opene
     one.is_quiet()
 
 
+def test_a_date_is_typed_digit_by_digit(opened: Open) -> None:
+    one = opened(review(30), "view=runs", locale="en-US")
+    one.page.focus("#since")
+    one.page.keyboard.type("01302026")
+    assert one.page.input_value("#since") == "2026-01-30"
+    assert len(one.rows()) == 5 * 5
+    one.page.go_back()
+    one.page.go_forward()
+    assert len(one.rows()) == 5 * 5
+    one.is_quiet()
+
+
 def test_pages_of_a_thousand_runs(opened: Open) -> None:
     one = opened(review(1000, details=0), "view=runs")
     assert len(one.rows()) == 100

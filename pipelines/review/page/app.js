@@ -3,19 +3,22 @@ const root = document.getElementById("review"), live = root.dataset.live === "tr
 const first = () => (data.shown && runOf(data.shown)) || runs.length === 1 ? "run" : "runs";
 let drawn;
 
-function redraw() {
+// `typing`: a control changed, and a view that can leaves it in place: a field that is replaced forgets half a date.
+function redraw({ typing = false } = {}) {
   const focused = document.activeElement?.id, where = document.activeElement?.selectionStart;
   const view = state.view, main = root.querySelector("main");
   navigation(view);
   notices();
-  main.replaceChildren();
-  views[view].draw(main, state);
+  if (!(typing && views[view].again?.(main, state))) {
+    main.replaceChildren();
+    views[view].draw(main, state);
+  }
   document.title = (views[view].heading ?? views[view].title) + " · Quantbench";
   const again = focused && document.getElementById(focused);
-  if (again) {
+  if (again && again !== document.activeElement) {
     again.focus({ preventScroll: true });
     if (where != null && again.setSelectionRange) again.setSelectionRange(where, where);
-  } else if (drawn && drawn !== view) main.focus({ preventScroll: true });
+  } else if (!again && drawn && drawn !== view) main.focus({ preventScroll: true });
   if (drawn && drawn !== view) scrollTo(0, 0);
   drawn = view;
 }

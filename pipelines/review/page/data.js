@@ -37,7 +37,7 @@ function detailOf(run) {
     ask("run.json?id=" + encodeURIComponent(run.id))
       .then(detail => { asked[run.id] = null; kept[run.id] = detail; data.details[run.id] = detail; })
       .catch(error => { asked[run.id] = "The details of this run did not come: " + error.message; })
-      .then(redraw);
+      .then(() => redraw());
   }
 }
 const kept = {}; // details that were asked for, over the next reading of the data

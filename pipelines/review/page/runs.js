@@ -99,30 +99,40 @@ function pages(state, all, begin) {
 }
 const count = number => whole(number) + (number === 1 ? " model" : " models");
 
+function drawFound(element, state) {
+  const all = found(state), picked = state.all("pick");
+  const begin = Math.min(Math.max(0, +state.get("page") || 0), Math.max(0, Math.ceil(all.length / rowsShown) - 1)) * rowsShown;
+  element.append(pickedBar(picked));
+  if (!all.length) {
+    element.append(empty("No model passes these filters."), el("p", {}, link("Show all", place({ view: "runs", pick: picked }))));
+    return;
+  }
+  const columns = [{ head: el("span", { class: "hidden-words" }, "compare") }, ...sortable(state)];
+  const together = !state.get("sort"); // then the rows of a run follow each other, and it is named once
+  let run;
+  const rows = all.slice(begin, begin + rowsShown).map(model => {
+    const again = together && run === model.run;
+    run = model.run;
+    return el("tr", {}, picker(model, picked), runColumns.map(column =>
+      tableCell(again && column.name === "started_at" ? "" : column.cell(model), column.name === "name" ? "th" : "td", { class: column.name })));
+  });
+  element.append(grid(columns, rows, { class: "runs", "aria-label": "models" }), pages(state, all, begin));
+}
+
 views.runs = {
   title: "Runs",
   always: true,
   draw(element, state) {
-    if (!runs.length) {
-      element.append(empty("No run is here yet. `quantbench run configs/recipes/demo.yaml` makes one; then ask for this page again."));
-      return;
-    }
-    const all = found(state), picked = state.all("pick");
-    const begin = Math.min(Math.max(0, +state.get("page") || 0), Math.max(0, Math.ceil(all.length / rowsShown) - 1)) * rowsShown;
-    element.append(filterControls(state), pickedBar(picked));
-    if (!all.length) {
-      element.append(empty("No model passes these filters."), el("p", {}, link("Show all", place({ view: "runs", pick: picked }))));
-      return;
-    }
-    const columns = [{ head: el("span", { class: "hidden-words" }, "compare") }, ...sortable(state)];
-    const together = !state.get("sort"); // then the rows of a run follow each other, and it is named once
-    let run;
-    const rows = all.slice(begin, begin + rowsShown).map(model => {
-      const again = together && run === model.run, row = el("tr", { class: together && run && !again && "of-next-run" }, picker(model, picked),
-        runColumns.map(column => tableCell(again && column.name === "started_at" ? "" : column.cell(model), column.name === "name" ? "th" : "td", { class: column.name })));
-      run = model.run;
-      return row;
-    });
-    element.append(grid(columns, rows, { class: "runs", "aria-label": "models" }), pages(state, all, begin));
+    if (runs.length) {
+      element.append(filterControls(state));
+      drawFound(element, state);
+    } else element.append(empty("No run is here yet. `quantbench run configs/recipes/demo.yaml` makes one; then ask for this page again."));
+  },
+  again(element, state) {
+    const form = element.querySelector("form");
+    if (!form?.contains(document.activeElement)) return false;
+    while (form.nextSibling) form.nextSibling.remove();
+    drawFound(element, state);
+    return true;
   },
 };

@@ -31,7 +31,7 @@ function go(fragment) {
 // What changes with every key stroke or movement makes no step of the history.
 function set(changes) {
   history.replaceState(null, "", address(changes));
-  redraw();
+  redraw({ typing: true });
 }
 
 addEventListener("popstate", () => redraw());

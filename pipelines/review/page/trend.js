@@ -30,20 +30,20 @@ const bandOf = (points, py) => pathOf(points, one => py(one.low)) + [...points].
 function trendPanel(panel, shown, inSvg, brushed) {
   const drawn = panel.lines.flatMap(one => one.points), y = axisOf(drawn.flatMap(one => [one.low, one.high]), { zero: !panel.low, about: 4 }), last = Math.max(1, shown.length - 1);
   const every = Math.ceil(shown.length / 4), x = { low: 0, high: last, ticks: shown.map((_, index) => index).filter(index => index % every === 0), share: value => shown.length === 1 ? 0.5 : 0.02 + 0.96 * value / last };
+  const years = shown[0].started_at.slice(0, 4) !== shown.at(-1).started_at.slice(0, 4);
   const form = { width: 380, height: 190, left: 52, right: 12, top: 12, bottom: 28 };
-  const one = plot({ ...form, x, y, xForm: index => shown[index].started_at.slice(5, 10), yForm: panel.form === ratio ? fixed(2) : panel.form, name: `${panel.title}, over ${shown.length} runs` });
+  const one = plot({ ...form, x, y, xForm: index => shown[index].started_at.slice(...years ? [0, 7] : [5, 10]), yForm: panel.form === ratio ? fixed(2) : panel.form, name: `${panel.title}, over ${shown.length} runs` });
   for (const point of drawn) point.px = one.px(point.x);
-  const picture = one.picture;
+  const picture = one.picture, worse = drawn.filter(point => point.worse);
   const behind = inSvg ? null : onCanvas(panel, one);
   if (inSvg) for (const { place, points } of panel.lines) picture.append(svg("g", { class: seriesOf(place) },
     panel.low && svg("path", { class: "band", d: bandOf(points, one.py) }), svg("path", { class: "series", d: pathOf(points, point => one.py(point.value)) })));
   for (const { name, place, points } of panel.lines) for (const point of points) if (inSvg || point.worse) {
     const told = `${name}, ${when(point.model.run.started_at)}: ${panel.form(point.value)}` + (panel.low ? `, ${between(point.low, point.high)}` : "") + (point.worse ? ". Worse: " + point.worse.text : "") + ". Opens its run.";
-    const shape = point.worse ? mark(seriesOf(place) + " worse", point.px, one.py(point.value), told, { shape: "down", radius: 5, fragment: place_(point) })
+    const shape = point.worse ? mark(seriesOf(place) + " worse", point.px, one.py(point.value), told, { shape: "down", radius: worse.length > mostNamed ? 3 : 5, fragment: place_(point) })
       : mark(seriesOf(place), point.px, one.py(point.value), told, { radius: shown.length > 40 ? 1.6 : 2.6, fragment: place_(point) });
     picture.append(shape);
   }
-  const worse = drawn.filter(point => point.worse);
   if (worse.length <= mostNamed) labels(one, worse.map(point => ({ x: point.px, y: one.py(point.value), text: "worse", kind: "bad" })));
   brush(one, shown, brushed, drawn);
   roving(picture);
