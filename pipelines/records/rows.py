@@ -246,13 +246,6 @@ def concurrencies(rows: Sequence[ServedModel]) -> list[int]:
     return sorted(level for level in levels if any(row.closed_point(level) for row in rows))
 
 
-def limit_shares(row: ServedModel) -> tuple[float | None, float | None]:
-    """Of the machine's limit, as fractions: decoding at the highest level of the closed loop, and reading a prompt."""
-    levels = concurrencies([row])
-    decode, prefill = row.decode_share(levels[-1]) if levels else None, row.prefill_share
-    return decode.share if decode else None, prefill.share if prefill else None
-
-
 def worst_verdict(rows: list[Row]) -> Verdict:
     """Of all artifacts together: one that fails fails all, and one that was not judged decides nothing."""
     verdicts = {row.verdict for row in rows if row.method != UNQUANTIZED}

@@ -230,8 +230,8 @@ def _speed(row: Row, level: int | None) -> dict[str, Any]:
 
 
 def _shares_of_the_machine(row: Row, level: int | None) -> dict[str, float | None]:
-    """No record tells what the machine allows."""
-    return {"decode_share": None, "prefill_share": None}
+    decode, prefill = row.decode_share(level) if level is not None else None, row.prefill_share
+    return {"decode_share": decode.share if decode else None, "prefill_share": prefill.share if prefill else None}
 
 
 def _believed(row: Row, level: int | None) -> LoadPoint | None:

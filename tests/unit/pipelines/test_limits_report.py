@@ -11,10 +11,11 @@ from pipelines.cli import doctor, main
 from pipelines.decision.recommend import recommend
 from pipelines.recipe.policy import Policy, RecommendConfig
 from pipelines.records.bench_result import BenchResult
-from pipelines.records.rows import BenchedModel, Row, limit_shares
+from pipelines.records.rows import Row, concurrencies
 from pipelines.report.bench_table import print_bench
 from pipelines.report.page import render_page
 from pipelines.report.table import build_table
+from pipelines.review.one_run import model_rows
 from pipelines.stage_programs.serving_metrics import serving_metrics
 from registry.contracts import MachineLimits, ServingRecord
 from tests.unit.pipelines.report_records import SUITE, WRITTEN, report_record, report_rows
@@ -102,10 +103,14 @@ def test_a_bench_prints_shares_and_doubts(tmp_path: Path) -> None:
     assert "other processes kept 2.0 cores busy" in text
 
 
-def test_what_a_page_of_many_runs_asks_for() -> None:
-    decode, prefill = limit_shares(BenchedModel(name="mine", served=served(point(1))))
-    assert decode == pytest.approx(0.5, rel=1e-2) and prefill == pytest.approx(0.1)
-    assert limit_shares(BenchedModel(name="old", served=served(point(1), limits=None))) == (None, None)
+def test_the_review_page_has_the_shares_in_its_columns(tmp_path: Path) -> None:
+    rows = [limited(row) if row.measurement else row for row in report_rows()]
+    record = report_record(tmp_path, rows=rows)
+    level = concurrencies(record.rows)[-1]
+    shares = [(row.decode_share(level), row.prefill_share) for row in record.rows]
+    told = [(row["decode_share"], row["prefill_share"]) for row in model_rows(record)]
+    assert told == [tuple(share and share.share for share in both) for both in shares]
+    assert any(decode for decode, _ in told)
 
 
 def test_doctor_measures_when_it_is_asked_to(
