@@ -1,0 +1,177 @@
+"""All that the review page shows of a workspace: read, joined, compared, and cut to what a page may hold."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from configs.errors import RequestError
+from pipelines.records.run_record import ResultFile, RunRecord, result_files
+from pipelines.review.joining import Found, Joined, VersionKey, joined
+from pipelines.review.ledger_rows import LedgerRows
+from pipelines.review.one_run import run_detail
+from pipelines.review.page_data import Deciding, Notice, PageData, PriceShown, Regression, RunDetail
+from pipelines.review.pairing import Pairing
+from pipelines.review.regressions import regressions
+from pipelines.review.shadow_folders import shadow_traffic
+from pipelines.review.workspace_runs import RunReader
+from registry.sealed import DamagedFile, read_sealed
+from registry.stage_cache import StageCache
+from registry.store import Store
+
+MOST_REGRESSIONS = 2_000
+"""Rows of a page, the newest ones."""
+_RECORDS_KEPT = 8
+
+
+class Collector:
+    """Collects again and again; what did not change is read once.
+
+    Args:
+        root: The workspace's folder.
+        store: Its objects.
+        cache: Its finished stages.
+        pages_at: Address of `runs/`, relative to the page.
+        series: Only runs whose series holds one of these words; all where there is none.
+    """
+
+    def __init__(
+        self, root: Path, store: Store, cache: StageCache, *, pages_at: str = "runs", series: Sequence[str] = ()
+    ) -> None:
+        self._root, self._series = root, series
+        self._reader = RunReader(root, pages_at)
+        self._pairing = Pairing(store, cache, self.record)
+        self._records: OrderedDict[ResultFile, RunRecord] = OrderedDict()
+
+    def collect(
+        self,
+        *,
+        most_bytes: int,
+        shown: str | None = None,
+        deciding: Deciding | None = None,
+        tell: Callable[[int, int], object] = lambda done, total: None,
+    ) -> PageData:
+        """All that is there now.
+
+        Args:
+            most_bytes: Of JSON in all: the details of the newest runs fill what the rest leaves, and the run shown has
+                its own in any case.
+            shown: Id of the run to open with, or its beginning.
+            deciding: What a reader may do.
+            tell: Is told how many of how many runs were read.
+
+        Raises:
+            RequestError: No run is called so, or several are.
+        """
+        runs = self._reader.read(tell)
+        found = [one for one in runs.found if not self._series or any(word in _series(one) for word in self._series)]
+        opened = None if shown is None else _named(shown, found, self._root)
+        ledgers = LedgerRows([one.summary for one in found], self._root / "ledger.db")
+        whole = joined(found, _versions(ledgers))
+        compared = regressions(whole, ledgers.by_model, self._pairing.over(whole))
+        traffic, unread = shadow_traffic(self._root, ledgers)
+        data = PageData(
+            written_at=datetime.now(UTC),
+            where=str(self._root),
+            shown=opened,
+            notices=[*runs.notices, *ledgers.notices, *unread, *_cut(whole, compared)],
+            runs=whole.runs,
+            models=whole.models,
+            categories=whole.categories,
+            regressions=compared[:MOST_REGRESSIONS],
+            aliases=ledgers.rows,
+            shadow=traffic,
+            prices=[price_of(one) for one in found],
+            deciding=deciding,
+        )
+        left = most_bytes - len(data.model_dump_json())
+        return data.model_copy(update={"details": dict(self._details(whole, opened, left))})
+
+    def record(self, run_id: str) -> RunRecord:
+        """All of one run.
+
+        Raises:
+            LookupError: No finished run is called so.
+            DamagedFile: Its record is damaged.
+        """
+        file = next((one for one in result_files(self._root) if one.run_id == run_id), None)
+        if file is None:
+            raise LookupError(f"no finished run is called {run_id}")
+        if file not in self._records:
+            self._records[file] = read_sealed(file.path, RunRecord)
+        self._records.move_to_end(file)
+        if len(self._records) > _RECORDS_KEPT:
+            self._records.popitem(last=False)
+        return self._records[file]
+
+    def detail(self, run_id: str, versions: Mapping[str, str] | None = None) -> RunDetail:
+        """What is asked of one run; raises as `record`.
+
+        Args:
+            run_id: Its id.
+            versions: Model's name -> version of the registered model.
+        """
+        return run_detail(self.record(run_id), versions=versions)
+
+    def _details(self, whole: Joined, opened: str | None, most_bytes: int) -> Iterator[tuple[str, RunDetail]]:
+        """Of the newest runs, as far as the bytes go, and of the one that the page opens with."""
+        left = most_bytes
+        here = [number for number, one in enumerate(whole.found) if one.origin == "workspace"]
+        wanted = [number for number in here if whole.runs.id[number] == (opened or whole.runs.id[here[0]])]
+        for number in dict.fromkeys([*wanted, *here]):
+            try:
+                detail = self.detail(whole.runs.id[number], _versions_of(whole, number))
+            except (LookupError, DamagedFile):
+                continue  # removed or damaged meanwhile; the next look tells
+            left -= len(detail.model_dump_json())
+            if left < 0 and number not in wanted:
+                return
+            yield whole.runs.id[number], detail
+
+
+def price_of(found: Found) -> PriceShown | None:
+    """What the costs of a run were computed from; no record tells it."""
+    return None
+
+
+def _series(found: Found) -> str:
+    return found.summary.runs.series[0]
+
+
+def _named(wanted: str, found: Sequence[Found], root: Path) -> str:
+    names = [one.summary.run_id for one in found]
+    matching = [name for name in names if name == wanted] or [name for name in names if name.startswith(wanted)]
+    if len(matching) != 1:
+        what = f"{len(matching)} runs" if matching else "no finished run"
+        raise RequestError(
+            f"{what} of {root} {'are' if matching else 'is'} called {wanted}",
+            remedy="give more of its id" if matching else "leave --run out to see all of them",
+        )
+    return matching[0]
+
+
+def _versions(ledgers: LedgerRows) -> dict[VersionKey, str]:
+    """As the ledger tells them; of what nobody decided about, the tracking server knows them alone."""
+    return {
+        (row.model, row.artifact): row.version_to
+        for rows in ledgers.by_model.values()
+        for row in rows
+        if row.artifact and row.version_to
+    }
+
+
+def _versions_of(whole: Joined, run: int) -> dict[str, str]:
+    models = range(whole.first[run], whole.first[run] + len(whole.found[run].summary.digests))
+    return {whole.models.name[model]: version for model in models if (version := whole.models.version[model])}
+
+
+def _cut(whole: Joined, compared: Sequence[Regression]) -> Iterator[Notice]:
+    if whole.categories_left:
+        text = (
+            f"{whole.categories_left} categories in which less was lost are left out, or the page would be too large:"
+            " --series shows fewer runs, and each run's report has all of its own."
+        )
+        yield Notice(about="categories", text=text)
+    if len(compared) > MOST_REGRESSIONS:
+        text = f"{len(compared) - MOST_REGRESSIONS} older changes are left out; --series shows fewer runs."
+        yield Notice(about="regressions", text=text)

@@ -1,0 +1,149 @@
+"""What the page of many runs needs of each, kept beside its record: a record of a run takes a hundred times as long to
+read. Damaged, of another version or older than the record, a summary is made anew.
+"""
+
+import logging
+import math
+from typing import Any
+
+from configs.names import entry_of
+from pipelines.recipe.registry_config import RegistryConfig
+from pipelines.records.rows import UNQUANTIZED
+from pipelines.records.run_record import ResultFile, RunRecord
+from pipelines.review.one_run import category_cells, category_columns, columns, model_rows, run_row
+from pipelines.review.page_data import CategoryColumn, Models, Runs
+from registry.contracts import CategoryScore
+from registry.contracts.base import Record
+from registry.sealed import DamagedFile, read_sealed, write_sealed
+
+logger = logging.getLogger(__name__)
+
+SUMMARY_FILE = "review.json"
+VERSION = 1
+"""Of what a summary says: goes up with every change of the columns or of what is put into them."""
+_DIGITS = 6
+"""Significant ones, of which the page shows three or four; all seventeen would be half of its bytes."""
+_Z95 = 1.959964
+
+
+class ScoreIntervals(Record):
+    """95 % intervals of the scores of one `CategoryColumn`, in its order; None where there is none."""
+
+    low: list[float | None]
+    high: list[float | None]
+
+
+class RunSummary(Record):
+    """`SUMMARY_FILE` of a run's folder. Indices are those within the run."""
+
+    version: int = VERSION
+    size_bytes: int
+    """This and the next: of the record that it was made of."""
+    written_ns: int
+    runs: Runs
+    """One row."""
+    models: Models
+    categories: list[CategoryColumn]
+    intervals: list[ScoreIntervals]
+    """A list a category."""
+    digests: list[str | None]
+    """In full; a list a model, as the next two."""
+    entries: list[str | None]
+    """The recipe's entry that an artifact is of; None for baselines and replicates, which nobody deploys."""
+    measurements: list[str | None]
+    """Objects of the store that hold what was measured."""
+    ledger: str | None
+    """Address that the recipe names; None for the workspace's own."""
+    tracking: str | None
+    experiment: str | None
+    champion: str
+    """What the alias of production is called there."""
+
+    @property
+    def run_id(self) -> str:
+        return self.runs.id[0]
+
+    @property
+    def registered_model(self) -> str:
+        return self.runs.registered_model[0]
+
+
+def summary_of(record: RunRecord, size_bytes: int = 0, written_ns: int = 0) -> RunSummary:
+    """What the page of many runs needs of one.
+
+    Args:
+        record: All of it.
+        size_bytes: This and the next: of its file.
+    """
+    found = category_columns(category_cells(record))
+    registry = RegistryConfig.model_validate(record.config.get("registry", {}))
+    tracking = record.config.get("tracking", {})
+    outcomes = {one.name: one.result.object for one in record.outcomes}
+    objects = [outcomes.get(f"measure:{row.name}") for row in record.rows]
+    summary = RunSummary(
+        size_bytes=size_bytes,
+        written_ns=written_ns,
+        runs=columns(Runs, [run_row(record)]),
+        models=columns(Models, model_rows(record)),
+        categories=found,
+        intervals=[_intervals(column, record) for column in found],
+        digests=[row.digest for row in record.rows],
+        entries=[
+            row.name if row.method != UNQUANTIZED and row.name == entry_of(row.name) else None for row in record.rows
+        ],
+        measurements=[one.digest if one else None for one in objects],
+        ledger=registry.ledger,
+        tracking=tracking.get("uri"),
+        experiment=tracking.get("experiment"),
+        champion=registry.aliases.of("champion"),
+    )
+    return RunSummary.model_validate(_rounded(summary.model_dump()))
+
+
+def read_summary(file: ResultFile) -> RunSummary:
+    """The summary of a run, made and written where it is not there or not of this record.
+
+    Raises:
+        FileNotFoundError: The run was removed.
+        DamagedFile: Its record is damaged, or of a version that this one cannot read.
+    """
+    place = file.path.with_name(SUMMARY_FILE)
+    try:
+        known = read_sealed(place, RunSummary)
+        if (known.version, known.size_bytes, known.written_ns) == (VERSION, file.size_bytes, file.written_ns):
+            return known
+    except (FileNotFoundError, DamagedFile):
+        pass
+    summary = summary_of(read_sealed(file.path, RunRecord), file.size_bytes, file.written_ns)
+    try:
+        write_sealed(place, summary)
+    except OSError as error:
+        logger.warning("%s is not written, so the run is read in full each time: %s", place, error)
+    return summary
+
+
+def _intervals(column: CategoryColumn, record: RunRecord) -> ScoreIntervals:
+    ends = [_ends(record.rows[model].score(column.name)) for model in column.model]
+    return ScoreIntervals(low=[low for low, _ in ends], high=[high for _, high in ends])
+
+
+def _ends(score: CategoryScore | None) -> tuple[float | None, float | None]:
+    """A share's own interval where it is known: all right, its standard error is 0 and would say that it is sure."""
+    if score is None:
+        return None, None
+    if score.low is not None and score.high is not None:
+        return score.low, score.high
+    if score.stderr is None or not math.isfinite(score.stderr) or not math.isfinite(score.value):
+        return None, None
+    return score.value - _Z95 * score.stderr, score.value + _Z95 * score.stderr
+
+
+def _rounded(value: Any) -> Any:
+    """Floats with `_DIGITS`, and None for those that are no number: JSON has no word for them."""
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return value
