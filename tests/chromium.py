@@ -1,110 +1,59 @@
-"""A real browser without a window, spoken to by its own protocol (Chrome DevTools Protocol)."""
+"""The system's Chromium, driven by Playwright: without a window, a network of its own, or another's profile."""
 
-import asyncio
-import base64
-import itertools
-import json
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-import aiohttp
+from playwright import async_api, sync_api
 
-_OPTIONS = (
-    "--headless",
+_OPTIONS = [
     "--no-sandbox",
     "--disable-gpu",
-    "--hide-scrollbars",
+    "--disable-quic",
     "--no-first-run",
-    "--remote-debugging-port=0",
-    "about:blank",
-)
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
-class Browser:
-    """One page of it."""
+class Heard:
+    """What a page said and asked for since it was made."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket = socket
-        self._numbers = itertools.count(1)
+    def __init__(self, page: Any) -> None:
         self.complaints: list[str] = []
-        """What the page wrote to the console, and what its policy forbade."""
+        """What it wrote to the console, what its policy forbade, and errors nobody caught."""
+        self.requests: list[str] = []
+        """URLs, that of the page itself among them."""
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
 
-    async def do(self, method: str, **asked: Any) -> dict[str, Any]:
-        """One command; what it gives."""
-        number = next(self._numbers)
-        await self._socket.send_json({"id": number, "method": method, "params": asked})
-        async with asyncio.timeout(30):
-            while True:
-                told = json.loads((await self._socket.receive()).data)
-                if told.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
-                    self.complaints.append(json.dumps(told["params"]))
-                if told.get("id") == number:
-                    assert "error" not in told, told
-                    return dict(told["result"])
 
-    async def open(self, url: str, width: int = 1000, *, dark: bool = False) -> None:
-        """Show a page as a screen of this width does."""
-        await self.do("Log.enable")
-        await self.do("Runtime.enable")
-        await self.do(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        await self.do("Emulation.setEmulatedMedia", features=[scheme])
-        await self.do("Page.navigate", url=url)
+def _program() -> str:
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    assert program, "chromium is not here: `make services` installs it"
+    return program
 
-    async def value(self, expression: str) -> Any:
-        """Of a JavaScript expression."""
-        told = await self.do("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        return told["result"].get("value")
 
-    async def until(self, expression: str) -> None:
-        """Wait until it holds."""
-        async with asyncio.timeout(30):
-            while not await self.value(expression):
-                await asyncio.sleep(0.05)
-
-    async def picture(self, file: Path) -> None:
-        """All of the page, as PNG."""
-        told = await self.do("Page.captureScreenshot", captureBeyondViewport=True)
-        file.write_bytes(base64.b64decode(told["data"]))
+@contextmanager
+def chromium() -> Iterator[sync_api.Browser]:
+    """For pages that are files."""
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_program(), args=_OPTIONS)
+        try:
+            yield browser
+        finally:
+            browser.close()
 
 
 @asynccontextmanager
-async def browser() -> AsyncIterator[Browser]:
-    """One for the length of the block, with nothing of any other's."""
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    assert program, "chromium is not here: `make services` installs it"
-    with TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
-        process = await asyncio.create_subprocess_exec(
-            program,
-            f"--user-data-dir={profile}",
-            *_OPTIONS,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+async def chromium_beside() -> AsyncIterator[async_api.Browser]:
+    """For pages that a server of this very process serves."""
+    async with async_api.async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=_program(), args=_OPTIONS)
         try:
-            async with aiohttp.ClientSession() as session, asyncio.timeout(120):
-                port = Path(profile) / "DevToolsActivePort"
-                while not port.is_file() or not port.read_text().strip():
-                    assert process.returncode is None
-                    await asyncio.sleep(0.05)
-                address = f"http://127.0.0.1:{port.read_text().split()[0]}/json/list"
-                while not (pages := [one for one in await _list(session, address) if one["type"] == "page"]):
-                    await asyncio.sleep(0.05)
-                async with session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                    yield Browser(socket)
+            yield browser
         finally:
-            with suppress(ProcessLookupError):
-                process.terminate()
-            await process.wait()
-
-
-async def _list(session: aiohttp.ClientSession, address: str) -> list[dict[str, Any]]:
-    async with session.get(address) as answer:
-        return list(await answer.json(content_type=None))
+            await browser.close()

@@ -1,5 +1,6 @@
 """One row a model: what the terminal and the page both show. Pure: records in, values out."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -217,7 +218,7 @@ def _with_proofs_of(proved: Mapping[ProofScope, Row], row: Row) -> Row:
 def lowest_category(row: Row) -> CategoryRetention | None:
     """The category of which the row kept the smallest share above guessing, of those with something to keep."""
     categories = row.retention.categories if row.retention else []
-    known = [kept for kept in categories if kept.kept is not None]
+    known = [kept for kept in categories if kept.kept is not None and math.isfinite(kept.kept)]
     return min(known, key=lambda kept: kept.kept or 0.0, default=None)
 
 

@@ -48,6 +48,7 @@ from registry.contracts import CalibrationRecord, StageResult
 from registry.files import write_text_atomically
 
 PAGE_FILE = "report.html"
+TEMPLATES = Path(__file__).parent
 LOWEST_MODULES = 5
 """So many of an artifact's least faithful modules are listed."""
 
@@ -109,7 +110,7 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
 def page_environment() -> Environment:
     """Where the templates of this folder are rendered: text from outside is escaped, what is missing is an error."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

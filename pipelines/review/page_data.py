@@ -96,7 +96,7 @@ class Models(Record):
     """At that level."""
     tpot_p95_seconds: list[float | None]
     decode_share: list[float | None]
-    """Of what the machine's memory bandwidth, or its arithmetic, allows at that level; None where it was not measured."""
+    """Of what the machine's memory bandwidth, or its arithmetic, allows at that level; None where not measured."""
     prefill_share: list[float | None]
     cost_per_million: list[float | None]
     """Blended, at that level; in the currency of `PageData.price`."""

@@ -1,0 +1,74 @@
+"""Draws `PageData` as one HTML file: data, script and style lie in it, and it asks for nothing from anywhere."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from pipelines.report.page import TEMPLATES, page_environment
+from pipelines.review.page_data import PageData
+
+_FOLDER = Path(__file__).parent / "page"
+SCRIPTS = ("state.js", "data.js", "dom.js", "plots.js", "runs.js", "app.js")
+"""One script in this order; a view registers itself in `views`, and `app.js`, which begins to draw, comes last."""
+_ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+"""So that no name can end the element that holds the data."""
+
+
+class ReviewPart(NamedTuple):
+    """What makes a page a review."""
+
+    html: Markup
+    """Style, the place that is drawn into, data and script."""
+    policy: str
+    """Content-Security-Policy of the page that holds it: this very script runs and no other."""
+
+
+def render(data: PageData, *, live: bool = False) -> str:
+    """The review page.
+
+    Args:
+        live: It is served beside `data.json` and asks for that again and again; a file asks for nothing.
+    """
+    return (
+        _environment()
+        .get_template("review.html")
+        .render(
+            part=render_part(data, live=live),
+            where=data.where,
+            written=data.written_at.strftime("%Y-%m-%d %H:%M UTC"),
+            live=live,
+        )
+    )
+
+
+def render_part(data: PageData, *, live: bool = False) -> ReviewPart:
+    """The part of a page that shows `data`; a page has one."""
+    script = "\n".join(["", '"use strict";', *((_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)])
+    html = (
+        _environment()
+        .get_template("review_part.html")
+        .render(data=_json(data), script=script, style=(_FOLDER / "review.css").read_text(encoding="utf-8"), live=live)
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    connect = "'self'" if live else "'none'"
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; connect-src {connect};"
+        " base-uri 'none'; form-action 'none'"
+    )
+    return ReviewPart(Markup(html), policy)  # noqa: S704 - the template escaped what is no part of the page itself
+
+
+def _json(data: PageData) -> str:
+    # Numbers that are not finite become null here.
+    text = data.model_dump_json()
+    for character, escaped in _ESCAPED.items():
+        text = text.replace(character, escaped)
+    return text
+
+
+def _environment() -> Environment:
+    return page_environment().overlay(loader=FileSystemLoader([_FOLDER, TEMPLATES]))

@@ -1,0 +1,1 @@
+views.runs = { title: "Runs", always: true, draw: element => element.append(heading("Runs")) };
