@@ -4,7 +4,6 @@ import difflib
 import logging
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from configs.errors import RequestError
 from pipelines.execution.workspace import Workspace

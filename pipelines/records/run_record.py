@@ -14,7 +14,6 @@ from pipelines.records.rows import Row
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
 
-
 RESULT_FILE = "result.json"
 
 

@@ -58,7 +58,9 @@ class LedgerRows:
                 self._ledgers[uri] = Ledger(uri)
             rows = self._ledgers[uri].entries(model)
         except QuantbenchError as error:
-            text = f"{error.what}. The history of {model} and what it was compared with are missing here: {error.remedy}"
+            text = (
+                f"{error.what}. The history of {model} and what it was compared with are missing here: {error.remedy}"
+            )
             self.notices.append(Notice(about="ledger", text=text))
             return
         self.by_model.setdefault(model, []).extend(rows)

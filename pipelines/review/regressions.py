@@ -236,14 +236,12 @@ def _unpaired_row(
 ) -> Regression:
     unit = now.column.unit
     better = found is not None and (found.value > 0 if unit == "share" else found.value < 0)
-    change: Change = (
-        "unknown" if found is None else "same" if p_value > ALPHA else "better" if better else "worse"
-    )
+    change: Change = "unknown" if found is None else "same" if p_value > ALPHA else "better" if better else "worse"
     difference = now.value - then.value
-    bounds = (found.low, found.high) if found else (None, None)
+    low, high = (found.low, found.high) if found else (None, None)
     text = (
         f"{_score(now.value, unit)} after {_score(then.value, unit)} of {one.why}:"
-        f" {_points(difference, *bounds, unit)}, {_p(p_value)}, by the intervals of both scores; {why}"
+        f" {_points(difference, low, high, unit)}, {_p(p_value)}, by the intervals of both scores; {why}"
     )
     return Regression(
         model=one.model,
@@ -252,8 +250,8 @@ def _unpaired_row(
         value=now.value,
         before=then.value,
         difference=difference,
-        low=bounds[0],
-        high=bounds[1],
+        low=low,
+        high=high,
         how="intervals",
         change=change,
         text=text,

@@ -282,6 +282,8 @@ async def _read_decision(request: web.BaseRequest) -> Decision:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise DecisionError(400, f"`{place}`: {first['msg']}", "load the page again, and say why in a sentence") from None
+        raise DecisionError(
+            400, f"`{place}`: {first['msg']}", "load the page again, and say why in a sentence"
+        ) from None
     except ValueError as error:
         raise DecisionError(400, f"this is no decision: {error}", "load the page again") from None

@@ -60,8 +60,8 @@ def _of_gateway(folder: Path, record: GatewayRecord) -> ShadowTraffic:
 
 
 def _of_replay(folder: Path, record: ReplayRecord, ledgers: LedgerRows) -> ShadowTraffic:
-    sides = (record.champion.digest, record.candidate.digest)
-    recorded = ledgers.recorded_verdict(*sides) if sides[0] and sides[1] else None
+    champion, candidate = record.champion.digest, record.candidate.digest
+    recorded = ledgers.recorded_verdict(champion, candidate) if champion and candidate else None
     return ShadowTraffic(
         name=folder.name,
         kind="replay",
