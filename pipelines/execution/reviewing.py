@@ -126,9 +126,9 @@ def decided(decision: Decision, workspace: Workspace) -> Entry:
         NotAllowedError: Policy or approval stands against it.
         StageError: A store does not answer, or bytes are not what they were.
     """
-    run = run_named(workspace, decision.run)
-    if run.run_id != decision.run:
+    if decision.run not in (file.run_id for file in result_files(workspace.root)):
         raise RequestError(f"no finished run is called {decision.run}", remedy="load the page again")
+    run = run_named(workspace, decision.run)
     who = f"review page: {getpass.getuser()}@{socket.gethostname()}"
     registry = ModelRegistry(run, workspace, who, lambda text: logger.warning("%s", text))
     registry.go_on_from(decision.seen)

@@ -35,8 +35,11 @@ class LedgerRows:
 
     @property
     def rows(self) -> list[Entry]:
-        """Oldest first, `MOST_ROWS` at most."""
-        return in_time(row for rows in self.by_model.values() for row in rows)[-MOST_ROWS:]
+        """Oldest first: the newest `MOST_ROWS`, and the newest of each model, which decisions go on from."""
+        rows = in_time(row for of_model in self.by_model.values() for row in of_model)
+        heads = {row.model: row for row in rows}
+        older = [row for row in rows[:-MOST_ROWS] if heads[row.model] is row]
+        return [*older, *rows[-MOST_ROWS:]]
 
     def recorded_verdict(self, champion: str, candidate: str) -> RecordedVerdict | None:
         """The last one that somebody had recorded over two artifacts, by their digests."""

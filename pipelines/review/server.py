@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
@@ -150,7 +150,7 @@ class ReviewServer:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         try:
-            if not self._is_mine(urlsplit(f"//{request.headers.get('host', '')}")):
+            if not self._is_mine(f"//{request.headers.get('host', '')}"):
                 remedy = f"open http://127.0.0.1:{self._port}/"
                 raise DecisionError(421, "this is not a name by which the review page is reached", remedy)
             if request.path == "/decide":
@@ -163,8 +163,9 @@ class ReviewServer:
         except QuantbenchError as error:
             return DecisionError(500, error.what, error.remedy).response
 
-    def _is_mine(self, place: Any) -> bool:
+    def _is_mine(self, address: str) -> bool:
         try:
+            place = urlsplit(address)
             return place.hostname in ("127.0.0.1", "localhost", "::1") and place.port == self._port
         except ValueError:
             return False
@@ -245,7 +246,7 @@ class ReviewServer:
     def _check_origin(self, request: web.BaseRequest) -> None:
         """Raise DecisionError for what another site's page has sent."""
         origin = request.headers.get("origin")
-        foreign = origin is not None and not self._is_mine(urlsplit(origin))
+        foreign = origin is not None and not self._is_mine(origin)
         if foreign or request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             raise DecisionError(403, "this was sent by another site's page", "decide on the review page itself")
         if request.content_type != "application/json":

@@ -68,12 +68,12 @@ class RunSummary(Record):
         return self.runs.registered_model[0]
 
 
-def summary_of(record: RunRecord, size_bytes: int = 0, written_ns: int = 0) -> RunSummary:
+def summary_of(record: RunRecord, file: ResultFile) -> RunSummary:
     """What the page of many runs needs of one.
 
     Args:
         record: All of it.
-        size_bytes: This and the next: of its file.
+        file: Where it is. Its folder gives the run its name, as for all commands: a folder may be a copy of another.
     """
     found = category_columns(category_cells(record))
     registry = RegistryConfig.model_validate(record.config.get("registry", {}))
@@ -81,9 +81,9 @@ def summary_of(record: RunRecord, size_bytes: int = 0, written_ns: int = 0) -> R
     outcomes = {one.name: one.result.object for one in record.outcomes}
     objects = [outcomes.get(f"measure:{row.name}") for row in record.rows]
     summary = RunSummary(
-        size_bytes=size_bytes,
-        written_ns=written_ns,
-        runs=columns(Runs, [run_row(record)]),
+        size_bytes=file.size_bytes,
+        written_ns=file.written_ns,
+        runs=columns(Runs, [run_row(record) | {"id": file.run_id}]),
         models=columns(Models, model_rows(record)),
         categories=found,
         intervals=[_intervals(column, record) for column in found],
@@ -114,7 +114,7 @@ def read_summary(file: ResultFile) -> RunSummary:
             return known
     except (FileNotFoundError, DamagedFile):
         pass
-    summary = summary_of(read_sealed(file.path, RunRecord), file.size_bytes, file.written_ns)
+    summary = summary_of(read_sealed(file.path, RunRecord), file)
     try:
         write_sealed(place, summary)
     except OSError as error:
