@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--series", action="append", default=[], metavar="TEXT", help="only runs whose series holds this; repeatable"
     )
     parser.add_argument(
+        "--no-mlflow", action="store_true", help="show this workspace's runs only, and ask no tracking server"
+    )
+    parser.add_argument(
         "--decide",
         action="store_true",
         help=f"let whoever has the key approve, promote and roll back on the page; the key is {KEY_VARIABLE}",
@@ -48,7 +51,7 @@ def execute(args: argparse.Namespace) -> int:
     def tell(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False, highlight=False)
 
-    asyncio.run(serve_review(workspace, args.port, args.run, args.series, keys, tell))
+    asyncio.run(serve_review(workspace, args.port, args.run, args.series, keys, tell, mlflow=not args.no_mlflow))
     return 0
 
 
@@ -61,6 +64,7 @@ def _write(args: argparse.Namespace, workspace: Workspace, console: Console) -> 
             args.run,
             args.series,
             lambda done, total: progress.update(task, completed=done, total=total),
+            mlflow=not args.no_mlflow,
         )
     if args.json:
         print(json.dumps({"file": str(args.out), "bytes": size}))

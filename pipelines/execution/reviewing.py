@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
@@ -34,6 +35,8 @@ OFFLINE_BYTES = 4_600_000
 """Of data; with style and script a file stays below 5 MB."""
 _LIVE_BYTES = 2_000_000
 """A live page asks for what is not in it."""
+_ASKED_EVERY_SECONDS = 60
+"""Of tracking stores and ledgers on other machines."""
 _LEAST_KEY = 16
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _MOST_KEY_FILE_BYTES = 1 << 16
@@ -41,7 +44,13 @@ logger = logging.getLogger(__name__)
 
 
 def write_review(
-    workspace: Workspace, out: Path, run: str | None, series: Sequence[str], tell: Callable[[int, int], object]
+    workspace: Workspace,
+    out: Path,
+    run: str | None,
+    series: Sequence[str],
+    tell: Callable[[int, int], object],
+    *,
+    mlflow: bool = True,
 ) -> int:
     """Write the page as one file that opens offline; its size in bytes.
 
@@ -51,12 +60,15 @@ def write_review(
         run: Id of the run to open with, or its beginning.
         series: Only runs whose series holds one of these.
         tell: Is told how many of how many runs were read.
+        mlflow: Ask the tracking stores too.
 
     Raises:
         RequestError: No run is called so.
     """
     pages_at = os.path.relpath(workspace.root / "runs", out.resolve().parent)
-    collector = Collector(workspace.root, workspace.store, workspace.cache, pages_at=pages_at, series=series)
+    collector = Collector(
+        workspace.root, workspace.store, workspace.cache, pages_at=pages_at, series=series, mlflow=mlflow
+    )
     html = render(collector.collect(most_bytes=OFFLINE_BYTES, shown=run, tell=tell))
     write_text_atomically(out, html)
     return len(html.encode())
@@ -69,6 +81,8 @@ async def serve_review(
     series: Sequence[str],
     keys: Sequence[KeyHash],
     tell: Callable[[str], object],
+    *,
+    mlflow: bool = True,
 ) -> None:
     """Serve the page on this machine until told to end by SIGINT, SIGTERM or SIGHUP.
 
@@ -79,16 +93,17 @@ async def serve_review(
         series: Only runs whose series holds one of these.
         keys: Of those who may decide; nobody may when empty.
         tell: Is told the address, and that it ended.
+        mlflow: Ask the tracking stores too, once a minute.
 
     Raises:
         RequestError: The port is taken.
     """
     free_port(port)
-    collector = Collector(workspace.root, workspace.store, workspace.cache, series=series)
+    collector = Collector(workspace.root, workspace.store, workspace.cache, series=series, mlflow=mlflow)
     server = ReviewServer(
         workspace.root,
         port,
-        lambda: mark_of(workspace),
+        lambda: (mark_of(workspace), int(time.monotonic() / _ASKED_EVERY_SECONDS) if mlflow else 0),
         lambda deciding: collector.collect(most_bytes=_LIVE_BYTES, shown=run, deciding=deciding),
         collector.detail,
         lambda data: render(data, live=True),

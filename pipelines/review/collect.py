@@ -9,15 +9,18 @@ from configs.errors import RequestError
 from pipelines.records.run_record import ResultFile, RunRecord, result_files
 from pipelines.review.joining import Found, Joined, VersionKey, joined
 from pipelines.review.ledger_rows import LedgerRows
+from pipelines.review.mlflow_runs import Elsewhere, Tracking, elsewhere
 from pipelines.review.one_run import run_detail
 from pipelines.review.page_data import Deciding, Notice, PageData, PriceShown, Regression, RunDetail
 from pipelines.review.pairing import Pairing
 from pipelines.review.regressions import regressions
 from pipelines.review.shadow_folders import shadow_traffic
+from pipelines.review.summaries import RunSummary
 from pipelines.review.workspace_runs import RunReader
 from registry.sealed import DamagedFile, read_sealed
 from registry.stage_cache import StageCache
 from registry.store import Store
+from registry.tracking.address import sqlite_uri
 
 MOST_REGRESSIONS = 2_000
 """Rows of a page, the newest ones."""
@@ -33,12 +36,20 @@ class Collector:
         cache: Its finished stages.
         pages_at: Address of `runs/`, relative to the page.
         series: Only runs whose series holds one of these words; all where there is none.
+        mlflow: Ask the tracking stores of its runs for those of other machines, and for versions.
     """
 
     def __init__(
-        self, root: Path, store: Store, cache: StageCache, *, pages_at: str = "runs", series: Sequence[str] = ()
+        self,
+        root: Path,
+        store: Store,
+        cache: StageCache,
+        *,
+        pages_at: str = "runs",
+        series: Sequence[str] = (),
+        mlflow: bool = False,
     ) -> None:
-        self._root, self._series = root, series
+        self._root, self._series, self._mlflow = root, series, mlflow
         self._reader = RunReader(root, pages_at)
         self._pairing = Pairing(store, cache, self.record)
         self._records: OrderedDict[ResultFile, RunRecord] = OrderedDict()
@@ -64,17 +75,20 @@ class Collector:
             RequestError: No run is called so, or several are.
         """
         runs = self._reader.read(tell)
-        found = [one for one in runs.found if not self._series or any(word in _series(one) for word in self._series)]
+        away = self._elsewhere([one.summary for one in runs.found])
+        found = [*runs.found, *(Found(summary, origin="mlflow") for summary in away.summaries)]
+        found = [one for one in found if not self._series or any(word in _series(one) for word in self._series)]
+        found.sort(key=lambda one: one.summary.written_ns, reverse=True)
         opened = None if shown is None else _named(shown, found, self._root)
         ledgers = LedgerRows([one.summary for one in found], self._root / "ledger.db")
-        whole = joined(found, _versions(ledgers))
+        whole = joined(found, _versions(ledgers) | away.versions)
         compared = regressions(whole, ledgers.by_model, self._pairing.over(whole))
         traffic, unread = shadow_traffic(self._root, ledgers)
         data = PageData(
             written_at=datetime.now(UTC),
-            where=str(self._root),
+            where=", ".join([str(self._root), *away.asked]),
             shown=opened,
-            notices=[*runs.notices, *ledgers.notices, *unread, *_cut(whole, compared)],
+            notices=[*runs.notices, *away.notices, *ledgers.notices, *unread, *_cut(whole, compared)],
             runs=whole.runs,
             models=whole.models,
             categories=whole.categories,
@@ -86,6 +100,14 @@ class Collector:
         )
         left = most_bytes - len(data.model_dump_json())
         return data.model_copy(update={"details": dict(self._details(whole, opened, left))})
+
+    def _elsewhere(self, summaries: Sequence[RunSummary]) -> Elsewhere:
+        if not self._mlflow:
+            return Elsewhere([], {}, [], [])
+        own = sqlite_uri(self._root / "mlflow.db")
+        stores = dict.fromkeys(Tracking(one.tracking or own, one.experiment) for one in summaries)
+        models = dict.fromkeys(one.registered_model for one in summaries)
+        return elsewhere(stores, models, {one.recorded_id for one in summaries})
 
     def record(self, run_id: str) -> RunRecord:
         """All of one run.

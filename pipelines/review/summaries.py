@@ -8,6 +8,7 @@ from typing import Any
 
 from configs.names import entry_of
 from pipelines.recipe.registry_config import RegistryConfig
+from pipelines.recipe.run_config import TrackingConfig
 from pipelines.records.rows import UNQUANTIZED
 from pipelines.records.run_record import ResultFile, RunRecord
 from pipelines.review.one_run import category_cells, category_columns, columns, model_rows, run_row
@@ -55,7 +56,10 @@ class RunSummary(Record):
     ledger: str | None
     """Address that the recipe names; None for the workspace's own."""
     tracking: str | None
-    experiment: str | None
+    """Where MLflow is, by the recipe; None for the workspace's own."""
+    experiment: str
+    recorded_id: str
+    """Under which MLflow knows the run; a folder may be called otherwise."""
     champion: str
     """What the alias of production is called there."""
 
@@ -94,10 +98,11 @@ def summary_of(record: RunRecord, file: ResultFile) -> RunSummary:
         measurements=[one.digest if one else None for one in objects],
         ledger=registry.ledger,
         tracking=tracking.get("uri"),
-        experiment=tracking.get("experiment"),
+        experiment=str(tracking.get("experiment") or TrackingConfig().experiment),
+        recorded_id=record.run_id,
         champion=registry.aliases.of("champion"),
     )
-    return RunSummary.model_validate(_rounded(summary.model_dump()))
+    return RunSummary.model_validate(rounded(summary.model_dump()))
 
 
 def read_summary(file: ResultFile) -> RunSummary:
@@ -133,17 +138,22 @@ def _ends(score: CategoryScore | None) -> tuple[float | None, float | None]:
         return None, None
     if score.low is not None and score.high is not None:
         return score.low, score.high
-    if score.stderr is None or not math.isfinite(score.stderr) or not math.isfinite(score.value):
+    return z_interval(score.value, score.stderr)
+
+
+def z_interval(value: float | None, stderr: float | None) -> tuple[float | None, float | None]:
+    """95 % interval of a value by its standard error."""
+    if value is None or stderr is None or not math.isfinite(stderr) or not math.isfinite(value):
         return None, None
-    return score.value - _Z95 * score.stderr, score.value + _Z95 * score.stderr
+    return value - _Z95 * stderr, value + _Z95 * stderr
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Floats with `_DIGITS`, and None for those that are no number: JSON has no word for them."""
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
+        return {key: rounded(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
+        return [rounded(inner) for inner in value]
     return value

@@ -227,7 +227,7 @@ def test_details_are_of_the_newest_runs_and_of_the_one_shown_as_far_as_the_bytes
     assert set(collected(tmp_path, most_bytes=0, shown="run-1").details) == {"run-1"}
     one = len(collected(tmp_path, most_bytes=0).model_dump_json())
     some = collected(tmp_path, most_bytes=one + 200_000)
-    assert list(some.details)[0] == "run-3"
+    assert next(iter(some.details)) == "run-3"
     assert "run-0" not in some.details or len(some.details) == 4
     assert len(some.model_dump_json()) <= one + 200_000
     assert set(collected(tmp_path).details) == {f"run-{number}" for number in range(4)}
@@ -236,9 +236,9 @@ def test_details_are_of_the_newest_runs_and_of_the_one_shown_as_far_as_the_bytes
 def test_a_run_is_named_by_its_beginning_and_a_wrong_name_says_so(tmp_path: Path) -> None:
     put_runs(tmp_path, 2)
     assert collected(tmp_path, shown="run-1").shown == "run-1"
-    with pytest.raises(RequestError, match="2 runs of .* are called run-"):
+    with pytest.raises(RequestError, match=r"2 runs of .* are called run-"):
         collected(tmp_path, shown="run-")
-    with pytest.raises(RequestError, match="no finished run of .* is called no"):
+    with pytest.raises(RequestError, match=r"no finished run of .* is called no"):
         collected(tmp_path, shown="no")
 
 
