@@ -102,16 +102,16 @@ class RecordedRuns:
             place = f"{path.resolve().as_uri()}?mode=ro"
             with closing(sqlite3.connect(place, uri=True, timeout=_PATIENCE_SECONDS)) as connection:
                 runs = connection.execute(f"SELECT {columns} FROM runs r {which}", values).fetchall()  # noqa: S608
-                return [RecordedRun(*run, *_told_of(connection, run[0])) for run in runs]
+                return [_of_database(connection, *run) for run in runs]
         except (sqlite3.Error, ValueError) as error:
             raise NoAnswerError(str(error)) from error
 
 
-def _told_of(connection: sqlite3.Connection, run: str) -> tuple[dict[str, float], dict[str, str], dict[str, str]]:
+def _of_database(connection: sqlite3.Connection, run: str, name: str, started: int, ended: int) -> RecordedRun:
     metrics = connection.execute("SELECT key, value FROM latest_metrics WHERE run_uuid = ? AND NOT is_nan", (run,))
     params = connection.execute("SELECT key, value FROM params WHERE run_uuid = ?", (run,))
     tags = connection.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run,))
-    return dict(metrics.fetchall()), dict(params.fetchall()), dict(tags.fetchall())
+    return RecordedRun(run, name, started, ended, *(dict(told.fetchall()) for told in (metrics, params, tags)))
 
 
 def _of_server(run: Mapping[str, Any]) -> RecordedRun:

@@ -27,6 +27,7 @@ DOCUMENTS = (
             "registry",
             "rendering",
             "replay",
+            "review",
             "verdict",
             "watching",
         )

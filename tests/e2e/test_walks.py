@@ -82,7 +82,7 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["replay", "verdict", "artifacts", "gateway", "routing", "watching", "ramp", "rendering"]
+    "document", ["replay", "verdict", "artifacts", "review", "gateway", "routing", "watching", "ramp", "rendering"]
 )
 def test_the_walk_of_a_document(document: str, capsys: pytest.CaptureFixture[str]) -> None:
     """In this order: a verdict wants a replay, and a ramp a champion."""
