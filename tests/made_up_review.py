@@ -68,7 +68,7 @@ def review(runs: int = 6, models: int = 5, categories: int = 8, details: int = 2
         details={run.id: run.detail(names) for run in made[:details]},
         aliases=_aliases(),
         shadow=_shadow(),
-        prices=[_PRICE if number % 5 else None for number in range(runs)],
+        prices=[_PRICE if run.number % 5 else None for run in made],
     )
 
 
@@ -84,7 +84,7 @@ class _Run:
     def choice(self) -> int | None:
         """Place of the fastest that passed."""
         passed = [place for place, row in enumerate(self.rows) if row["policy"] == "pass"]
-        return max(passed, key=lambda place: self.rows[place]["tokens_per_second"], default=None)
+        return max(passed, key=lambda place: self.rows[place]["tokens_per_second"] or 0.0, default=None)
 
     def told(self, first: int) -> dict[str, Any]:
         choice = self.choice

@@ -173,6 +173,9 @@ def load_point(concurrency: int, output_tokens_per_second: float) -> LoadPoint:
         requests_running_peak=concurrency,
         requests_waiting_peak=0,
         saturated=False,
+        request_seconds=concurrency * duration,
+        prefill_seconds=0.25 * concurrency * duration,
+        decode_seconds=0.75 * concurrency * duration,
     )
 
 

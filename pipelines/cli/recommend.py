@@ -8,14 +8,16 @@ from typing import get_args
 from rich.console import Console
 from rich.text import Text
 
-from configs.errors import QuantbenchError
+from configs.errors import QuantbenchError, RequestError
 from pipelines.cli import VERDICT_EXIT_CODES
 from pipelines.decision.recommend import recommend
 from pipelines.execution.finished_runs import run_named
 from pipelines.execution.promotion import overrides_of
 from pipelines.execution.workspace import Workspace
 from pipelines.recipe.policy import Goal, Policy, RecommendConfig
+from pipelines.recipe.price_file import read_price
 from pipelines.recipe.registry_config import RegistryConfig
+from pipelines.records.model_cost import pricing_of
 from pipelines.records.run_record import RunRecord
 from pipelines.report.console import print_recommendation
 from registry.contracts.comparison import Verdict
@@ -30,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", nargs="?", help="a run's id or its beginning; default: the last run of the workspace")
     goals = get_args(Goal)
     parser.add_argument("--goal", choices=goals, metavar="GOAL", help=f"{', '.join(goals)}; default: the recipe's")
+    parser.add_argument(
+        "--price",
+        type=Path,
+        metavar="FILE",
+        help="take this price, such as configs/prices/cpu.yaml; default: the run's",
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
@@ -37,11 +45,18 @@ def execute(args: argparse.Namespace) -> int:
     record = run_named(Workspace(Path(args.workspace)), args.run)
     # A recipe from before there were policies has the default one.
     policy = Policy.model_validate(record.config.get("policy", {}))
-    config = RecommendConfig.model_validate(
-        record.config.get("recommend", {}) | ({"goal": args.goal} if args.goal else {})
-    )
+    # A recipe from before prices had a source has another key for it.
+    said = {key: value for key, value in record.config.get("recommend", {}).items() if key != "price_per_hour"}
+    config = RecommendConfig.model_validate(said | ({"goal": args.goal} if args.goal else {}))
     registry = RegistryConfig.model_validate(record.config.get("registry", {}))
-    found = recommend(record.rows, policy, config, registry.approval)
+    price = {"price": read_price(args.price).model_dump(mode="json")} if args.price else {}
+    pricing = pricing_of(record.config | price)
+    if config.goal == "cheapest" and pricing is None:
+        raise RequestError(
+            f"run {record.run_id} has no price, so nobody knows what is cheapest",
+            remedy="name one: --price configs/prices/cpu.yaml, or another of configs/prices",
+        )
+    found = recommend(record.rows, policy, config, registry.approval, pricing)
     if args.json:
         print(json.dumps(found.model_dump(mode="json"), indent=2))
     else:

@@ -16,6 +16,7 @@ from pipelines.planning.served_folder import checked_folder
 from pipelines.planning.stages import Stage
 from pipelines.recipe.bench_config import BenchConfig, method_of
 from pipelines.records.bench_result import BenchResult
+from pipelines.records.model_cost import pricing_of
 from pipelines.report.bench_page import write_bench_page
 from pipelines.stage_programs.bench_stage import BenchJob
 from registry.contracts import ServingRecord
@@ -85,7 +86,7 @@ def execute_bench(bench: OpenBench, workspace: Workspace, on_progress: Callable[
         except BaseException as error:
             _sweep(directory, keep_logs=isinstance(error, StageError | OSError))
             raise
-    return BenchResult(config.name, record, directory, page)
+    return BenchResult(config.name, record, directory, page, pricing_of(config.model_dump(mode="json")))
 
 
 def _measured(bench: OpenBench, directory: Path, on_progress: Callable[[str], None]) -> ServingRecord:

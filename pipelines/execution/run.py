@@ -20,9 +20,10 @@ from pipelines.planning.preflight import check_rules
 from pipelines.planning.stages import Stage
 from pipelines.records.comparison import Comparison
 from pipelines.records.events import StageOutcome, time_breakdown
+from pipelines.records.model_cost import pricing_of
 from pipelines.records.rows import UNQUANTIZED, Row, artifact_row, baseline_row, with_shared_proofs
 from pipelines.records.run_record import RESULT_FILE, RunRecord
-from pipelines.report.page import write_page
+from pipelines.review.report_page import write_page
 from pipelines.stage_programs.record import RECORDING
 from registry.contracts import SoundnessCheck, StageResult
 from registry.files import write_text_atomically
@@ -82,7 +83,9 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
             config=config.as_json(),
             machine=run.context.machine,
             rows=rows,
-            recommendation=recommend(rows, config.policy, config.recommend, config.registry.approval),
+            recommendation=recommend(
+                rows, config.policy, config.recommend, config.registry.approval, pricing_of(config.as_json())
+            ),
             left_out=run.left_out,
             outcomes=outcomes,
             breakdown=time_breakdown(outcomes, time.monotonic() - run.start_seconds),

@@ -13,7 +13,7 @@ _WIDTH = 110
 
 def text_of(recipe: FirstRecipe) -> str:
     """The file's text; it reads as `recipe.config`."""
-    sections = (_head, _source, _calibration, _methods, _device, _evaluation, _serving, _checks, _load)
+    sections = (_head, _source, _calibration, _methods, _device, _evaluation, _serving, _checks, _load, _price)
     return "\n\n".join("\n".join(section(recipe)) for section in sections) + "\n"
 
 
@@ -147,6 +147,13 @@ def _load(recipe: FirstRecipe) -> list[str]:
         f"  requests: {load.requests}",
         f"  output_tokens: {load.output_tokens}",
     ]
+
+
+def _price(recipe: FirstRecipe) -> list[str]:
+    return _comment(
+        "What a million tokens cost is told where a price is: `price: {device: one H100, currency: USD, per_hour: 4.29,"
+        ' source: "where you read it", read_on: "2026-11-26"}`. `recommend: {goal: cheapest}` chooses by it.'
+    )
 
 
 def _fact(violation: str) -> str:

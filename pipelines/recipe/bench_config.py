@@ -14,6 +14,7 @@ from registry.contracts.base import DType, Method
 from serving_checks.checks.config import ChecksConfig
 from serving_checks.engines.table import AnyServingConfig, default_config
 from serving_checks.load import LoadConfig
+from serving_checks.readings.cost import DevicePrice
 
 
 class BenchConfig(StrictModel):
@@ -30,6 +31,8 @@ class BenchConfig(StrictModel):
     """`engine` chooses what serves; each engine has keys of its own."""
     load: LoadConfig = LoadConfig()
     checks: ChecksConfig = ChecksConfig()
+    price: DevicePrice | None = None
+    """Of the device that serves; `configs/prices` has some to include. Without one no cost is told."""
     deadlines: Deadlines = Deadlines()
     """When to give up; those of a measurement and of its server are read."""
     profile: bool = False

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from configs.base import StrictModel
-from configs.quantities import Count, LocalPath, Mebibytes, PerSecond, Price, Ratio, Seconds
+from configs.quantities import Count, LocalPath, Mebibytes, PerSecond, Ratio, Seconds
 
 Goal = Literal["most accurate", "fastest", "smallest", "most users", "cheapest"]
 
@@ -60,14 +60,18 @@ class RecommendConfig(StrictModel):
     """What is looked for among the artifacts that pass."""
 
     goal: Goal = "most accurate"
-    """`most users` is the most requests of full context on the device's memory, computed from weights and KV cache."""
+    """`most users` is the most requests of full context on the device's memory, computed from weights and KV cache.
+    `cheapest` is the lowest price of a million tokens, blended, at `concurrency`; it needs the recipe's `price`."""
     concurrency: Annotated[Count, Field(ge=1)] | None = None
     """Load at which speeds are compared; the highest level when null."""
-    price_per_hour: Price | None = None
-    """Of the machine, in any currency; `cheapest` is per million output tokens at `concurrency`."""
 
-    @model_validator(mode="after")
-    def _cheap_has_a_price(self) -> Self:
-        if self.goal == "cheapest" and self.price_per_hour is None:
-            raise ValueError("`cheapest` needs `price_per_hour`")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _price_is_told_once(cls, said: object) -> object:
+        if isinstance(said, dict) and "price_per_hour" in said:
+            raise ValueError(
+                "`price_per_hour` is no key any more; the price stands beside `recommend`, for all costs:"
+                " `include: ../prices/cpu.yaml`, or `price: {device: ..., currency: USD, per_hour: ..., source: ...,"
+                ' read_on: "2026-11-26"}`'
+            )
+        return said

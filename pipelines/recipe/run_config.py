@@ -22,6 +22,7 @@ from registry.tracking.names import ExperimentName, RegisteredModelName, Trackin
 from serving_checks.checks.config import ChecksConfig
 from serving_checks.engines.table import AnyServingConfig, default_config
 from serving_checks.load import LoadConfig
+from serving_checks.readings.cost import DevicePrice
 
 if TYPE_CHECKING:
     AnyMethodConfig = MethodConfig
@@ -113,6 +114,9 @@ class RunConfig(StrictModel):
     """What an artifact has to be besides good enough; nothing is measured for it."""
     recommend: RecommendConfig = RecommendConfig()
     """What is looked for among the artifacts that keep it."""
+    price: DevicePrice | None = None
+    """Of the device that serves; `configs/prices` has some to include. Without one no cost is told. Nothing is measured
+    for it."""
     registry: RegistryConfig = RegistryConfig()
     """Where moves of aliases are written down, and who approves: `quantbench registry`."""
     deadlines: Deadlines = Deadlines()
@@ -161,6 +165,15 @@ class RunConfig(StrictModel):
                     f"a speed with {level} requests at a time is asked for, and `load` measures"
                     f" {', '.join(map(str, levels)) or 'no closed loop'}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _cheapest_has_a_price(self) -> Self:
+        if self.recommend.goal == "cheapest" and self.price is None:
+            raise ValueError(
+                "`recommend: {goal: cheapest}` needs a `price`: write `include: ../prices/cpu.yaml`, or another of"
+                " `configs/prices`, or `price:` with device, currency, per_hour, source and read_on"
+            )
         return self
 
     def as_json(self) -> dict[str, Any]:

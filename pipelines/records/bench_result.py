@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from pipelines.records.model_cost import Pricing
 from registry.contracts import ServingRecord
 
 
@@ -13,6 +14,8 @@ class BenchResult(NamedTuple):
     record: ServingRecord
     directory: Path
     page: Path
+    pricing: Pricing | None = None
+    """What costs are computed from."""
 
     @property
     def exit_code(self) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipelines.planning.device import MachineRecord
 from pipelines.recipe.bench_config import BenchConfig
+from pipelines.records.model_cost import pricing_of
 from pipelines.records.rows import BenchedModel
 from pipelines.report.page import PAGE_FILE, page_environment, serving_parts
 from registry.contracts import ServingRecord
@@ -29,7 +30,7 @@ def write_bench_page(config: BenchConfig, machine: MachineRecord, record: Servin
         serving=record,
         evaluation=None,
         files_place="beside this page",
-        **serving_parts(rows),
+        **serving_parts(rows, pricing_of(config.model_dump(mode="json"))),
     )
     write_text_atomically(path, text)
     return path

@@ -6,10 +6,14 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.records.bench_result import BenchResult
-from pipelines.report.load import doubt, load_text, milliseconds, significant, slo_text
+from pipelines.records.model_cost import cost_text, model_cost
+from pipelines.records.rows import BenchedModel
+from pipelines.report.cost import cost_part, joules_text, point_cost_text
+from pipelines.report.load import doubt, load_text, milliseconds, slo_text
 from pipelines.report.table import mebibytes, printable
 from registry.contracts import LoadPoint, ServingRecord
 from registry.contracts.serving import RateSearch
+from registry.numerals import significant
 
 _STYLES = {"pass": "green", "fail": "bold red", "not_run": "yellow"}
 _NONE = "–"
@@ -20,11 +24,18 @@ def print_bench(console: Console, result: BenchResult) -> None:
     record = result.record
     table = Table(box=box.SIMPLE_HEAVY, header_style="bold")
     table.add_column(f"{result.name}\n{record.engine} {record.engine_version}")
-    for title in ("prompts", "completed", "tokens/s", "TTFT ms\np50, p99", "TPOT ms\np50, p99", ""):
+    priced = [f"{result.pricing.currency}\n1M tokens"] if result.pricing else []
+    metered = ["J/token"] if any(joules_text(point) for point in record.load_points) else []
+    for title in ("prompts", "completed", "tokens/s", "TTFT ms\np50, p99", "TPOT ms\np50, p99", *priced, *metered, ""):
         table.add_column(title, justify="right" if title else "left")
     for point in record.load_points:
-        table.add_row(*map(_text, _cells(point)), style="yellow" if doubt(point) else "")
+        cost = [point_cost_text(record, point, result.pricing) or _NONE for _ in priced]
+        energy = [joules_text(point) or _NONE for _ in metered]
+        *cells, doubts = _cells(point)
+        table.add_row(*map(_text, [*cells, *cost, *energy, doubts]), style="yellow" if doubt(point) else "")
     console.print(table)
+    for note in _cost_notes(result):
+        console.print(_text(note), soft_wrap=True)
     if record.rate_search:
         console.print(_text(_rate(record.rate_search)), soft_wrap=True)
     console.print(_text(_memory(record)))
@@ -45,6 +56,19 @@ def _cells(point: LoadPoint) -> list[str]:
     completed = f"{point.completed} of {point.requests}"
     speed = significant(point.output_tokens_per_second)
     return [load_text(point), point.prompts, completed, speed, *times, doubt(point) or ""]
+
+
+def _cost_notes(result: BenchResult) -> list[str]:
+    """What costs and energy are, and what the highest load that kept the SLO costs."""
+    row = BenchedModel(name=result.name, served=result.record)
+    notes = cost_part([row], result.pricing).notes
+    found = model_cost(row, result.pricing, None) if result.pricing else None
+    if found and found.within_slo:
+        within = f"{cost_text(found.within_slo.cost)}, {load_text(found.within_slo.point)}"
+        notes.append(f"at the highest load that kept the SLO: {within}")
+    elif found and found.within_slo_missing:
+        notes.append(f"no cost within the SLO: {found.within_slo_missing}")
+    return notes
 
 
 def _rate(search: RateSearch) -> str:

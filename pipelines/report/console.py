@@ -18,6 +18,7 @@ from evals.suites.suite import Suite
 from pipelines.planning.open_run import OpenRun
 from pipelines.records.decision import RecommendationRecord
 from pipelines.records.events import StageOutcome
+from pipelines.records.model_cost import pricing_of
 from pipelines.records.rows import Row
 from pipelines.records.run_record import RunRecord
 from pipelines.report.judged import judged
@@ -39,6 +40,7 @@ class RunConsole:
 
     def __init__(self, run: OpenRun, console: Console | None = None) -> None:
         self._run = run
+        self._pricing = pricing_of(run.context.config.as_json())
         self._console = console or Console(stderr=True)
         self._rows: list[Row] = []
         self._stage = ""
@@ -90,7 +92,7 @@ class RunConsole:
             self._say(f"  {failure.what}{blame}\n  remedy: {failure.remedy}", "red")
         kind, _, subject = outcome.name.partition(":")
         if self._live is None and kind == "measure":
-            table = build_table(rows, self._run.context.suite)
+            table = build_table(rows, self._run.context.suite, self._pricing)
             for row, cells in zip(rows, table.rows, strict=True):
                 if row.name == subject and row.measurement:
                     self._say("  " + row_text(table.columns, cells))
@@ -106,7 +108,7 @@ class RunConsole:
         """The table as far as it goes, above the line about the current stage; never taller than the terminal."""
         parts: list[RenderableType] = []
         if self._rows:
-            table = build_table(self._rows, self._run.context.suite)
+            table = build_table(self._rows, self._run.context.suite, self._pricing)
             lines = self._console.height - 3
             for block in table_blocks(self._console, table):
                 lines -= len(self._console.render_lines(block))
@@ -122,7 +124,7 @@ class RunConsole:
 
 def print_record(console: Console, record: RunRecord, suite: Suite) -> None:
     """Print a finished run at the console's width."""
-    table = build_table(record.rows, suite)
+    table = build_table(record.rows, suite, pricing_of(record.config))
     console.print()
     for block in table_blocks(console, table):
         console.print(block)

@@ -13,10 +13,11 @@ from markupsafe import Markup, escape
 
 from pipelines.records.rows import ServedModel
 from pipelines.report.labels import CHARACTER_WIDTH, Box, place_beside
-from pipelines.report.load import doubt, keeps_highest_rate, load_text, milliseconds, significant, slo_of
+from pipelines.report.load import doubt, keeps_highest_rate, load_text, milliseconds, slo_of
 from pipelines.report.svg import Axis, axis_of, cut, label, line, series
 from pipelines.report.table import printable
 from registry.contracts import SLO, LoadPoint, Percentiles
+from registry.numerals import significant
 
 Latency = Literal["ttft", "tpot", "e2e"]
 

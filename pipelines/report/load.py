@@ -1,11 +1,11 @@
 """Load tests in words: which load, whether to believe it, under which conditions. Pure, for terminal and page alike."""
 
-import math
 from collections.abc import Sequence
 
 from pipelines.records.rows import ServedModel
 from registry.contracts import SLO, LoadPoint, ServingRecord
 from registry.contracts.base import Record
+from registry.numerals import significant
 
 
 class Conditions(Record):
@@ -104,18 +104,6 @@ def _facts(serving: ServingRecord) -> dict[str, str | None]:
         "threads": None if serving.threads is None else str(serving.threads),
         "load average before": f"{serving.load_average:.2f}",
     }
-
-
-def significant(value: float, digits: int = 3) -> str:
-    """`value` with so many digits and all before the point, thousands separated: `0.0123`, `4.56`, `1,235`."""
-    if not math.isfinite(value):
-        return str(value)
-    if value == 0:
-        return "0"
-    power = math.floor(math.log10(abs(value)))
-    if not -6 <= power < 15:
-        return f"{value:.{digits - 1}e}"
-    return f"{value:,.{max(0, digits - 1 - power)}f}"
 
 
 def milliseconds(seconds: float) -> str:

@@ -12,9 +12,11 @@ from typing import Any
 import yaml
 
 from pipelines.records.artifact_of_run import ArtifactOfRun
+from pipelines.records.model_cost import Pricing, model_cost, pricing_of
 from pipelines.records.rows import Row, concurrencies
+from pipelines.report.cost import blended_text, joules_text, price_text
 from pipelines.report.judged import judged
-from pipelines.report.load import conditions_text, doubt, milliseconds, significant
+from pipelines.report.load import conditions_text, doubt, milliseconds
 from pipelines.report.markdown import escaped, table_head, table_line
 from pipelines.report.summary import sentences
 from pipelines.report.table import UNKNOWN, kept_text, mebibytes, plain
@@ -22,6 +24,7 @@ from quantizers.base import bits_of
 from quantizers.methods.card import READERS
 from registry.contracts import CategoryScore
 from registry.contracts.base import Method, format_of
+from registry.numerals import significant
 from registry.signing import BILL_FILE, CARD_FILE, MANIFEST_FILE, SIGNATURE_FILE
 from serving_checks.engines.table import engine_type
 
@@ -32,6 +35,8 @@ _LIBRARY_TAGS: dict[Method, str] = {
     "w8a8": "compressed-tensors",
 }
 """How the hub calls a format; the others are called as their method is."""
+
+_COST = "a million tokens (blended 3:1)"
 
 _RECOVERY = (
     "Recovery is the share that was kept of what the base model scores above guessing: (quantized − chance) / (base −"
@@ -200,18 +205,34 @@ def _cost(found: ArtifactOfRun) -> list[str]:
     ]
     named = (("base", found.baseline), ("quantized", found.row))
     notes = [f"{name}: {escaped(conditions_text(row.serving))}" for name, row in named if row.serving]
+    pricing = pricing_of(found.run.config)
     for level in concurrencies(rows):
         at = f"{level} {'requests' if level > 1 else 'request'} at a time"
         speeds = [row.tokens_per_second(level) for row in rows]
         lines.append(_beside(f"output tokens/s, {at}", [None if one is None else significant(one) for one in speeds]))
         lines.append(_beside(f"median time to first token, ms, {at}", [_first_token(row, level) for row in rows]))
         points = [(name, point) for name, row in named if (point := row.closed_point(level))]
+        lines += _priced(rows, level, pricing, at)
         notes += [f"{name}, {at}: {escaped(why)}" for name, point in points if (why := doubt(point))]
+    if pricing and pricing.slo:
+        within = [blended_text(model_cost(row, pricing, None).within_slo) for row in rows]
+        lines.append(_beside(f"{_COST}, {pricing.currency}, highest load that kept the SLO", within))
+    notes += [escaped(price_text(pricing))] if pricing else []
     return [
         "As measured by the run; numbers of another machine or engine differ.",
         _lines(*table_head(["", "base", "quantized"]), *lines),
         _lines(*(f"- {one}" for one in notes)),
     ]
+
+
+def _priced(rows: list[Row], level: int, pricing: Pricing | None, at: str) -> list[str]:
+    """Cost and energy at one level; no line of what nobody knows."""
+    lines = []
+    if pricing:
+        costs = [blended_text(model_cost(row, pricing, level).measured) for row in rows]
+        lines.append(_beside(f"{_COST}, {pricing.currency}, {at}", costs))
+    joules = [joules_text(row.closed_point(level)) for row in rows]
+    return lines + ([_beside(f"energy of the device, J per output token, {at}", joules)] if any(joules) else [])
 
 
 def _serving(found: ArtifactOfRun) -> list[str]:

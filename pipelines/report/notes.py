@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from pipelines.records.rows import Row, concurrencies
 from pipelines.records.run_record import Notes, RunRecord
-from pipelines.report.load import significant
 from pipelines.report.markdown import escaped, table_head, table_line
 from pipelines.report.summary import Sentence, sentences
 from pipelines.report.table import kept_text
 from registry.contracts import CategoryRetention, CategoryScore
+from registry.numerals import significant
 
 
 def notes_of(record: RunRecord) -> Notes:

@@ -1,16 +1,19 @@
-"""Writes a run's `report.html`: one file that opens offline, prints, and loads nothing from anywhere."""
+"""Draws a run as HTML: one file that opens offline, prints, and loads nothing from anywhere."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from evals.suites.suite import Suite
 from pipelines.records.events import PartKind
+from pipelines.records.model_cost import Pricing, pricing_of
 from pipelines.records.rows import ServedModel
 from pipelines.records.run_record import RunRecord
+from pipelines.report.cost import cost_part, joules_text, point_cost_text
 from pipelines.report.curve import latency_curves, undrawn
 from pipelines.report.dtype_cost import dtype_costs
 from pipelines.report.forest import forest_plot
@@ -23,7 +26,6 @@ from pipelines.report.load import (
     milliseconds,
     not_run,
     prompt_mixes,
-    significant,
     slo_of,
     slo_text,
 )
@@ -45,7 +47,7 @@ from pipelines.report.table import (
     with_stderr,
 )
 from registry.contracts import CalibrationRecord, StageResult
-from registry.files import write_text_atomically
+from registry.numerals import significant
 
 PAGE_FILE = "report.html"
 TEMPLATES = Path(__file__).parent
@@ -53,29 +55,32 @@ LOWEST_MODULES = 5
 """So many of an artifact's least faithful modules are listed."""
 
 
-def write_page(record: RunRecord, suite: Suite) -> Path:
-    """Render `record` and write it into the run's folder, atomically.
+class ScriptedPart(NamedTuple):
+    """A part of a page that its script draws; where none runs, static parts stand in for it."""
 
-    Returns:
-        The page's path.
+    html: Markup
+    """Style, the place that is drawn into, data and script."""
+    policy: str
+    """Content-Security-Policy of the page that holds it: this very script runs and no other."""
+
+
+def render_page(record: RunRecord, suite: Suite, written: datetime, review: ScriptedPart | None = None) -> str:
+    """The page as HTML. All text from outside is escaped, control characters are dropped.
+
+    Args:
+        review: Stands on top of the page.
     """
-    path = record.run_dir / PAGE_FILE
-    write_text_atomically(path, render_page(record, suite, datetime.now().astimezone()))
-    return path
-
-
-def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
-    """The page as HTML. All text from outside is escaped, control characters are dropped."""
-    stages = timed_stages(record)
+    stages, pricing = timed_stages(record), pricing_of(record.config)
     return (
         page_environment()
         .get_template("page.html")
         .render(
             record=record,
             suite=suite,
+            review=review,
             written=written.strftime("%Y-%m-%d %H:%M %Z"),
             checkpoint=record.rows[0].checkpoint,
-            table=build_table(record.rows, suite),
+            table=build_table(record.rows, suite, pricing),
             plot=quality_speed_plot(record.rows),
             forest=forest_plot(record.rows),
             dtype_costs=dtype_costs(record.rows),
@@ -102,7 +107,7 @@ def render_page(record: RunRecord, suite: Suite, written: datetime) -> str:
             tone_of=tone_of,
             with_stderr=with_stderr,
             files_place="in the measurement's object",
-            **serving_parts(record.rows),
+            **serving_parts(record.rows, pricing),
         )
     )
 
@@ -128,8 +133,8 @@ def page_environment() -> Environment:
     return environment
 
 
-def serving_parts(rows: Sequence[ServedModel]) -> dict[str, Any]:
-    """What the parts on speed, memory and checks are made of (`page_serving.html`, `page_server.html`)."""
+def serving_parts(rows: Sequence[ServedModel], pricing: Pricing | None) -> dict[str, Any]:
+    """What the parts on speed, cost, memory and checks are made of (`page_serving.html`, `page_server.html`)."""
     return {
         "curves": [(prompts, latency_curves(rows, prompts), undrawn(rows, prompts)) for prompts in prompt_mixes(rows)],
         "slo": slo_of(rows),
@@ -140,6 +145,9 @@ def serving_parts(rows: Sequence[ServedModel]) -> dict[str, Any]:
         "load_text": load_text,
         "milliseconds": milliseconds,
         "significant": significant,
+        "costs": cost_part(rows, pricing),
+        "point_cost": lambda serving, point: point_cost_text(serving, point, pricing),
+        "point_joules": joules_text,
         "memory_columns": MEMORY_COLUMNS,
         "memory_lines": memory_lines(rows),
         "budgets_differ": budgets_differ(rows),

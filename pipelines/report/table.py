@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Literal
 
 from evals.suites.suite import Suite
+from pipelines.records.model_cost import LoadCost, Pricing, model_cost
 from pipelines.records.rows import UNQUANTIZED, Row, concurrencies
 from pipelines.report.asked import asking_notes
-from pipelines.report.load import conditions_text, doubt, milliseconds
+from pipelines.report.cost import BLENDED, blended_text, cost_tooltip, energy_notes, joules_text, price_text
+from pipelines.report.load import conditions_text, doubt, load_text, milliseconds
 from registry.contracts import CategoryRetention, CategoryScore, CheckRecord, LoadPoint, RetentionRecord
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
@@ -66,20 +68,27 @@ class ReportTable(Record):
         ]
 
 
-def build_table(rows: list[Row], suite: Suite) -> ReportTable:
+def build_table(rows: list[Row], suite: Suite, pricing: Pricing | None = None) -> ReportTable:
     """Draw up the table of a run; what is not known yet is a dash.
 
     Args:
         rows: The baseline first, then the artifacts.
+        pricing: What costs are computed from; no column of them without.
         suite: Gives the category columns their order, chance and direction. No average over them is ever made.
     """
     baseline = rows[0]
     model, dtype = _identity(baseline)
-    drawn = [model, _verdict(), dtype, *_categories(suite), *_sizes(baseline), *_speeds(rows, baseline), _checks()]
+    quality = [model, _verdict(), dtype, *_categories(suite)]
+    drawn = [*quality, *_sizes(baseline), *_speeds(rows, baseline), *_costs(rows, pricing), *_energy(rows), _checks()]
     return ReportTable(
         columns=[column for column, _ in drawn],
         rows=[[cell_of(row) for _, cell_of in drawn] for row in rows],
-        footnotes=[*_footnotes(rows, baseline), *asking_notes(rows)],
+        footnotes=[
+            *_footnotes(rows, baseline),
+            *asking_notes(rows),
+            *([price_text(pricing)] if pricing else []),
+            *energy_notes(rows),
+        ],
     )
 
 
@@ -307,6 +316,44 @@ def _conditioned(cell: Cell, row: Row, point: LoadPoint | None) -> Cell:
         return cell.model_copy(update={"tooltip": facts})
     mark = {"tone": "warn", "second": "invalid" if point.invalid is not None else cell.second}
     return cell.model_copy(update=mark | {"tooltip": f"{why}; {facts}"})
+
+
+def _costs(rows: list[Row], pricing: Pricing | None) -> list[_ColumnAndCells]:
+    """What a million tokens cost; no column for a load that nobody asked for."""
+    level = max(concurrencies(rows), default=None)
+    if pricing is None or level is None:
+        return []
+
+    def measured(row: Row) -> Cell:
+        found = model_cost(row, pricing, level)
+        return _cost_cell(found.measured, found.measured_missing)
+
+    def within_slo(row: Row) -> Cell:
+        found = model_cost(row, pricing, level)
+        at = load_text(found.within_slo.point) if found.within_slo else None
+        return _cost_cell(found.within_slo, found.within_slo_missing).model_copy(update={"second": at})
+
+    def column(load: str, hint: str) -> Column:
+        return Column(title="cost", unit=f"{pricing.currency}, 1M tokens, {load}", hint=hint, group="cost")
+
+    of = f"Price of a million tokens, {BLENDED},"
+    drawn: list[_ColumnAndCells] = [(column(f"at {level}", f"{of} with {level} requests at a time."), measured)]
+    if pricing.slo:
+        drawn.append((column("in SLO", f"{of} at the highest load that kept the SLO, which stands below."), within_slo))
+    return drawn
+
+
+def _cost_cell(found: LoadCost | None, missing: str | None) -> Cell:
+    return Cell(text=blended_text(found) or UNKNOWN, tooltip=cost_tooltip(found, missing))
+
+
+def _energy(rows: list[Row]) -> list[_ColumnAndCells]:
+    level = max(concurrencies(rows), default=0)
+    if all(joules_text(row.closed_point(level)) is None for row in rows):
+        return []
+    hint = f"Energy of the device for each output token with {level} requests at a time, idle part included."
+    column = Column(title="energy", unit=f"J/token at {level}", hint=hint, group="cost")
+    return [(column, lambda row: Cell(text=joules_text(row.closed_point(level)) or UNKNOWN))]
 
 
 def _checks() -> _ColumnAndCells:

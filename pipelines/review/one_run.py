@@ -10,11 +10,13 @@ from itertools import chain
 from typing import Any, Literal, TypeVar
 
 from configs.names import entry_of
+from pipelines.records.model_cost import Pricing
 from pipelines.records.rows import UNQUANTIZED, Row, concurrencies, lowest_category
 from pipelines.records.run_record import RunRecord
 from pipelines.report.load import slo_of
 from pipelines.report.summary import failed_checks
 from pipelines.report.table import mebibytes
+from pipelines.review.costs import cost_columns
 from pipelines.review.page_data import CATEGORIES_SHOWN, CategoryColumn, ModelDetail, RunDetail
 from registry.contracts import CalibrationRecord, CategoryRetention, LoadPoint, ServingRecord
 from registry.contracts.base import Record
@@ -80,13 +82,20 @@ def run_row(
     }
 
 
-def model_rows(record: RunRecord, *, run: int = 0, versions: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+def model_rows(
+    record: RunRecord,
+    *,
+    run: int = 0,
+    versions: Mapping[str, str] | None = None,
+    pricing: Pricing | None = None,
+) -> list[dict[str, Any]]:
     """The run's rows of `Models`, its baseline first.
 
     Args:
         record: Of the run.
         run: Its index among the page's runs.
         versions: Model's name -> version of the registered model, of those that are one.
+        pricing: What its costs are computed from (`costs.run_pricing`); without it there are none.
     """
     level = max(concurrencies(record.rows), default=None)
     return [
@@ -96,7 +105,7 @@ def model_rows(record: RunRecord, *, run: int = 0, versions: Mapping[str, str] |
         | _quality(row)
         | _speed(row, level)
         | _shares_of_the_machine(row, level)
-        | _costs(row, level)
+        | cost_columns(row, pricing, level)._asdict()
         for row in record.rows
     ]
 
@@ -223,11 +232,6 @@ def _speed(row: Row, level: int | None) -> dict[str, Any]:
 def _shares_of_the_machine(row: Row, level: int | None) -> dict[str, float | None]:
     """No record tells what the machine allows."""
     return {"decode_share": None, "prefill_share": None}
-
-
-def _costs(row: Row, level: int | None) -> dict[str, float | None]:
-    """No record tells a price."""
-    return dict.fromkeys(("cost_per_million", "cost_within_slo_per_million", "joules_per_token"))
 
 
 def _believed(row: Row, level: int | None) -> LoadPoint | None:

@@ -2,29 +2,38 @@
 
 import base64
 import hashlib
+import json
+import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from pipelines.report.page import TEMPLATES, page_environment
+from pipelines.report.page import TEMPLATES, ScriptedPart, page_environment
 from pipelines.review.page_data import PageData
 
 _FOLDER = Path(__file__).parent / "page"
-SCRIPTS = ("state.js", "data.js", "dom.js", "plots.js", "runs.js", "app.js")
+SCRIPTS = (
+    "state.js",
+    "data.js",
+    "dom.js",
+    "plots.js",
+    "runs.js",
+    "run.js",
+    "pareto.js",
+    "heatmap.js",
+    "flips.js",
+    "curves.js",
+    "compare.js",
+    "trend.js",
+    "history.js",
+    "decide.js",
+    "app.js",
+)
 """One script in this order; a view registers itself in `views`, and `app.js`, which begins to draw, comes last."""
 _ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 """So that no name can end the element that holds the data."""
-
-
-class ReviewPart(NamedTuple):
-    """What makes a page a review."""
-
-    html: Markup
-    """Style, the place that is drawn into, data and script."""
-    policy: str
-    """Content-Security-Policy of the page that holds it: this very script runs and no other."""
 
 
 def render(data: PageData, *, live: bool = False) -> str:
@@ -45,13 +54,23 @@ def render(data: PageData, *, live: bool = False) -> str:
     )
 
 
-def render_part(data: PageData, *, live: bool = False) -> ReviewPart:
-    """The part of a page that shows `data`; a page has one."""
+def render_part(data: PageData, *, live: bool = False, report: bool = False) -> ScriptedPart:
+    """The part of a page that shows `data`; a page has one.
+
+    Args:
+        report: The page is the report of a run, which tells the rest below.
+    """
     script = "\n".join(["", '"use strict";', *((_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)])
     html = (
         _environment()
         .get_template("review_part.html")
-        .render(data=_json(data), script=script, style=(_FOLDER / "review.css").read_text(encoding="utf-8"), live=live)
+        .render(
+            data=_escaped(data_json(data)),
+            script=script,
+            style=(_FOLDER / "review.css").read_text(encoding="utf-8"),
+            live=live,
+            report=report,
+        )
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     connect = "'self'" if live else "'none'"
@@ -59,12 +78,27 @@ def render_part(data: PageData, *, live: bool = False) -> ReviewPart:
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; connect-src {connect};"
         " base-uri 'none'; form-action 'none'"
     )
-    return ReviewPart(Markup(html), policy)  # noqa: S704 - the template escaped what is no part of the page itself
+    return ScriptedPart(Markup(html), policy)  # noqa: S704 - the template escaped what is no part of the page itself
 
 
-def _json(data: PageData) -> str:
-    # Numbers that are not finite become null here.
-    text = data.model_dump_json()
+def data_json(data: PageData) -> str:
+    """`data` as strict JSON, short: numbers have six significant digits, and those that are not finite are null."""
+    return json.dumps(
+        _shortened(data.model_dump(mode="json")), ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_shortened(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _shortened(one) for name, one in value.items()}
+    return value
+
+
+def _escaped(text: str) -> str:
     for character, escaped in _ESCAPED.items():
         text = text.replace(character, escaped)
     return text

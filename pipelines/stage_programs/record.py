@@ -12,9 +12,10 @@ from pathlib import Path
 from configs.base import StrictModel
 from configs.names import entry_of
 from pipelines.recipe.run_config import TrackingConfig
-from pipelines.records.rows import Row
+from pipelines.records.model_cost import pricing_of
+from pipelines.records.rows import Row, concurrencies
 from pipelines.records.run_record import Notes, Recorded, RunRecord
-from pipelines.stage_programs.serving_metrics import check_tags, doubt_tags, serving_metrics
+from pipelines.stage_programs.serving_metrics import check_tags, cost_metrics, doubt_tags, price_tags, serving_metrics
 from registry.contracts import ArtifactRecord, MeasurementRecord, StageJob, StageResult
 from registry.stage_process import StageClock, main
 from registry.store import Store
@@ -146,8 +147,9 @@ def _record_row(
     of_run = tags | {
         f"gate.{kept.category}": kept.verdict for kept in (row.retention.categories if row.retention else [])
     }
+    pricing = pricing_of(finished.run.config)
     if row.serving:
-        of_run |= check_tags(row.serving) | doubt_tags(row.serving)
+        of_run |= check_tags(row.serving) | doubt_tags(row.serving) | price_tags(pricing)
     # Of several expectations the worst is told.
     for check in sorted(row.soundness, key=lambda check: ("pass", "warn", "fail").index(check.outcome)):
         of_run[f"soundness.{check.name}"] = check.outcome
@@ -160,6 +162,7 @@ def _record_row(
             child.note(note)
             if row.measurement:
                 _record_measurement(child, row.measurement, row)
+                child.metrics(cost_metrics(row, pricing, max(concurrencies(finished.run.rows), default=None)))
             if row.artifact:
                 _record_artifact(child, row.artifact)
         # What answered the suite and no more tells of the method; it was not loaded, and nobody deploys it.

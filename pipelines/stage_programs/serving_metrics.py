@@ -2,6 +2,8 @@
 
 import re
 
+from pipelines.records.model_cost import Pricing, joules_per_output_token, model_cost
+from pipelines.records.rows import Row
 from registry.contracts import LoadPoint, Percentiles, ServingRecord
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.\-]")
@@ -56,6 +58,27 @@ def doubt_tags(serving: ServingRecord) -> dict[str, str]:
         if point.invalid is not None:
             tags[f"{load_name(point)}.invalid"] = point.invalid[:_LONGEST_TAG]
     return tags
+
+
+def cost_metrics(row: Row, pricing: Pricing | None, concurrency: int | None) -> dict[str, float | int | None]:
+    """Prices of a million tokens, blended, and energy, at one level of the closed loop; see `price_tags`."""
+    found = model_cost(row, pricing, concurrency) if pricing else None
+    measured, within = (found.measured, found.within_slo) if found else (None, None)
+    return {
+        "cost_blended_per_million": measured.cost.blended_per_million if measured else None,
+        "cost_within_slo_per_million": within.cost.blended_per_million if within else None,
+        "joules_per_output_token": None
+        if concurrency is None
+        else joules_per_output_token(row.closed_point(concurrency)),
+    }
+
+
+def price_tags(pricing: Pricing | None) -> dict[str, str]:
+    """Without which a cost is a number of nothing."""
+    if pricing is None:
+        return {}
+    made_up = {"cost.made_up": "true"} if pricing.price.made_up else {}
+    return {"cost.currency": pricing.price.currency, **made_up}
 
 
 def load_name(point: LoadPoint) -> str:

@@ -40,6 +40,7 @@ from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.table import AnyServingConfig, engine_of
 from serving_checks.load import LoadClient, LoadConfig, LoadResult
 from serving_checks.readings.conditions import load_average
+from serving_checks.readings.energy import MeteredDevice
 from serving_checks.readings.memory import memory_record
 from serving_checks.readings.profiling import profile
 from serving_checks.server import RunningServer, serve
@@ -157,9 +158,16 @@ def _loaded(
         output_dir,
         job.server_log_file,
         on_progress=lambda done, most: clock.progress("load_test", done, most),
+        metered=_metered(job, server),
     )
     held = load.suspended_seconds + server.suspended_seconds - held_before
     return load._replace(points=doubted_points(load.points, held))
+
+
+def _metered(job: ServeJob, server: RunningServer) -> MeteredDevice | None:
+    if server.child is None:
+        return None
+    return MeteredDevice(kind=job.device, gpus=job.servers[0], ranks=job.serving.ranks)
 
 
 def _scheduling(job: ServeJob, server: RunningServer, served: ServingRecord) -> tuple[ServingRecord, list[CheckRecord]]:
@@ -279,6 +287,8 @@ def _record(
         load_requests_file=load.requests_file.name if load else None,
         rate_search=load.rate_search if load else None,
         memory=memory,
+        energy_source=load.energy.source if load else None,
+        energy_notes=load.energy.notes if load else [],
         warnings=[*facts.warnings, *other_dtype, *other_lengths],
     )
 

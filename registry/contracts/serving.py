@@ -85,6 +85,14 @@ class LoadPoint(Record):
     """Open loop: arrivals outran the server, so waiting grew with time and latencies depend on the test's length."""
     invalid: str | None = None
     """Why the point must not be believed, such as counters of client and server that disagree."""
+    request_seconds: float | None = None
+    """Sum over all requests, failed ones too, from sending to the end. None in records from before costs were told."""
+    prefill_seconds: float | None = None
+    """Sum over completed requests whose answers came in pieces, from sending to the first token."""
+    decode_seconds: float | None = None
+    """Sum over the same, from the first token to the end."""
+    energy_joules: float | None = None
+    """Of the device while requests were sent, its idle part included; None where it is not told."""
 
 
 class RateSearch(Record):
@@ -199,6 +207,10 @@ class ServingRecord(Record):
     """Batching and fairness were not proved here, since they had been on a server that is alike (`ProofScope`)."""
     profile: ProfileRecord | None = None
     memory: MemoryRecord
+    energy_source: str | None = None
+    """What counted the load tests' energy, such as `RAPL package-0 + dram of package-0`; None where nothing did."""
+    energy_notes: list[str] = []
+    """Why there is none, of the machine or of a load test."""
     warnings: list[str] = []
     """Fallbacks and other lines of the engine's log that a reviewer has to know."""
 

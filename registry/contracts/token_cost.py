@@ -17,7 +17,7 @@ class TokenCost(Record):
     counted: int
     """Of those, the ones whose tokens are known; the prices are of them."""
     busy_seconds: float
-    """In which at least one request was in flight; idle time is not paid for here."""
+    """What is paid for: the time in which at least one request was in flight, of a load test all of it."""
     mean_in_flight: float
     """Requests at a time while busy: costs compare only where this is alike."""
     input_per_million: float | None = None

@@ -26,6 +26,7 @@ from serving_checks.load.requests import LOAD_REQUESTS_FILE
 from serving_checks.processes.endings import death_of
 from serving_checks.processes.pulse import UNBOUNDED, Patience
 from serving_checks.processes.supervisor import Supervised, quoted, tail_of
+from serving_checks.readings.energy import EnergyTold, MeteredDevice
 
 _OTHER_FILES = 128
 """Open files of generator and server besides the requests' connections: libraries, logs, event loops."""
@@ -44,6 +45,8 @@ class LoadResult(NamedTuple):
     """Parquet in the output directory, a row a request (`requests.py`)."""
     suspended_seconds: float = 0.0
     """How long the generator was stopped from outside meanwhile; what it measured then is not to be believed."""
+    energy: EnergyTold = EnergyTold()
+    """What counted the points' energy."""
 
 
 class LoadClient:
@@ -108,6 +111,7 @@ class LoadClient:
         output_dir: Path,
         server_log: Path | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        metered: MeteredDevice | None = None,
     ) -> LoadResult:
         """Run all load tests against `endpoint`.
 
@@ -116,6 +120,7 @@ class LoadClient:
             output_dir: Gets the requests' Parquet file.
             server_log: Its end is shown in an error, and the requests sent until then are kept beside it.
             on_progress: Is told how many load tests are done, and how many there are at most.
+            metered: The server's device, whose energy is read; None where it was not started here.
 
         Raises:
             RequestError: Prompt and answer do not fit the server's context, or the text gives too few prompts.
@@ -125,7 +130,7 @@ class LoadClient:
         config = self._job.config
         config.check_fits(endpoint.max_model_len)
         requests_file = output_dir / LOAD_REQUESTS_FILE
-        start = LoadStart(endpoint=endpoint, requests_file=requests_file)
+        start = LoadStart(endpoint=endpoint, requests_file=requests_file, metered=metered)
         write_text_atomically(self._job.start_file, start.model_dump_json())
         try:
             exit_code = self._child.attend(self._patience, on_tick=lambda _: self._tell(on_progress))
@@ -147,7 +152,8 @@ class LoadClient:
                 remedy=outcome.failure.remedy,
                 blame=outcome.failure.blame,
             )
-        return LoadResult(outcome.points, outcome.rate_search, requests_file, self._child.suspended_seconds)
+        suspended = self._child.suspended_seconds
+        return LoadResult(outcome.points, outcome.rate_search, requests_file, suspended, outcome.energy)
 
     def _tell(self, on_progress: Callable[[int, int], None] | None) -> None:
         if on_progress and self._job.progress_file.exists():

@@ -10,6 +10,8 @@ from configs.quantities import Count, LocalPath, PerSecond, Seconds, Seed, Share
 from registry.contracts.serving import SLO
 
 MixName = Literal["short", "medium", "long", "mixed"]
+KEEPING_SHARE = 0.95
+"""Share of requests that have to keep the SLO where nothing else is said."""
 _AtLeastOne = Annotated[Count, Field(ge=1)]
 _Rate = Annotated[PerSecond, Field(gt=0)]
 
@@ -44,7 +46,7 @@ class Sweep(StrictModel):
     """
 
     kind: Literal["sweep"]
-    share: Share = Field(default=0.95, gt=0)
+    share: Share = Field(default=KEEPING_SHARE, gt=0)
     """Share of requests that have to keep the SLO."""
     steps: Count = Field(default=6, ge=2, le=1000)
     """Most rates that are tried."""
@@ -107,6 +109,11 @@ class LoadConfig(StrictModel):
     def concurrencies(self) -> list[int]:
         """Levels of the closed loop."""
         return [level for one in self.profiles if isinstance(one, Concurrent) for level in one.levels]
+
+    @property
+    def keeping_share(self) -> float:
+        """Share of a load test's requests that have to keep the SLO: the sweep's, where there is one."""
+        return next((one.share for one in self.profiles if isinstance(one, Sweep)), KEEPING_SHARE)
 
     @model_validator(mode="after")
     def _can_be_run(self) -> Self:

@@ -23,6 +23,7 @@ from serving_checks.load.prompts import PromptSource, read_text
 from serving_checks.load.requests import RequestRow, write_rows
 from serving_checks.load.search import search_rate
 from serving_checks.load.watch import ServerWatch, await_idle
+from serving_checks.readings.energy import EnergyTold, energy_meter
 from serving_checks.transport.http_json import get_text, refused_with
 
 _POLL_SECONDS = 0.2
@@ -44,9 +45,16 @@ class LoadTests:
         self._config, self._engine, self._progress_file = job.config, engine_of(job.serving), job.progress_file
         self._endpoint, self._requests_file = start.endpoint, start.requests_file
         self._source, self._generator = source, generator
+        self._meter = energy_meter(start.metered)
+        self._energy_notes = [self._meter.note] if self._meter.note else []
         self._rows: list[RequestRow] = []
         self.points: list[LoadPoint] = []
         self.rate_search: RateSearch | None = None
+
+    @property
+    def energy(self) -> EnergyTold:
+        """What counted the energy of `points`, and why it did not."""
+        return EnergyTold(source=self._meter.source, notes=list(dict.fromkeys(self._energy_notes)))
 
     def run(self) -> None:
         """Run every profile on every prompt mix; what was measured so far stays in `points` and in the Parquet file.
@@ -85,7 +93,7 @@ class LoadTests:
         self._warm_up(load)
         self._reset_caches()
         print(f"load test {place + 1}: {load}: {len(prompts)} requests", flush=True)
-        with ServerWatch(self._endpoint, self._engine.metrics) as watch:
+        with ServerWatch(self._endpoint, self._engine.metrics) as watch, self._meter.measuring() as energy:
             sent = self._generator.send(
                 self._endpoint, load, prompts, config.output_tokens, seed=config.seed + place, point=place
             )
@@ -102,7 +110,10 @@ class LoadTests:
         if not completed:
             raise self._none_completed(load, errors[0])
         counts = watch.counts(sum(row.prompt_tokens for row in completed), sum(row.output_tokens for row in completed))
-        point = load_point(load, sent, config.output_tokens, counts, config.slo)
+        used = energy()
+        if used.fault:
+            self._energy_notes.append(f"{load}: {used.fault}")
+        point = load_point(load, sent, config.output_tokens, counts, config.slo, used.joules)
         self.points.append(point)
         print(
             f"load test {place + 1}: {len(completed)} of {len(prompts)} completed in {sent.duration_seconds:.1f} s, "
@@ -192,7 +203,7 @@ def main(job_file: Path) -> None:
         failure = LoadFailure(
             what=told.what, remedy=told.remedy, bad_request=isinstance(told, RequestError), blame=told.blame
         )
-    outcome = LoadOutcome(points=tests.points, rate_search=tests.rate_search, failure=failure)
+    outcome = LoadOutcome(points=tests.points, rate_search=tests.rate_search, energy=tests.energy, failure=failure)
     write_text_atomically(job.outcome_file, outcome.model_dump_json())
 
 

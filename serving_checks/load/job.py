@@ -7,6 +7,7 @@ from configs.errors import Blame
 from registry.contracts.serving import Endpoint, LoadPoint, RateSearch
 from serving_checks.engines.table import AnyServingConfig
 from serving_checks.load.config import LoadConfig
+from serving_checks.readings.energy import EnergyTold, MeteredDevice
 
 
 class LoadJob(StrictModel):
@@ -30,6 +31,8 @@ class LoadStart(StrictModel):
     endpoint: Endpoint
     requests_file: Path
     """Parquet, written anew after each load test, so that it is there when a later one fails."""
+    metered: MeteredDevice | None = None
+    """Whose energy is read; None where the server was not started here."""
 
 
 class LoadProgress(StrictModel):
@@ -56,4 +59,5 @@ class LoadOutcome(StrictModel):
 
     points: list[LoadPoint]
     rate_search: RateSearch | None = None
+    energy: EnergyTold = EnergyTold()
     failure: LoadFailure | None = None

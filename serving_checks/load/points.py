@@ -11,7 +11,14 @@ from serving_checks.load.saturation import is_saturated
 from serving_checks.load.watch import ServerCounts
 
 
-def load_point(load: Load, sent: Sent, asked_output_tokens: int, counts: ServerCounts, slo: SLO | None) -> LoadPoint:
+def load_point(
+    load: Load,
+    sent: Sent,
+    asked_output_tokens: int,
+    counts: ServerCounts,
+    slo: SLO | None,
+    energy_joules: float | None = None,
+) -> LoadPoint:
     """The numbers of one load test.
 
     Args:
@@ -20,11 +27,14 @@ def load_point(load: Load, sent: Sent, asked_output_tokens: int, counts: ServerC
         asked_output_tokens: Of each answer, for what the server may have done for requests that did not complete.
         counts: The server's own view.
         slo: For the goodput; none without.
+        energy_joules: Of the device meanwhile.
     """
     rows, duration = sent.rows, sent.duration_seconds
     completed = [row for row in rows if row.outcome == "ok"]
     output_tokens = sum(row.output_tokens for row in completed)
     good = sum(keeps(row, slo) for row in rows) / duration if slo else None
+    # An answer of one piece does not show where reading ended and writing began.
+    first_tokens = [(row.ttft_seconds, row.e2e_seconds) for row in completed if row.itl_seconds and row.ttft_seconds]
     return LoadPoint(
         profile=load.profile,
         prompts=load.mix,
@@ -51,6 +61,10 @@ def load_point(load: Load, sent: Sent, asked_output_tokens: int, counts: ServerC
         requests_waiting_peak=counts.waiting_peak,
         saturated=load.concurrency is None and is_saturated(rows),
         invalid=disagreement(rows, asked_output_tokens, counts),
+        request_seconds=sum(row.e2e_seconds for row in rows),
+        prefill_seconds=sum(first for first, _ in first_tokens),
+        decode_seconds=sum(whole - first for first, whole in first_tokens),
+        energy_joules=energy_joules,
     )
 
 

@@ -62,7 +62,7 @@ class MeasuredLoad(NamedTuple):
     counted: int
     """Of those, the ones whose server told their tokens."""
     busy_seconds: float
-    """In which at least one of all requests was in flight."""
+    """In which at least one of all requests was in flight; of a load test, which holds the device, all of its time."""
     request_seconds: float
     """Of all requests, from sending to the end."""
     counted_seconds: float

@@ -40,7 +40,7 @@ def test_tiny_llama_is_served_measured_and_gone(tmp_path, monkeypatch):
         serve(ServerRequest(config, model, "float32", "cpu", None), tmp_path / "server.log") as server,
     ):
         assert smoke_answer(server.endpoint)
-        points, _, requests_file, _ = client.run(server.endpoint, tmp_path / "out", tmp_path / "server.log")
+        points, _, requests_file, *_ = client.run(server.endpoint, tmp_path / "out", tmp_path / "server.log")
         memory = memory_record(server, model, "cpu")
         left = descendants_of(server.pid)
     assert [(point.concurrency, point.completed, point.failed, point.output_tokens) for point in points] == [

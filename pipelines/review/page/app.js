@@ -10,7 +10,7 @@ function redraw() {
   notices();
   main.replaceChildren();
   views[view].draw(main, state);
-  document.title = views[view].title + " · Quantbench";
+  document.title = (views[view].heading ?? views[view].title) + " · Quantbench";
   const again = focused && document.getElementById(focused);
   if (again) {
     again.focus({ preventScroll: true });
@@ -30,10 +30,13 @@ function notices() {
   root.querySelector("#notices").replaceChildren(...data.notices.map(one => el("p", { class: "note" }, el("strong", {}, one.about), " ", one.text)));
 }
 
+// Without what turns the direction of text around: names come from outside.
+const read = text => JSON.parse(text.replace(/[\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, ""));
+
 async function ask(url, fields = {}) {
   const answer = await fetch(url, { cache: "no-cache", signal: AbortSignal.timeout(30000), ...fields });
-  const told = answer.status === 304 ? null : await answer.json().catch(() => null);
-  if (!answer.ok && answer.status !== 304) throw Object.assign(new Error(told?.message ?? "HTTP " + answer.status), { remedy: told?.remedy });
+  const told = answer.status === 304 ? null : await answer.text().then(read).catch(() => null);
+  if (!answer.ok && answer.status !== 304) throw Object.assign(new Error(told?.message ?? "HTTP " + answer.status), { remedy: told?.remedy, status: answer.status });
   return told;
 }
 
@@ -43,7 +46,7 @@ async function again() {
   try {
     const text = await (await fetch("data.json", { cache: "no-cache", signal: AbortSignal.timeout(30000) })).text();
     if (text !== again.last) {
-      const told = JSON.parse(text);
+      const told = read(text);
       again.last = text;
       Object.assign(told.details, { ...kept, ...told.details });
       take(told);
@@ -56,6 +59,6 @@ async function again() {
   }
 }
 
-take(JSON.parse(document.getElementById("data").textContent));
+take(read(document.getElementById("data").textContent));
 redraw();
 if (live) setInterval(again, 15000);

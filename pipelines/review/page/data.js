@@ -14,6 +14,7 @@ function take(told) {
     const run = runs[model.run];
     Object.assign(model, { index, run, place: run.models.length, categories: [], regressions: [], key: run.id + "/" + model.name });
     model.recommended = run.recommended === index;
+    model.words = [run.id, run.recipe, run.source, run.registered_model, model.name, model.method, model.digest].join(" ").toLowerCase();
     run.models.push(model);
   });
   for (const column of told.categories) column.model.forEach((model, row) => models[model].categories.push({

@@ -20,6 +20,7 @@ const fixed = digits => number({ minimumFractionDigits: digits, maximumFractionD
 const ratio = fixed(3);
 const with0 = (form, unit) => value => value == null ? unknown : form(value) + unit;
 const percent = with0(value => figures(100 * value), " %");
+const mebibytesAlone = value => value == null ? unknown : whole(value / 2 ** 20);
 const mebibytes = with0(value => whole(value / 2 ** 20), " MiB");
 const milliseconds = with0(value => figures(1000 * value), " ms");
 const perSecond = with0(figures, " tok/s");
@@ -47,15 +48,18 @@ const labelled = (text, control) => el("label", { class: "control" }, el("span",
 const choose = (id, text, options, value, change) => labelled(text, el("select", { id, onchange: event => change(event.target.value) },
   options.map(([name, shown]) => el("option", { value: name, selected: name === value }, shown))));
 
-// `columns`: [{title, unit, words}]; `rows`: lists of cells, each a text, an element, or {text, class, title, second}.
+// A cell is a text, an element, or {text, class, title, second}.
+function tableCell(one, name = "td", fields) {
+  const told = one != null && typeof one === "object" && !(one instanceof Node) && !Array.isArray(one) ? one : { text: one };
+  return el(name, { scope: name === "th" ? "row" : null, title: told.title, ...fields, class: [told.class, fields?.class].filter(Boolean).join(" ") || null },
+    told.text ?? unknown, told.second ? el("span", { class: "second" }, told.second) : null);
+}
+
+// `columns`: [{title or head, unit, words, hint, sorted}]; `rows`: lists of cells, the first of which heads its row, or elements.
 function grid(columns, rows, fields) {
-  const cell = (one, index) => {
-    const told = one != null && typeof one === "object" && !(one instanceof Node) && !Array.isArray(one) ? one : { text: one ?? unknown };
-    return el(index ? "td" : "th", { scope: index ? null : "row", class: [told.class, columns[index]?.words && "long-words"].filter(Boolean).join(" ") || null, title: told.title },
-      told.text ?? unknown, told.second ? el("span", { class: "second" }, told.second) : null);
-  };
+  const words = index => ({ class: columns[index]?.words && "long-words" });
   return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": fields?.["aria-label"] ?? "table" }, el("table", fields,
-    el("thead", {}, el("tr", {}, columns.map(column => el("th", { scope: "col", class: column.words && "long-words", "aria-sort": column.sorted, title: column.hint },
-      column.head ?? column.title, column.unit ? el("span", { class: "unit" }, column.unit) : null)))),
-    el("tbody", {}, rows.map(row => row instanceof Node ? row : el("tr", {}, row.map(cell))))));
+    el("thead", {}, el("tr", {}, columns.map((column, index) => el("th", { scope: "col", "aria-sort": column.sorted, title: column.hint, ...words(index) },
+      el("span", {}, column.head ?? column.title), column.unit ? el("span", { class: "unit" }, column.unit) : null)))),
+    el("tbody", {}, rows.map(row => row instanceof Node ? row : el("tr", {}, row.map((one, index) => tableCell(one, index ? "td" : "th", words(index))))))));
 }

@@ -53,13 +53,13 @@ function whisker(x1, y1, x2, y2) {
 }
 
 // Texts beside their points, each where it covers no other and no point: right, left, above, below; else not at all.
-function labels({ picture, left, right, top, bottom }, points) {
+function labels({ picture, left, width, top, bottom }, points) {
   const taken = points.map(({ x, y }) => [x - 7, y - 7, x + 7, y + 7]);
   for (const { x, y, text, kind = "" } of points) {
     const wide = 6.9 * text.length;
     const box = [[x + 10, y - 8], [x - 10 - wide, y - 8], [x - wide / 2, y - 26], [x - wide / 2, y + 10], [x + 8, y - 24], [x + 8, y + 8], [x - 8 - wide, y - 24], [x - 8 - wide, y + 8]]
       .map(([x, y]) => [x, y, x + wide, y + 16])
-      .find(one => one[0] >= left && one[2] <= right + 20 && one[1] >= top - 14 && one[3] <= bottom
+      .find(one => one[0] >= left && one[2] <= width - 2 && one[1] >= top - 14 && one[3] <= bottom
         && !taken.some(other => one[0] < other[2] && one[2] > other[0] && one[1] < other[3] && one[3] > other[1]));
     if (!box) continue;
     taken.push(box);

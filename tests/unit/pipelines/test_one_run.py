@@ -10,10 +10,13 @@ import pytest
 from pipelines.planning.device import MachineRecord
 from pipelines.records.decision import Candidate, LimitOutcome, RecommendationRecord
 from pipelines.records.events import time_breakdown
+from pipelines.records.model_cost import model_cost
 from pipelines.records.rows import Row
 from pipelines.records.run_record import RunRecord
+from pipelines.review.costs import run_pricing
 from pipelines.review.one_run import category_cells, category_columns, columns, model_rows, run_detail, run_row
 from pipelines.review.page_data import CATEGORIES_SHOWN, Models, Runs
+from pipelines.review.report_page import data_of_run
 from registry.contracts import CategoryRetention
 from tests.unit.pipelines.loss_records import SUITE, numbers_of
 from tests.unit.pipelines.report_records import WRITTEN, outcome, report_record
@@ -217,3 +220,20 @@ def test_details_have_what_a_reader_asks_of_a_model(record: RunRecord) -> None:
     assert nf4.memory_notes and nf4.flips[0].category == "arithmetic"
     assert nf4.categories[0].category == "arithmetic", "the worst first"
     assert detail.models[0].versions == {"vllm": "0.32.0"}
+
+
+def test_costs_are_those_of_the_recipes_price(tmp_path: Path) -> None:
+    told = {"device": "a CPU", "per_hour": 0.2, "currency": "EUR", "source": "a list", "read_on": "2026-05-01"}
+    record = report_record(tmp_path, config={"name": "priced", "description": "", "price": told | {"made_up": True}})
+    pricing, notices = run_pricing(record.run_id, record.config)
+    assert pricing and not notices
+    rows = model_rows(record, pricing=pricing)
+    for row, shown in zip(record.rows, rows, strict=True):
+        found = model_cost(row, pricing, 32).measured
+        assert shown["cost_per_million"] == (found.cost.blended_per_million if found else None)
+    data = data_of_run(record, WRITTEN)
+    assert data.models.cost_per_million == [row["cost_per_million"] for row in rows]
+    assert data.models.cost_per_million[0] is not None
+    assert data.prices[0] and data.prices[0].made_up and data.prices[0].currency == "EUR"
+    broken = report_record(tmp_path, config={"name": "priced", "description": "", "price": {"per_hour": "much"}})
+    assert "cannot be read" in data_of_run(broken, WRITTEN).notices[0].text

@@ -12,6 +12,7 @@ from pipelines.cli import main
 from pipelines.decision.recommend import recommend
 from pipelines.recipe.policy import Policy, RecommendConfig
 from pipelines.records.decision import RecommendationRecord
+from pipelines.records.model_cost import Pricing, pricing_of
 from pipelines.records.rows import Row
 from pipelines.report.console import print_recommendation
 from pipelines.report.page import render_page
@@ -21,6 +22,8 @@ from registry.sealed import write_sealed
 from tests.records import check_record
 from tests.unit.pipelines.report_records import SUITE, WRITTEN, report_record, report_rows
 from tests.unit.pipelines.test_runner import run_config
+
+ROOT = Path(__file__).parents[3]
 
 
 def judged(row: Row, verdict: Verdict, kept: float | None = None, spread: float = 0.01) -> Row:
@@ -51,11 +54,12 @@ def checked(row: Row, checks: list[CheckRecord]) -> Row:
     return row.model_copy(update={"measurement": row.measurement.model_copy(update={"serving": serving})})
 
 
-def asked(rows: list[Row], policy: dict[str, Any] | None = None, **config: Any) -> RecommendationRecord:
+def asked(
+    rows: list[Row], policy: dict[str, Any] | None = None, pricing: Pricing | None = None, **config: Any
+) -> RecommendationRecord:
     # int8's load at 8 is invalid in these rows.
-    return recommend(
-        rows, Policy.model_validate(policy or {}), RecommendConfig.model_validate({"concurrency": 4} | config)
-    )
+    asked_for = RecommendConfig.model_validate({"concurrency": 4} | config)
+    return recommend(rows, Policy.model_validate(policy or {}), asked_for, pricing=pricing)
 
 
 @pytest.mark.parametrize(
@@ -201,12 +205,82 @@ def test_replicates_are_no_candidates() -> None:
     assert [one.name for one in asked([*rows, again]).candidates] == ["int8", "nf4", "gptq"]
 
 
-def test_cheapest_has_a_price() -> None:
-    found = asked(three(), goal="cheapest", price_per_hour=3.6)
+def priced(**changes: Any) -> Pricing:
+    told = {"device": "a GPU", "currency": "EUR", "per_hour": 3.6, "source": "a page", "read_on": "2026-01-02"}
+    pricing = pricing_of({"price": told | changes})
+    assert pricing is not None
+    return pricing
+
+
+def prefilling(row: Row, share: float | None) -> Row:
+    """The row with so much of its requests' seconds before the first token; None: answers came in one piece."""
+    assert row.measurement is not None
+    points = []
+    for point in row.load_points:
+        seconds = point.request_seconds or 0.0
+        split = {"prefill_seconds": share * seconds, "decode_seconds": (1 - share) * seconds} if share else {}
+        points.append(point.model_copy(update=split or {"prefill_seconds": 0.0, "decode_seconds": 0.0}))
+    serving = row.measurement.serving.model_copy(update={"load_points": points})
+    return row.model_copy(update={"measurement": row.measurement.model_copy(update={"serving": serving})})
+
+
+def test_the_cheapest_is_that_of_the_lowest_blended_price() -> None:
+    found = asked(three(), pricing=priced(), goal="cheapest")
     assert found.choice == "gptq"
-    assert f"{3.6 / 71.0 / 3600 * 1e6:,.2f} a million output tokens" in found.sentence
-    with pytest.raises(ValidationError, match="needs `price_per_hour`"):
-        RecommendConfig(goal="cheapest")
+    # 80 tokens are written in 80 / 71 s at 0.1 cent a second, and 40 read in a quarter of the time.
+    paid = 3.6 / 3600 * 80 / 71.0
+    blended = (3 * 0.25 * paid / 40 + 0.75 * paid / 80) / 4 * 1e6
+    assert f"costs {blended:.2f} EUR a million tokens there (blended 3:1), and takes" in found.sentence
+    assert "the cheapest of those" in found.sentence
+    assert "MADE UP" not in found.sentence
+    assert "EUR (MADE UP) a million" in asked(three(), pricing=priced(made_up=True), goal="fastest").sentence
+
+
+def test_one_that_is_slower_and_cheaper_is_not_beaten() -> None:
+    baseline, int8, nf4, gptq = three()
+    # Three of four blended tokens are read ones: int8 reads in a tenth of its time what takes gptq nine tenths.
+    rows = [baseline, prefilling(int8, 0.1), nf4, prefilling(gptq, 0.9)]
+    assert asked(rows, pricing=priced(), goal="cheapest").choice == "int8"
+    assert asked(rows, pricing=priced(), goal="fastest").choice == "gptq"
+
+
+def test_what_is_not_known_is_said_and_chosen_last() -> None:
+    baseline, int8, nf4, gptq = three()
+    some = asked([baseline, int8, nf4, prefilling(gptq, None)], pricing=priced(), goal="cheapest")
+    assert some.choice == "int8"
+    assert "what gptq costs is not known" in some.sentence
+    none = asked([baseline, prefilling(gptq, None)], pricing=priced(), goal="cheapest")
+    assert "take gptq, the fastest, since what it costs is not known (its answers came in one piece)," in none.sentence
+    assert "the run has no price" in asked(three(), goal="cheapest").sentence
+
+
+def test_cheapest_needs_a_price_and_there_is_one_place_for_it() -> None:
+    assert run_config(recommend={"goal": "cheapest"}, price=priced().price.model_dump(mode="json")).price is not None
+    with pytest.raises(ValidationError, match=r"needs a `price`: write `include: ../prices/cpu.yaml`"):
+        run_config(recommend={"goal": "cheapest"})
+    with pytest.raises(ValidationError, match="the price stands beside `recommend`"):
+        run_config(recommend={"price_per_hour": 3.6})
+
+
+def test_a_run_s_price_is_its_own_or_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace = tmp_path / "workspace"
+    record = report_record(workspace / "runs" / "r1", rows=three())
+    # As recipes were before.
+    record = record.model_copy(update={"config": record.config | {"recommend": {"price_per_hour": None}}})
+    record.run_dir.mkdir(parents=True)
+    write_sealed(record.run_dir / "result.json", record)
+    command = ["recommend", "--workspace", str(workspace), "--goal", "cheapest"]
+    assert main(command) == 2
+    assert "has no price, so nobody knows what is cheapest" in capsys.readouterr().err
+    assert main([*command, "--price", str(ROOT / "configs" / "prices" / "cpu.yaml")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "USD (MADE UP) a million tokens there" in said
+    assert main([*command, "--price", str(tmp_path / "none.yaml")]) == 2
+    assert "cannot read" in capsys.readouterr().err
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("price: {device: a GPU, currency: USD, per_hour: 0, source: a page, read_on: '2026-01-02'}\n")
+    assert main([*command, "--price", str(wrong)]) == 2
+    assert "greater than 0" in capsys.readouterr().err
 
 
 def test_a_recipe_asks_for_speeds_that_it_measures() -> None:

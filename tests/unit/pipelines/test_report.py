@@ -18,11 +18,12 @@ from pipelines.report.asked import asking_notes
 from pipelines.report.console import HEARTBEAT_SECONDS, RunConsole, print_record
 from pipelines.report.forest import forest_plot
 from pipelines.report.judged import judged
-from pipelines.report.page import render_page, write_page
+from pipelines.report.page import render_page
 from pipelines.report.plot import quality_speed_plot
 from pipelines.report.summary import reused_text, sentences
 from pipelines.report.svg import ticks
 from pipelines.report.table import UNKNOWN, Cell, build_table, printable, with_stderr
+from pipelines.review.report_page import write_page
 from registry.contracts import AskedAlone, Failure
 from tests.records import checkpoint_record
 from tests.unit.pipelines.report_records import (
@@ -55,7 +56,7 @@ def cells_by_title(rows: list[Row], name: str) -> dict[str, Cell]:
 
 
 def fake_run() -> Any:
-    config = SimpleNamespace(name="demo")
+    config = SimpleNamespace(name="demo", as_json=dict)
     machine = SimpleNamespace(device_name="a CPU", threads=2)
     return SimpleNamespace(
         context=SimpleNamespace(config=config, machine=machine, suite=SUITE),

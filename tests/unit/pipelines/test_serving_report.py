@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.records.rows import Row, concurrencies
 from pipelines.report.curve import Drawn, drawable, latency_curves, undrawn
-from pipelines.report.load import conditions, conditions_text, doubt, load_text, significant, slo_text
+from pipelines.report.load import conditions, conditions_text, doubt, load_text, slo_text
 from pipelines.report.memory_split import budgets_differ, memory_lines, room_gained
 from pipelines.report.page import render_page
 from pipelines.report.plot import quality_speed_plot
@@ -17,6 +17,7 @@ from pipelines.report.svg import axis_of
 from pipelines.report.table import UNKNOWN, Cell, build_table
 from pipelines.stage_programs.serving_metrics import check_tags, doubt_tags, load_name, serving_metrics
 from registry.contracts import SLO, CheckRecord, LoadPoint, MemoryRecord, ServingRecord
+from registry.numerals import significant
 from tests.records import check_record, load_point, measurement_record, percentiles, poisson_point
 from tests.unit.pipelines.report_records import HOSTILE, SUITE, WRITTEN, report_record, report_rows
 

@@ -16,6 +16,7 @@ from serving_checks.load.config import Concurrent, Prompts
 from serving_checks.load.job import LoadFailure, LoadJob, LoadOutcome, LoadProgress, LoadStart
 from serving_checks.processes.endings import Ending
 from serving_checks.processes.pulse import Patience
+from serving_checks.readings.energy import EnergyTold
 from tests.records import load_point
 
 ENDPOINT = Endpoint(base_url="http://127.0.0.1:1", served_model_name="model", model_path="/nowhere", max_model_len=128)
@@ -27,7 +28,7 @@ CONFIG = LoadConfig(
     output_tokens=4,
     deadline_seconds=0.2,
 )
-SOUND = LoadOutcome(points=[load_point(1, 20.0), load_point(2, 30.0)])
+SOUND = LoadOutcome(points=[load_point(1, 20.0), load_point(2, 30.0)], energy=EnergyTold(source="RAPL package-0"))
 
 
 class StandIn:
@@ -81,7 +82,7 @@ def result_of(
 
 def test_points_and_the_place_of_the_requests_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = result_of(tmp_path, monkeypatch)
-    assert result == (SOUND.points, None, tmp_path / "out" / "load_requests.parquet", 0.0)
+    assert result == (SOUND.points, None, tmp_path / "out" / "load_requests.parquet", 0.0, SOUND.energy)
     start = LoadStart.model_validate_json((tmp_path / "load_start.json").read_text())
     assert start == LoadStart(endpoint=ENDPOINT, requests_file=result.requests_file)
 

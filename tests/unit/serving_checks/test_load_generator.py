@@ -20,6 +20,7 @@ from serving_checks.load.job import LoadJob, LoadProgress, LoadStart
 from serving_checks.load.prompts import Prompt
 from serving_checks.load.requests import RequestRow, read_rows
 from serving_checks.load.watch import ServerCounts
+from serving_checks.readings.energy import Counter, EnergyMeter, EnergyTold
 
 ENDPOINT = Endpoint(base_url="http://here", served_model_name="model", model_path="/nowhere", max_model_len=128)
 
@@ -208,3 +209,24 @@ def test_a_sweep_runs_last_between_floor_and_ceiling(tmp_path: Path, happened: l
     assert tests.rate_search is not None
     assert tests.rate_search.tried == [0.5, 4.0, 2.25, 1.375]
     assert tests.rate_search.highest_good_requests_per_second == 1.375
+
+
+def test_each_load_test_has_its_energy_or_a_note(
+    tmp_path: Path, happened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Read before and after each of three: it moves by 5 J, stands still, and moves by 7 J.
+    left = [100.0, 105.0, 105.0, 105.0, 110.0, 117.0]
+    meter = EnergyMeter("RAPL package-0", [Counter("package-0", lambda: left.pop(0))])
+    monkeypatch.setattr(generator, "energy_meter", lambda metered: meter)
+    tests = load_tests(tmp_path, happened, SHORT | {"profiles": [{"kind": "concurrent", "levels": [1, 2, 4]}]})
+    tests.run()
+    assert [point.energy_joules for point in tests.points] == [5.0, None, 7.0]
+    note = "short prompts, concurrency 2: the energy counter of package-0 did not move"
+    assert tests.energy == EnergyTold(source="RAPL package-0", notes=[note])
+
+
+def test_a_server_that_was_not_started_here_has_no_energy(tmp_path: Path, happened: list[str]) -> None:
+    tests = load_tests(tmp_path, happened, SHORT | {"profiles": [{"kind": "synchronous"}]})
+    tests.run()
+    assert tests.points[0].energy_joules is None
+    assert tests.energy == EnergyTold(notes=["no energy: the server was not started here"])

@@ -186,3 +186,14 @@ def test_rows_are_kept_whole(tmp_path: Path) -> None:
     write_rows(tmp_path / "deep" / "rows.parquet", rows)
     assert read_rows(tmp_path / "deep" / "rows.parquet") == rows
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["rows.parquet"]
+
+
+def test_seconds_are_of_all_requests_and_split_where_the_first_token_is_seen() -> None:
+    whole = row(itl_seconds=[], ttft_seconds=0.6)
+    rows = [row(), row(ttft_seconds=0.4, e2e_seconds=0.8), whole, failed()]
+    point = load_point(CLOSED, Sent(rows, 9.6), 5, SILENT, None, energy_joules=12.5)
+    assert point.request_seconds == pytest.approx(0.6 + 0.8 + 0.6 + 9.0)
+    assert (point.prefill_seconds, point.decode_seconds) == (pytest.approx(0.6), pytest.approx(0.8))
+    assert point.energy_joules == 12.5
+    pieces = load_point(CLOSED, Sent([whole], 1.0), 5, SILENT, None)
+    assert (pieces.prefill_seconds, pieces.decode_seconds, pieces.energy_joules) == (0, 0, None)
