@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from configs.errors import RequestError
-from pipelines.execution.reviewing import KEY_VARIABLE, review_keys, serve_review, write_review
+from configs.loading import load_yaml_model
+from pipelines.execution.reviewing import KEY_VARIABLE, Asked, PriceFile, review_keys, serve_review, write_review
 from pipelines.execution.workspace import Workspace
 
 HELP = "show all runs on one page that sorts, compares and decides: as a file, or served on this machine"
@@ -22,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", metavar="RUN", help="open with this run: its id or its beginning")
     parser.add_argument(
         "--series", action="append", default=[], metavar="TEXT", help="only runs whose series holds this; repeatable"
+    )
+    parser.add_argument(
+        "--price",
+        type=Path,
+        metavar="FILE",
+        help="for runs whose recipe has no price: a file such as those in configs/prices",
     )
     parser.add_argument(
         "--no-mlflow", action="store_true", help="show this workspace's runs only, and ask no tracking server"
@@ -44,27 +51,27 @@ def execute(args: argparse.Namespace) -> int:
         if args.decide:
             raise RequestError("a file decides nothing", remedy="leave out --out to serve the page, or --decide")
         return _write(args, workspace, console)
-    keys = review_keys(args.key_file) if args.decide else []
     if not 1 <= args.port <= 65535:
         raise RequestError(f"there is no port {args.port}", remedy="name one from 1 to 65535")
+    keys = review_keys(args.key_file) if args.decide else []
 
     def tell(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False, highlight=False)
 
-    asyncio.run(serve_review(workspace, args.port, args.run, args.series, keys, tell, mlflow=not args.no_mlflow))
+    asyncio.run(serve_review(workspace, args.port, _asked(args), keys, tell))
     return 0
+
+
+def _asked(args: argparse.Namespace) -> Asked:
+    price = load_yaml_model(args.price, PriceFile).price if args.price else None
+    return Asked(args.run, args.series, not args.no_mlflow, price)
 
 
 def _write(args: argparse.Namespace, workspace: Workspace, console: Console) -> int:
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("reading runs", total=None)
         size = write_review(
-            workspace,
-            args.out,
-            args.run,
-            args.series,
-            lambda done, total: progress.update(task, completed=done, total=total),
-            mlflow=not args.no_mlflow,
+            workspace, args.out, _asked(args), lambda done, total: progress.update(task, completed=done, total=total)
         )
     if args.json:
         print(json.dumps({"file": str(args.out), "bytes": size}))

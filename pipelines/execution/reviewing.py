@@ -1,5 +1,6 @@
 """`quantbench review`: the page as a file, or served; and decisions that are made on it."""
 
+import asyncio
 import getpass
 import hashlib
 import logging
@@ -9,10 +10,12 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
+from urllib.parse import quote
 
 from aiohttp import web
 
+from configs.base import StrictModel
 from configs.errors import RequestError
 from configs.reading.text import read_text
 from pipelines.execution.finished_runs import run_named
@@ -28,6 +31,7 @@ from pipelines.review.server import Decider, Decision, ReviewServer
 from registry.files import write_text_atomically
 from registry.ledger import Entry
 from serving_checks.gateway.config import KeyHash
+from serving_checks.readings.cost import DevicePrice
 from serving_checks.server import free_port
 
 KEY_VARIABLE = "QUANTBENCH_REVIEW_KEY"
@@ -43,68 +47,77 @@ _MOST_KEY_FILE_BYTES = 1 << 16
 logger = logging.getLogger(__name__)
 
 
-def write_review(
-    workspace: Workspace,
-    out: Path,
-    run: str | None,
-    series: Sequence[str],
-    tell: Callable[[int, int], object],
-    *,
-    mlflow: bool = True,
-) -> int:
+class PriceFile(StrictModel):
+    """A file of `configs/prices`, as recipes include it."""
+
+    price: DevicePrice
+
+
+class Asked(NamedTuple):
+    """What a reader wants to see."""
+
+    run: str | None = None
+    """Id of the run to open with, or its beginning."""
+    series: Sequence[str] = ()
+    """Only runs whose series holds one of these; all where there is none."""
+    mlflow: bool = True
+    """What the tracking stores know too."""
+    price: DevicePrice | None = None
+    """For runs whose recipe has none."""
+
+    def collector(self, workspace: Workspace, pages_at: str) -> Collector:
+        """Of a workspace; `pages_at` is the address of `runs/`, relative to the page."""
+        return Collector(
+            workspace.root,
+            workspace.store,
+            workspace.cache,
+            pages_at=pages_at,
+            series=self.series,
+            mlflow=self.mlflow,
+            price=self.price,
+        )
+
+
+def write_review(workspace: Workspace, out: Path, asked: Asked, tell: Callable[[int, int], object]) -> int:
     """Write the page as one file that opens offline; its size in bytes.
 
     Args:
         workspace: Whose runs are shown.
         out: The file.
-        run: Id of the run to open with, or its beginning.
-        series: Only runs whose series holds one of these.
+        asked: Which of them.
         tell: Is told how many of how many runs were read.
-        mlflow: Ask the tracking stores too.
 
     Raises:
-        RequestError: No run is called so.
+        RequestError: No run is called as it is asked for.
     """
-    pages_at = os.path.relpath(workspace.root / "runs", out.resolve().parent)
-    collector = Collector(
-        workspace.root, workspace.store, workspace.cache, pages_at=pages_at, series=series, mlflow=mlflow
-    )
-    html = render(collector.collect(most_bytes=OFFLINE_BYTES, shown=run, tell=tell))
+    pages_at = quote(os.path.relpath(workspace.root / "runs", out.resolve().parent))
+    html = render(asked.collector(workspace, pages_at).collect(most_bytes=OFFLINE_BYTES, shown=asked.run, tell=tell))
     write_text_atomically(out, html)
     return len(html.encode())
 
 
 async def serve_review(
-    workspace: Workspace,
-    port: int,
-    run: str | None,
-    series: Sequence[str],
-    keys: Sequence[KeyHash],
-    tell: Callable[[str], object],
-    *,
-    mlflow: bool = True,
+    workspace: Workspace, port: int, asked: Asked, keys: Sequence[KeyHash], tell: Callable[[str], object]
 ) -> None:
     """Serve the page on this machine until told to end by SIGINT, SIGTERM or SIGHUP.
 
     Args:
         workspace: Whose runs are shown.
         port: To listen on.
-        run: Id of the run to open with, or its beginning.
-        series: Only runs whose series holds one of these.
+        asked: Which of them.
         keys: Of those who may decide; nobody may when empty.
         tell: Is told the address, and that it ended.
-        mlflow: Ask the tracking stores too, once a minute.
 
     Raises:
         RequestError: The port is taken.
     """
     free_port(port)
-    collector = Collector(workspace.root, workspace.store, workspace.cache, series=series, mlflow=mlflow)
+    collector = asked.collector(workspace, "runs")
     server = ReviewServer(
         workspace.root,
         port,
-        lambda: (mark_of(workspace), int(time.monotonic() / _ASKED_EVERY_SECONDS) if mlflow else 0),
-        lambda deciding: collector.collect(most_bytes=_LIVE_BYTES, shown=run, deciding=deciding),
+        lambda: (mark_of(workspace), int(time.monotonic() / _ASKED_EVERY_SECONDS)),
+        lambda deciding: collector.collect(most_bytes=_LIVE_BYTES, shown=asked.run, deciding=deciding),
         collector.detail,
         lambda data: render(data, live=True),
         Decider(keys, offered, lambda decision: decided(decision, workspace)) if keys else None,
@@ -114,8 +127,6 @@ async def serve_review(
 
 
 async def _serving(server: ReviewServer, port: int, tell: Callable[[str], object]) -> None:
-    import asyncio
-
     runner = web.ServerRunner(server.connections, shutdown_timeout=5.0)
     await runner.setup()
     try:

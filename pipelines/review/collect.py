@@ -7,11 +7,12 @@ from pathlib import Path
 
 from configs.errors import RequestError
 from pipelines.records.run_record import ResultFile, RunRecord, result_files
+from pipelines.review.costs import price_notices
 from pipelines.review.joining import Found, Joined, VersionKey, joined
 from pipelines.review.ledger_rows import LedgerRows
 from pipelines.review.mlflow_runs import Elsewhere, Tracking, elsewhere
 from pipelines.review.one_run import run_detail
-from pipelines.review.page_data import Deciding, Notice, PageData, PriceShown, Regression, RunDetail
+from pipelines.review.page_data import Deciding, Notice, PageData, Regression, RunDetail
 from pipelines.review.pairing import Pairing
 from pipelines.review.regressions import regressions
 from pipelines.review.shadow_folders import shadow_traffic
@@ -21,6 +22,7 @@ from registry.sealed import DamagedFile, read_sealed
 from registry.stage_cache import StageCache
 from registry.store import Store
 from registry.tracking.address import sqlite_uri
+from serving_checks.readings.cost import DevicePrice
 
 MOST_REGRESSIONS = 2_000
 """Rows of a page, the newest ones."""
@@ -37,6 +39,7 @@ class Collector:
         pages_at: Address of `runs/`, relative to the page.
         series: Only runs whose series holds one of these words; all where there is none.
         mlflow: Ask the tracking stores of its runs for those of other machines, and for versions.
+        price: For runs whose recipe has none.
     """
 
     def __init__(
@@ -48,9 +51,10 @@ class Collector:
         pages_at: str = "runs",
         series: Sequence[str] = (),
         mlflow: bool = False,
+        price: DevicePrice | None = None,
     ) -> None:
         self._root, self._series, self._mlflow = root, series, mlflow
-        self._reader = RunReader(root, pages_at)
+        self._reader = RunReader(root, pages_at, price)
         self._pairing = Pairing(store, cache, self.record)
         self._records: OrderedDict[ResultFile, RunRecord] = OrderedDict()
 
@@ -84,18 +88,26 @@ class Collector:
         whole = joined(found, _versions(ledgers) | away.versions)
         compared = regressions(whole, ledgers.by_model, self._pairing.over(whole))
         traffic, unread = shadow_traffic(self._root, ledgers)
+        prices = [one.summary.price for one in found]
         data = PageData(
             written_at=datetime.now(UTC),
             where=", ".join([str(self._root), *away.asked]),
             shown=opened,
-            notices=[*runs.notices, *away.notices, *ledgers.notices, *unread, *_cut(whole, compared)],
+            notices=[
+                *runs.notices,
+                *away.notices,
+                *price_notices(prices),
+                *ledgers.notices,
+                *unread,
+                *_cut(whole, compared),
+            ],
             runs=whole.runs,
             models=whole.models,
             categories=whole.categories,
             regressions=compared[:MOST_REGRESSIONS],
             aliases=ledgers.rows,
             shadow=traffic,
-            prices=[price_of(one) for one in found],
+            prices=prices,
             deciding=deciding,
         )
         left = most_bytes - len(data.model_dump_json())
@@ -149,11 +161,6 @@ class Collector:
             if left < 0 and number not in wanted:
                 return
             yield whole.runs.id[number], detail
-
-
-def price_of(found: Found) -> PriceShown | None:
-    """What the costs of a run were computed from; no record tells it."""
-    return None
 
 
 def _series(found: Found) -> str:

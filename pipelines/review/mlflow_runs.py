@@ -141,6 +141,9 @@ def summary_of_recorded(run: RecordedRun, children: Sequence[RecordedRun], store
         ledger=_known(run.params.get("registry.ledger")),
         tracking=store.uri,
         experiment=store.experiment,
+        price=None,
+        notices=[],
+        price_digest=None,
         recorded_id=run.run_id,
         champion=run.params.get("registry.aliases.champion", "champion"),
     )

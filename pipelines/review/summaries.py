@@ -11,11 +11,14 @@ from pipelines.recipe.registry_config import RegistryConfig
 from pipelines.recipe.run_config import TrackingConfig
 from pipelines.records.rows import UNQUANTIZED
 from pipelines.records.run_record import ResultFile, RunRecord
+from pipelines.review.costs import price_shown, run_pricing
 from pipelines.review.one_run import category_cells, category_columns, columns, model_rows, run_row
-from pipelines.review.page_data import CategoryColumn, Models, Runs
+from pipelines.review.page_data import CategoryColumn, Models, Notice, PriceShown, Runs
 from registry.contracts import CategoryScore
 from registry.contracts.base import Record
+from registry.hashing import digest_of
 from registry.sealed import DamagedFile, read_sealed, write_sealed
+from serving_checks.readings.cost import DevicePrice
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +61,11 @@ class RunSummary(Record):
     tracking: str | None
     """Where MLflow is, by the recipe; None for the workspace's own."""
     experiment: str
+    price: PriceShown | None
+    notices: list[Notice]
+    """What its reader has to know."""
+    price_digest: str | None
+    """Of the price that its costs were computed from where its recipe has none; None without one."""
     recorded_id: str
     """Under which MLflow knows the run; a folder may be called otherwise."""
     champion: str
@@ -72,14 +80,16 @@ class RunSummary(Record):
         return self.runs.registered_model[0]
 
 
-def summary_of(record: RunRecord, file: ResultFile) -> RunSummary:
+def summary_of(record: RunRecord, file: ResultFile, price: DevicePrice | None = None) -> RunSummary:
     """What the page of many runs needs of one.
 
     Args:
         record: All of it.
         file: Where it is. Its folder gives the run its name, as for all commands: a folder may be a copy of another.
+        price: For a run whose recipe has none.
     """
     found = category_columns(category_cells(record))
+    pricing, notices = run_pricing(file.run_id, record.config, price)
     registry = RegistryConfig.model_validate(record.config.get("registry", {}))
     tracking = record.config.get("tracking", {})
     outcomes = {one.name: one.result.object for one in record.outcomes}
@@ -88,7 +98,7 @@ def summary_of(record: RunRecord, file: ResultFile) -> RunSummary:
         size_bytes=file.size_bytes,
         written_ns=file.written_ns,
         runs=columns(Runs, [run_row(record) | {"id": file.run_id}]),
-        models=columns(Models, model_rows(record)),
+        models=columns(Models, model_rows(record, pricing=pricing)),
         categories=found,
         intervals=[_intervals(column, record) for column in found],
         digests=[row.digest for row in record.rows],
@@ -99,14 +109,21 @@ def summary_of(record: RunRecord, file: ResultFile) -> RunSummary:
         ledger=registry.ledger,
         tracking=tracking.get("uri"),
         experiment=str(tracking.get("experiment") or TrackingConfig().experiment),
+        price=price_shown(pricing),
+        notices=notices,
+        price_digest=_price_digest(price),
         recorded_id=record.run_id,
         champion=registry.aliases.of("champion"),
     )
     return RunSummary.model_validate(rounded(summary.model_dump()))
 
 
-def read_summary(file: ResultFile) -> RunSummary:
+def read_summary(file: ResultFile, price: DevicePrice | None = None) -> RunSummary:
     """The summary of a run, made and written where it is not there or not of this record.
+
+    Args:
+        file: The record.
+        price: For a run whose recipe has none.
 
     Raises:
         FileNotFoundError: The run was removed.
@@ -115,16 +132,21 @@ def read_summary(file: ResultFile) -> RunSummary:
     place = file.path.with_name(SUMMARY_FILE)
     try:
         known = read_sealed(place, RunSummary)
-        if (known.version, known.size_bytes, known.written_ns) == (VERSION, file.size_bytes, file.written_ns):
+        made_of = known.version, known.size_bytes, known.written_ns, known.price_digest
+        if made_of == (VERSION, file.size_bytes, file.written_ns, _price_digest(price)):
             return known
     except (FileNotFoundError, DamagedFile):
         pass
-    summary = summary_of(read_sealed(file.path, RunRecord), file)
+    summary = summary_of(read_sealed(file.path, RunRecord), file, price)
     try:
         write_sealed(place, summary)
     except OSError as error:
         logger.warning("%s is not written, so the run is read in full each time: %s", place, error)
     return summary
+
+
+def _price_digest(price: DevicePrice | None) -> str | None:
+    return digest_of(price.model_dump(mode="json")) if price else None
 
 
 def _intervals(column: CategoryColumn, record: RunRecord) -> ScoreIntervals:

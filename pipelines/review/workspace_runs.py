@@ -11,6 +11,7 @@ from pipelines.review.joining import Found
 from pipelines.review.page_data import Notice
 from pipelines.review.summaries import RunSummary, read_summary
 from registry.sealed import DamagedFile
+from serving_checks.readings.cost import DevicePrice
 
 REPORT_FILE = "report.html"
 _MOST_NAMED = 20
@@ -34,10 +35,11 @@ class RunReader:
     Args:
         root: The workspace's folder.
         pages_at: Address of `runs/`, relative to the review page.
+        price: For runs whose recipe has none.
     """
 
-    def __init__(self, root: Path, pages_at: str) -> None:
-        self._root, self._pages_at = root, pages_at
+    def __init__(self, root: Path, pages_at: str, price: DevicePrice | None = None) -> None:
+        self._root, self._pages_at, self._price = root, pages_at, price
         self._known: dict[ResultFile, RunSummary | str] = {}
 
     def read(self, tell: Callable[[int, int], object] = lambda done, total: None) -> WorkspaceRuns:
@@ -59,14 +61,20 @@ class RunReader:
             elif summary is not None:
                 shown[file.run_id] = file
                 found.append(Found(summary, self._page(file)))
-        notices = [*damaged, *_unmeasured(found), *_unfinished(self._root), *clock_notices(files, found)]
+        notices = [
+            *damaged,
+            *(notice for one in found for notice in one.summary.notices),
+            *_unmeasured(found),
+            *_unfinished(self._root),
+            *clock_notices(files, found),
+        ]
         return WorkspaceRuns(shown, found, list(few(notices)))
 
     def _summary(self, file: ResultFile) -> RunSummary | str | None:
         """Why there is none, in words; None for a run that was removed just now."""
         if file not in self._known:
             try:
-                self._known[file] = read_summary(file)
+                self._known[file] = read_summary(file, self._price)
             except FileNotFoundError:
                 return None
             except (DamagedFile, OSError) as error:

@@ -17,6 +17,7 @@ from pipelines.review.summaries import SUMMARY_FILE
 from registry.ledger import Entry, Ledger
 from registry.sealed import write_sealed
 from registry.tracking.address import sqlite_uri
+from serving_checks.readings.cost import DevicePrice
 from tests.review_workspace import FIRST, collected, collector, put_run, put_runs, written_at
 from tests.unit.pipelines.report_records import HOSTILE, report_rows
 
@@ -70,9 +71,9 @@ def test_what_did_not_change_is_read_once_and_a_damaged_summary_is_made_anew(
     made: list[str] = []
     real = summaries.summary_of
 
-    def counted(record: Any, file: Any) -> Any:
+    def counted(record: Any, *made_of: Any) -> Any:
         made.append(record.run_id)
-        return real(record, file)
+        return real(record, *made_of)
 
     monkeypatch.setattr(summaries, "summary_of", counted)
     before = collected(tmp_path)
@@ -282,3 +283,21 @@ def test_a_ledger_that_does_not_answer_is_told_and_none_is_made(tmp_path: Path) 
     data = collected(tmp_path)
     assert "ledger" in told(data, "ledger")
     assert data.runs.id == ["run-0"]
+
+
+def test_a_price_is_for_runs_that_have_none_and_costs_are_made_anew_with_it(tmp_path: Path) -> None:
+    price = {"device": "a CPU", "currency": "USD", "per_hour": 0.1, "source": "made up", "read_on": "2026-05-01"}
+    put_run(tmp_path, "run-0")
+    put_run(
+        tmp_path, "run-1", FIRST + timedelta(hours=1), config={"name": "mine", "price": price | {"currency": "EUR"}}
+    )
+    without = collected(tmp_path)
+    assert [one.currency if one else None for one in without.prices] == ["EUR", None]
+    assert without.models.cost_per_million[0] is not None
+    assert without.models.cost_per_million[5:] == [None] * 5
+    given = collector(tmp_path, price=DevicePrice.model_validate(price)).collect(most_bytes=0)
+    assert [one.currency if one else None for one in given.prices] == ["EUR", "USD"]
+    assert given.models.cost_per_million[:5] == without.models.cost_per_million[:5]
+    assert given.models.cost_per_million[5] is not None
+    assert "EUR and USD" in " ".join(notice.text for notice in given.notices)
+    assert collected(tmp_path).models == without.models
