@@ -24,12 +24,15 @@ from pipelines.execution.promotion import ModelRegistry
 from pipelines.execution.workspace import Workspace
 from pipelines.recipe.registry_config import Role
 from pipelines.records.run_record import result_files
-from pipelines.review.collect import Collector
+from pipelines.review.collect import ASKED_EVERY_SECONDS, Collector
 from pipelines.review.page import render
 from pipelines.review.page_data import Deciding
 from pipelines.review.server import Decider, Decision, ReviewServer
+from registry.contracts.gateway import GATEWAY_FILE, PAIRS_FILE
+from registry.contracts.replay import REPLAY_FILE
 from registry.files import write_text_atomically
 from registry.ledger import Entry
+from registry.pairs import PAIRS_DIR
 from serving_checks.gateway.config import KeyHash
 from serving_checks.readings.cost import DevicePrice
 from serving_checks.server import free_port
@@ -39,8 +42,6 @@ OFFLINE_BYTES = 4_600_000
 """Of data; with style and script a file stays below 5 MB."""
 _LIVE_BYTES = 2_000_000
 """A live page asks for what is not in it."""
-_ASKED_EVERY_SECONDS = 60
-"""Of tracking stores and ledgers on other machines."""
 _LEAST_KEY = 16
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _MOST_KEY_FILE_BYTES = 1 << 16
@@ -116,7 +117,7 @@ async def serve_review(
     server = ReviewServer(
         workspace.root,
         port,
-        lambda: (mark_of(workspace), int(time.monotonic() / _ASKED_EVERY_SECONDS)),
+        lambda: (mark_of(workspace), int(time.monotonic() / ASKED_EVERY_SECONDS)),
         lambda deciding: collector.collect(most_bytes=_LIVE_BYTES, shown=asked.run, deciding=deciding),
         collector.detail,
         lambda data: render(data, live=True),
@@ -180,7 +181,9 @@ def _role(decision: Decision) -> Role:
 
 def mark_of(workspace: Workspace) -> object:
     """What changes with all that the page shows and lies in the workspace: times and sizes, no content."""
-    watched = [workspace.ledger_file, *workspace.root.glob("ledger.db-wal"), *workspace.root.glob("shadow/*/*")]
+    pairs = (REPLAY_FILE, GATEWAY_FILE, f"{PAIRS_FILE}*", PAIRS_DIR)
+    shadow = [path for name in pairs for path in workspace.root.glob(f"shadow/*/{name}")]
+    watched = [workspace.ledger_file, *workspace.root.glob("ledger.db-wal"), *shadow]
     return result_files(workspace.root), sorted((str(path), *_stamp(path)) for path in watched)
 
 

@@ -1,5 +1,6 @@
 """All that the review page shows of a workspace: read, joined, compared, and cut to what a page may hold."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ from serving_checks.readings.cost import DevicePrice
 
 MOST_REGRESSIONS = 2_000
 """Rows of a page, the newest ones."""
+ASKED_EVERY_SECONDS = 60
+"""Of tracking stores and ledgers on other machines."""
 _RECORDS_KEPT = 8
 
 
@@ -57,6 +60,8 @@ class Collector:
         self._reader = RunReader(root, pages_at, price)
         self._pairing = Pairing(store, cache, self.record)
         self._records: OrderedDict[ResultFile, RunRecord] = OrderedDict()
+        self._away: tuple[object, Elsewhere] | None = None
+        """What was asked of tracking stores, and what they said."""
 
     def collect(
         self,
@@ -119,7 +124,11 @@ class Collector:
         own = sqlite_uri(self._root / "mlflow.db")
         stores = dict.fromkeys(Tracking(one.tracking or own, one.experiment) for one in summaries)
         models = dict.fromkeys(one.registered_model for one in summaries)
-        return elsewhere(stores, models, {one.recorded_id for one in summaries})
+        known = {one.recorded_id for one in summaries}
+        asked = (tuple(stores), tuple(models), frozenset(known), int(time.monotonic() / ASKED_EVERY_SECONDS))
+        if self._away is None or self._away[0] != asked:
+            self._away = asked, elsewhere(stores, models, known)
+        return self._away[1]
 
     def record(self, run_id: str) -> RunRecord:
         """All of one run.
