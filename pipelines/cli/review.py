@@ -68,7 +68,7 @@ def _asked(args: argparse.Namespace) -> Asked:
 
 
 def _write(args: argparse.Namespace, workspace: Workspace, console: Console) -> int:
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading runs", total=None)
         size = write_review(
             workspace, args.out, _asked(args), lambda done, total: progress.update(task, completed=done, total=total)
