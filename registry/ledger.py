@@ -10,7 +10,7 @@ is a status of its own and moves nothing.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, Literal
@@ -286,6 +286,17 @@ class Ledger:
                 " whole or not at all",
                 blame="machine",
             ) from error
+
+
+def in_time(entries: Iterable[Entry]) -> list[Entry]:
+    """Rows of several streams, oldest first: in the same order whoever reads them, and each stream in its own as far as
+    clocks allow."""
+    return sorted(entries, key=lambda row: (row.at, row.model, row.stream, row.sequence))
+
+
+def newest_row(entries: Iterable[Entry]) -> Entry | None:
+    """The last of them in time; None where there is none."""
+    return next(reversed(in_time(entries)), None)
 
 
 def faults_of(entries: list[Entry], projected: int = 0) -> list[str]:

@@ -103,6 +103,20 @@ def read_pair_table(folder: Path) -> pyarrow.Table:
     return table.take(pyarrow.compute.sort_indices(table, sort_keys=[("number", "ascending")]))
 
 
+def pairs_in_parts(folder: Path) -> int:
+    """How many pairs are in the full parts of a folder; those of the journal, which are read to be counted, are not."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return sum(pyarrow.parquet.read_metadata(path).num_rows for path in _parts(folder / PAIRS_DIR))
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise StageError(
+            f"a part of {folder / PAIRS_DIR} is damaged: {error}",
+            remedy="check the disk (dmesg); remove the file and run the same command again: its prompts are asked anew",
+        ) from error
+
+
 def pair_table(rows: list[dict[str, Any]]) -> pyarrow.Table:
     """Pairs as a table with the columns of `read_pair_table`.
 

@@ -22,6 +22,7 @@ COMMANDS = (
     "run",
     "plan",
     "recommend",
+    "review",
     "registry",
     "tune",
     "bench",

@@ -4,12 +4,11 @@ import difflib
 import logging
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from configs.errors import RequestError
 from pipelines.execution.workspace import Workspace
 from pipelines.records.artifact_of_run import ArtifactOfRun
-from pipelines.records.run_record import RunRecord
+from pipelines.records.run_record import RunRecord, result_files
 from registry.sealed import DamagedFile, read_sealed
 
 logger = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ def run_named(workspace: Workspace, wanted: str | None) -> RunRecord:
         if found is None:
             raise RequestError(f"no run of {workspace.root} came to its end", remedy="run a recipe first")
         return found
-    known = {path.parent.name: path for path in _records(workspace)}
+    known = {file.run_id: file.path for file in result_files(workspace.root)}
     matching = [name for name in known if name == wanted] or [name for name in known if name.startswith(wanted)]
     if len(matching) != 1:
         near = difflib.get_close_matches(wanted, known, n=1)
@@ -108,13 +107,8 @@ def artifact_of_run(workspace: Workspace, wanted: str, run: str | None = None) -
 
 def _whole_records(workspace: Workspace) -> Iterator[RunRecord]:
     """Newest first; those that are damaged are left out."""
-    for path in _records(workspace):
+    for file in result_files(workspace.root):
         try:
-            yield read_sealed(path, RunRecord)
+            yield read_sealed(file.path, RunRecord)
         except (FileNotFoundError, DamagedFile) as error:
             logger.warning("%s; names are those of the run before it", error)
-
-
-def _records(workspace: Workspace) -> Iterator[Path]:
-    """Newest first."""
-    yield from sorted(workspace.root.glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime, reverse=True)

@@ -25,13 +25,13 @@ from pipelines.execution.live_trial import NOBODY, LiveTrial, TrialStanding, pro
 from pipelines.execution.notices import notify
 from pipelines.execution.ramp import Ramp
 from pipelines.execution.served_aliases import Aliases, Servers, Target
-from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.registry_config import RegistryConfig
 from pipelines.stage_programs.live_judge import JudgeJob
 from registry.contracts import GatewayRecord, LiveVerdict
+from registry.contracts.gateway import GATEWAY_FILE, PAIRS_FILE
 from registry.hashing import digest_of
 from registry.ledger import Entry, Ledger
 from registry.sealed import DamagedFile, read_sealed, write_sealed

@@ -15,7 +15,7 @@ from pipelines.recipe.registry_config import RegistryConfig, Role
 from pipelines.records.decision import LimitOutcome, worst_of
 from pipelines.records.run_record import RunRecord
 from registry.contracts.comparison import Verdict
-from registry.ledger import Entry, Kind, Ledger
+from registry.ledger import Entry, Kind, Ledger, newest_row
 from registry.signing import signature_outcome
 from registry.tracking.address import sqlite_uri, with_password
 from registry.tracking.aliases import version_of
@@ -71,7 +71,27 @@ class ModelRegistry:
         self._run, self._workspace = run, workspace
         self.who, self.warn = who, on_warning
         self.ledger = Ledger(self.config.ledger or sqlite_uri(workspace.ledger_file))
+        self._seen: dict[str, str] | None = None
         self._aliases = AliasMoves(self.ledger, self._uri, self.model)
+
+    def go_on_from(self, head: str | None) -> None:
+        """From now on, write only what follows the ledger as somebody saw it who decided by it.
+
+        Args:
+            head: Digest of the newest row that they saw of the registered model; None where there was none.
+
+        Raises:
+            RequestError: It has changed since.
+        """
+        rows = self.ledger.entries(self.model)
+        newest = newest_row(rows)
+        if (newest.digest if newest else None) != head:
+            raise _changed_since(self.model, newest)
+        self._seen = {row.stream: row.digest for row in rows}
+
+    def _check_seen(self, stream: str, last: Entry | None) -> None:
+        if self._seen is not None and self._seen.get(stream) != (last.digest if last else None):
+            raise _changed_since(self.model, last)
 
     def subject(self, name: str) -> Subject:
         """A model by the name of its row.
@@ -102,8 +122,10 @@ class ModelRegistry:
 
     def _tell(self, subject: Subject, kind: Kind, why: str, who: str) -> Entry:
         stream = f"approval:{subject.digest}"
+        last = self.ledger.last(self.model, stream)
+        self._check_seen(stream, last)
         entry = self._entry(stream, kind, why, of=subject).model_copy(update={"who": who})
-        written = self._aliases.append(entry, self.ledger.last(self.model, stream))
+        written = self._aliases.append(entry, last)
         self._aliases.tag(subject.version, {_APPROVAL_TAG: f"{_SAID[kind]} by {who}"})
         notify(self.config, written, self.warn)
         return written
@@ -118,6 +140,7 @@ class ModelRegistry:
         """
         alias = self.config.aliases.of(role)
         last = self._aliases.reconciled(alias)
+        self._check_seen(f"alias:{alias}", last)
         there = last.version_to if last else self._aliases.there(alias)
         if there == subject.version:
             remedy = (
@@ -202,6 +225,7 @@ class ModelRegistry:
         """
         alias = self.config.aliases.of(role)
         last = self._aliases.reconciled(alias)
+        self._check_seen(f"alias:{alias}", last)
         # Before its first move an alias was not there. Production is not left without a model.
         if last is None or (last.version_from is None and role == "champion"):
             raise RequestError(f"{alias} of {self.model} has nothing to go back to", remedy="see `registry history`")
@@ -262,6 +286,14 @@ class ModelRegistry:
         )
         told = {"version_to": of.version, "name": of.name, "artifact": of.digest, "verdict": verdict}
         return entry.model_copy(update=told)
+
+
+def _changed_since(model: str, row: Entry | None) -> RequestError:
+    what = f"{row.who} wrote `{row.kind}` at {row.at:%Y-%m-%d %H:%M} UTC" if row else "its rows are gone"
+    return RequestError(
+        f"the ledger of {model} has changed since the page was made: {what}",
+        remedy="look again: load the page anew and decide by what it shows now",
+    )
 
 
 def overrides_of(run: RunRecord, workspace: Workspace) -> dict[str, list[str]]:

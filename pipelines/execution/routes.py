@@ -14,10 +14,11 @@ from evals.judging.pairing import paired
 from evals.judging.routed_items import RoutedItems, Side, items_of_pairs, items_of_samples
 from evals.judging.routes import chosen_of, judge_routes
 from pipelines.execution.finished_runs import run_named
-from pipelines.execution.shadow_verdict import GATEWAY_FILE, PAIRS_FILE, record_of_pairs
+from pipelines.execution.shadow_verdict import record_of_pairs
 from pipelines.execution.workspace import Workspace
 from pipelines.records.run_record import RunRecord
 from registry.contracts import EvaluationRecord, MeasurementRecord, RouteRecord
+from registry.contracts.gateway import GATEWAY_FILE, PAIRS_FILE
 from registry.contracts.route import RouteKind
 from registry.pair_database import read_pairs_of, read_trial
 from registry.pairs import pair_table, read_pair_table

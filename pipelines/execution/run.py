@@ -22,7 +22,7 @@ from pipelines.records.comparison import Comparison
 from pipelines.records.events import StageOutcome, time_breakdown
 from pipelines.records.model_cost import pricing_of
 from pipelines.records.rows import UNQUANTIZED, Row, artifact_row, baseline_row, with_shared_proofs
-from pipelines.records.run_record import RunRecord
+from pipelines.records.run_record import RESULT_FILE, RunRecord
 from pipelines.review.report_page import write_page
 from pipelines.stage_programs.record import RECORDING
 from registry.contracts import SoundnessCheck, StageResult
@@ -147,13 +147,13 @@ def _recorded(measured: RunRecord, suite: Suite, recorder: Recorder, observer: R
     and again with its answer. MLflow keeps the page as it was when the recording began."""
     start = time.monotonic()
     record = measured.model_copy(update={"page": write_page(measured, suite)})
-    write_sealed(record.run_dir / "result.json", record)
+    write_sealed(record.run_dir / RESULT_FILE, record)
     ended = recorder.record(record, start, lambda text: observer.on_progress("record", text))
     breakdown = record.breakdown.with_own(RECORDING, time.monotonic() - start)
     told = {"tracking": ended.told, "recorded": ended.recorded is not None, "breakdown": breakdown}
     record = record.model_copy(update=told)
     write_page(record, suite)
-    write_sealed(record.run_dir / "result.json", record)
+    write_sealed(record.run_dir / RESULT_FILE, record)
     return record
 
 

@@ -17,6 +17,7 @@ from evals.judging.trial_judge import without_deleted
 from evals.judging.verdict_config import VerdictConfig, verdict_digest
 from pipelines.execution.shadow_evidence import Tried
 from registry.contracts import ShadowVerdict
+from registry.contracts.gateway import GATEWAY_FILE, PAIRS_FILE
 from registry.contracts.replay import REPLAY_FILE
 from registry.hashing import digest_of
 from registry.pair_database import KeptTrial, read_pairs_of, read_trial
@@ -25,8 +26,6 @@ from registry.pairs import read_pair_table
 if TYPE_CHECKING:
     import pyarrow  # type: ignore[import-untyped]
 
-GATEWAY_FILE = "gateway.json"
-PAIRS_FILE = "pairs.db"
 SECONDS_BETWEEN_LOOKS = 5.0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from configs.errors import RequestError
 from pipelines.records.comparison import Comparison
 from pipelines.records.run_record import Recorded
-from registry.contracts import TokenAgreementRecord
+from registry.contracts import RetentionRecord, TokenAgreementRecord
 from registry.contracts.base import Record
 from registry.contracts.record_types import RECORD_TYPES
 from registry.explain import explanation_of
@@ -40,7 +40,12 @@ class Workspace:
         if self.root.exists() and not self.root.is_dir():
             raise RequestError(f"the workspace {self.root} is a file", remedy="name a folder with --workspace")
         self.store = Store(self.root / "store")
-        others: dict[str, type[Record]] = {"served": TokenAgreementRecord, "compare": Comparison, "record": Recorded}
+        others: dict[str, type[Record]] = {
+            "served": TokenAgreementRecord,
+            "compare": Comparison,
+            "record": Recorded,
+            "regression": RetentionRecord,
+        }
         self.cache = StageCache(self.root / "cache", self.store, {**RECORD_TYPES, **others})
 
     def create(self) -> None:

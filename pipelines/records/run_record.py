@@ -1,8 +1,10 @@
 """A run as it ended: what the report, the recorder and `--json` read."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from configs.errors import StageError
 from pipelines.planning.device import MachineRecord
@@ -11,6 +13,8 @@ from pipelines.records.events import StageOutcome, TimeBreakdown
 from pipelines.records.rows import Row
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
+
+RESULT_FILE = "result.json"
 
 
 class Recorded(Record):
@@ -34,7 +38,7 @@ class Notes(Record):
 
 
 class RunRecord(Record):
-    """`result.json` of a run's folder."""
+    """`RESULT_FILE` of a run's folder."""
 
     run_id: str
     run_dir: Path
@@ -74,3 +78,32 @@ class RunRecord(Record):
         failures = [outcome.result.failure for outcome in self.outcomes if outcome.how == "failed"]
         unrecorded = self.recorded is False and self.config.get("tracking", {}).get("required")
         return next((failure.exit_code for failure in failures if failure), StageError.exit_code if unrecorded else 0)
+
+
+class ResultFile(NamedTuple):
+    """A run's record on disk, not yet read."""
+
+    path: Path
+    size_bytes: int
+    written_ns: int
+    """By the clock of the file system, since the epoch."""
+
+    @property
+    def run_id(self) -> str:
+        return self.path.parent.name
+
+
+def result_files(root: Path) -> list[ResultFile]:
+    """Of the runs of a workspace that came to their end, the one that ended last first.
+
+    Args:
+        root: The workspace's folder.
+    """
+    return sorted(_result_files(root), key=lambda file: (file.written_ns, file.run_id), reverse=True)
+
+
+def _result_files(root: Path) -> Iterator[ResultFile]:
+    for path in root.glob(f"runs/*/{RESULT_FILE}"):
+        with suppress(FileNotFoundError):  # removed just now
+            known = path.stat()
+            yield ResultFile(path, known.st_size, known.st_mtime_ns)

@@ -2,16 +2,14 @@
 
 import base64
 import hashlib
-import json
-import math
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from pipelines.report.page import TEMPLATES, ScriptedPart, page_environment
 from pipelines.review.page_data import PageData
+from pipelines.review.short_json import short_json
 
 _FOLDER = Path(__file__).parent / "page"
 SCRIPTS = (
@@ -32,8 +30,6 @@ SCRIPTS = (
     "app.js",
 )
 """One script in this order; a view registers itself in `views`, and `app.js`, which begins to draw, comes last."""
-_ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
-"""So that no name can end the element that holds the data."""
 
 
 def render(data: PageData, *, live: bool = False) -> str:
@@ -65,7 +61,7 @@ def render_part(data: PageData, *, live: bool = False, report: bool = False) -> 
         _environment()
         .get_template("review_part.html")
         .render(
-            data=_escaped(data_json(data)),
+            data=short_json(data),
             script=script,
             style=(_FOLDER / "review.css").read_text(encoding="utf-8"),
             live=live,
@@ -79,29 +75,6 @@ def render_part(data: PageData, *, live: bool = False, report: bool = False) -> 
         " base-uri 'none'; form-action 'none'"
     )
     return ScriptedPart(Markup(html), policy)  # noqa: S704 - the template escaped what is no part of the page itself
-
-
-def data_json(data: PageData) -> str:
-    """`data` as strict JSON, short: numbers have six significant digits, and those that are not finite are null."""
-    return json.dumps(
-        _shortened(data.model_dump(mode="json")), ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    )
-
-
-def _shortened(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [_shortened(one) for one in value]
-    if isinstance(value, dict):
-        return {name: _shortened(one) for name, one in value.items()}
-    return value
-
-
-def _escaped(text: str) -> str:
-    for character, escaped in _ESCAPED.items():
-        text = text.replace(character, escaped)
-    return text
 
 
 def _environment() -> Environment:

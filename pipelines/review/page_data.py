@@ -212,8 +212,10 @@ class Deciding(Record):
 
     actions: list[Literal["approve", "reject", "promote", "rollback"]]
     aliases: list[str]
+    """What they are for (`pipelines.recipe.registry_config.Role`); a recipe may call them otherwise."""
     csrf_token: str
-    """Goes back with every decision."""
+    """Goes back with every decision, as does `seen`: the digest of the last of `PageData.aliases` that is of the run's
+    registered model, or null where there is none."""
 
 
 class PageData(Record):

@@ -244,6 +244,8 @@ def _record_measurement(child: RunWriter, measurement: MeasurementRecord, row: R
             "serving.prefix_caching": serving.prefix_caching,
             "serving.max_num_seqs": serving.max_num_seqs,
             "serving.threads": serving.threads,
+            # MLflow keeps no order: this tells the mix whose speeds are told first.
+            "serving.prompts": next((one.prompts for one in serving.load_points if one.concurrency is not None), None),
         }
     )
     metrics = serving_metrics(serving)

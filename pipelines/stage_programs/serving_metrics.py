@@ -42,7 +42,7 @@ def serving_metrics(serving: ServingRecord) -> dict[str, float | int | None]:
     for check in serving.checks:
         if check.proved_on is not None:
             continue  # measured on another model's server
-        metrics |= {_name(f"check.{check.check}.{name}"): value for name, value in check.numbers.items()}
+        metrics |= {metric_name(f"check.{check.check}.{name}"): value for name, value in check.numbers.items()}
     return metrics
 
 
@@ -93,7 +93,7 @@ def load_name(point: LoadPoint) -> str:
     else:
         rate = point.requests_per_second_offered
         load = "poisson" if rate is None else f"poisson_{rate:g}_per_second"
-    return _name(f"load.{point.prompts}.{load}")
+    return metric_name(f"load.{point.prompts}.{load}")
 
 
 def _point_metrics(point: LoadPoint) -> dict[str, float | int | None]:
@@ -137,5 +137,6 @@ def _limit_metrics(serving: ServingRecord, point: LoadPoint) -> dict[str, float]
     return {f"{one.phase}_share_of_limit": one.share for one in shares if one and one.share <= 1}
 
 
-def _name(text: str) -> str:
+def metric_name(text: str) -> str:
+    """As MLflow takes it."""
     return _NOT_IN_A_NAME.sub("_", text)[:250]

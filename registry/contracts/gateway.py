@@ -5,9 +5,12 @@ from typing import Any
 
 from registry.contracts.base import Record
 
+GATEWAY_FILE = "gateway.json"
+PAIRS_FILE = "pairs.db"
+
 
 class GatewayRecord(Record):
-    """`gateway.json` beside the pairs of a gateway."""
+    """`GATEWAY_FILE` beside the pairs of a gateway."""
 
     name: str
     model: str

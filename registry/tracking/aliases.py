@@ -41,6 +41,33 @@ def version_of(uri: str, model: str, digest: str) -> str | None:
     return None if row is None else str(row[0])
 
 
+def versions_of(uri: str, model: str) -> dict[str, str]:
+    """Digest of an artifact -> its version of a registered model, of all that have a digest.
+
+    Raises:
+        NoAnswerError: The store does not answer.
+    """
+    found: dict[str, str] = {}
+    if is_server(uri):
+        page: dict[str, str] = {}
+        while True:
+            answer = ask(uri, "model-versions/search", {"filter": f"name = '{model}'", **page}) or {}
+            for version in answer.get("model_versions", []):
+                tags = {tag["key"]: tag["value"] for tag in version.get("tags", [])}
+                found.setdefault(tags.get(_DIGEST, ""), str(version["version"]))
+            if not answer.get("next_page_token"):
+                return found
+            page = {"page_token": answer["next_page_token"]}
+    with _database(uri) as connection:
+        rows = connection.execute(
+            "SELECT t.value, v.version FROM model_versions v"
+            " JOIN model_version_tags t ON t.name = v.name AND t.version = v.version"
+            " WHERE v.name = ? AND t.key = ? AND v.current_stage != 'Deleted_Internal' ORDER BY v.version",
+            (model, _DIGEST),
+        )
+        return {str(digest): str(version) for digest, version in rows}
+
+
 def alias_of(uri: str, model: str, alias: str) -> str | None:
     """The version that an alias points at; None for one that is not set."""
     if is_server(uri):

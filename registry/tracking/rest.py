@@ -24,7 +24,7 @@ class NoAnswerError(Exception):
 def ask(
     uri: str,
     path: str,
-    parameters: Mapping[str, str],
+    parameters: Mapping[str, Any],
     method: Literal["GET", "POST", "DELETE"] = "GET",
     absent: str = "RESOURCE_DOES_NOT_EXIST",
 ) -> dict[str, Any] | None:

@@ -29,6 +29,7 @@ DOCUMENTS = (
             "registry",
             "rendering",
             "replay",
+            "review",
             "verdict",
             "watching",
         )

@@ -89,7 +89,10 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "document",
-    ["replay", "verdict", "artifacts", "gateway", "routing", "watching", "ramp", "rendering", "cost", "limits"],
+    [
+        *("replay", "verdict", "artifacts", "review", "gateway", "routing", "watching", "ramp", "rendering"),
+        *("cost", "limits"),
+    ],
 )
 def test_the_walk_of_a_document(document: str, capsys: pytest.CaptureFixture[str]) -> None:
     """In this order: a verdict wants a replay, and a ramp a champion."""
