@@ -20,7 +20,8 @@ def format_of(method: Method) -> Method:
 class Record(StrictModel):
     """A fact that is kept. `schema_version` goes up when a field changes its meaning or goes away."""
 
-    # What was measured may be no number; what was asked may not.
-    model_config = ConfigDict(allow_inf_nan=True)
+    # What was measured may be no number; what was asked may not. JSON has no word for it, and null would be read as
+    # `not known`, or as damage.
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="strings")
 
     schema_version: int = 1

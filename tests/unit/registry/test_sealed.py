@@ -1,10 +1,12 @@
 """A sealed file is read as it was written or not at all."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from registry.contracts import StageResult
 from registry.contracts.base import Record
 from registry.sealed import DamagedFile, read_sealed, write_sealed
 
@@ -28,9 +30,18 @@ def test_as_it_was_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "file").read_text())["value"] == READING.value
 
 
-def test_what_json_cannot_hold_is_null(tmp_path: Path) -> None:
-    write_sealed(tmp_path / "file", Reading(name="n", value=1.0, more={"a": [float("nan")]}))
-    assert read_sealed(tmp_path / "file", Reading).more == {"a": [None]}
+def test_what_json_has_no_word_for_is_kept(tmp_path: Path) -> None:
+    """Null would be read as `not known`, or as damage where a number is wanted."""
+    write_sealed(tmp_path / "file", Reading(name="n", value=math.inf, more={"a": [math.nan, None, -math.inf]}))
+    read = read_sealed(tmp_path / "file", Reading)
+    assert read.value == math.inf
+    assert math.isnan(read.more["a"][0] or 0) and read.more["a"][1:] == [None, -math.inf]
+
+
+def test_a_stage_hands_on_what_is_no_number() -> None:
+    result = StageResult(stage="measure", record=Reading(name="n", value=math.nan).model_dump(mode="json"))
+    again = StageResult.model_validate_json(result.model_dump_json())
+    assert math.isnan(Reading.model_validate(again.record).value)
 
 
 def test_any_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
