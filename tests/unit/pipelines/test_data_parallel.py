@@ -23,6 +23,8 @@ from tests.fake_engine import FakeEngine
 from tests.unit.pipelines.test_runner import FINGERPRINTS, MACHINE, run_config
 from tests.unit.serving_checks.test_server import model_dir
 
+pytestmark = pytest.mark.slow
+
 EIGHT = {"device": "cuda", "gpus": [f"GPU-{number}" for number in range(8)], "memory_bytes": 1 << 40}
 OPENAI = {"engine": "openai", "base_url": "http://127.0.0.1:8000", "served_model_name": "theirs"}
 

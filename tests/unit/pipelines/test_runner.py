@@ -26,6 +26,8 @@ from pipelines.recipe.run_config import RunConfig
 from pipelines.records.events import StageOutcome
 from serving_checks.processes.guard import descendants_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[3]
 FINGERPRINTS = Fingerprints("sha256:source", "sha256:calibration", "sha256:suite")
 MACHINE = MachineRecord(

@@ -200,6 +200,7 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_holm_is_statsmodels(seed: int) -> None:
     from statsmodels.stats.multitest import multipletests

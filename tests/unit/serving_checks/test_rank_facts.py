@@ -11,6 +11,8 @@ from serving_checks.server import RunningServer
 from tests.unit.serving_checks.test_server import request, serve_fake
 from tests.unit.serving_checks.test_sharding import rank
 
+pytestmark = pytest.mark.slow
+
 NOWHERE = Endpoint(base_url="http://127.0.0.1:9", served_model_name="m", model_path="/", max_model_len=16)
 
 

@@ -17,6 +17,8 @@ from serving_checks.readings.memory import memory_record
 from serving_checks.server import serve
 from tests.fake_engine import FakeEngine
 
+pytestmark = pytest.mark.slow
+
 
 def model_dir(path: Path, quantization: dict | None = None) -> Path:
     config = {"architectures": ["LlamaForCausalLM"]} | ({"quantization_config": quantization} if quantization else {})

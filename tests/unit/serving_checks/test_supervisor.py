@@ -14,6 +14,8 @@ from serving_checks.processes.guard import descendants_of
 from serving_checks.processes.pulse import Patience
 from serving_checks.processes.supervisor import Supervised, run, tail_of
 
+pytestmark = pytest.mark.slow
+
 # A child that leaves the session and ignores SIGTERM, the hardest to get rid of; it writes its process id.
 STUBBORN = "import os,signal,sys,time; os.setsid(); signal.signal(15, signal.SIG_IGN); open(sys.argv[1],'w').write(str(os.getpid())); time.sleep(600)"  # noqa: E501
 PARENT = "import subprocess,sys,time; subprocess.Popen([sys.executable,'-c',sys.argv[1],sys.argv[2]]); time.sleep(600)"

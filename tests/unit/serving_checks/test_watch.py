@@ -22,6 +22,8 @@ from serving_checks.transport.http_json import post_json
 from tests.fake_engine import FakeEngine
 from tests.unit.serving_checks.test_server import request
 
+pytestmark = pytest.mark.slow
+
 Hurt = Callable[[RunningServer], None]
 
 
