@@ -41,6 +41,7 @@ _KEPT_SECONDS = 4.0
 """Of a connection that nothing is asked on. Uvicorn, in which engines run, closes after 5: a request that is sent at
 that moment would be lost."""
 _DONE, _DONE_BYTES = re.compile(rb"[\r\n]data: ?\[DONE\]"), 13
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _BROKEN = (aiohttp.ClientError, HttpProcessingError)
 """What reading an answer may raise beside OSError: the latter is aiohttp's, of bytes that are no HTTP."""
 
@@ -284,7 +285,13 @@ def _answered(answer: aiohttp.ClientResponse, body: bytes | None, sent_at: float
 
 
 def _passed_back(headers: Mapping[str, str], request_id: str) -> CIMultiDict[str]:
-    """All but those about the connection; what comes several times stays so."""
+    """All but those about the connection; what comes several times stays so.
+
+    Raises:
+        Refusal: One holds what no header may (RFC 9110, section 5.5), and what aiohttp reads but does not write.
+    """
+    if any(_CONTROL.search(value) for value in headers.values()):
+        raise Refusal(502, "the model's server answered with a header that is none; ask again later")
     named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
     passed = CIMultiDict(
         (name, value)

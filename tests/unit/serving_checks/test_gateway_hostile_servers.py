@@ -90,6 +90,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
         ([answer(GOOD).replace(b"Content-Length: ", b"Content-Length: -")], 502),
         ([answer(GOOD, "200 OK", "Content-Length: 3")], 502),
         ([answer(GOOD, "200 OK", "X-A: a\0b")], 502),
+        *(([answer(GOOD, "200 OK", f"X-A: a{chr(code)}b")], 502) for code in (0x01, 0x08, 0x0B, 0x1F, 0x7F)),
         ([answer(GOOD, "200 OK", "X-A: " + "a" * (5 << 20))], 502),
         ([answer(GOOD, "200 OK", *[f"X-{number}: a" for number in range(3000)])], 502),
         ([stream(b"", end=b"zz\r\n"), "hang"], 502),
