@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--models", type=int, default=5, help="of a run, with its baseline")
     parser.add_argument("--categories", type=int, default=8)
-    parser.add_argument("--details", type=int, default=20, help="so many of the newest runs have them")
+    parser.add_argument("--details", type=int, default=15, help="so many of the newest runs have them")
     parser.add_argument("--times", type=int, default=5)
     asked = parser.parse_args()
     html = render(review(asked.runs, asked.models, asked.categories, asked.details))
