@@ -31,8 +31,9 @@ from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.registry_config import RegistryConfig
 from pipelines.stage_programs.live_judge import JudgeJob
 from registry.contracts import GatewayRecord, LiveVerdict
-from registry.contracts.gateway import GATEWAY_FILE, PAIRS_FILE
+from registry.contracts.gateway import ADDRESS_FILE, GATEWAY_FILE, PAIRS_FILE
 from registry.hashing import digest_of
+from registry.held_file import held_file
 from registry.ledger import Entry, Ledger
 from registry.sealed import DamagedFile, read_sealed, write_sealed
 from registry.tracking.address import sqlite_uri
@@ -210,7 +211,9 @@ class _Serving:
             gateway.verdict = _page(told(NOBODY, config.model, self._opened.champion, None))
             trial = LiveTrial(config.split, self._opened.ramp, judging, self._name, self._who, self._on_row)
             await stack.enter_async_context(listening(gateway, config.listen))
-            self._tell(f"http://{config.listen.host}:{config.listen.port} answers as {config.model}")
+            address = f"http://{config.listen.host}:{config.listen.port}"
+            stack.enter_context(held_file(self._directory / ADDRESS_FILE, f"{address}/"))
+            self._tell(f"{address} answers as {config.model}")
             while True:
                 try:
                     await self._follow(servers, gateway, observer, trial)

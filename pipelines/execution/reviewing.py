@@ -27,7 +27,7 @@ from pipelines.review.collect import ASKED_EVERY_SECONDS, Collector
 from pipelines.review.page import render
 from pipelines.review.page_data import Deciding
 from pipelines.review.server import Decider, Decision, ReviewServer
-from registry.contracts.gateway import GATEWAY_FILE, PAIRS_FILE
+from registry.contracts.gateway import ADDRESS_FILE, GATEWAY_FILE, PAIRS_FILE
 from registry.contracts.replay import REPLAY_FILE
 from registry.files import write_text_atomically
 from registry.ledger import Entry
@@ -174,7 +174,7 @@ def _role(decision: Decision) -> Role:
 
 def mark_of(workspace: Workspace) -> object:
     """What changes with all that the page shows and lies in the workspace: times and sizes, no content."""
-    pairs = (REPLAY_FILE, GATEWAY_FILE, f"{PAIRS_FILE}*", PAIRS_DIR)
+    pairs = (REPLAY_FILE, GATEWAY_FILE, ADDRESS_FILE, f"{PAIRS_FILE}*", PAIRS_DIR)
     shadow = [path for name in pairs for path in workspace.root.glob(f"shadow/*/{name}")]
     watched = [workspace.ledger_file, *workspace.root.glob("ledger.db-wal"), *shadow]
     return result_files(workspace.root), sorted((str(path), *_stamp(path)) for path in watched)

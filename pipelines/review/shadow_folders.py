@@ -10,8 +10,9 @@ from pipelines.review.ledger_rows import LedgerRows
 from pipelines.review.one_run import DIGITS_OF_A_DIGEST
 from pipelines.review.page_data import Notice, ShadowTraffic
 from registry.contracts import GatewayRecord, ReplayRecord, ShadowVerdict
-from registry.contracts.gateway import GATEWAY_FILE, PAIRS_FILE
+from registry.contracts.gateway import ADDRESS_FILE, GATEWAY_FILE, PAIRS_FILE
 from registry.contracts.replay import REPLAY_FILE
+from registry.held_file import read_held
 from registry.pair_database import read_trial
 from registry.pairs import pairs_in_parts
 from registry.sealed import DamagedFile, read_sealed
@@ -55,6 +56,7 @@ def _of_gateway(folder: Path, record: GatewayRecord) -> ShadowTraffic:
         candidate=_short(kept.trial.candidate) if kept else "",
         pairs=kept.pairs if kept else 0,
         started_at=record.started_at,
+        status=read_held(folder / ADDRESS_FILE),
         **_judged(kept.verdict if kept else None),
     )
 

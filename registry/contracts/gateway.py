@@ -5,6 +5,8 @@ from typing import Any
 
 from registry.contracts.base import Record
 
+ADDRESS_FILE = "gateway.address"
+"""Holds the address of the gateway's own page while it runs (`registry.held_file`)."""
 GATEWAY_FILE = "gateway.json"
 PAIRS_FILE = "pairs.db"
 

@@ -76,7 +76,7 @@ def test_it_says_which_to_take_why_and_what_became_worse(browser: Browser, tmp_p
         assert "gptq inconclusive\nload at 8: the load test is not to be believed" in text
         assert f"▼ worse int8 {WORSE}" in text and "1 not surely different." in text
         assert "awq failed inspect:awq" in text
-        assert text.index("Recommended") < text.index("became worse") < text.index("Quality against cost")
+        assert text.index("Recommended") < text.index("became worse") < text.index("Quality against what it costs")
 
 
 def test_the_numbers_are_the_records(browser: Browser, tmp_path: Path) -> None:

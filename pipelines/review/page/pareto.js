@@ -12,7 +12,7 @@ function costAxis(run, name) {
 
 function pareto(run) {
   const known = Object.keys(costs).filter(name => run.models.some(model => model[name] != null));
-  if (!known.length) return [heading("Quality against cost"), empty("Nothing was measured, so there is nothing to weigh. The failures above say why.")];
+  if (!known.length) return [heading("Quality against what it costs"), empty("Nothing was measured, so there is nothing to weigh. The failures above say why.")];
   const x = known.includes(state.get("x")) ? state.get("x") : known[0], names = categoriesOf(run);
   const y = names.includes(state.get("y")) ? state.get("y") : null, points = pointsOf(run, x, y), [title, form, way] = costAxis(run, x);
   const controls = el("div", { class: "controls" },
@@ -21,7 +21,7 @@ function pareto(run) {
   const left = run.models.filter(model => !points.some(point => point.model === model)).map(model => model.name);
   const told = (point) => [point.model.name, form(point.x), point.baseline ? "1, by definition" : ratio(point.low), point.baseline ? unknown : between(point.low, point.high),
     point.baseline ? unknown : point.category, point.beaten ? "no: " + point.beaten.model.name + " is as good in both" : "yes"];
-  return [heading("Quality against cost"), controls, points.length > 1 ? paretoPlot(points, x, title, form) : empty("Fewer than two models have both numbers."),
+  return [heading("Quality against what it costs"), controls, points.length > 1 ? paretoPlot(points, x, title, form) : empty("Fewer than two models have both numbers."),
     el("p", { class: "quiet" }, `A mark stands at what was surely kept, the lower end of the 95 % interval; the bar reaches to its upper end, with a tick at the estimate. Better is further up and to the ${way > 0 ? "right" : "left"}. Grey: another artifact is as good in both. `,
       "Shapes: ● pass, ◆ inconclusive, ■ fail; the baseline keeps 1 by definition.", left.length > 0 && ` Not drawn, since a number is missing: ${left.join(", ")}.`),
     fold(run.id + "/front", "The same as a table", null, grid([{ title: "model" }, { title: title }, { title: "surely kept" }, { title: "95 % interval" }, { title: "category" }, { title: "on the front" }],

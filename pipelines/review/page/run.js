@@ -45,6 +45,7 @@ function recommendation(run, detail) {
       said ? said.sentence + ". " : kind === "artifact" ? models[run.recommended]?.name : kind, said && el("span", { class: "quiet" }, "Next: ", step))
       : empty("This run has no recommendation: it ended before there was anything to choose from, or it is older than recommendations are."),
     ...choiceFacts(run),
+    data.deciding && el("p", {}, link("Decide about this run", place({ view: "decide", run: run.id }))),
     el("div", { class: "sides" },
       el("section", {}, heading("What was rejected, and why", 3), rejected(said)),
       el("section", {}, heading("What became worse", 3), ...worse(run)))];

@@ -20,6 +20,8 @@ from pipelines.execution.gateway import PAIRS_FILE, _Serving, begun, open_gatewa
 from pipelines.execution.workspace import Workspace
 from pipelines.recipe.gateway_config import GatewayConfig
 from registry.contracts import Endpoint
+from registry.contracts.gateway import ADDRESS_FILE
+from registry.held_file import read_held
 from registry.ledger import Entry, Ledger
 from registry.pair_database import read_pair_database
 from registry.sealed import write_sealed
@@ -163,8 +165,10 @@ def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 def test_it_follows_the_ledger_and_keeps_pairs(one: Lab) -> None:
     async def run() -> None:
         one.move("champion", "1")
+        address = one.workspace.replay_dir("live") / ADDRESS_FILE
         async with one.running() as session:
             assert await one.ask(session) == (200, "from 1")
+            assert read_held(address) == f"http://127.0.0.1:{one.port}/"
             one.move("shadow", "2")
             await one.until(lambda: one.up == ["1", "2"])
             await asyncio.sleep(0.1)
@@ -180,6 +184,7 @@ def test_it_follows_the_ledger_and_keeps_pairs(one: Lab) -> None:
             await one.until(lambda: "version 1 answers clients" in one.told)
             assert await one.ask(session) == (200, "from 1")
         assert one.up == [], "none is left behind"
+        assert read_held(address) is None
 
     asyncio.run(run())
     folder = one.workspace.root / "shadow" / "live"

@@ -9,8 +9,9 @@ import pytest
 from pipelines.execution.shadow_evidence import Tried, record_verdict
 from pipelines.review.page_data import PageData
 from registry.contracts import GatewayRecord, ReplayRecord
-from registry.contracts.gateway import GATEWAY_FILE, PAIRS_FILE
+from registry.contracts.gateway import ADDRESS_FILE, GATEWAY_FILE, PAIRS_FILE
 from registry.contracts.replay import REPLAY_FILE
+from registry.held_file import held_file
 from registry.ledger import Ledger
 from registry.pair_database import PairDatabase, Trial, keep_decision
 from registry.pairs import PairWriter
@@ -102,7 +103,10 @@ def test_a_gateway_has_the_pairs_and_the_verdict_of_its_newest_trial(root: Path)
     assert (one.kind, one.model, one.pairs, one.outcome) == ("gateway", "smollm2", 3, None)
     assert (one.champion, one.candidate) == ("a" * 12, "b" * 12)
     keep_decision(folder / PAIRS_FILE, "first", verdict("fail"))
-    assert only(collected(root)).outcome == "fail"
+    with held_file(folder / ADDRESS_FILE, "http://127.0.0.1:8080/"):
+        found = only(collected(root))
+    assert (found.outcome, found.status) == ("fail", "http://127.0.0.1:8080/")
+    assert only(collected(root)).status is None, "it does not run any more"
 
 
 @pytest.mark.parametrize("name", [REPLAY_FILE, GATEWAY_FILE])
