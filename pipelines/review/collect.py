@@ -2,9 +2,10 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from configs.errors import RequestError
 from pipelines.records.run_record import ResultFile, RunRecord, result_files
@@ -13,7 +14,7 @@ from pipelines.review.joining import Found, Joined, VersionKey, joined
 from pipelines.review.ledger_rows import LedgerRows
 from pipelines.review.mlflow_runs import Elsewhere, Tracking, elsewhere
 from pipelines.review.one_run import run_detail
-from pipelines.review.page_data import Deciding, Notice, PageData, Regression, RunDetail
+from pipelines.review.page_data import Deciding, Notice, PageData, Regression, RunDetail, ShadowTraffic
 from pipelines.review.pairing import Pairing
 from pipelines.review.regressions import regressions
 from pipelines.review.shadow_folders import shadow_traffic
@@ -31,6 +32,15 @@ MOST_REGRESSIONS = 2_000
 ASKED_EVERY_SECONDS = 60
 """Of tracking stores and ledgers on other machines."""
 _RECORDS_KEPT = 8
+
+
+class _Fate(NamedTuple):
+    """Of a model, after its run."""
+
+    version: str | None
+    """Of the registered model."""
+    traffic: list[str]
+    """Names of the shadow folders that hold its answers."""
 
 
 class Collector:
@@ -61,6 +71,8 @@ class Collector:
         self._reader = RunReader(root, pages_at, price)
         self._pairing = Pairing(store, cache, self.record)
         self._records: OrderedDict[ResultFile, RunRecord] = OrderedDict()
+        self._fates: dict[str, dict[str, _Fate]] = {}
+        """Run -> model's name -> what became of it."""
         self._away: tuple[object, Elsewhere] | None = None
         """What was asked of tracking stores, and what they said."""
 
@@ -116,6 +128,7 @@ class Collector:
             prices=prices,
             deciding=deciding,
         )
+        self._fates = _fates_of(whole, traffic)
         left = most_bytes - len(short_json(data).encode())
         return data.model_copy(update={"details": dict(self._details(whole, opened, left))})
 
@@ -148,14 +161,13 @@ class Collector:
             self._records.popitem(last=False)
         return self._records[file]
 
-    def detail(self, run_id: str, versions: Mapping[str, str] | None = None) -> RunDetail:
-        """What is asked of one run; raises as `record`.
-
-        Args:
-            run_id: Its id.
-            versions: Model's name -> version of the registered model.
-        """
-        return run_detail(self.record(run_id), versions=versions)
+    def detail(self, run_id: str) -> RunDetail:
+        """What is asked of one run, with what became of its models as it was last collected; raises as `record`."""
+        fates = self._fates.get(run_id, {})
+        versions = {name: fate.version for name, fate in fates.items() if fate.version}
+        return run_detail(
+            self.record(run_id), versions=versions, traffic={name: fate.traffic for name, fate in fates.items()}
+        )
 
     def _details(self, whole: Joined, opened: str | None, most_bytes: int) -> Iterator[tuple[str, RunDetail]]:
         """Of the newest runs, as far as the bytes go, and of the one that the page opens with."""
@@ -164,7 +176,7 @@ class Collector:
         wanted = [number for number in here if whole.runs.id[number] == (opened or whole.runs.id[here[0]])]
         for number in dict.fromkeys([*wanted, *here]):
             try:
-                detail = self.detail(whole.runs.id[number], _versions_of(whole, number))
+                detail = self.detail(whole.runs.id[number])
             except (LookupError, DamagedFile):
                 continue  # removed or damaged meanwhile; the next look tells
             left -= len(short_json(detail).encode())
@@ -199,9 +211,12 @@ def _versions(ledgers: LedgerRows) -> dict[VersionKey, str]:
     }
 
 
-def _versions_of(whole: Joined, run: int) -> dict[str, str]:
-    models = range(whole.first[run], whole.first[run] + len(whole.found[run].summary.digests))
-    return {whole.models.name[model]: version for model in models if (version := whole.models.version[model])}
+def _fates_of(whole: Joined, traffic: Sequence[ShadowTraffic]) -> dict[str, dict[str, _Fate]]:
+    fates: dict[str, dict[str, _Fate]] = {run: {} for run in whole.runs.id}
+    models = whole.models
+    for run, name, digest, version in zip(models.run, models.name, models.digest, models.version, strict=True):
+        fates[whole.runs.id[run]][name] = _Fate(version, [one.name for one in traffic if digest in one.digests])
+    return fates
 
 
 def _cut(whole: Joined, compared: Sequence[Regression]) -> Iterator[Notice]:

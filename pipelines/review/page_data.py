@@ -185,6 +185,8 @@ class ShadowTraffic(Record):
     model: str
     champion: str
     candidate: str
+    digests: list[str] = []
+    """The first 12 hex digits of each side's, where they are known."""
     pairs: int
     started_at: datetime
     outcome: str | None

@@ -17,8 +17,9 @@ from registry.pair_database import PairDatabase, Trial, keep_decision
 from registry.pairs import PairWriter
 from registry.sealed import write_sealed
 from registry.tracking.address import sqlite_uri
-from tests.review_workspace import collected, put_runs
+from tests.review_workspace import collected, collector, put_run, put_runs
 from tests.shadow_pairs import pair
+from tests.unit.pipelines.report_records import report_rows
 from tests.unit.pipelines.test_ramp import verdict
 
 MODEL = "smollm2-135m-demo"
@@ -130,3 +131,23 @@ def test_a_damaged_database_is_told(root: Path) -> None:
     (notice,) = collected(root).notices
     assert notice.about == "live"
     assert PAIRS_FILE in notice.text
+
+
+def test_a_model_s_lineage_ends_with_its_traffic(root: Path) -> None:
+    baseline, artifact = (row.digest for row in report_rows()[:2])
+    assert baseline and artifact
+    put_run(root, "run-1")
+    record = GatewayRecord(
+        name="live", model="smollm2", verdict={}, verdict_digest="sha256:v", started_at=datetime(2026, 5, 1, tzinfo=UTC)
+    )
+    write_sealed(root / "shadow" / "live" / GATEWAY_FILE, record)
+    with PairDatabase(root / "shadow" / "live" / PAIRS_FILE) as database:
+        database.offer(pair(0), Trial("first", baseline, artifact))
+    reader = collector(root)
+    shown = reader.collect(most_bytes=0).details
+    assert len(shown) == 1
+    for run in ("run-0", "run-1"):
+        detail = reader.detail(run)
+        told = [dict(model.lineage)["traffic"] for model in detail.models[:3]]
+        assert told == ["live", "live", "none"], "a run that is not in the page too"
+        assert shown.get(run, detail) == detail
