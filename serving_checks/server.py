@@ -94,7 +94,7 @@ def free_port(wanted: int | None) -> int:
         except OSError as error:
             raise RequestError(
                 f"port {wanted} on {LOOPBACK} cannot be used: {error.strerror}",
-                remedy="leave `port` out to get a free one, or stop what listens there",
+                remedy="name another port, or stop what listens there",
             ) from None
         return int(probe.getsockname()[1])
 

@@ -19,8 +19,9 @@ from aiohttp import web
 from pydantic import Field, StringConstraints, ValidationError
 
 from configs.base import StrictModel
-from configs.errors import QuantbenchError
+from configs.errors import QuantbenchError, UnreadableError
 from configs.reading.json_text import parse_json
+from configs.reading.text import read_bytes
 from pipelines.records.run_record import result_files
 from pipelines.review.page_data import Deciding, PageData, RunDetail
 from pipelines.review.short_json import short_json
@@ -34,6 +35,7 @@ from serving_checks.gateway.refusals import Refusal
 
 _MOST_BODY_BYTES = 64 << 10
 _BODY_SECONDS = 10.0
+_MOST_REPORT_BYTES = 64 << 20
 _WRONG_KEYS, _WRONG_KEY_SECONDS = 5, 60.0
 """So many wrong keys within so long, and none is looked at any more: nobody types faster, and programs guess."""
 _OF_ALL = {
@@ -206,8 +208,12 @@ class ReviewServer:
         """Of a run that is there: a name that is none of theirs leads nowhere."""
         known = {file.run_id: file.path for file in result_files(self._root)}
         try:
-            html = known[run_id].with_name(REPORT_FILE).read_bytes()
-        except (KeyError, OSError):
+            report = known[run_id].with_name(REPORT_FILE)
+            # A run writes a file; a link may lead anywhere.
+            if report.is_symlink():
+                raise OSError(f"{report} is a link")
+            html = read_bytes(report, _MOST_REPORT_BYTES)
+        except (KeyError, OSError, UnreadableError):
             raise DecisionError(404, f"run {run_id[:100]} has no report", "load the page again") from None
         headers = {"content-type": "text/html; charset=utf-8", "content-security-policy": _OF_REPORT}
         return web.Response(body=html, headers={**_OF_ALL, **headers})

@@ -3,6 +3,7 @@ tests/integration/test_review_decisions.py."""
 
 import asyncio
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -184,6 +185,15 @@ def test_what_is_not_there_is_not_found_whatever_it_is_called(live: Live, path: 
     found = live.ask(path)
     assert found.status == 404
     assert found.json["remedy"]
+
+
+def test_a_report_that_is_no_file_is_not_followed(live: Live) -> None:
+    report = live.root / "runs" / "run-1" / "report.html"
+    report.symlink_to("/etc/passwd")
+    assert live.ask("/runs/run-1/report.html").status == 404
+    report.unlink()
+    os.mkfifo(report)
+    assert live.ask("/runs/run-1/report.html").status == 404, "and nobody is waited for"
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "[::1", ""])
