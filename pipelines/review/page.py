@@ -11,7 +11,7 @@ from pipelines.report.page import TEMPLATES, ScriptedPart, page_environment
 from pipelines.review.page_data import PageData
 from pipelines.review.short_json import short_json
 
-_FOLDER = Path(__file__).parent / "page"
+FOLDER = Path(__file__).parent / "page"
 SCRIPTS = (
     "state.js",
     "data.js",
@@ -56,14 +56,14 @@ def render_part(data: PageData, *, live: bool = False, report: bool = False) -> 
     Args:
         report: The page is the report of a run, which tells the rest below.
     """
-    script = "\n".join(["", '"use strict";', *((_FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)])
+    script = "\n".join(["", '"use strict";', *map(_lines_of, SCRIPTS), ""])
     html = (
         _environment()
         .get_template("review_part.html")
         .render(
             data=short_json(data),
             script=script,
-            style=(_FOLDER / "review.css").read_text(encoding="utf-8"),
+            style=(FOLDER / "review.css").read_text(encoding="utf-8"),
             live=live,
             report=report,
         )
@@ -77,5 +77,11 @@ def render_part(data: PageData, *, live: bool = False, report: bool = False) -> 
     return ScriptedPart(Markup(html), policy)  # noqa: S704 - the template escaped what is no part of the page itself
 
 
+def _lines_of(script: str) -> str:
+    """Its lines without what only their readers need: a tenth of a run's report. No text in them goes over lines."""
+    lines = (line.strip() for line in (FOLDER / script).read_text(encoding="utf-8").splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
+
+
 def _environment() -> Environment:
-    return page_environment().overlay(loader=FileSystemLoader([_FOLDER, TEMPLATES]))
+    return page_environment().overlay(loader=FileSystemLoader([FOLDER, TEMPLATES]))

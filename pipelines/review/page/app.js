@@ -1,12 +1,15 @@
 // Puts the view that the fragment names into the page, and keeps a live page's data new.
-const root = document.getElementById("review"), live = root.dataset.live === "true";
-const first = () => (data.shown && runOf(data.shown)) || runs.length === 1 ? "run" : "runs";
+const root = document.getElementById("review"),
+  live = root.dataset.live === "true";
+const first = () => ((data.shown && runOf(data.shown)) || runs.length === 1 ? "run" : "runs");
 let drawn;
 
 // `typing`: a control changed, and a view that can leaves it in place: a field that is replaced forgets half a date.
 function redraw({ typing = false } = {}) {
-  const focused = document.activeElement?.id, where = document.activeElement?.selectionStart;
-  const view = state.view, main = root.querySelector("main");
+  const focused = document.activeElement?.id,
+    where = document.activeElement?.selectionStart;
+  const view = state.view,
+    main = root.querySelector("main");
   navigation(view);
   notices();
   if (!(typing && views[view].again?.(main, state))) {
@@ -25,12 +28,25 @@ function redraw({ typing = false } = {}) {
 
 function navigation(view) {
   const alone = runs.length === 1 && !data.aliases.length && !data.shadow.length && !data.deciding;
-  root.querySelector("nav").replaceChildren(...(alone ? [] : Object.keys(views).filter(name => views[name].always || name === view)
-    .map(name => link(views[name].title, name === view ? location.hash || "#" : place({ view: name }), { "aria-current": name === view ? "page" : null }))));
+  root.querySelector("nav").replaceChildren(
+    ...(alone
+      ? []
+      : Object.keys(views)
+          .filter(name => views[name].always || name === view)
+          .map(name =>
+            link(views[name].title, name === view ? location.hash || "#" : place({ view: name }), {
+              "aria-current": name === view ? "page" : null,
+            }),
+          )),
+  );
 }
 
 function notices() {
-  root.querySelector("#notices").replaceChildren(...data.notices.map(one => el("p", { class: "note" }, el("strong", {}, one.about), " ", one.text)));
+  root
+    .querySelector("#notices")
+    .replaceChildren(
+      ...data.notices.map(one => el("p", { class: "note" }, el("strong", {}, one.about), " ", one.text)),
+    );
 }
 
 // Without what turns the direction of text around: names come from outside.
@@ -38,8 +54,18 @@ const read = text => JSON.parse(text.replace(/[\u200e\u200f\u202a-\u202e\u2066-\
 
 async function ask(url, fields = {}) {
   const answer = await fetch(url, { cache: "no-cache", signal: AbortSignal.timeout(30000), ...fields });
-  const told = answer.status === 304 ? null : await answer.text().then(read).catch(() => null);
-  if (!answer.ok && answer.status !== 304) throw Object.assign(new Error(told?.message ?? "HTTP " + answer.status), { remedy: told?.remedy, status: answer.status });
+  const told =
+    answer.status === 304
+      ? null
+      : await answer
+          .text()
+          .then(read)
+          .catch(() => null);
+  if (!answer.ok && answer.status !== 304)
+    throw Object.assign(new Error(told?.message ?? "HTTP " + answer.status), {
+      remedy: told?.remedy,
+      status: answer.status,
+    });
   return told;
 }
 

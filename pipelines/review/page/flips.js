@@ -2,38 +2,77 @@
 function flipsOf(run, detail) {
   const some = detail.models.filter(model => model.flips.length);
   if (!some.length) return [];
-  return [heading("Worst answers"), ...some.map(model => fold(`${run.id}/flips/${model.name}`, model.name, `${model.flips.length} items that it does worse than the baseline, to read`,
-    model.flips.map(flip => flipped(model.name, flip))))];
+  return [
+    heading("Worst answers"),
+    ...some.map(model =>
+      fold(
+        `${run.id}/flips/${model.name}`,
+        model.name,
+        `${model.flips.length} items that it does worse than the baseline, to read`,
+        model.flips.map(flip => flipped(model.name, flip)),
+      ),
+    ),
+  ];
 }
 
 function flipped(name, flip) {
-  const moved = flip.shift_nats == null ? "" : `; ${flip.answer_type === "choice" ? "margin between two choices moved by" : "log-likelihood changed by"} ${minus(fixed(2)(flip.shift_nats))} nats`;
+  const moved =
+    flip.shift_nats == null
+      ? ""
+      : `; ${flip.answer_type === "choice" ? "margin between two choices moved by" : "log-likelihood changed by"} ${minus(fixed(2)(flip.shift_nats))} nats`;
   const [before, after] = marked(flip.baseline_answer, flip.artifact_answer);
-  const side = (title, text) => el("div", {}, el("div", { class: "quiet" }, title), el("div", { class: "answer" }, text.length ? text : "(nothing)"));
-  return el("div", { class: "flip" },
-    el("p", {}, el("strong", {}, flip.category), " ", el("span", { class: "quiet" }, `${flip.task}, item ${flip.doc_id}, ${flip.answer_type}; score ${figures(flip.baseline_score)} → ${figures(flip.artifact_score)}${moved}`)),
+  const side = (title, text) =>
+    el(
+      "div",
+      {},
+      el("div", { class: "quiet" }, title),
+      el("div", { class: "answer" }, text.length ? text : "(nothing)"),
+    );
+  return el(
+    "div",
+    { class: "flip" },
+    el(
+      "p",
+      {},
+      el("strong", {}, flip.category),
+      " ",
+      el(
+        "span",
+        { class: "quiet" },
+        `${flip.task}, item ${flip.doc_id}, ${flip.answer_type}; score ${figures(flip.baseline_score)} → ${figures(flip.artifact_score)}${moved}`,
+      ),
+    ),
     flip.prompt && el("pre", {}, flip.prompt),
-    flip.expected && el("p", {}, el("span", { class: "quiet" }, "expected "), el("span", { class: "answer" }, flip.expected)),
-    (flip.baseline_answer || flip.artifact_answer) && el("div", { class: "sides answers" }, side("baseline", before), side(name, after)));
+    flip.expected &&
+      el("p", {}, el("span", { class: "quiet" }, "expected "), el("span", { class: "answer" }, flip.expected)),
+    (flip.baseline_answer || flip.artifact_answer) &&
+      el("div", { class: "sides answers" }, side("baseline", before), side(name, after)),
+  );
 }
 
 // Both texts as nodes, word by word, with what is not in their longest common subsequence in <mark>.
 function marked(one, other) {
-  const words = text => text.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) ?? [], a = words(one), b = words(other);
+  const words = text => text.match(/\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu) ?? [],
+    a = words(one),
+    b = words(other);
   const length = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
-  for (let i = a.length - 1; i >= 0; i--) for (let j = b.length - 1; j >= 0; j--)
-    length[i][j] = a[i] === b[j] ? length[i + 1][j + 1] + 1 : Math.max(length[i + 1][j], length[i][j + 1]);
+  for (let i = a.length - 1; i >= 0; i--)
+    for (let j = b.length - 1; j >= 0; j--)
+      length[i][j] = a[i] === b[j] ? length[i + 1][j + 1] + 1 : Math.max(length[i + 1][j], length[i][j + 1]);
   const sides = [[], []];
   const put = (side, text, differs) => {
     const last = sides[side].at(-1);
     if (last && last.differs === differs) last.text += text;
     else sides[side].push({ text, differs });
   };
-  let i = 0, j = 0;
+  let i = 0,
+    j = 0;
   while (i < a.length || j < b.length) {
-    if (i < a.length && j < b.length && a[i] === b[j]) { put(0, a[i++], false); put(1, b[j++], false); }
-    else if (j >= b.length || (i < a.length && length[i + 1][j] >= length[i][j + 1])) put(0, a[i++], true);
+    if (i < a.length && j < b.length && a[i] === b[j]) {
+      put(0, a[i++], false);
+      put(1, b[j++], false);
+    } else if (j >= b.length || (i < a.length && length[i + 1][j] >= length[i][j + 1])) put(0, a[i++], true);
     else put(1, b[j++], true);
   }
-  return sides.map(side => side.map(({ text, differs }) => differs ? el("mark", {}, text) : text));
+  return sides.map(side => side.map(({ text, differs }) => (differs ? el("mark", {}, text) : text)));
 }

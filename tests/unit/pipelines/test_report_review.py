@@ -6,7 +6,10 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from evals.judging.characterize import MOST_FLIPS
+from pipelines.review.page import FOLDER, SCRIPTS
 from pipelines.review.page_data import PageData
 from pipelines.review.report_page import PAGE_FILE, data_of_run, render_report, write_page
 from tests.review_of_run import decided_record
@@ -27,6 +30,13 @@ def test_the_script_runs_by_its_hash_and_nothing_is_loaded(tmp_path: Path) -> No
     assert "connect-src &#39;none&#39;" in policy[1] and "default-src &#39;none&#39;" in policy[1]
     markup = page.replace(script, "")
     assert not re.search(r"<(?:link|img|iframe)|<script src|@import|url\(", markup)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_no_text_of_a_script_goes_over_lines(name: str) -> None:
+    """Pages get its lines without what stands before them."""
+    lines = (FOLDER / name).read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if line.count("`") % 2 or "/*" in line]
 
 
 def test_what_the_review_shows_stands_once(tmp_path: Path) -> None:
