@@ -34,8 +34,15 @@ RECOMMENDED = RecommendationRecord(
 
 
 def decided_record(folder: Path, **changes: Any) -> RunRecord:
-    """The run of `report_record`, with a recommendation."""
-    return report_record(folder, recommendation=RECOMMENDED, **changes)
+    """The run of `report_record`, with a recommendation, of a source that no line holds."""
+    record = report_record(folder, recommendation=RECOMMENDED, **changes)
+    baseline = record.rows[0]
+    if baseline.checkpoint is None:
+        return record
+    origin = f"gguf SmolLM2-135M-Instruct.Q4_1.gguf (sha256:{'b179' * 16})"
+    checkpoint = baseline.checkpoint.model_copy(update={"origin": origin})
+    rows = [baseline.model_copy(update={"checkpoint": checkpoint}), *record.rows[1:]]
+    return record.model_copy(update={"rows": rows})
 
 
 def reviewed(folder: Path, **changes: Any) -> PageData:

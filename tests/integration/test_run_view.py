@@ -262,6 +262,9 @@ def test_it_fits_each_width_by_day_and_by_night(browser: Browser, tmp_path: Path
     for html, fragment in pages:
         with Shown(browser, html, tmp_path, fragment, **shown) as page:
             assert page.evaluate(_ABROAD) <= 0
+            # What a view leaves out is nothing, and not the word for it.
+            words = page.inner_text("#review").split()
+            assert not {"null", "undefined", "false", "NaN"} & set(words)
             box = page.locator(_PARETO).bounding_box()
             assert box and box["width"] <= width
             sizes = page.eval_on_selector_all(

@@ -87,7 +87,7 @@ function recommendation(run, detail) {
           "This run has no recommendation: it ended before there was anything to choose from, or it is older than recommendations are.",
         ),
     ...choiceFacts(run),
-    data.deciding && el("p", {}, link("Decide about this run", place({ view: "decide", run: run.id }))),
+    ...(data.deciding ? [el("p", {}, link("Decide about this run", place({ view: "decide", run: run.id })))] : []),
     el(
       "div",
       { class: "sides" },
