@@ -112,7 +112,7 @@ def test_numbers_on_the_page_are_those_of_the_data(opened: Open) -> None:
     assert len(one.rows()) == len(data.models.name) == 30
     for place, text in enumerate(one.rows()):
         assert data.models.name[place] in text
-        assert (data.models.verdict[place] or "–") in text
+        assert (data.models.policy[place] or data.models.verdict[place] or "–") in text
         if (speed := data.models.tokens_per_second[place]) is not None:
             assert f"{float(f'{speed:.3g}'):,g}" in text
         for kept in (data.models.kept[place], data.models.kept_low[place], data.models.kept_high[place]):

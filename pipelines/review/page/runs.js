@@ -2,6 +2,7 @@
 const rowsShown = 100,
   mostPicked = 4;
 
+// What was lost is one of the policy's limits; runs of before there was a policy have a verdict on that alone.
 const verdictOf = model => model.policy ?? model.verdict;
 const worseOf = model => model.regressions.filter(one => one.change === "worse");
 const madeUp = model => (model.run.price?.made_up ? "MADE UP" : null);
@@ -35,7 +36,8 @@ const runColumns = [
   },
   {
     name: "verdict",
-    title: "verdict",
+    title: "policy",
+    unit: "all limits",
     ascending: true,
     value: model => verdictOf(model),
     cell: model => ({ text: badge(verdictOf(model)), title: model.failure }),
@@ -174,8 +176,8 @@ function filterControls(state) {
         models.map(model => model.method),
       ),
     ),
-    pick("verdict", "verdict", [
-      ["", "all verdicts"],
+    pick("verdict", "policy", [
+      ["", "all outcomes"],
       ["pass", "pass"],
       ["fail", "fail"],
       ["inconclusive", "inconclusive"],
