@@ -5,20 +5,18 @@ const moved = entry =>
     : `${entry.version_from ?? "none"} → ${entry.version_to ?? "none"}`;
 
 function aliasRows() {
-  return [...data.aliases]
-    .reverse()
-    .map(entry => [
-      { text: when(entry.at), second: entry.model },
-      { text: entry.kind, class: { rollback: "warn", reject: "bad", approve: "good" }[entry.kind] },
-      { text: entry.stream.replace(/sha256:([0-9a-f]{12})[0-9a-f]*/, "$1") },
-      { text: moved(entry), second: entry.version_to && entry.name },
-      entry.who,
-      {
-        text: entry.why,
-        second: entry.override ? "although the policy forbids it: " + entry.override : null,
-        class: "long-words",
-      },
-    ]);
+  return [...data.aliases].reverse().map(entry => [
+    { text: when(entry.at), second: entry.model },
+    { text: entry.kind, class: { rollback: "warn", reject: "bad", approve: "good" }[entry.kind] },
+    { text: entry.stream.replace(/sha256:([0-9a-f]{12})[0-9a-f]*/, "$1") },
+    { text: moved(entry), second: entry.version_to && entry.name },
+    entry.who,
+    {
+      text: entry.why,
+      second: entry.override ? "although the policy forbids it: " + entry.override : null,
+      class: "long-words",
+    },
+  ]);
 }
 
 function present() {
