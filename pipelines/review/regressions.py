@@ -302,4 +302,4 @@ def _points(difference: float | None, low: float | None, high: float | None, uni
 
 
 def _p(p_value: float) -> str:
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+    return "p < 0.001 (Holm)" if p_value < 0.001 else f"p = {p_value:.3f} (Holm)"
