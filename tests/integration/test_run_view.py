@@ -273,6 +273,16 @@ def test_it_fits_each_width_by_day_and_by_night(browser: Browser, tmp_path: Path
             assert min(sizes) > 10, "as large as the words around them"
 
 
+def test_by_night_it_prints_as_by_day(browser: Browser, tmp_path: Path) -> None:
+    ink = "getComputedStyle(document.body).color"
+    with Shown(browser, render(reviewed(tmp_path)), tmp_path, color_scheme="dark") as page:
+        by_night = page.evaluate(ink)
+        page.emulate_media(media="print", color_scheme="dark")
+        printed = page.evaluate(ink)
+        page.emulate_media(media="screen", color_scheme="light")
+        assert printed == page.evaluate(ink) != by_night
+
+
 def test_a_report_shows_each_plot_once(browser: Browser, tmp_path: Path) -> None:
     html = render_report(decided_record(tmp_path), SUITE, WRITTEN)
     with Shown(browser, html, tmp_path) as page:
