@@ -70,13 +70,15 @@ class Bench:
         self.workspace.create()
         self.log = folder / "executed.log"
         self.progress: list[str] = []
+        self._before = 0
         self._monkeypatch = monkeypatch
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.setenv("QUANTBENCH_FAKE_LOG", str(self.log))
         monkeypatch.setattr(runner, "STAGE_MODULES", dict.fromkeys(runner.STAGE_MODULES, "tests.fake_stages"))
 
     def run(self, config: RunConfig | None = None, **behaviours: str) -> dict[str, StageOutcome]:
-        self.log.unlink(missing_ok=True)
+        # Another process may be writing into the log: what is there stays.
+        self._before = len(self._logged)
         self._monkeypatch.setenv(
             "QUANTBENCH_FAKE", json.dumps({key.replace("_", "-"): value for key, value in behaviours.items()})
         )
@@ -90,6 +92,11 @@ class Bench:
 
     @property
     def executed(self) -> list[str]:
+        """By whomever, since this one's last run began."""
+        return self._logged[self._before :]
+
+    @property
+    def _logged(self) -> list[str]:
         return self.log.read_text().split() if self.log.exists() else []
 
     def leftovers(self) -> list[Path]:
