@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any, Literal, TypeVar
 
 from configs.names import entry_of
+from evals.judging.characterize import MOST_FLIPS
 from pipelines.records.model_cost import Pricing
 from pipelines.records.rows import UNQUANTIZED, Row, concurrencies, lowest_category
 from pipelines.records.run_record import RunRecord
@@ -18,11 +19,13 @@ from pipelines.report.summary import failed_checks
 from pipelines.report.table import mebibytes
 from pipelines.review.costs import cost_columns
 from pipelines.review.page_data import CATEGORIES_SHOWN, CategoryColumn, ModelDetail, RunDetail
-from registry.contracts import CalibrationRecord, CategoryRetention, LoadPoint, ServingRecord
+from registry.contracts import CalibrationRecord, CategoryRetention, Flip, LoadPoint, ServingRecord
 from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
 
 DIGITS_OF_A_DIGEST = 12
+_MOST_CHARACTERS = 1_000
+"""Of a flip's text; those of this version are shorter."""
 
 _Columns = TypeVar("_Columns", bound=Record)
 
@@ -252,7 +255,7 @@ def _model_detail(
         name=row.name,
         categories=categories[:CATEGORIES_SHOWN],
         categories_left=max(0, len(categories) - CATEGORIES_SHOWN),
-        flips=row.characterization.flips if row.characterization else [],
+        flips=[_short(flip) for flip in row.characterization.flips[:MOST_FLIPS]] if row.characterization else [],
         load_points=row.load_points,
         soundness=row.soundness,
         parameters=_parameters(record, row),
@@ -261,6 +264,12 @@ def _model_detail(
         warnings=[*(serving.warnings if serving else []), *failed_checks(row)],
         lineage=_lineage(record, row, versions=versions, traffic=traffic),
     )
+
+
+def _short(flip: Flip) -> Flip:
+    """As long as this version keeps them; a record may be of another."""
+    texts = ("prompt", "expected", "baseline_answer", "artifact_answer")
+    return flip.model_copy(update={name: getattr(flip, name)[:_MOST_CHARACTERS] for name in texts})
 
 
 def _lineage(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from evals.judging.characterize import MOST_FLIPS
 from pipelines.planning.device import MachineRecord
 from pipelines.records.decision import Candidate, LimitOutcome, RecommendationRecord
 from pipelines.records.events import time_breakdown
@@ -18,7 +19,7 @@ from pipelines.review.one_run import category_cells, category_columns, columns, 
 from pipelines.review.page_data import CATEGORIES_SHOWN, Models, Runs
 from pipelines.review.report_page import data_of_run
 from registry.contracts import CategoryRetention
-from tests.unit.pipelines.loss_records import SUITE, numbers_of
+from tests.unit.pipelines.loss_records import SUITE, flip, numbers_of
 from tests.unit.pipelines.report_records import WRITTEN, outcome, report_record
 from tests.unit.pipelines.serving_records import SPEEDS
 
@@ -237,3 +238,15 @@ def test_costs_are_those_of_the_recipes_price(tmp_path: Path) -> None:
     assert data.prices[0] and data.prices[0].made_up and data.prices[0].currency == "EUR"
     broken = report_record(tmp_path, config={"name": "priced", "description": "", "price": {"per_hour": "much"}})
     assert "cannot be read" in data_of_run(broken, WRITTEN).notices[0].text
+
+
+def test_of_another_version_s_flips_no_more_and_no_longer_ones_are_taken(record: RunRecord) -> None:
+    row = next(row for row in record.rows if row.characterization and row.characterization.flips)
+    assert row.characterization
+    endless = [flip("arithmetic", "free text", *("<" * 50_000 for _ in range(4)), -1.25)] * 500
+    loss = row.characterization.model_copy(update={"flips": endless})
+    rows = [one.model_copy(update={"characterization": loss}) if one is row else one for one in record.rows]
+    detail = run_detail(record.model_copy(update={"rows": rows}))
+    (shown,) = (model.flips for model in detail.models if model.name == row.name)
+    assert len(shown) == MOST_FLIPS
+    assert {len(text) for one in shown for text in (one.prompt, one.expected, one.artifact_answer)} == {1_000}

@@ -59,10 +59,12 @@ def test_its_data_are_the_runs_and_end_in_no_name(tmp_path: Path) -> None:
     assert told["runs"]["recipe"] == [f"{HOSTILE}</script><!--"]
 
 
-def test_a_run_of_twenty_thousand_samples_is_a_small_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("letter", ["p", "<", "\u2028"])
+def test_a_run_of_twenty_thousand_samples_is_a_small_file(tmp_path: Path, letter: str) -> None:
     """Samples are counted in categories, and so many of the worst are there to be read, as long as they may be."""
     record = decided_record(tmp_path)
-    long = [flip("arithmetic", "free text", "p" * 700, "e" * 300, "b" * 300, "a" * 300, -1.25)] * MOST_FLIPS
+    texts = (letter * characters for characters in (700, 300, 300, 300))
+    long = [flip("arithmetic", "free text", *texts, -1.25)] * MOST_FLIPS
     rows = []
     for row in record.rows:
         changes: dict[str, object] = {}
