@@ -129,7 +129,7 @@ class Regression(Record):
     against: int | None
     """Index of what it is compared with; None where it is in no run that is here."""
     quantity: str
-    """A category's name, or `tokens_per_second`, `ttft_p95_seconds`, `weights_bytes`, `peak_bytes`, `disk_bytes`."""
+    """A category's name, or a column of the models (`QUANTITIES` in `regressions.py`)."""
     value: float | None
     before: float | None
     difference: float | None

@@ -41,6 +41,8 @@ class Quantity(NamedTuple):
 
 QUANTITIES = (
     Quantity("tokens_per_second", True, 0.05, "{:,.1f} output tokens/s"),
+    # Takes of a machine's memory bandwidth differ by a fifth (docs/findings.md).
+    Quantity("decode_share", True, 0.25, "{:,.1f} % of what the machine allows in decoding", 0.01),
     Quantity("ttft_p95_seconds", False, 0.10, "{:,.3f} s to the first token (p95)"),
     Quantity("weights_bytes", False, 0.01, "{:,.1f} MiB of resident weights", _MIB),
     Quantity("peak_bytes", False, 0.05, "{:,.1f} MiB at the server's peak", _MIB),
@@ -264,7 +266,7 @@ def _numbers(joined: Joined, one: Compared) -> Iterator[Regression]:
         value, before = column[one.model], column[one.against]
         if value is None or before is None:
             continue
-        speed = quantity.name in ("tokens_per_second", "ttft_p95_seconds")
+        speed = quantity.name in ("tokens_per_second", "decode_share", "ttft_p95_seconds")
         levels = (joined.models.concurrency[one.model], joined.models.concurrency[one.against])
         if speed and levels[0] != levels[1]:
             continue  # of two loads: there is nothing to compare

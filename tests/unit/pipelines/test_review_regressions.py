@@ -20,6 +20,7 @@ from registry.tracking.address import sqlite_uri
 from tests.records import samples
 from tests.review_workspace import FIRST, collected, put_run
 from tests.unit.pipelines.report_records import outcome, report_rows
+from tests.unit.pipelines.test_limits_report import SLOW, limited
 
 HOUR = timedelta(hours=1)
 
@@ -161,6 +162,21 @@ def test_speeds_change_beyond_a_stated_tolerance(tmp_path: Path) -> None:
     assert (worse.change, worse.how, worse.low) == ("worse", "numbers", None)
     assert worse.difference == pytest.approx(-16)
     assert "-16.7 %" in worse.text and "up to 5 % are not told apart" in worse.text
+
+
+def test_the_share_of_the_limit_tells_a_slower_server_from_a_faster_machine(tmp_path: Path) -> None:
+    memory = SLOW.serving.memory_bytes_per_second
+    for number, times in enumerate((0.1, 0.11, 0.16)):
+        rates = SLOW.serving.model_copy(update={"memory_bytes_per_second": times * memory})
+        rows = [limited(row, SLOW.model_copy(update={"serving": rates})) for row in rows_with([])]
+        put_run(tmp_path, f"run-{number}", FIRST + number * HOUR, rows=rows)
+    data = collected(tmp_path)
+    assert of(data, "tokens_per_second", "run-2").change == "same"
+    assert of(data, "decode_share", "run-1").change == "same"
+    worse = of(data, "decode_share", "run-2")
+    assert worse.change == "worse" and worse.value and worse.before
+    assert f"{100 * worse.value:,.1f} % of what the machine allows in decoding" in worse.text
+    assert "up to 25 % are not told apart" in worse.text
 
 
 def test_runs_of_other_machines_are_not_compared(tmp_path: Path) -> None:
