@@ -143,7 +143,8 @@ function curvePlot(points, value, yTitle, limit) {
           (why ? "hollow " : "") + seriesOf(place),
           px,
           py,
-          `${point.name}, ${loadText(point)}: ${figures(point.output_tokens_per_second)} output tokens/s, ${yTitle.split(",")[0]} ${figures(value(point))} ms${why ? "; " + why : ""}`,
+          `${point.name}, ${loadText(point)}: ${figures(point.output_tokens_per_second)} output tokens/s, ` +
+            `${yTitle.split(",")[0]} ${figures(value(point))} ms${why ? "; " + why : ""}`,
           { shape: point.profile === "poisson" ? "diamond" : "circle", radius: 4.5 },
         ),
       );

@@ -19,7 +19,8 @@ function flipped(name, flip) {
   const moved =
     flip.shift_nats == null
       ? ""
-      : `; ${flip.answer_type === "choice" ? "margin between two choices moved by" : "log-likelihood changed by"} ${minus(fixed(2)(flip.shift_nats))} nats`;
+      : (flip.answer_type === "choice" ? "; margin between two choices moved by " : "; log-likelihood changed by ") +
+        `${minus(fixed(2)(flip.shift_nats))} nats`;
   const [before, after] = marked(flip.baseline_answer, flip.artifact_answer);
   const side = (title, text) =>
     el(
@@ -39,7 +40,8 @@ function flipped(name, flip) {
       el(
         "span",
         { class: "quiet" },
-        `${flip.task}, item ${flip.doc_id}, ${flip.answer_type}; score ${figures(flip.baseline_score)} → ${figures(flip.artifact_score)}${moved}`,
+        `${flip.task}, item ${flip.doc_id}, ${flip.answer_type}; ` +
+          `score ${figures(flip.baseline_score)} → ${figures(flip.artifact_score)}${moved}`,
       ),
     ),
     flip.prompt && el("pre", {}, flip.prompt),

@@ -57,7 +57,9 @@ function pareto(run) {
     el(
       "p",
       { class: "quiet" },
-      `A mark stands at what was surely kept, the lower end of the 95 % interval; the bar reaches to its upper end, with a tick at the estimate. Better is further up and to the ${way > 0 ? "right" : "left"}. Grey: another artifact is as good in both. `,
+      "A mark stands at what was surely kept, the lower end of the 95 % interval; the bar reaches to its upper end, " +
+        `with a tick at the estimate. Better is further up and to the ${way > 0 ? "right" : "left"}. ` +
+        "Grey: another artifact is as good in both. ",
       "Shapes: ● pass, ◆ inconclusive, ■ fail; the baseline keeps 1 by definition.",
       left.length > 0 && ` Not drawn, since a number is missing: ${left.join(", ")}.`,
     ),
@@ -138,7 +140,9 @@ function paretoPlot(points, x, title, form) {
     const kind = (point.beaten ? "dominated " : "") + seriesOf(point.model.place),
       { model } = point;
     const name =
-      `${model.name}${point.baseline ? ", the baseline" : ""}: surely keeps ${ratio(point.low)}${point.baseline ? "" : ` in ${point.category}, 95 % interval ${between(point.low, point.high)}`}, ${title.split(",")[0]} ${form(model[x])}` +
+      `${model.name}${point.baseline ? ", the baseline" : ""}: surely keeps ${ratio(point.low)}` +
+      (point.baseline ? "" : ` in ${point.category}, 95 % interval ${between(point.low, point.high)}`) +
+      `, ${title.split(",")[0]} ${form(model[x])}` +
       (point.beaten ? `; ${point.beaten.model.name} is as good in both` : "") +
       (model.recommended ? "; recommended" : "");
     const drawn = mark(kind, point.px, point.py, name, {

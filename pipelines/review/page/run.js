@@ -255,7 +255,8 @@ const priceOf = run =>
           "p",
           { class: "quiet" },
           run.price.made_up ? [el("strong", { class: "warn" }, "MADE UP"), " price: "] : "Price: ",
-          `${figures(run.price.per_hour)} ${run.price.currency} an hour for ${run.price.device}, from ${run.price.source}, read on ${run.price.read_on}.`,
+          `${figures(run.price.per_hour)} ${run.price.currency} an hour for ${run.price.device}, ` +
+            `from ${run.price.source}, read on ${run.price.read_on}.`,
         ),
       ];
 

@@ -1,4 +1,5 @@
-// One series over its runs, in small multiples: each category's kept part, speed, first token, memory. What became worse is marked.
+// One series over its runs, in small multiples: each category's kept part, speed, first token, memory. What became
+// worse is marked.
 const mostInSvg = 2000,
   mostCategories = 12,
   mostNamed = 8;
@@ -338,7 +339,8 @@ views.trend = {
       el(
         "p",
         { class: "quiet" },
-        `${of}: ${whole(shown.length)} of ${whole(all.length)} runs, in the order in which they ended. Draw across a plot to zoom; a point opens its run.`,
+        `${of}: ${whole(shown.length)} of ${whole(all.length)} runs, in the order in which they ended. ` +
+          "Draw across a plot to zoom; a point opens its run.",
       ),
     );
     if (named.length > lines.length && !named.includes(line))
