@@ -170,7 +170,6 @@ def test_transformers_serve_is_loaded_with_answers_of_full_length(tmp_path: Path
         assert point["prompt_tokens"] == 4 * 12
         assert point["ttft"]["p50_seconds"] > 0 and point["tpot"]["p50_seconds"] > 0
     assert [check["check"] for check in record["checks"]] == ["batching", "starvation"]
-    assert "the order of ends says nothing" not in record["checks"][0]["reason"]
     assert record["memory"]["peak_process_bytes"] > 0
     assert record["limits"]["serving"]["memory_bytes_per_second"] > 0, "from a process that was not forked"
     assert not [line for line in record["warnings"] if "another length" in line]
