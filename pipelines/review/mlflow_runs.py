@@ -15,7 +15,8 @@ from pipelines.records.rows import UNQUANTIZED
 from pipelines.review.joining import VersionKey
 from pipelines.review.one_run import DIGITS_OF_A_DIGEST, columns
 from pipelines.review.page_data import CATEGORIES_SHOWN, CategoryColumn, Models, Notice, Runs
-from pipelines.review.summaries import RunSummary, ScoreIntervals, rounded, z_interval
+from pipelines.review.short_json import rounded
+from pipelines.review.summaries import RunSummary, ScoreIntervals, z_interval
 from pipelines.stage_programs.serving_metrics import metric_name
 from registry.tracking.address import scrubbed, sqlite_file, with_password, without_password
 from registry.tracking.aliases import versions_of

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
+from evals.statistics.score import Z95
 from pipelines.review.joining import Joined
 from pipelines.review.page_data import CategoryColumn, Change, Regression
 from registry.contracts import CategoryRetention, RetentionRecord
@@ -23,7 +24,6 @@ ALPHA = 0.05
 """Risk that a comparison calls any category worse, or better, that is not."""
 _SHOWN_IN_FULL = 2
 """Of the newest comparisons of an entry, also what did not change is told; of older ones what did."""
-_Z95 = 1.959964
 _MIB = 2**20
 
 
@@ -190,9 +190,6 @@ def _paired_row(one: Compared, kept: CategoryRetention) -> Regression:
         low, high = (None if end is None else before * math.expm1(-end) for end in (high, low))
         difference = None if kept.artifact is None else kept.artifact - before
     p_value = 1.0 if kept.p_holm is None else kept.p_holm
-    sure = p_value <= ALPHA and difference is not None and difference != 0
-    better = (difference or 0.0) > 0 if kept.unit == "share" else (difference or 0.0) < 0
-    change: Change = "unknown" if difference is None else "same" if not sure else "better" if better else "worse"
     text = (
         f"{_score(kept.artifact, kept.unit)} after {_score(kept.baseline, kept.unit)} of {one.why}:"
         f" {_points(difference, low, high, kept.unit)} over the same {kept.items:,} items, {_p(p_value)}"
@@ -207,9 +204,18 @@ def _paired_row(one: Compared, kept: CategoryRetention) -> Regression:
         low=low,
         high=high,
         how="paired",
-        change=change,
+        change=_change(kept.unit, difference, p_value),
         text=text,
     )
+
+
+def _change(unit: str, difference: float | None, p_value: float) -> Change:
+    """Which way a score went; of a perplexity less is better."""
+    if difference is None:
+        return "unknown"
+    if p_value > ALPHA or difference == 0:
+        return "same"
+    return "better" if (difference > 0) == (unit == "share") else "worse"
 
 
 class _Difference(NamedTuple):
@@ -226,7 +232,7 @@ def _difference(now: _Score, then: _Score) -> _Difference | None:
     value = now.value - then.value
     down = math.hypot(now.value - now.low, then.high - then.value)
     up = math.hypot(now.high - now.value, then.value - then.low)
-    towards_none = (down if value > 0 else up) / _Z95
+    towards_none = (down if value > 0 else up) / Z95
     if towards_none == 0:
         return _Difference(value, value, value, 1.0)  # two scores of a single item: there is no scatter to judge by
     p_value = 2 * NormalDist().cdf(-abs(value) / towards_none)
@@ -237,8 +243,6 @@ def _unpaired_row(
     one: Compared, name: str, now: _Score, then: _Score, found: _Difference | None, p_value: float, why: str
 ) -> Regression:
     unit = now.column.unit
-    better = found is not None and (found.value > 0 if unit == "share" else found.value < 0)
-    change: Change = "unknown" if found is None else "same" if p_value > ALPHA else "better" if better else "worse"
     difference = now.value - then.value
     low, high = (found.low, found.high) if found else (None, None)
     text = (
@@ -255,7 +259,7 @@ def _unpaired_row(
         low=low,
         high=high,
         how="intervals",
-        change=change,
+        change=_change(unit, found.value if found else None, p_value),
         text=text,
     )
 

@@ -4,9 +4,9 @@ read. Damaged, of another version or older than the record, a summary is made an
 
 import logging
 import math
-from typing import Any
 
 from configs.names import entry_of
+from evals.statistics.score import Z95
 from pipelines.recipe.registry_config import RegistryConfig
 from pipelines.recipe.run_config import TrackingConfig
 from pipelines.records.rows import UNQUANTIZED
@@ -14,6 +14,7 @@ from pipelines.records.run_record import ResultFile, RunRecord
 from pipelines.review.costs import price_shown, run_pricing
 from pipelines.review.one_run import category_cells, category_columns, columns, model_rows, run_row
 from pipelines.review.page_data import CategoryColumn, Models, Notice, PriceShown, Runs
+from pipelines.review.short_json import rounded
 from registry.contracts import CategoryScore
 from registry.contracts.base import Record
 from registry.hashing import digest_of
@@ -25,9 +26,6 @@ logger = logging.getLogger(__name__)
 SUMMARY_FILE = "review.json"
 VERSION = 1
 """Of what a summary says: goes up with every change of the columns or of what is put into them."""
-_DIGITS = 6
-"""Significant ones, of which the page shows three or four; all seventeen would be half of its bytes."""
-_Z95 = 1.959964
 
 
 class ScoreIntervals(Record):
@@ -167,15 +165,4 @@ def z_interval(value: float | None, stderr: float | None) -> tuple[float | None,
     """95 % interval of a value by its standard error."""
     if value is None or stderr is None or not math.isfinite(stderr) or not math.isfinite(value):
         return None, None
-    return value - _Z95 * stderr, value + _Z95 * stderr
-
-
-def rounded(value: Any) -> Any:
-    """Floats with `_DIGITS`, and None for those that are no number: JSON has no word for them."""
-    if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [rounded(inner) for inner in value]
-    return value
+    return value - Z95 * stderr, value + Z95 * stderr

@@ -110,13 +110,18 @@ class Registry:
         return found
 
 
-@pytest.fixture
-def registry(recorded: Lab, capsys: pytest.CaptureFixture[str]) -> Registry:
+def before_any_decision(recorded: Lab, capsys: pytest.CaptureFixture[str]) -> Registry:
+    """The command on a workspace whose ledger is empty and whose model has no alias, whatever was decided before."""
     for alias in recorded.client.get_registered_model(recorded.tracking.registered_model).aliases:
         recorded.client.delete_registered_model_alias(recorded.tracking.registered_model, alias)
     registry = Registry(recorded, capsys)
     registry.sql(*(f"DELETE FROM quantbench_{table}" for table in ("ledger", "projected", "verdicts")))  # noqa: S608
     return registry
+
+
+@pytest.fixture
+def registry(recorded: Lab, capsys: pytest.CaptureFixture[str]) -> Registry:
+    return before_any_decision(recorded, capsys)
 
 
 def test_request_approve_promote_roll_back(registry: Registry) -> None:

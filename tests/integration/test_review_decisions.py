@@ -14,7 +14,7 @@ from pipelines.records.run_record import RESULT_FILE
 from registry.ledger import Entry, Ledger
 from registry.sealed import write_sealed
 from registry.tracking.address import sqlite_uri
-from tests.integration.test_promotion import Lab, Registry, _lab
+from tests.integration.test_promotion import Lab, Registry, _lab, before_any_decision
 from tests.unit.pipelines.test_review_server import Live, Said
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -32,11 +32,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 @pytest.fixture
 def registry(recorded: Lab, capsys: pytest.CaptureFixture[str]) -> Registry:
-    for alias in recorded.client.get_registered_model(recorded.tracking.registered_model).aliases:
-        recorded.client.delete_registered_model_alias(recorded.tracking.registered_model, alias)
-    registry = Registry(recorded, capsys)
-    registry.sql(*(f"DELETE FROM quantbench_{table}" for table in ("ledger", "projected", "verdicts")))  # noqa: S608
-    return registry
+    return before_any_decision(recorded, capsys)
 
 
 class Page:
