@@ -46,7 +46,7 @@ def execute(args: argparse.Namespace) -> int:
     if config.schedule is None:
         raise RequestError(
             f"{args.recipe} has no schedule",
-            remedy="write `schedule: {cron: 0 4 * * 0, timezone: Europe/Berlin}` into it",
+            remedy="write `schedule: {cron: '0 4 * * 0', timezone: Europe/Berlin}` into it",
         )
     if args.action == "next":
         return _next(config.schedule, args)

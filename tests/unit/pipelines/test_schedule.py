@@ -24,7 +24,8 @@ from pipelines.rendering.schedules.on_calendar import on_calendar
 from pipelines.rendering.schedules.rendered import FOR_SCHEDULERS, ScheduledRun
 from pipelines.rendering.schedules.targets import TARGETS, render_schedule
 from pipelines.rendering.validation import check_documents
-from tests.unit.pipelines.test_runner import run_config
+from tests.unit.pipelines.test_runner import ROOT, run_config
+from tests.walks import take, walk_of
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 WEEKLY = ScheduleConfig(cron="0 4 * * 0", timezone="Europe/Berlin")
@@ -326,6 +327,14 @@ def test_the_command_writes_whole_files_and_tells_the_next_times(
     assert len(times) == 3 and all(one.hour == 4 and one.weekday() == 6 for one in times)
     assert main(["schedule", "next", str(recipe)]) == 0
     assert "04:00 Europe/Berlin (" in capsys.readouterr().out
+
+
+def test_the_walk_prints_what_the_document_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    take(walk_of(ROOT / "docs" / "schedule.md"), capsys)
 
 
 def test_a_recipe_without_a_schedule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
