@@ -23,7 +23,7 @@ SECONDS = 240
 
 
 def test_cron_starts_what_was_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In cron's own surroundings, which have next to no variables: the line says that the recipe's model is not there."""
+    """In cron's own surroundings, which have next to no variables: it says that the recipe's model is not there."""
     monkeypatch.chdir(tmp_path)
     tmp_path.chmod(0o755)
     recipe = tmp_path / "weekly.yaml"
