@@ -238,7 +238,7 @@ def test_a_trend_draws_each_category_speed_and_memory(opened: Open) -> None:
     one = opened(data, "view=trend&of=smollm2 on cpu")
     titles = one.page.locator(".panel figcaption").all_inner_texts()
     assert {f"{column.name}, kept" for column in data.categories} <= set(titles)
-    assert {"output, tokens/s", "TTFT p95, ms", "weights resident, MiB"} <= set(titles)
+    assert {"output tokens/s", "TTFT p95, ms", "resident weights, MiB"} <= set(titles)
     own = {place for place, series in enumerate(data.runs.series) if series == "smollm2 on cpu"}
     worse = [
         row
@@ -279,14 +279,11 @@ def test_drawing_across_a_plot_zooms_and_a_click_opens_a_run(opened: Open) -> No
     one.is_quiet()
 
 
-def test_thousands_of_points_are_painted(opened: Open) -> None:
+def test_of_thousands_of_points_those_that_became_worse_are_marked(opened: Open) -> None:
     one = opened(review(300, details=0), "view=trend")
-    assert one.page.locator(".panel canvas").count() == one.page.locator(".panel").count() > 0
     assert one.page.locator(".panel .mark").count() == one.page.locator(".panel .mark.worse").count() > 0
-    painted = (
-        "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(byte => byte)"
-    )
-    assert one.page.locator(".panel canvas").first.evaluate(painted)
+    for line in one.page.locator(".panel path.series").all():
+        assert str(line.get_attribute("d")).count("L") > 50, "every point is in its line"
     one.is_quiet()
 
 
