@@ -3,6 +3,13 @@ let reviewKey = "",
   decided = null,
   draft = {};
 
+// What each does to the ledger, and to what is served.
+const effects = {
+  approve: "Says that it was read and may be promoted. Nothing is served differently.",
+  reject: "Says that it must not be promoted. Nothing is served differently.",
+  promote: "Points the alias at it: what follows the alias serves it from then on.",
+  rollback: "Points the alias at the version that it had before.",
+};
 const actionNames = { approve: "Approve", reject: "Reject", promote: "Promote", rollback: "Roll back" };
 const sentence = text => (/[.?!]$/.test(text) ? text : text + ".");
 const headOf = run => data.aliases.filter(entry => entry.model === run.registered_model).at(-1)?.digest || null;
@@ -62,6 +69,7 @@ views.decide = {
     const artifact = one => [one.name, joined([cut(one.name, 40), one.policy, one.recommended && "recommended"])];
     return [
       decided,
+      heading("Decide about " + run.registered_model),
       el(
         "form.decision",
         { onsubmit },
@@ -77,15 +85,21 @@ views.decide = {
           made.length > 0 && choose("name", "artifact", made.map(artifact), model.name),
           alias && choose("alias", "alias", deciding.aliases, alias),
         ),
+        el("p", effects[action], " ", link("What this run says", runPlace(run))),
         written("textarea", "why", "why, as it will stand in the ledger", { rows: 3, maxlength: 2000 }),
         !reviewKey &&
-          written("input", "key", "review key; this page keeps it until it is closed, and nowhere else", {
-            type: "password",
-            autocomplete: "off",
-            value: draft.key,
-          }),
-        el("p", el("button", { disabled: action !== "rollback" && !model }, actionNames[action])),
-        quiet(`${run.registered_model}: the command line's checks hold here too, and the ledger keeps who and why.`),
+          written(
+            "input",
+            "key",
+            "review key: QUANTBENCH_REVIEW_KEY of the server; this page alone keeps it, until it is closed",
+            {
+              type: "password",
+              autocomplete: "off",
+              value: draft.key,
+            },
+          ),
+        quiet("The command line's checks hold here too, and the ledger keeps who and why."),
+        el("p", el("button.do", { disabled: action !== "rollback" && !model }, actionNames[action])),
       ),
     ];
   },

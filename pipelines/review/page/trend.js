@@ -95,6 +95,8 @@ function trendPanel(panel, shown, single) {
   roving(picture);
   return el("figure.panel", el("figcaption", el("strong", cut(panel.title, 60))), picture);
 }
+const dashes = () =>
+  svg("svg.dashes", { viewBox: "0 0 26 8", "aria-hidden": "true" }, svg("path.series", { d: "M0 4H26" }));
 const pathOf = (points, y) => "M" + points.map(one => one.px.toFixed(1) + " " + one[y].toFixed(1)).join("L");
 
 // Drawn across, it zooms all panels to those runs; a click opens the nearest point's run.
@@ -223,7 +225,7 @@ views.trend = {
       head,
       el(
         "div.legend",
-        lines.map(({ name, kind }) => el("span." + kind, el("i.swatch"), cut(name, 40))),
+        lines.map(({ name, kind }) => el("span." + kind, dashes(), cut(name, 40))),
         el("span.bad", "▼ worse than the last accepted version"),
         aside("band: 95 % interval"),
       ),
