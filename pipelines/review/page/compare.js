@@ -53,7 +53,7 @@ function flat(value, name = "", all = {}) {
 }
 
 function differences(title, picked, of, columns) {
-  const details = picked.map(model => detailOf(model.run)?.models.find(one => one.name === model.name)),
+  const details = picked.map(model => named(detailOf(model.run)?.models ?? [], model.name)),
     without = distinct(picked.filter((_, place) => !details[place]).map(model => model.run));
   if (without.length) return [heading(title), without.map(run => empty(`${run.id}: ${missing(run)}`))];
   const settings = details.map((detail, place) => of(detail, picked[place])),

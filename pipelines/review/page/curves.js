@@ -23,8 +23,7 @@ function curves(detail) {
     dropped = ofMix.length - points.length;
   return [
     title,
-    el(
-      "div.controls",
+    controls([
       choose(
         "latency",
         "latency",
@@ -38,13 +37,13 @@ function curves(detail) {
         share,
       ),
       mixes.length > 1 && choose("prompts", "prompts", mixes, mix),
-    ),
+    ]),
     points.length
       ? curvePlot(points, `p${share} ${latency.toUpperCase()}`, detail.slo?.[latency + "_seconds"])
       : empty("No request of these load tests completed."),
     quiet(
       latencies[latency],
-      ". ● requests kept in flight, ◆ Poisson arrivals; hollow: saturated, or not to be believed, and the point says why.",
+      ". ● requests kept in flight, ◆ Poisson arrivals; hollow: saturated, or not to be believed: the point says why.",
       dropped > 0 && ` Not drawn, since no request completed: ${dropped}.`,
     ),
   ];

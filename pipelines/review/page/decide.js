@@ -1,4 +1,4 @@
-// Approve, reject, promote, roll back, where the server allows it. The key lives in this variable until the page is closed.
+// Approve, reject, promote, roll back, where the server allows it. The key lives here until the page is closed.
 let reviewKey = "",
   decided = null,
   draft = {};
@@ -56,7 +56,7 @@ views.decide = {
       action = state.one("action", deciding.actions),
       alias = ["promote", "rollback"].includes(action) ? state.one("alias", deciding.aliases) : null,
       made = action === "rollback" ? [] : run.models.filter(model => model.method !== "none"),
-      model = made.find(one => one.name === state.get("name")) ?? made.find(one => one.recommended) ?? made[0];
+      model = named(made, state.get("name")) ?? made.find(one => one.recommended) ?? made[0];
     const onsubmit = event => {
       event.preventDefault();
       const { key, why } = event.target.elements;

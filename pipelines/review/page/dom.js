@@ -37,6 +37,8 @@ const between = (low, high, form = ratio) => (low == null && high == null ? unkn
 const clock = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "short", timeZone: "UTC" });
 const when = text => (text ? clock.format(new Date(text)) : unknown); // UTC
 const cut = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
+const named = (some, name) => some.find(one => one.name === name);
+const nameOf = one => one.name;
 const joined = (texts, by = ", ") => texts.filter(Boolean).join(by);
 const distinct = values => [...new Set(values)];
 
@@ -80,6 +82,10 @@ function link(text, fragment, fields) {
 const runPlace = run => place({ view: "run", run: run.id });
 const runLink = run => link(when(run.started_at), runPlace(run));
 
+const button = (text, onclick, fields) => el("button", { type: "button", onclick, ...fields }, text);
+const controls = (children, fields) =>
+  el("form.controls", { onsubmit: event => event.preventDefault(), ...fields }, children);
+
 // A control with its label; its id brings the focus back after a redraw.
 const labelled = (text, control, kind = "") => el("label.control" + kind, aside(text), control);
 
@@ -109,7 +115,7 @@ function tableCell(one, name = "td", kind = "") {
   );
 }
 
-// `columns`: titles or {title, unit, words, hint, sorted}; `rows`: elements, or lists of cells whose first heads its row.
+// `columns`: titles or {title, unit, words, hint, sorted}; `rows`: elements, or cells of which the first heads its row.
 function grid(columns, rows, name, kind = "", fields = {}) {
   const words = index => (columns[index].words ? "long-words" : "");
   const head = (one, index) =>

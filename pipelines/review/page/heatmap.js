@@ -56,8 +56,7 @@ function heatmap(run, detail) {
       key("lost"),
       " ",
       key("gained"),
-      ` full colour from ${percent(most)} on. ✓ pass, ? inconclusive, ✗ fail. A cell opens its intervals and its worst `,
-      "answers.",
+      ` full colour from ${percent(most)} on. ✓ pass, ? inconclusive, ✗ fail. A cell opens its intervals and answers.`,
       left > 0 && ` ${whole(left)} more categories, in which less was lost, are left out.`,
     ),
     el("section", { id: "cell", "aria-live": "polite" }, opened(run, detail)),
@@ -76,8 +75,8 @@ function worstFirst(categories) {
 
 function opened(run, detail) {
   const [name, category] = [state.get("model"), state.get("category")],
-    model = run.models.find(model => model.name === name),
-    cell = model?.categories.find(one => one.name === category);
+    model = named(run.models, name),
+    cell = named(model?.categories ?? [], category);
   if (!cell) return null;
   const own = detail?.models[model.place],
     one = own?.categories.find(one => one.category === category),

@@ -57,7 +57,7 @@ views.history = {
       data.aliases.length
         ? grid(
             [utc("when"), ...["what", "of", "version", "who", "why"].map(wordy)],
-            [...data.aliases].reverse().map(aliasRow),
+            data.aliases.toReversed().map(aliasRow),
             "decisions",
             ".history",
           )

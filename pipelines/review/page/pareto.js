@@ -3,19 +3,17 @@ function pareto(run) {
   const title = heading("Quality against what it costs"),
     axes = the("pareto")
       .filter(one => measured(one, run.models))
-      .map(one => one.name);
+      .map(nameOf);
   if (!axes.length)
     return [title, empty("Nothing was measured, so there is nothing to weigh. The failures above say why.")];
   const cost = quantities[state.one("x", axes)],
-    names = distinct(
-      run.models.flatMap(model => model.categories.filter(one => one.kept != null).map(one => one.name)),
-    ),
+    names = distinct(run.models.flatMap(model => model.categories.filter(one => one.kept != null).map(nameOf))),
     category = state.one("y", ["", ...names]),
     points = pointsOf(run, cost, category),
     price = cost.money && run.price ? run.price.currency + (run.price.made_up ? ", MADE UP" : "") : "",
     xTitle = joined([cost.label, price]),
     costText = model => told(cost, model) + (cost.money && run.price?.made_up ? ", MADE UP" : "");
-  const left = run.models.filter(model => !points.some(point => point.model === model)).map(model => model.name);
+  const left = run.models.filter(model => !points.some(point => point.model === model)).map(nameOf);
   const row = ({ model, baseline, low, high, category, beaten }) => [
     model.name,
     cost.text(model),
@@ -26,8 +24,7 @@ function pareto(run) {
   ];
   return [
     title,
-    el(
-      "div.controls",
+    controls([
       choose(
         "x",
         "against",
@@ -35,11 +32,11 @@ function pareto(run) {
         cost.name,
       ),
       choose("y", "quality in", [["", "the worst category"], ...names], category),
-    ),
+    ]),
     points.length > 1 ? paretoPlot(points, cost, xTitle, costText) : empty("Fewer than two models have both numbers."),
     quiet(
-      "A mark stands at what was surely kept, the lower end of the 95 % interval; the bar reaches to its upper end, ",
-      `with a tick at the estimate. Better is further up and to the ${cost.more ? "right" : "left"}. `,
+      "A mark stands at what was surely kept, the lower end of the 95 % interval; the bar reaches its upper end, ",
+      `the tick is the estimate. Better is further up and to the ${cost.more ? "right" : "left"}. `,
       "Grey: another artifact is as good in both. ",
       "Shapes: ● pass, ◆ inconclusive, ■ fail; the baseline keeps 1 by definition.",
       left.length > 0 && ` Not drawn, since a number is missing: ${left.join(", ")}.`,
@@ -63,7 +60,7 @@ function pareto(run) {
 function pointsOf(run, cost, category) {
   const points = run.models.flatMap(model => {
     const baseline = model.place === 0,
-      one = category ? model.categories.find(one => one.name === category) : model,
+      one = category ? named(model.categories, category) : model,
       kept = baseline ? 1 : one?.kept,
       x = cost.value(model);
     if (x == null || kept == null) return [];

@@ -107,23 +107,24 @@ function filterControls() {
       }),
     );
   const pick = (id, text, ...options) => choose(id, text, options, state.get(id) ?? "", { page: null });
-  return el(
-    "form.controls",
-    { role: "search", onsubmit: event => event.preventDefault() },
-    input("text", "search", "search"),
-    pick(
-      "rows",
-      "show",
-      ["", "all models"],
-      ["recommended", "recommended only"],
-      ["artifacts", "artifacts only"],
-      ["worse", "became worse"],
-    ),
-    pick("method", "method", ["", "all methods"], ...distinct(models.map(model => model.method)).sort()),
-    pick("verdict", "policy", ["", "all outcomes"], "pass", "fail", "inconclusive", ["unjudged", "not judged"]),
-    series.length > 1 && pick("series", "series", ["", "all series"], ...[...series].sort()),
-    input("since", "from", "date"),
-    input("until", "to", "date"),
+  return controls(
+    [
+      input("text", "search", "search"),
+      pick(
+        "rows",
+        "show",
+        ["", "all models"],
+        ["recommended", "recommended only"],
+        ["artifacts", "artifacts only"],
+        ["worse", "became worse"],
+      ),
+      pick("method", "method", ["", "all methods"], ...distinct(models.map(model => model.method)).sort()),
+      pick("verdict", "policy", ["", "all outcomes"], "pass", "fail", "inconclusive", ["unjudged", "not judged"]),
+      series.length > 1 && pick("series", "series", ["", "all series"], ...[...series].sort()),
+      input("since", "from", "date"),
+      input("until", "to", "date"),
+    ],
+    { role: "search" },
   );
 }
 
@@ -138,11 +139,10 @@ function sortable({ name, title, unit, ascending }) {
   return {
     unit,
     sorted: by ? (down ? "descending" : "ascending") : null,
-    title: el(
-      "button.sort",
-      { type: "button", id: "sort-" + name, onclick: () => set({ sort: next, page: null }) },
-      title + (by ? (down ? " ↓" : " ↑") : ""),
-    ),
+    title: button(title + (by ? (down ? " ↓" : " ↑") : ""), () => set({ sort: next, page: null }), {
+      id: "sort-" + name,
+      class: "sort",
+    }),
   };
 }
 
@@ -173,7 +173,7 @@ function pickedBar(picked) {
       ? link("Compare", place({ view: "compare", pick: picked }), { class: "do", id: "compare" })
       : aside("tick one more"),
     " ",
-    el("button", { type: "button", onclick: () => set({ pick: null }) }, "Clear"),
+    button("Clear", () => set({ pick: null })),
   );
 }
 
@@ -181,8 +181,7 @@ function pages(page, most) {
   const count = whole(most) + (most === 1 ? " model" : " models"),
     end = Math.min((page + 1) * rowsShown, most);
   if (most <= rowsShown) return el("p.quiet", { role: "status" }, count);
-  const turn = (id, text, to, able) =>
-    el("button", { id, type: "button", disabled: !able, onclick: () => set({ page: to || null }) }, text);
+  const turn = (id, text, to, able) => button(text, () => set({ page: to || null }), { id, disabled: !able });
   return el(
     "p.pages",
     { role: "status" },

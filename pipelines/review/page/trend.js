@@ -11,7 +11,7 @@ function quantitiesOf(shown) {
     shown.flatMap(run => run.models.flatMap(model => model.categories.filter(one => one.kept != null))),
   );
   const kept = name => {
-    const of = field => model => model.categories.find(one => one.name === name)?.[field];
+    const of = field => model => named(model.categories, name)?.[field];
     return { name, title: name + ", kept", form: ratio, value: of("kept"), low: of("kept_low"), high: of("kept_high") };
   };
   const measured = the("trend");
@@ -28,7 +28,7 @@ const linesOf = (panel, shown, lines) =>
       name,
       kind,
       points: shown.flatMap((run, x) => {
-        const model = run.models.find(one => one.name === name),
+        const model = named(run.models, name),
           value = model && panel.value(model);
         if (value == null) return [];
         const worse = worseOf(model).find(one => one.quantity === panel.name);
@@ -68,7 +68,7 @@ function trendPanel(panel, shown, single) {
     [point.py, point.pyLow, point.pyHigh] = [point.value, point.low, point.high].map(area.py);
   }
   for (const { kind, points } of panel.lines) {
-    const back = [...points].reverse(),
+    const back = points.toReversed(),
       band = panel.low && pathOf(points, "pyLow") + pathOf(back, "pyHigh").replace("M", "L") + "z",
       series = svg("path.series", { d: pathOf(points, "py") });
     picture.append(svg("g", { class: kind }, band && svg("path.band", { d: band }), series));
@@ -140,8 +140,8 @@ function brush({ picture, left, right, top, bottom, px, width }, shown, points) 
 
 const howTold = { paired: "paired test, same items", intervals: "intervals", numbers: "numbers alone" };
 const worseRows = shown =>
-  [...shown]
-    .reverse()
+  shown
+    .toReversed()
     .flatMap(run =>
       run.models.flatMap(model =>
         worseOf(model).map(({ quantity, change, text, how }) => [
@@ -160,12 +160,12 @@ function trendTable(panels, shown, lines) {
     panel.value(model) == null
       ? unknown
       : { text: panel.form(panel.value(model)), second: panel.low && between(panel.low(model), panel.high(model)) };
-  const rows = [...shown]
-    .reverse()
+  const rows = shown
+    .toReversed()
     .slice(0, rowsShown)
     .flatMap(run =>
       lines.flatMap(({ name }) => {
-        const model = run.models.find(one => one.name === name);
+        const model = named(run.models, name);
         return model ? [[runLink(run), name, ...panels.map(panel => cell(panel, model))]] : [];
       }),
     );
@@ -178,47 +178,41 @@ views.trend = {
   always: true,
   draw() {
     if (!runs.length) return empty("No run is here yet. A series begins with the first `quantbench run`.");
-    const of = state.get("of") && series.includes(state.get("of")) ? state.get("of") : runs[0].series,
-      all = runs.filter(run => run.series === of).reverse();
+    const of = state.one("of", series),
+      all = runs.filter(run => run.series === of).toReversed();
     const at = (id, other) => {
       const found = all.findIndex(run => run.id === state.get(id));
       return found < 0 ? other : found;
     };
     const [from, to] = [at("from", 0), at("to", all.length - 1)].sort((a, b) => a - b),
       shown = all.slice(from, to + 1);
-    const named = distinct(shown.flatMap(run => run.models.filter(one => one.method !== "none").map(one => one.name))),
-      every = named.map((name, index) => ({ name, kind: seriesOf(index + 1) })),
-      line = state.one("line", ["", ...named]),
-      lines = line ? every.filter(one => one.name === line) : every.slice(0, mostLines);
+    const names = distinct(shown.flatMap(run => run.models.filter(one => one.method !== "none").map(nameOf))),
+      every = names.map((name, index) => ({ name, kind: seriesOf(index + 1) })),
+      line = state.one("line", ["", ...names]),
+      lines = line ? [named(every, line)] : every.slice(0, mostLines);
     const { panels: asked, left } = quantitiesOf(shown),
       panels = asked
         .map(panel => ({ ...panel, lines: linesOf(panel, shown, lines) }))
         .filter(panel => panel.lines.length),
       points = panels.flatMap(panel => panel.lines).reduce((sum, one) => sum + one.points.length, 0),
       worse = worseRows(shown),
-      options = runOptions([...all].reverse());
+      options = runOptions(all.toReversed());
     const head = [
-      el(
-        "form.controls",
-        { onsubmit: event => event.preventDefault() },
+      controls([
         series.length > 1 && choose("of", "series", series, of, { from: null, to: null, line: null }),
-        named.length > 1 && choose("line", "models", [["", "all of them"], ...named], line),
+        names.length > 1 && choose("line", "models", [["", "all of them"], ...names], line),
         choose("from", "from run", options, all[from].id),
         choose("to", "to run", options, all[to].id),
         shown.length < all.length &&
-          el(
-            "button",
-            { type: "button", id: "unzoom", onclick: () => go(address({ from: null, to: null })) },
-            "Show all runs",
-          ),
-      ),
+          button("Show all runs", () => go(address({ from: null, to: null })), { id: "unzoom" }),
+      ]),
       quiet(
         `${of}: ${whole(shown.length)} of ${whole(all.length)} runs, in the order in which they ended. `,
         "Draw across a plot to zoom; a point opens its run, and the arrow keys go from point to point.",
       ),
       !line &&
-        named.length > mostLines &&
-        quiet(`${whole(named.length - mostLines)} further models are not drawn: choose one above.`),
+        names.length > mostLines &&
+        quiet(`${whole(names.length - mostLines)} further models are not drawn: choose one above.`),
     ];
     if (!panels.length) return [head, empty("None of these runs measured an artifact: there is nothing to follow.")];
     return [
