@@ -232,6 +232,29 @@ def test_a_comparison_shows_every_number_and_only_what_differs(opened: Open) -> 
     one.is_quiet()
 
 
+def test_costs_in_two_currencies_are_not_compared(opened: Open) -> None:
+    data = review(6)
+    euros = [
+        price and price.model_copy(update={"currency": "EUR"} if place == 2 else {})
+        for place, price in enumerate(data.prices)
+    ]
+    keys = [f"&pick={data.runs.id[data.models.run[place]]}/{data.models.name[place]}" for place in (6, 11)]
+    one = opened(data.model_copy(update={"prices": euros}), f"view=compare{''.join(keys)}")
+    costs = [row for row in one.rows("table[aria-label=numbers]") if row.startswith("cost")]
+    assert len(costs) == 2
+    for row in costs:
+        assert "USD" in row and "EUR" in row and "%" not in row and "×" not in row
+    one.is_quiet()
+
+
+def test_a_model_without_settings_has_none_that_differ(opened: Open) -> None:
+    data = review(2)
+    keys = [f"&pick={data.runs.id[0]}/{data.models.name[place]}" for place in (0, 1)]
+    one = opened(data, f"view=compare{''.join(keys)}")
+    names = one.page.locator("table[aria-label='Settings that differ'] tbody th").all_inner_texts()
+    assert names == ["bits", "group_size", "method"]
+
+
 def test_a_comparison_without_details_says_so(opened: Open) -> None:
     one = opened(review(6, details=0), "view=runs")
     one.page.check("#pick-1")
