@@ -53,7 +53,7 @@ for (const one of [
   quantity("joules_per_token", "energy", "J per output token", { at: "run", optional: true }),
 ])
   quantities[one.name] = one;
-const the = view => Object.values(quantities).filter(one => one.at.includes(view));
+const the = view => Object.values(quantities).filter(one => one.at.split(" ").includes(view));
 
 const told = (one, model) => (one.value(model) == null ? unknown : one.text(model) + " " + one.unit);
 const measured = (one, some) => some.some(model => one.value(model) != null);
