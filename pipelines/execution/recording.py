@@ -11,6 +11,7 @@ from pipelines.execution.workspace import Workspace
 from pipelines.recipe.run_config import TrackingConfig
 from pipelines.records.run_record import Recorded, RunRecord
 from pipelines.report.notes import notes_of
+from pipelines.review.shared_run import write_shared
 from pipelines.stage_programs.record import FinishedRun, RecordJob
 from registry.contracts import StageResult
 from registry.files import write_text_atomically
@@ -134,7 +135,8 @@ class Recorder:
             if holds_run(self._opened, before.run_id):
                 return Ended(f"{before.where} (recorded before)", before)
         self.start()
-        finished = FinishedRun(run=record, key=run, notes=notes_of(record), start_seconds=start_seconds)
+        files = [write_shared(record, self._job.finished_run_file.parent)]
+        finished = FinishedRun(run=record, key=run, notes=notes_of(record), files=files, start_seconds=start_seconds)
         write_text_atomically(self._job.finished_run_file, finished.model_dump_json(indent=2))
         assert self._child is not None  # noqa: S101 - `start` has made it
         try:

@@ -24,6 +24,7 @@ from pipelines.records.model_cost import pricing_of
 from pipelines.records.rows import UNQUANTIZED, Row, artifact_row, baseline_row, with_shared_proofs
 from pipelines.records.run_record import RESULT_FILE, RunRecord
 from pipelines.review.report_page import write_page
+from pipelines.review.summaries import keep_summary
 from pipelines.stage_programs.record import RECORDING
 from registry.contracts import SoundnessCheck, StageResult
 from registry.files import write_text_atomically
@@ -155,6 +156,7 @@ def _recorded(measured: RunRecord, suite: Suite, recorder: Recorder, observer: R
     record = record.model_copy(update=told)
     write_page(record, suite)
     write_sealed(record.run_dir / RESULT_FILE, record)
+    keep_summary(record)
     return record
 
 

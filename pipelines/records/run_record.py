@@ -104,8 +104,14 @@ def result_files(root: Path) -> list[ResultFile]:
     return sorted(_result_files(root), key=lambda file: (file.written_ns, file.run_id), reverse=True)
 
 
+def result_file(run_dir: Path) -> ResultFile:
+    """Of one run; raises FileNotFoundError where it has none."""
+    path = run_dir / RESULT_FILE
+    known = path.stat()
+    return ResultFile(path, known.st_size, known.st_mtime_ns)
+
+
 def _result_files(root: Path) -> Iterator[ResultFile]:
     for path in root.glob(f"runs/*/{RESULT_FILE}"):
         with suppress(FileNotFoundError):  # removed just now
-            known = path.stat()
-            yield ResultFile(path, known.st_size, known.st_mtime_ns)
+            yield result_file(path.parent)

@@ -5,7 +5,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 from configs.errors import RequestError
 from pipelines.records.run_record import ResultFile, RunRecord, result_files
@@ -13,11 +12,12 @@ from pipelines.review.costs import price_notices
 from pipelines.review.joining import Found, Joined, VersionKey, joined
 from pipelines.review.ledger_rows import LedgerRows
 from pipelines.review.mlflow_runs import Elsewhere, Tracking, elsewhere
-from pipelines.review.one_run import run_detail
+from pipelines.review.one_run import Fate, run_detail, with_fates
 from pipelines.review.page_data import Deciding, Notice, PageData, Regression, RunDetail, ShadowTraffic
 from pipelines.review.pairing import Pairing
 from pipelines.review.regressions import regressions
 from pipelines.review.shadow_folders import shadow_traffic
+from pipelines.review.shared_run import SharedRun
 from pipelines.review.short_json import short_json
 from pipelines.review.summaries import RunSummary
 from pipelines.review.workspace_runs import RunReader
@@ -32,15 +32,6 @@ MOST_REGRESSIONS = 2_000
 ASKED_EVERY_SECONDS = 60
 """Of tracking stores and ledgers on other machines."""
 _RECORDS_KEPT = 8
-
-
-class _Fate(NamedTuple):
-    """Of a model, after its run."""
-
-    version: str | None
-    """Of the registered model."""
-    traffic: list[str]
-    """Names of the shadow folders that hold its answers."""
 
 
 class Collector:
@@ -71,10 +62,12 @@ class Collector:
         self._reader = RunReader(root, pages_at, price)
         self._pairing = Pairing(store, cache, self.record)
         self._records: OrderedDict[ResultFile, RunRecord] = OrderedDict()
-        self._fates: dict[str, dict[str, _Fate]] = {}
+        self._fates: dict[str, dict[str, Fate]] = {}
         """Run -> model's name -> what became of it."""
-        self._away: tuple[object, Elsewhere] | None = None
-        """What was asked of tracking stores, and what they said."""
+        self._asked: object = None
+        self._away = Elsewhere([], {}, [], [])
+        """What tracking stores said when that was asked of them."""
+        self._read_away: dict[tuple[Tracking, str], SharedRun | RunSummary] = {}
 
     def collect(
         self,
@@ -134,15 +127,15 @@ class Collector:
 
     def _elsewhere(self, summaries: Sequence[RunSummary]) -> Elsewhere:
         if not self._mlflow:
-            return Elsewhere([], {}, [], [])
+            return self._away
         own = sqlite_uri(self._root / "mlflow.db")
         stores = dict.fromkeys(Tracking(one.tracking or own, one.experiment) for one in summaries)
         models = dict.fromkeys(one.registered_model for one in summaries)
         known = {one.recorded_id for one in summaries}
         asked = (tuple(stores), tuple(models), frozenset(known), int(time.monotonic() / ASKED_EVERY_SECONDS))
-        if self._away is None or self._away[0] != asked:
-            self._away = asked, elsewhere(stores, models, known)
-        return self._away[1]
+        if self._asked != asked:
+            self._away, self._asked = elsewhere(stores, models, known, self._read_away), asked
+        return self._away
 
     def record(self, run_id: str) -> RunRecord:
         """All of one run.
@@ -163,22 +156,24 @@ class Collector:
 
     def detail(self, run_id: str) -> RunDetail:
         """What is asked of one run, with what became of its models as it was last collected; raises as `record`."""
-        fates = self._fates.get(run_id, {})
-        versions = {name: fate.version for name, fate in fates.items() if fate.version}
-        return run_detail(
-            self.record(run_id), versions=versions, traffic={name: fate.traffic for name, fate in fates.items()}
-        )
+        try:
+            record = self.record(run_id)
+        except LookupError:
+            detail, model = self._away.detail(run_id)
+        else:
+            detail, model = run_detail(record), record.registered_model
+        return with_fates(detail, model, self._fates.get(run_id, {}))
 
     def _details(self, whole: Joined, opened: str | None, most_bytes: int) -> Iterator[tuple[str, RunDetail]]:
         """Of the newest runs, as far as the bytes go, and of the one that the page opens with."""
         left = most_bytes
-        here = [number for number, one in enumerate(whole.found) if one.origin == "workspace"]
-        wanted = [number for number in here if whole.runs.id[number] == (opened or whole.runs.id[here[0]])]
-        for number in dict.fromkeys([*wanted, *here]):
+        numbers = range(len(whole.found))
+        wanted = [number for number in numbers if whole.runs.id[number] == (opened or whole.runs.id[0])]
+        for number in dict.fromkeys([*wanted, *numbers]):
             try:
                 detail = self.detail(whole.runs.id[number])
             except (LookupError, DamagedFile):
-                continue  # removed or damaged meanwhile; the next look tells
+                continue  # removed or damaged meanwhile, which the next look tells; or only its metrics are known
             left -= len(short_json(detail).encode())
             if left < 0 and number not in wanted:
                 return
@@ -211,11 +206,11 @@ def _versions(ledgers: LedgerRows) -> dict[VersionKey, str]:
     }
 
 
-def _fates_of(whole: Joined, traffic: Sequence[ShadowTraffic]) -> dict[str, dict[str, _Fate]]:
-    fates: dict[str, dict[str, _Fate]] = {run: {} for run in whole.runs.id}
+def _fates_of(whole: Joined, traffic: Sequence[ShadowTraffic]) -> dict[str, dict[str, Fate]]:
+    fates: dict[str, dict[str, Fate]] = {run: {} for run in whole.runs.id}
     models = whole.models
     for run, name, digest, version in zip(models.run, models.name, models.digest, models.version, strict=True):
-        fates[whole.runs.id[run]][name] = _Fate(version, [one.name for one in traffic if digest in one.digests])
+        fates[whole.runs.id[run]][name] = Fate(version, [one.name for one in traffic if digest in one.digests])
     return fates
 
 

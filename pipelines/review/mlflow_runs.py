@@ -1,6 +1,5 @@
-"""Runs that other machines recorded in the tracking server: what their metrics, parameters and tags tell of them.
-
-Written by `pipelines.stage_programs.record`; what MLflow holds no number for is not known here.
+"""Runs that other machines recorded in the tracking server: what they left for this page (`shared_run`), and where that
+cannot be read, what their metrics, parameters and tags tell of them, as `pipelines.stage_programs.record` writes them.
 """
 
 import math
@@ -14,7 +13,8 @@ from configs.names import BASELINE, entry_of
 from pipelines.records.rows import UNQUANTIZED
 from pipelines.review.joining import VersionKey
 from pipelines.review.one_run import DIGITS_OF_A_DIGEST, columns
-from pipelines.review.page_data import CATEGORIES_SHOWN, CategoryColumn, Models, Notice, Runs
+from pipelines.review.page_data import CATEGORIES_SHOWN, CategoryColumn, Models, Notice, RunDetail, Runs
+from pipelines.review.shared_run import MOST_SHARED_BYTES, SHARED_FILE, SharedRun, read_shared
 from pipelines.review.short_json import rounded
 from pipelines.review.summaries import RunSummary, ScoreIntervals, z_interval
 from pipelines.stage_programs.serving_metrics import metric_name
@@ -44,20 +44,38 @@ class Tracking(NamedTuple):
 class Elsewhere(NamedTuple):
     """What tracking stores know beside the workspace."""
 
-    summaries: list[RunSummary]
+    runs: list[SharedRun | RunSummary]
+    """A summary where the rest is not known."""
     versions: dict[VersionKey, str]
     notices: list[Notice]
     asked: list[str]
     """Addresses that answered."""
 
+    @property
+    def summaries(self) -> list[RunSummary]:
+        return [one.summary if isinstance(one, SharedRun) else one for one in self.runs]
 
-def elsewhere(stores: Collection[Tracking], models: Collection[str], known: Collection[str]) -> Elsewhere:
+    def detail(self, run_id: str) -> tuple[RunDetail, str]:
+        """What is asked of one run, and its registered model; raises LookupError where it is not known."""
+        for one in self.runs:
+            if isinstance(one, SharedRun) and one.summary.run_id == run_id:
+                return one.detail, one.summary.registered_model
+        raise LookupError(f"nothing more is known of {run_id}")
+
+
+def elsewhere(
+    stores: Collection[Tracking],
+    models: Collection[str],
+    known: Collection[str],
+    before: dict[tuple[Tracking, str], SharedRun | RunSummary],
+) -> Elsewhere:
     """Ask every store once; one that does not answer costs its own runs only.
 
     Args:
         stores: Those that the workspace's runs were recorded in.
         models: Registered models whose versions are asked for.
         known: Ids of the workspace's runs.
+        before: What was read earlier, by store and MLflow's id: a finished run changes no more. Is added to.
     """
     found = Elsewhere([], {}, [], [])
     for store in stores:
@@ -70,7 +88,7 @@ def elsewhere(stores: Collection[Tracking], models: Collection[str], known: Coll
         if file is not None and not file.exists():
             continue  # nothing was recorded yet
         try:
-            found.summaries.extend(_runs_of(store, opened, known, found.notices))
+            found.runs.extend(_runs_of(store, opened, known, before, found.notices))
             of_runs = {one.registered_model for one in found.summaries}
             for model in dict.fromkeys([*models, *sorted(of_runs)]):
                 versions = versions_of(opened, model)
@@ -85,14 +103,32 @@ def elsewhere(stores: Collection[Tracking], models: Collection[str], known: Coll
     return found
 
 
-def _runs_of(store: Tracking, opened: str, known: Collection[str], notices: list[Notice]) -> Iterator[RunSummary]:
+def _runs_of(
+    store: Tracking,
+    opened: str,
+    known: Collection[str],
+    before: dict[tuple[Tracking, str], SharedRun | RunSummary],
+    notices: list[Notice],
+) -> Iterator[SharedRun | RunSummary]:
     runs = RecordedRuns(opened, store.experiment)
     missing = [run for run in runs.newest(MOST_LISTED) if run.run_id not in known]
     for run in missing[:MOST_READ]:
-        yield summary_of_recorded(run, runs.models_of(run), store)
+        if (store, run.id) not in before:
+            before[store, run.id] = _run_of(runs, run, store)
+        yield before[store, run.id]
     if len(missing) > MOST_READ:
         text = f"{len(missing) - MOST_READ} older runs of {without_password(store.uri)} are not shown here."
         notices.append(Notice(about="MLflow", text=text))
+
+
+def _run_of(runs: RecordedRuns, run: RecordedRun, store: Tracking) -> SharedRun | RunSummary:
+    content = runs.file_of(run, SHARED_FILE, MOST_SHARED_BYTES)
+    shared = read_shared(content, run.run_id) if content is not None else None
+    if shared is None:
+        return summary_of_recorded(run, runs.models_of(run), store)
+    # It was made before the run was recorded, on a machine that may reach the store by another address.
+    here = {"written_ns": run.ended_ms * 1_000_000, "tracking": store.uri, "experiment": store.experiment}
+    return shared.model_copy(update={"summary": shared.summary.model_copy(update=here)})
 
 
 def summary_of_recorded(run: RecordedRun, children: Sequence[RecordedRun], store: Tracking) -> RunSummary:

@@ -7,7 +7,7 @@ is one that is not known.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from configs.names import entry_of
 from evals.judging.characterize import MOST_FLIPS
@@ -166,23 +166,32 @@ def category_columns(cells: Iterable[CategoryCell]) -> list[CategoryColumn]:
     ]
 
 
-def run_detail(
-    record: RunRecord,
-    *,
-    versions: Mapping[str, str] | None = None,
-    traffic: Mapping[str, Sequence[str]] | None = None,
-) -> RunDetail:
-    """What is asked of the run.
+class Fate(NamedTuple):
+    """Of a model, after its run."""
 
-    Args:
-        record: Of the run.
-        versions: Model's name -> version of the registered model; None where nobody knows yet.
-        traffic: Model's name -> names of its shadow traffic; None where nobody knows yet.
-    """
+    version: str | None
+    """Of the registered model."""
+    traffic: list[str]
+    """Names of the shadow folders that hold its answers."""
+
+
+def with_fates(detail: RunDetail, registered_model: str, fates: Mapping[str, Fate]) -> RunDetail:
+    """The same with what became of its models, by their names, at the end of each lineage."""
+    models = []
+    for one in detail.models:
+        fate = fates.get(one.name, Fate(None, []))
+        version = f"version {fate.version}" if fate.version else "no version"
+        became = [("registry", f"{registered_model}, {version}"), ("traffic", ", ".join(fate.traffic) or "none")]
+        models.append(one.model_copy(update={"lineage": [*one.lineage, *became]}))
+    return detail.model_copy(update={"models": models})
+
+
+def run_detail(record: RunRecord) -> RunDetail:
+    """What is asked of the run, as far as its record tells."""
     slo = slo_of(record.rows)
     return RunDetail(
         recommendation=record.recommendation,
-        models=[_model_detail(record, row, versions=versions, traffic=traffic) for row in record.rows],
+        models=[_model_detail(record, row) for row in record.rows],
         config=record.config,
         slo=slo.model_dump(exclude_none=True, exclude={"schema_version"}) if slo else None,
     )
@@ -242,13 +251,7 @@ def _believed(row: Row, level: int | None) -> LoadPoint | None:
     return point if point and point.invalid is None else None
 
 
-def _model_detail(
-    record: RunRecord,
-    row: Row,
-    *,
-    versions: Mapping[str, str] | None,
-    traffic: Mapping[str, Sequence[str]] | None,
-) -> ModelDetail:
+def _model_detail(record: RunRecord, row: Row) -> ModelDetail:
     categories = sorted(row.retention.categories, key=_loss_rank) if row.retention else []
     serving = row.serving
     return ModelDetail(
@@ -262,7 +265,7 @@ def _model_detail(
         versions=_versions(record, row),
         memory_notes=serving.memory.notes if serving else [],
         warnings=[*(serving.warnings if serving else []), *failed_checks(row)],
-        lineage=_lineage(record, row, versions=versions, traffic=traffic),
+        lineage=_lineage(record, row),
     )
 
 
@@ -272,13 +275,7 @@ def _short(flip: Flip) -> Flip:
     return flip.model_copy(update={name: getattr(flip, name)[:_MOST_CHARACTERS] for name in texts})
 
 
-def _lineage(
-    record: RunRecord,
-    row: Row,
-    *,
-    versions: Mapping[str, str] | None,
-    traffic: Mapping[str, Sequence[str]] | None,
-) -> list[tuple[str, str]]:
+def _lineage(record: RunRecord, row: Row) -> list[tuple[str, str]]:
     checkpoint, entry = record.rows[0].checkpoint, entry_of(row.name)
     told = [
         ("source", _joined(_source(record), checkpoint.digest if checkpoint else None)),
@@ -290,11 +287,6 @@ def _lineage(
         ("engine", _served_by(row.serving)),
         ("bytes", _joined(row.digest, f"{mebibytes(row.size_bytes)} MiB" if row.size_bytes else None)),
     ]
-    if versions is not None:
-        version = versions.get(row.name)
-        told.append(("registry", f"{record.registered_model}, " + (f"version {version}" if version else "no version")))
-    if traffic is not None:
-        told.append(("traffic", ", ".join(traffic.get(row.name, [])) or "none"))
     return [(what, which) for what, which in told if which]
 
 

@@ -4,13 +4,14 @@ read. Damaged, of another version or older than the record, a summary is made an
 
 import logging
 import math
+from contextlib import suppress
 
 from configs.names import entry_of
 from evals.statistics.score import Z95
 from pipelines.recipe.registry_config import RegistryConfig
 from pipelines.recipe.run_config import TrackingConfig
 from pipelines.records.rows import UNQUANTIZED
-from pipelines.records.run_record import ResultFile, RunRecord
+from pipelines.records.run_record import ResultFile, RunRecord, result_file
 from pipelines.review.costs import price_shown, run_pricing
 from pipelines.review.one_run import category_cells, category_columns, columns, model_rows, run_row
 from pipelines.review.page_data import CategoryColumn, Models, Notice, PriceShown, Runs
@@ -135,7 +136,18 @@ def read_summary(file: ResultFile, price: DevicePrice | None = None) -> RunSumma
             return known
     except (FileNotFoundError, DamagedFile):
         pass
-    summary = summary_of(read_sealed(file.path, RunRecord), file, price)
+    return _kept(read_sealed(file.path, RunRecord), file, price)
+
+
+def keep_summary(record: RunRecord) -> None:
+    """Write the summary of a run whose record was written just now: a page of many runs need not read it."""
+    with suppress(FileNotFoundError):  # somebody removed it
+        _kept(record, result_file(record.run_dir))
+
+
+def _kept(record: RunRecord, file: ResultFile, price: DevicePrice | None = None) -> RunSummary:
+    summary = summary_of(record, file, price)
+    place = file.path.with_name(SUMMARY_FILE)
     try:
         write_sealed(place, summary)
     except OSError as error:

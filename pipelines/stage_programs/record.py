@@ -37,6 +37,8 @@ class FinishedRun(StrictModel):
     key: str
     """Digest of all that is recorded: equal runs are recorded once."""
     notes: Notes
+    files: list[Path] = []
+    """Small ones that MLflow keeps beside config and page."""
     start_seconds: float
     """`time.monotonic()`, the machine's clock that all processes share, at the end of the run's breakdown."""
 
@@ -117,6 +119,8 @@ def _record_run(job: RecordJob, backend: MlflowBackend, finished: FinishedRun, c
             parent.file(run.run_dir / "config.json")
             if run.page:
                 parent.file(run.page)
+            for file in finished.files:
+                parent.file(file)
             for name, digest, context in _data_of(run):
                 parent.dataset(name, digest, context, f"quantbench-{context}")
         for number, row in enumerate(run.rows):

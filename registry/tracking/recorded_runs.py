@@ -7,10 +7,14 @@ Others are not known here.
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
+from configs.errors import UnreadableError
+from configs.reading.text import read_bytes
 from registry.tracking.address import is_server, sqlite_file
-from registry.tracking.rest import NoAnswerError, ask
+from registry.tracking.rest import NoAnswerError, ask, file_of
 
 _ID_TAG = "quantbench.run_id"
 _PARENT_TAG = "mlflow.parentRunId"
@@ -31,6 +35,8 @@ class RecordedRun(NamedTuple):
     metrics: Mapping[str, float]
     params: Mapping[str, str]
     tags: Mapping[str, str]
+    files_at: str
+    """Address of its files."""
 
     @property
     def run_id(self) -> str:
@@ -73,6 +79,18 @@ class RecordedRuns:
             (_PARENT_TAG, run.id, most),
         )
 
+    def file_of(self, run: RecordedRun, path: str, most_bytes: int) -> bytes | None:
+        """A file of a run; None where it has none, or a larger one, or keeps its files where only MLflow reads them."""
+        if is_server(self._uri):
+            return file_of(self._uri, run.id, path, most_bytes)
+        place = urlsplit(run.files_at)
+        if place.scheme != "file":
+            return None
+        try:
+            return read_bytes(Path(unquote(place.path)) / path, most_bytes)
+        except (UnreadableError, OSError, ValueError):
+            return None
+
     def _searched(self, wanted: str, most: int) -> Iterator[RecordedRun]:
         found = ask(self._uri, "experiments/get-by-name", {"experiment_name": self._experiment})
         if not found:
@@ -97,7 +115,7 @@ class RecordedRuns:
             raise NoAnswerError("it is neither a server nor a local database")
         if not path.exists():
             return []
-        columns = "r.run_uuid, r.name, coalesce(r.start_time, 0), coalesce(r.end_time, r.start_time, 0)"
+        columns = "r.run_uuid, r.name, coalesce(r.start_time, 0), coalesce(r.end_time, r.start_time, 0), r.artifact_uri"
         try:
             place = f"{path.resolve().as_uri()}?mode=ro"
             with closing(sqlite3.connect(place, uri=True, timeout=_PATIENCE_SECONDS)) as connection:
@@ -107,11 +125,14 @@ class RecordedRuns:
             raise NoAnswerError(str(error)) from error
 
 
-def _of_database(connection: sqlite3.Connection, run: str, name: str, started: int, ended: int) -> RecordedRun:
+def _of_database(
+    connection: sqlite3.Connection, run: str, name: str, started: int, ended: int, files_at: str | None
+) -> RecordedRun:
     metrics = connection.execute("SELECT key, value FROM latest_metrics WHERE run_uuid = ? AND NOT is_nan", (run,))
     params = connection.execute("SELECT key, value FROM params WHERE run_uuid = ?", (run,))
     tags = connection.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run,))
-    return RecordedRun(run, name, started, ended, *(dict(told.fetchall()) for told in (metrics, params, tags)))
+    told: list[dict[str, Any]] = [dict(rows.fetchall()) for rows in (metrics, params, tags)]
+    return RecordedRun(run, name, started, ended, told[0], told[1], told[2], files_at or "")
 
 
 def _of_server(run: Mapping[str, Any]) -> RecordedRun:
@@ -121,6 +142,7 @@ def _of_server(run: Mapping[str, Any]) -> RecordedRun:
         metrics = {one["key"]: float(one["value"]) for one in data.get("metrics", [])}
         params, tags = ({one["key"]: str(one["value"]) for one in data.get(kind, [])} for kind in ("params", "tags"))
         ended = int(info.get("end_time", started))
-        return RecordedRun(info["run_id"], info.get("run_name", ""), started, ended, metrics, params, tags)
+        name, files_at = info.get("run_name", ""), info.get("artifact_uri", "")
+        return RecordedRun(info["run_id"], name, started, ended, metrics, params, tags, files_at)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise NoAnswerError(f"it does not answer as an MLflow server does: {error}") from error

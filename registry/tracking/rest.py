@@ -39,16 +39,13 @@ def ask(
     Raises:
         NoAnswerError: It cannot be reached, refuses, or does not answer as an MLflow server does.
     """
-    bare, variables = credentials_apart(uri)
-    place = f"{bare.rstrip('/')}/api/2.0/mlflow/{path}"
-    headers, body = _who(os.environ | variables), None
+    path, headers, body = f"api/2.0/mlflow/{path}", {}, None
     if method == "GET":
-        place += f"?{urlencode(parameters, quote_via=quote)}"
+        path += _query(parameters)
     else:
-        headers, body = headers | {"Content-Type": "application/json"}, json.dumps(parameters).encode()
-    request = urllib.request.Request(place, data=body, headers=headers, method=method)  # noqa: S310 - http or https
+        headers, body = {"Content-Type": "application/json"}, json.dumps(parameters).encode()
     try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE_SECONDS) as response:  # noqa: S310
+        with _opened(uri, path, headers, body, method) as response:
             answer = parse_json(response.read(_MOST_BYTES))
     except urllib.error.HTTPError as error:
         said = error.read(_MOST_BYTES)
@@ -60,6 +57,41 @@ def ask(
     if not isinstance(answer, dict):
         raise NoAnswerError("it does not answer as an MLflow server does")
     return answer
+
+
+def file_of(uri: str, run: str, path: str, most_bytes: int) -> bytes | None:
+    """A file of a run; None where the server gives none: it is not there, too large, or not for who asks.
+
+    Args:
+        uri: Of the server, with its password.
+        run: MLflow's own id.
+        path: Among the run's files.
+        most_bytes: Of the file.
+
+    Raises:
+        NoAnswerError: It cannot be reached.
+    """
+    try:
+        with _opened(uri, "get-artifact" + _query({"run_id": run, "path": path}), {}, None, "GET") as response:
+            content: bytes = response.read(most_bytes + 1)
+    except urllib.error.HTTPError:
+        return None
+    except (OSError, ValueError, HTTPException) as error:
+        raise NoAnswerError(str(getattr(error, "reason", error))) from error
+    return content if len(content) <= most_bytes else None
+
+
+def _opened(uri: str, path: str, headers: Mapping[str, str], body: bytes | None, method: str) -> Any:
+    """The answer to a request below the server's address."""
+    bare, variables = credentials_apart(uri)
+    headers = {**_who(os.environ | variables), **headers}
+    place = f"{bare.rstrip('/')}/{path}"
+    request = urllib.request.Request(place, data=body, headers=headers, method=method)  # noqa: S310 - http or https
+    return urllib.request.urlopen(request, timeout=_PATIENCE_SECONDS)  # noqa: S310
+
+
+def _query(parameters: Mapping[str, Any]) -> str:
+    return f"?{urlencode(parameters, quote_via=quote)}"
 
 
 def _message(said: bytes) -> str:

@@ -146,13 +146,17 @@ def test_what_is_taken_out_of_an_answer_is_all_that_was_added(
 
 def _said(body: bytes) -> tuple[str, list[Any]]:
     """What an answer says: its text, put together, and whatever else its events hold, each once, but for its id and its
-    second. Where a stream is cut is not asked: vLLM sends two tokens as one event when its client is slow, and events of
-    tokens that are no text yet only with log-probabilities."""
+    second. Where a stream is cut is not asked: vLLM sends two tokens as one event when its client is slow, and events
+    of tokens that are no text yet only with log-probabilities."""
     lines = [line.removeprefix(b"data: ") for line in body.splitlines() if line.strip()]
     text, others = "", list[Any]()
-    for event in [event for line in lines if line != b"[DONE]" for event in [json.loads(line)] if _says_something(event)]:
+    for event in [
+        event for line in lines if line != b"[DONE]" for event in [json.loads(line)] if _says_something(event)
+    ]:
         (choice,) = event["choices"]
-        holder, name = (choice, "text") if "text" in choice else (choice.get("delta") or choice.get("message"), "content")
+        holder, name = (
+            (choice, "text") if "text" in choice else (choice.get("delta") or choice.get("message"), "content")
+        )
         text += (holder or {}).pop(name, None) or ""
         rest = {name: value for name, value in event.items() if name not in ("id", "created")}
         others += [] if rest in others else [rest]

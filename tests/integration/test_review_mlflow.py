@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from pipelines.records.run_record import RESULT_FILE
+from pipelines.review.one_run import run_detail
 from pipelines.review.page_data import PageData
-from registry.sealed import write_sealed
+from pipelines.review.shared_run import SHARED_FILE, SharedRun
+from pipelines.review.summaries import VERSION
+from registry.sealed import parse_sealed, write_sealed
 from registry.tracking.address import sqlite_uri
 from registry.tracking.aliases import version_of, versions_of
 from registry.tracking.recorded_runs import RecordedRuns
@@ -38,14 +41,31 @@ def others(recorded: Lab, tmp_path: Path) -> PageData:
     return collector(tmp_path, mlflow=True).collect(most_bytes=1_000_000)
 
 
+@pytest.fixture(params=["whole", "gone", "damaged", "of another version"])
+def left(request: pytest.FixtureRequest, recorded: Lab) -> Iterator[str]:
+    """What has become of the file that the run left for the page."""
+    below = recorded.workspace.root.parent  # the server's files are there too
+    (file,) = (path for path in below.rglob(SHARED_FILE) if path.parent.name == "artifacts")
+    whole = file.read_text()
+    if request.param == "gone":
+        file.unlink()
+    elif request.param == "damaged":
+        file.write_text(whole[:-200])
+    elif request.param == "of another version":
+        shared = parse_sealed(whole, "it", SharedRun)
+        write_sealed(file, shared.model_copy(update={"version": VERSION + 1}))
+    yield str(request.param)
+    file.write_text(whole)
+
+
 def test_a_run_of_another_machine_has_the_numbers_of_its_record(
-    recorded: Lab, others: PageData, tmp_path: Path
+    recorded: Lab, left: str, others: PageData, tmp_path: Path
 ) -> None:
     assert sorted(others.runs.origin) == ["mlflow", "workspace"]
     place = others.runs.origin.index("mlflow")
     assert others.runs.id[place] == recorded.run.run_id
     assert others.runs.page[place] is None
-    assert others.details.keys() == {"my-own"}
+    assert others.details.keys() == ({"my-own", recorded.run.run_id} if left == "whole" else {"my-own"})
     here = tmp_path / "theirs"
     shutil.copytree(recorded.run.run_dir, here / "runs" / recorded.run.run_dir.name)
     write_sealed(here / "runs" / recorded.run.run_dir.name / RESULT_FILE, recorded.run)
@@ -70,6 +90,35 @@ def test_a_run_of_another_machine_has_the_numbers_of_its_record(
         wanted = dict(zip(column.model, column.score, strict=True))
         for model, score in wanted.items():
             assert scores[mine[model]] == pytest.approx(score, rel=1e-5)
+
+
+def test_a_run_of_another_machine_has_all_that_is_asked_of_one(recorded: Lab, tmp_path: Path) -> None:
+    put_run(tmp_path, "my-own", config=recorded.run.config | {"name": "mine"})
+    of_others = collector(tmp_path, mlflow=True)
+    data = of_others.collect(most_bytes=0)
+    assert data.details.keys() == {data.runs.id[0]}, "the rest is asked for"
+    theirs, own = of_others.detail(recorded.run.run_id), run_detail(recorded.run)
+    for one, same in zip(theirs.models, own.models, strict=True):
+        lineage = same.lineage
+        assert one == same.model_copy(update={"lineage": one.lineage})
+        assert one.lineage[: len(lineage)] == lineage
+        assert [what for what, _ in one.lineage[len(lineage) :]] == ["registry", "traffic"]
+    assert theirs.slo == own.slo
+    assert theirs.config.items() <= own.config.items(), "the registry's part was added after it was recorded"
+    with pytest.raises(LookupError):
+        of_others.detail("no such run")
+
+
+def test_what_was_read_of_a_finished_run_is_kept(
+    recorded: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_run(tmp_path, "my-own", config=recorded.run.config | {"name": "mine"})
+    of_others = collector(tmp_path, mlflow=True)
+    first = of_others.collect(most_bytes=0)
+    monkeypatch.setattr(RecordedRuns, "file_of", None)
+    put_run(tmp_path, "my-next", config=recorded.run.config | {"name": "mine"})
+    again = of_others.collect(most_bytes=0)
+    assert set(again.runs.id) == {"my-next", *first.runs.id}
 
 
 def test_versions_are_those_of_the_registered_model(recorded: Lab, others: PageData) -> None:

@@ -15,7 +15,16 @@ from pipelines.records.model_cost import model_cost
 from pipelines.records.rows import Row
 from pipelines.records.run_record import RunRecord
 from pipelines.review.costs import run_pricing
-from pipelines.review.one_run import category_cells, category_columns, columns, model_rows, run_detail, run_row
+from pipelines.review.one_run import (
+    Fate,
+    category_cells,
+    category_columns,
+    columns,
+    model_rows,
+    run_detail,
+    run_row,
+    with_fates,
+)
 from pipelines.review.page_data import CATEGORIES_SHOWN, Models, Runs
 from pipelines.review.report_page import data_of_run
 from registry.contracts import CategoryRetention
@@ -193,7 +202,8 @@ def test_an_artifact_is_traced_from_its_source_to_its_traffic(record: RunRecord)
         update={"artifact": artifact.model_copy(update={"calibration_digest": "sha256:rows"})}
     )
     traced = record.model_copy(update={"rows": models, "outcomes": [*record.outcomes, calibrate]})
-    detail = run_detail(traced, versions={"gptq": "4"}, traffic={"gptq": ["replay-1", "gateway"]})
+    fates = {"gptq": Fate("4", ["replay-1", "gateway"])}
+    detail = with_fates(run_detail(traced), traced.registered_model, fates)
     lineage = detail.models[3].lineage
     assert [what for what, _ in lineage] == sorted(
         (what for what, _ in lineage), key=["source", "data", "recipe", "engine", "bytes", "registry", "traffic"].index

@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
 import shutil
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,10 +14,10 @@ from typing import Any
 import pytest
 
 from configs.errors import RequestError
-from pipelines.records.run_record import RESULT_FILE, result_files
-from pipelines.review import summaries
+from pipelines.records.run_record import RESULT_FILE, ResultFile, result_files
+from pipelines.review import summaries, workspace_runs
 from pipelines.review.page_data import CATEGORIES_SHOWN, PageData
-from pipelines.review.summaries import SUMMARY_FILE
+from pipelines.review.summaries import SUMMARY_FILE, RunSummary
 from registry.ledger import Entry, Ledger
 from registry.sealed import write_sealed
 from registry.tracking.address import sqlite_uri
@@ -115,6 +119,43 @@ def test_a_damaged_record_is_told_and_the_rest_is_shown(tmp_path: Path, content:
     assert str(tmp_path / "runs" / "run-1" / RESULT_FILE) in text
     assert "run its recipe again" in text
     strict(data)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "link to nothing"])
+def test_a_record_that_is_no_file_is_told_or_is_none_and_nothing_waits_for_it(tmp_path: Path, kind: str) -> None:
+    put_runs(tmp_path, 2)
+    record = tmp_path / "runs" / "run-1" / RESULT_FILE
+    record.unlink()
+    if kind == "folder":
+        record.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(record)
+    else:
+        record.symlink_to(record.name if kind == "loop" else "nowhere")
+    data = collected(tmp_path)
+    assert data.runs.id == ["run-0"]
+    assert any("run-1" in f"{notice.about} {notice.text}" for notice in data.notices)
+
+
+def test_a_run_that_is_removed_while_it_is_read_is_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_runs(tmp_path, 2)
+    whole = workspace_runs.read_summary
+
+    def removed(file: ResultFile, price: DevicePrice | None) -> RunSummary:
+        shutil.rmtree(file.path.parent)
+        return whole(file, price)
+
+    monkeypatch.setattr(workspace_runs, "read_summary", removed)
+    data = collected(tmp_path)
+    assert data.runs.id == [] and not data.details
+
+
+def test_two_readers_of_a_new_workspace_see_the_same(tmp_path: Path) -> None:
+    put_runs(tmp_path, 20)
+    with ThreadPoolExecutor(4) as readers:
+        seen = list(readers.map(lambda _: collected(tmp_path).model_dump(exclude={"written_at"}), range(4)))
+    assert seen == [seen[0]] * 4
+    assert not list(tmp_path.rglob("*.tmp*")), "nothing half-written is left"
 
 
 def test_a_record_of_another_version_is_told(tmp_path: Path) -> None:
@@ -280,6 +321,17 @@ def test_a_ledger_that_does_not_answer_is_told_and_none_is_made(tmp_path: Path) 
     data = collected(tmp_path)
     assert "ledger" in told(data, "ledger")
     assert data.runs.id == ["run-0"]
+
+
+def test_a_ledger_that_is_being_written_is_read(tmp_path: Path) -> None:
+    (record,) = put_runs(tmp_path, 1)
+    row = next(row for row in record.rows if row.name == "int8")
+    Ledger(sqlite_uri(tmp_path / "ledger.db")).append(
+        entry(stream=f"approval:{row.digest}", kind="approve", artifact=row.digest), None
+    )
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        assert [one.kind for one in collected(tmp_path).aliases] == ["approve"]
 
 
 def test_a_price_is_for_runs_that_have_none_and_costs_are_made_anew_with_it(tmp_path: Path) -> None:
