@@ -12,11 +12,10 @@ from pipelines.cli import main
 from pipelines.records.run_outcome import RunOutcome
 from tests.unit.pipelines.test_schedule import RECIPE
 
+CRON = shutil.which("cron")
 pytestmark = [
     pytest.mark.service,
-    pytest.mark.skipif(
-        shutil.which("cron") is None or os.geteuid() != 0, reason="Debian's cron as root is needed: make services"
-    ),
+    pytest.mark.skipif(CRON is None or os.geteuid() != 0, reason="Debian's cron as root is needed: make services"),
 ]
 SECONDS = 240
 """cron looks once a minute."""
@@ -32,7 +31,8 @@ def test_cron_starts_what_was_rendered(tmp_path: Path, monkeypatch: pytest.Monke
     installed = Path("/etc/cron.d") / f"quantbench-test-{os.getpid()}"
     said = tmp_path / "workspace" / "quantbench-weekly.jsonl"
     # Where the system's own daemon runs, this one ends at once.
-    with subprocess.Popen(["cron", "-f"]) as daemon:
+    assert CRON is not None
+    with subprocess.Popen([CRON, "-f"]) as daemon:
         try:
             installed.write_text((tmp_path / "rendered" / "quantbench-weekly").read_text())
             until = time.monotonic() + SECONDS
