@@ -1,7 +1,7 @@
 """Which model is deployed: the one that an alias points at, or one of a run, with what was measured of it."""
 
 from configs.errors import RequestError
-from pipelines.execution.finished_runs import digest_named, run_named
+from pipelines.execution.finished_runs import digest_named, measured_row, run_named
 from pipelines.execution.served_aliases import Aliases, Target
 from pipelines.execution.workspace import Workspace
 from pipelines.recipe.deploy_config import DeployConfig
@@ -28,19 +28,12 @@ def champion_named(
         RequestError: There is no such model, or it was not measured.
         DamagedObject: Its bytes are not those of its digest.
     """
-    record = run_named(workspace, run)
-    target = _pointed_at(workspace, record, alias or "champion") if wanted is None else None
-    digest = target.artifact if target else digest_named(workspace, str(wanted), run)
-    rows = [row for row in record.rows if row.digest == digest]
-    if not rows:
-        raise RequestError(
-            f"run {record.run_id} did not measure {digest}",
-            remedy="name the run that did: --run RUN",
-        )
-    workspace.store.open(digest)
-    # Two entries of a recipe may have made the same bytes.
-    row = max(rows, key=lambda one: (one.measurement is not None, one.name == wanted))
-    version = target.version if target else None
+    if wanted is None:
+        target = _pointed_at(workspace, run_named(workspace, run), alias or "champion")
+        digest, name, version = target.artifact, target.name, target.version
+    else:
+        digest, name, version = digest_named(workspace, wanted, run), wanted, None
+    record, row = measured_row(workspace, digest, name, run)
     return champion_of(row, record.run_id, record.registered_model, record.config, version, settings)
 
 

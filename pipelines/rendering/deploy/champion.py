@@ -117,9 +117,19 @@ class Champion:
         points = [one for one in self.serving.load_points if one.concurrency and not one.failed and one.invalid is None]
         return sorted(points, key=lambda one: one.concurrency or 0)
 
-    def ttft_of(self, point: LoadPoint) -> float:
-        """At the percentile that is scaled by, in seconds."""
-        return float(getattr(point.ttft, _PERCENTILES[self.settings.scale.percentile]))
+    @property
+    def ttft_seconds(self) -> dict[int, float]:
+        """Requests at a time -> time to the first token at the percentile that is scaled by, of the slowest prompt mix.
+
+        A level at which anything failed is left out.
+        """
+        field, found = _PERCENTILES[self.settings.scale.percentile], dict[int, float]()
+        unsound = {one.concurrency for one in self.serving.load_points if one not in self.sound_points}
+        for point in self.sound_points:
+            level = point.concurrency or 0
+            if level not in unsound:
+                found[level] = max(found.get(level, 0.0), float(getattr(point.ttft, field)))
+        return found
 
     def metadata(self) -> dict[str, str]:
         """By which a deployed object is known again; texts that labels of no platform refuse."""

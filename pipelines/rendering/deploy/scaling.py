@@ -52,17 +52,19 @@ def scaling_of(champion: Champion) -> Scaling:
     )
 
 
-def _ongoing(champion: Champion, ttft_seconds: float) -> tuple[int, str]:
-    kept = [one for one in champion.sound_points if champion.ttft_of(one) <= ttft_seconds]
-    level = max((one.concurrency or 0 for one in kept), default=None)
-    if level is None or level > champion.most_at_once:
-        ongoing, why = champion.most_at_once, "all that it works on"
+def _ongoing(champion: Champion, limit_seconds: float) -> tuple[int, str]:
+    measured, at_once = champion.ttft_seconds, champion.most_at_once
+    percentile = f"the {champion.settings.scale.percentile}th percentile of the time to the first token"
+    within = f"{percentile} within {limit_seconds:g} s"
+    kept = [level for level, seconds in measured.items() if seconds <= limit_seconds]
+    if not measured:
+        ongoing, why = at_once, "all that it works on, since no load test is to go by"
+    elif not kept:
+        ongoing, why = min(measured), f"the lowest load that was measured; none had {within}"
+    elif max(kept) >= at_once:
+        ongoing, why = at_once, "all that it works on"
     else:
-        ongoing = level
-        why = (
-            f"the highest load that was measured with the {champion.settings.scale.percentile}th percentile of the time"
-            f" to the first token within {ttft_seconds:g} s"
-        )
+        ongoing, why = max(kept), f"the highest load that was measured with {within}"
     return ongoing, f"A server is added when each has more than {ongoing} requests in flight: {why}."
 
 
@@ -71,15 +73,12 @@ def _ttft(champion: Champion) -> tuple[float, str]:
         return champion.settings.scale.ttft_seconds, "scale.ttft_seconds"
     if champion.slo_ttft_seconds is not None:
         return champion.slo_ttft_seconds, "the recipe's SLO"
-    points = [one for one in champion.sound_points if (one.concurrency or 0) <= champion.most_at_once]
-    if not points:
-        return (
-            _DEFAULT_TTFT_SECONDS,
-            "a beginning, no load test is to go by; set scale.ttft_seconds to what is promised",
-        )
-    point = points[-1]
-    measured = champion.ttft_of(point)
-    return round(2 * measured, 3), f"twice the {measured:.3g} s measured at {point.concurrency} requests at a time"
+    levels = [level for level in champion.ttft_seconds if level <= champion.most_at_once]
+    if not levels:
+        return _DEFAULT_TTFT_SECONDS, "no load test is to go by, so set scale.ttft_seconds to what is promised"
+    level = max(levels)
+    measured = champion.ttft_seconds[level]
+    return round(2 * measured, 3), f"twice the {measured:.3g} s measured at {level} requests at a time"
 
 
 def waiting_query(champion: Champion) -> str:
