@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import yaml
 from pipelines.environments.definition import environment_named
 from pipelines.environments.making import in_use
 from pipelines.rendering.deploy.champion import MODELS
+from pipelines.rendering.deploy.monitoring import panels_of
 from pipelines.rendering.deploy.targets import render
 from serving_checks.server import free_port
 from serving_checks.transport.http_json import get_text, post_json
@@ -217,6 +219,46 @@ def test_a_platform_s_own_library_reads_what_is_rendered(target: str, platforms:
     done = read(mistyped)
     assert done.returncode == 1
     assert said in done.stderr
+
+
+@pytest.mark.service
+def test_prometheus_computes_what_servers_are_added_by(tmp_path: Path) -> None:
+    """Two servers with 3 and 5 that wait; all first tokens between 0.5 and 2 s; and nobody who asks."""
+    one = champion("kserve", scale={"percentile": 90})
+    scaled = yaml.safe_load(render(one, "kserve").files(one)["scaled-object.yaml"])["spec"]["triggers"]
+    rules = [{"record": f"scaled:{trigger['name']}", "expr": trigger["metadata"]["query"]} for trigger in scaled]
+    panels = [asked.replace("$model", one.model) for panel in panels_of(one) for asked in panel.expressions.values()]
+    rules += [{"record": f"panel:{number}", "expr": expression} for number, expression in enumerate(panels)]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]}))
+
+    def series(name: str, values: str, **labels: str) -> dict[str, str]:
+        told = ",".join(f'{label}="{value}"' for label, value in {"model_name": one.model, **labels}.items())
+        return {"series": f"{name}{{{told}}}", "values": values}
+
+    metrics = one.container.metrics
+    buckets = {"0.5": "0x20", "2": "0+60x20", "+Inf": "0+60x20"}
+    asked = [series(f"{metrics.ttft}_bucket", values, le=le) for le, values in buckets.items()]
+    asked += [series(metrics.waiting, f"{count}x20", instance=instance) for instance, count in (("a", 3), ("b", 5))]
+    nobody = [series(f"{metrics.ttft}_bucket", "7x20", le=le) for le in buckets]
+
+    def expects(series: list[dict[str, str]], rule: str, value: float) -> dict[str, Any]:
+        sample = {"labels": f"scaled:{rule}", "value": value}
+        told = {"expr": f"scaled:{rule}", "eval_time": "10m", "exp_samples": [sample]}
+        return {"interval": "1m", "input_series": series, "promql_expr_test": [told]}
+
+    tests = [expects(asked, "waiting", 8), expects(asked, "ttft", 0.5 + 0.9 * 1.5), expects(nobody, "ttft", 0)]
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": tests}))
+    (tmp_path / "prometheus.yml").write_text(files_of("docker-compose", tmp_path, 8000)["prometheus.yml"])
+    for command in ("check config prometheus.yml", "check rules rules.yaml", "test rules tests.yaml"):
+        done = subprocess.run(
+            [str(shutil.which("promtool")), *command.split()],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.engine

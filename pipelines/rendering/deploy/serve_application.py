@@ -42,9 +42,9 @@ class Model:
             preexec_fn=_end_with_its_parent,  # noqa: PLW1509
         )
         self._health = health
-        self._client = aiohttp.ClientSession(
-            f"http://127.0.0.1:{port}", timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
-        )
+        # How many requests there may be at once is Ray's affair, how long they may take is the client's.
+        unlimited = {"connector": aiohttp.TCPConnector(limit=0), "timeout": aiohttp.ClientTimeout(total=None)}
+        self._client = aiohttp.ClientSession(f"http://127.0.0.1:{port}", **unlimited)
         try:
             async with asyncio.timeout(startup_seconds):
                 while not await self._answers():
@@ -70,6 +70,7 @@ class Model:
     async def __call__(self, request: Request) -> Response:
         """Pass a request on and its answer back, piece by piece. A client that leaves takes its request with it."""
         headers = {name: request.headers[name] for name in HEADERS if name in request.headers}
+        headers["accept-encoding"] = "identity"
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         asked = self._client.request(request.method, path, data=await request.body(), headers=headers)
         answer = await asked.__aenter__()
