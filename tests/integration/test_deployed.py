@@ -27,14 +27,14 @@ from serving_checks.transport.http_json import get_text, post_json
 from tests.deployments import champion, unit_commands, unit_environment
 from tests.tiny_llama import make_tiny_llama
 
-PATIENCE_SECONDS = 400.0
+PATIENCE_SECONDS = 800.0
 CONFIG = {"serving": {"max_model_len": 256, "max_num_seqs": 16, "kv_cache_gib": 0.25}}
 SMALL = {"peak_process_bytes": 2**29}
 PYTHON = Path(sys.executable)
 ASKED = {"model": "smollm2", "prompt": "one two", "max_tokens": 4, "temperature": 0}
 
-engine = [pytest.mark.engine, pytest.mark.service, pytest.mark.timeout(900)]
-environment = [pytest.mark.environment, pytest.mark.timeout(900)]
+engine = [pytest.mark.engine, pytest.mark.service, pytest.mark.timeout(1800)]
+environment = [pytest.mark.environment, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

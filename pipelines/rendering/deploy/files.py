@@ -52,11 +52,9 @@ class Deployment(NamedTuple):
 
     def _origin(self, champion: Champion) -> list[str]:
         serving, named = champion.serving, f", version {champion.version}" if champion.version else ""
-        lines = wrapped(
-            f"{self.purpose} Rendered by `quantbench deploy render` from run {champion.run_id}: render anew rather than"
-            " edit."
-        )
+        lines = [*wrapped(self.purpose), "By `quantbench deploy render`: render anew rather than edit.", ""]
         lines += [f"  model    {champion.name} ({champion.method}){named}", f"  digest   {champion.digest}"]
+        lines.append(f"  run      {champion.run_id}")
         measured = f"{serving.engine} {serving.engine_version}, {serving.dtype}, on {serving.device_name}"
         return [*lines, f"  measured {''.join(one if one.isprintable() else '?' for one in measured)}"]
 
