@@ -1,14 +1,11 @@
 """Rendered deployments with the real things: started, asked, ended; and read by the platforms' own libraries."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +19,7 @@ from pipelines.environments.making import in_use
 from pipelines.rendering.deploy.champion import MODELS
 from pipelines.rendering.deploy.monitoring import panels_of
 from pipelines.rendering.deploy.targets import render
+from serving_checks.processes.supervisor import Supervised
 from serving_checks.server import free_port
 from serving_checks.transport.http_json import get_text, post_json
 from tests.deployments import champion, unit_commands, unit_environment
@@ -66,34 +64,11 @@ def files_of(target: str, folder: Path, port: int, **more: Any) -> dict[str, str
     return render(one, target).files(one)
 
 
-@contextmanager
-def started(argv: list[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with all that it starts; SIGINT ends it, and SIGKILL what is left."""
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            argv, env={**os.environ, **env}, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    below: list[psutil.Process] = []
-    try:
-        yield process
-    finally:
-        below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else below
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        _, left = psutil.wait_procs(below, 30)
-        for one in left:
-            one.kill()
-
-
-def until(done: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+def until(done: Callable[[], bool], process: Supervised) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not done():
-        assert process.poll() is None, log.read_text(errors="replace")[-5000:]
-        assert time.monotonic() < deadline, log.read_text(errors="replace")[-5000:]
+        assert process.poll() is None, process.log_tail()
+        assert time.monotonic() < deadline, process.log_tail()
         time.sleep(0.5)
 
 
@@ -121,7 +96,7 @@ def check_answers(port: int) -> None:
 @pytest.mark.parametrize("target", [pytest.param(one, marks=engine) for one in ("docker-compose", "systemd")])
 def test_what_a_machine_is_told_to_start_answers(target: str, folder: Path, tmp_path: Path) -> None:
     port = free_port(None)
-    files, log = files_of(target, folder, port), tmp_path / "log"
+    files = files_of(target, folder, port)
     if target == "systemd":
         argv, waiting = unit_commands(files["quantbench.service"])
         env = unit_environment(files["quantbench.service"])
@@ -131,12 +106,12 @@ def test_what_a_machine_is_told_to_start_answers(target: str, folder: Path, tmp_
         places = {MODELS: str(folder), "0.0.0.0": "127.0.0.1"}  # noqa: S104
         argv = [str(PYTHON), *champion().container.module, *(places.get(word, word) for word in service["command"])]
         env, waiting = service["environment"], [str(PYTHON), *service["healthcheck"]["test"][2:]]
-    with started(argv, {**env, "HOME": str(tmp_path)}, log) as process:
+    with Supervised(argv, env={**env, "HOME": str(tmp_path)}, log_file=tmp_path / "log") as process:
 
         def healthy() -> bool:
             return subprocess.run(waiting, capture_output=True, check=False, timeout=PATIENCE_SECONDS).returncode == 0
 
-        until(healthy, process, log)
+        until(healthy, process)
         check_answers(port)
 
 
@@ -144,15 +119,15 @@ def test_what_a_machine_is_told_to_start_answers(target: str, folder: Path, tmp_
 def test_ray_serve_starts_what_is_rendered_and_a_killed_replica_leaves_no_server(
     _: None, folder: Path, platforms: Path, tmp_path: Path
 ) -> None:
-    port, log = free_port(None), tmp_path / "log"
+    port = free_port(None)
     for name, text in files_of("ray-serve", folder, port).items():
         (tmp_path / name).write_text(text)
     # Sockets lie below it, whose paths have to be short.
     with TemporaryDirectory(prefix="qb-", ignore_cleanup_errors=True) as scratch:
         env = {"RAY_TMPDIR": scratch, "RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": ""}
         argv = [str(platforms.parent / "serve"), "run", "--app-dir", str(tmp_path), str(tmp_path / "serve.yaml")]
-        with started(argv, env, log) as process:
-            until(lambda: answers(port), process, log)
+        with Supervised(argv, env=env, log_file=tmp_path / "log", grace_seconds=30) as process:
+            until(lambda: answers(port), process)
             check_answers(port)
             streamed = {**ASKED, "stream": True}
             curl = ["curl", "-sN", f"http://127.0.0.1:{port}/v1/completions", "--json", json.dumps(streamed)]
