@@ -125,8 +125,9 @@ def test_ray_serve_starts_what_is_rendered_and_a_killed_replica_leaves_no_server
     # Sockets lie below it, whose paths have to be short.
     with TemporaryDirectory(prefix="qb-", ignore_cleanup_errors=True) as scratch:
         env = {"RAY_TMPDIR": scratch, "RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": ""}
-        argv = [str(platforms.parent / "serve"), "run", "--app-dir", str(tmp_path), str(tmp_path / "serve.yaml")]
-        with Supervised(argv, env=env, log_file=tmp_path / "log", grace_seconds=30) as process:
+        argv = [str(platforms.parent / "serve"), "run", "serve.yaml"]
+        # Ray's workers import the application from where it was started.
+        with Supervised(argv, env=env, cwd=tmp_path, log_file=tmp_path / "log", grace_seconds=30) as process:
             until(lambda: answers(port), process)
             check_answers(port)
             streamed = {**ASKED, "stream": True}
