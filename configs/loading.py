@@ -37,6 +37,17 @@ def load_yaml_model(path: Path, model_type: type[Model], overrides: Sequence[str
         ConfigError: With file, line, the offending text and the remedy.
     """
     data, lines = _Reading().read(path)
+    return _validated(model_type, data, lines, overrides, path)
+
+
+def model_of_overrides(model_type: type[Model], overrides: Sequence[str]) -> Model:
+    """The model's defaults with `overrides`, where no file is needed; see `load_yaml_model`."""
+    return _validated(model_type, {}, {}, overrides, None)
+
+
+def _validated(
+    model_type: type[Model], data: dict[str, Any], lines: Lines, overrides: Sequence[str], path: Path | None
+) -> Model:
     places = {_apply_override(data, override): override for override in overrides}
     try:
         return model_type.model_validate(data)
@@ -154,7 +165,7 @@ def _value_of(text: str) -> Any:
 
 def _explained(
     error: ValidationError,
-    path: Path,
+    path: Path | None,
     data: dict[str, Any],
     lines: Lines,
     overrides: Mapping[KeyPath, str],
@@ -219,8 +230,8 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
-def _snippet(file: Path, line: int | None) -> str | None:
-    return None if line is None else _line(read_text(file, YAML_BYTES), line)
+def _snippet(file: Path | None, line: int | None) -> str | None:
+    return None if file is None or line is None else _line(read_text(file, YAML_BYTES), line)
 
 
 def _line(text: str, line: int) -> str | None:

@@ -24,6 +24,12 @@ SCHEMAS = Path(__file__).parents[1] / "pipelines" / "rendering" / "schemas"
 _GATEWAY, _ARGO = "IoK8sSigsGatewayApiApisV1", "ComGithubArgoprojArgoRolloutsPkgApisRolloutsV1alpha1"
 _CORE, _META = "IoK8sApiCoreV1", "IoK8sApimachineryPkgApisMetaV1"
 _BATCH = "IoK8sApiBatchV1"
+_POD = (
+    "Capabilities Container ContainerPort EmptyDirVolumeSource EnvVar HTTPGetAction IntOrString ObjectMeta"
+    " PersistentVolumeClaimVolumeSource PodSecurityContext Probe Quantity ResourceRequirements SeccompProfile"
+    " SecurityContext Volume VolumeMount"
+)
+"""Of what a server's pod may say."""
 _KEPT = {
     "gateway_api.json": (
         [_GATEWAY + "HTTPRoute"],
@@ -51,7 +57,12 @@ _KEPT = {
     "kserve.json": (
         ["V1beta1InferenceService"],
         "V1beta1InferenceServiceSpec V1beta1PredictorSpec V1beta1CanarySpec V1beta1ModelSpec V1beta1ModelFormat"
-        " ObjectMeta ResourceRequirements Quantity IntOrString",
+        f" {_POD}",
+    ),
+    "kubernetes.json": (
+        ["IoK8sApiAppsV1Deployment", _CORE + "Service"],
+        f"IoK8sApiAppsV1DeploymentSpec IoK8sApiAppsV1DeploymentStrategy IoK8sApiAppsV1RollingUpdateDeployment"
+        f" LabelSelector PodTemplateSpec PodSpec ServicePort ServiceSpec {_POD}",
     ),
 }
 _PROPERTY = re.compile(r'(validate\d+)\(data(?:\.(\w+)|\["([^"]+)"\]),')

@@ -32,6 +32,7 @@ COMMANDS = (
     "artifacts",
     "compare",
     "shadow",
+    "deploy",
 )
 """Each is a module here with `HELP`, `add_arguments(parser)` and `execute(args) -> exit code`."""
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from configs.errors import RequestError
 from pipelines.execution.workspace import Workspace
 from pipelines.records.artifact_of_run import ArtifactOfRun
+from pipelines.records.rows import Row
 from pipelines.records.run_record import RunRecord, result_files
 from registry.sealed import DamagedFile, read_sealed
 
@@ -110,6 +111,28 @@ def artifact_of_run(workspace: Workspace, wanted: str, run: str | None = None) -
     record, row, artifact = max(found, key=lambda one: (one[1].measurement is not None, one[1].name == wanted))
     workspace.store.open(digest)
     return ArtifactOfRun(record, row, artifact, workspace.store.manifest(digest).files)
+
+
+def measured_row(workspace: Workspace, digest: str, name: str | None, run: str | None = None) -> tuple[RunRecord, Row]:
+    """The run that measured a model, with its row: the run that is named, else the newest that did.
+
+    Args:
+        digest: Of an artifact or a baseline's checkpoint.
+        name: Of the row that is meant where two entries of a recipe made the same bytes.
+
+    Raises:
+        RequestError: None did.
+        DamagedObject: Its bytes are not those of its digest.
+    """
+    telling = _whole_records(workspace) if run is None else [run_named(workspace, run)]
+    found = [(record, row) for record in telling for row in record.rows if row.digest == digest]
+    if not found:
+        raise RequestError(
+            f"{digest} was made by {'another run' if run else f'no finished run of {workspace.root}'}",
+            remedy="name a model of a run, or run its recipe again: what was measured is kept",
+        )
+    workspace.store.open(digest)
+    return max(found, key=lambda one: (one[1].measurement is not None, one[1].name == name))
 
 
 def _whole_records(workspace: Workspace, called: str = "") -> Iterator[RunRecord]:

@@ -18,7 +18,8 @@ ImageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][A-Za-z0-9._/:@-
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-def _pinned(image: str) -> str:
+def pinned(image: str) -> str:
+    """Refuse an image whose content changes under its name."""
     if ("@" not in image and ":" not in image.rpartition("/")[2]) or image.endswith(":latest"):
         raise ValueError("the image has no tag that stays: name its version, such as registry/server:v0.32.0")
     return image
@@ -61,7 +62,7 @@ class RenderConfig(StrictModel):
     """At each of Argo's steps, before its verdict is asked."""
     verdict_minutes: Annotated[int, Field(ge=1, le=43_200)] = 1440
     """How long a step waits for pass or fail before it is inconclusive."""
-    image: Annotated[ImageName, AfterValidator(_pinned)] | None = None
+    image: Annotated[ImageName, AfterValidator(pinned)] | None = None
     """What serves where Argo starts it; the engine's own when left out."""
     observer_port: Port = 9002
     """On loopback, where the observer hears of Envoy's traffic."""

