@@ -29,6 +29,7 @@ COMMANDS = (
     "doctor",
     "env",
     "artifacts",
+    "workspace",
     "compare",
     "shadow",
 )
