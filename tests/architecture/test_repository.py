@@ -24,6 +24,7 @@ DOCUMENTS = (
             "cost",
             "engines",
             "environments",
+            "housekeeping",
             "init",
             "limits",
             "registry",
