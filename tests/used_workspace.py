@@ -1,5 +1,6 @@
 """Workspaces that were used for a while, made in milliseconds: runs, objects, answers, a ledger, an MLflow's tables."""
 
+import gc as garbage
 import json
 import os
 import sqlite3
@@ -8,7 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from evals.asking.request_cache import RequestCache
+from pipelines.execution.housekeeping import Wish, collect
 from pipelines.execution.workspace import Workspace
+from pipelines.planning.garbage import Asked
 from registry.contracts import StageResult
 from registry.contracts.base import Record
 from registry.contracts.stage import ObjectRef
@@ -134,3 +137,37 @@ class UsedWorkspace:
         written = self.ledger.append(entry, self.ledger.last(MODEL, stream))
         self.ledger.set_projected(written)
         return written
+
+
+LAST = Wish(Asked(keep_runs=1))
+"""Only the last run of each recipe."""
+
+
+def gc(used: UsedWorkspace, wish: Wish = LAST) -> set[str]:
+    """What went."""
+    told = collect(used.workspace, wish, lambda _: None)
+    assert told.done
+    assert told.problems == []
+    return {one.name for one in told.removed}
+
+
+def whole(used: UsedWorkspace, digest: str) -> bool:
+    """Every byte is read, by a store of its own."""
+    return Workspace(used.workspace.root).store.verify(digest) == []
+
+
+def left_alone(used: UsedWorkspace) -> Path:
+    """The workspace's folder, in which this process uses nothing any more."""
+    root = used.workspace.root
+    del used.workspace
+    garbage.collect()
+    return root
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """All files, but locks and what is remembered of bytes."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.suffix != ".lock" and path.parent.name != "verified"
+    }

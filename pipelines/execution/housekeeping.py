@@ -90,6 +90,8 @@ def collect(workspace: Workspace, wish: Wish, on_wait: Callable[[str], None]) ->
         StageError: As `planned`.
     """
     with workspace.machine_lock(on_wait):
+        # A store that does not answer is found out before anybody has to wait at the gate.
+        in_production(_registered_models(workspace))
         with workspace.store.in_use.closed():
             look = _look(workspace, wish)
             problems = list(_withdraw(workspace, look.plan))
