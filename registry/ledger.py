@@ -208,6 +208,17 @@ class Ledger:
             rows = connection.execute(query.order_by(_TABLE.c.stream, _TABLE.c.sequence)).mappings().all()
         return [_entry(dict(row)) for row in rows]
 
+    def streams(self) -> dict[tuple[str, str], list[Entry]]:
+        """The rows of every (model, stream) that has any, or had them once; each in its order."""
+        wanted = select(_PROJECTED.c.model, _PROJECTED.c.stream).distinct()
+        with self._reading() as connection:
+            shown = connection.execute(wanted).all()
+            rows = connection.execute(select(_TABLE).order_by(_TABLE.c.sequence)).mappings().all()
+        found: dict[tuple[str, str], list[Entry]] = {(model, stream): [] for model, stream in shown}
+        for entry in (_entry(dict(row)) for row in rows):
+            found.setdefault((entry.model, entry.stream), []).append(entry)
+        return found
+
     def projected(self, model: str, stream: str) -> int:
         """Sequence of the row that MLflow's alias was last put to; 0 for none."""
         query = select(_PROJECTED.c.sequence).where(_PROJECTED.c.model == model, _PROJECTED.c.stream == stream)

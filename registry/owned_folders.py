@@ -44,6 +44,32 @@ def sweep_abandoned(parent: Path, before: Callable[[Path], None] | None = None) 
             _remove(path)
 
 
+def abandoned_below(parent: Path) -> list[Path]:
+    """The folders that a sweep would remove."""
+    return [
+        path
+        for path in sorted(parent.glob("*"))
+        if path.suffix != _LOCK and (not _lock_of(path).exists() or not _is_owned(path))
+    ]
+
+
+def _is_owned(folder: Path) -> bool:
+    try:
+        lock = os.open(_lock_of(folder), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # not ours to look at
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(lock)
+
+
 def remove_if_abandoned(folder: Path, before: Callable[[Path], None] | None = None) -> None:
     """Remove an owned folder if its owner is gone; harmless while the owner lives, and when there is no such folder."""
     try:

@@ -5,9 +5,11 @@ record that its stage makes. Whatever else it is, the stage runs again: damage c
 """
 
 import logging
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -18,6 +20,22 @@ from registry.sealed import DamagedFile, read_sealed, write_sealed
 from registry.store import Store
 
 logger = logging.getLogger(__name__)
+
+
+_DIGESTS = re.compile(rb"sha256:[0-9a-f]{64}")
+_OBJECT = re.compile(rb'^    "object": \{\s*"schema_version": \d+,\s*"digest": "(sha256:[0-9a-f]{64})"', re.MULTILINE)
+"""Of the result, as `write_sealed` indents it: records have members of that name further in."""
+
+
+class Outline(NamedTuple):
+    """What a file of the cache names."""
+
+    path: Path
+    stage: str
+    object: str | None
+    """Digest of what the stage made; None where it makes no files."""
+    names: frozenset[str]
+    """All digests in it."""
 
 
 class StageKey(Record):
@@ -107,6 +125,23 @@ class StageCache:
         except (FileNotFoundError, DamagedFile):
             return None
         return latest.key if latest.name == name else None
+
+    def outlines(self) -> list[Outline]:
+        """Every file of an entry with what it names: its objects are found without reading thousands of records.
+
+        What is damaged names what it still can: nothing of it is used for a result.
+
+        Raises:
+            OSError: One cannot be read.
+        """
+        found = []
+        for path in sorted(self._root.glob("*/*.json")):
+            with suppress(FileNotFoundError, IsADirectoryError):  # replaced or removed just now; in a file's place
+                content = path.read_bytes()
+                made = _OBJECT.search(content)
+                names = frozenset(name.decode() for name in _DIGESTS.findall(content))
+                found.append(Outline(path, path.parent.name, made[1].decode() if made else None, names))
+        return found
 
     def entries(self) -> list[CacheEntry]:
         """Every readable entry, oldest first."""

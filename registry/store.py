@@ -2,11 +2,14 @@
 `signatures/<hex>.sig`, where somebody signed the object, is no part of it (`registry/signing.py`).
 
 An object's directory is a model directory as transformers and vLLM know it, so it is served from where it lies. Whoever
-reads one opens it here: what is read is what its digest says, or nothing is.
+reads one opens it here: what is read is what its digest says, or nothing is. And whoever looks whether an object is
+whole uses it from then on, as long as he has the store: what is in use is not collected.
 """
 
 import errno
 import re
+import secrets
+import shutil
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
@@ -14,10 +17,12 @@ from configs.errors import RequestError, StageError
 from registry.contracts import ObjectRef
 from registry.files import fsync, fsync_tree, write_text_atomically
 from registry.hashing import Manifest, differing, strangers_below
-from registry.owned_folders import owned_folder, sweep_abandoned
+from registry.in_use import InUse
+from registry.owned_folders import abandoned_below, owned_folder, sweep_abandoned
 from registry.verified_files import Known, look_at, read_known, write_known
 
 _HEX = re.compile(r"[0-9a-f]{64}")
+_WITHDRAWN = "gone"
 _REFUSED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Of reading: no word about the file."""
 _PUT_ATTEMPTS = 10
@@ -44,6 +49,8 @@ class Store:
         self._verified = root / "verified"
         self._signatures = root / "signatures"
         self._staging = root / "staging"
+        self.in_use = InUse(root / "in-use.lock")
+        """By digest."""
 
     @classmethod
     def around(cls, path: Path) -> tuple["Store", str] | None:
@@ -69,6 +76,7 @@ class Store:
         fsync_tree(staging_dir)
         manifest, known = look_at(staging_dir, {})
         self._objects.mkdir(parents=True, exist_ok=True)
+        self.in_use.hold(manifest.digest)
         target = self.path(manifest.digest)
         for attempt in range(_PUT_ATTEMPTS):
             try:
@@ -152,22 +160,46 @@ class Store:
 
         A signature stays: it is about the bytes of this digest, and holds again when they are back.
         """
+        if (withdrawn := self.withdraw(digest)) is not None:
+            _delete(withdrawn)
+
+    def withdraw(self, digest: str) -> Path | None:
+        """The same, but its files stay until `sweep`; where they lie then, None where there are none.
+
+        A rename needs no room, so an object can be removed where a disk is full. Whoever looks for it finds it whole or
+        not at all.
+        """
         for path in (self.manifest_file(digest), self._verified_path(digest)):
             if not path.is_dir():
                 path.unlink(missing_ok=True)
-        with owned_folder(self._staging) as folder:
-            try:
-                # Renamed first: whoever looks for the object finds it whole or not at all.
-                self.path(digest).rename(folder / "discarded")
-            except FileNotFoundError:
-                return
+        place = self.path(digest)
+        withdrawn = place.with_name(f".{place.name}.{secrets.token_hex(4)}.{_WITHDRAWN}")
+        try:
+            return place.rename(withdrawn)
+        except FileNotFoundError:
+            return None
 
     def sweep(self) -> None:
-        """Delete what processes that are gone have left behind."""
+        """Delete what was withdrawn, and what processes that are gone have left behind."""
+        for path in self.withdrawn():
+            _delete(path)
         sweep_abandoned(self._staging)
+
+    def withdrawn(self) -> list[Path]:
+        """What `sweep` deletes besides what is abandoned."""
+        return sorted(self._objects.glob(f".*.{_WITHDRAWN}"))
+
+    def abandoned(self) -> list[Path]:
+        """Staging folders whose owners are gone."""
+        return abandoned_below(self._staging)
+
+    def signatures(self) -> dict[str, Path]:
+        """Digest -> its signature, of all that were ever signed."""
+        return {f"sha256:{path.stem}": path for path in sorted(self._signatures.glob("*.sig"))}
 
     def _differences(self, digest: str, known: dict[str, Known]) -> list[str]:
         root = self.path(digest)
+        self.in_use.hold(digest)
         if not root.is_dir():
             return ["its folder is gone"]
         strangers = strangers_below(root)
@@ -224,3 +256,11 @@ class Store:
 
     def _verified_path(self, digest: str) -> Path:
         return self._verified / f"{digest.removeprefix('sha256:')}.json"
+
+
+def _delete(path: Path) -> None:
+    """What cannot be deleted now is swept later."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)

@@ -7,15 +7,18 @@ their names. What cannot be read is a miss, said in the log; it is never an answ
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from configs.errors import StageError
 from registry.files import make_way
@@ -151,6 +154,26 @@ class RequestCache:
                 "it holds the answers of another model or engine: "
                 + "; ".join(f"{name} is {stored.get(name)}, asked for {self._facts.get(name)}" for name in names)
             )
+
+
+def model_of(path: Path) -> str | None:
+    """Digest of the model whose answers a file holds; None where it is damaged.
+
+    Raises:
+        OSError: It cannot be read now, and may be whole.
+    """
+    # Without a log beside it, a file is read as it is; else opening it would leave files of sqlite's own.
+    has_log = path.with_name(path.name + "-wal").exists()
+    address = f"file:{quote(str(path))}?mode=ro{'' if has_log else '&immutable=1'}"
+    try:
+        with closing(sqlite3.connect(address, uri=True)) as connection:
+            query = "SELECT value FROM facts WHERE name = 'model_digest'"
+            row = connection.execute(query).fetchone()
+    except _DAMAGE as error:
+        if (getattr(error, "sqlite_errorname", None) or "").startswith(_RESOURCES):
+            raise OSError(errno.EIO, str(error), str(path)) from error
+        return None
+    return None if row is None else str(row[0])
 
 
 class _OtherFacts(ValueError):

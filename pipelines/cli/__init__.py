@@ -30,6 +30,7 @@ COMMANDS = (
     "doctor",
     "env",
     "artifacts",
+    "workspace",
     "compare",
     "shadow",
     "deploy",

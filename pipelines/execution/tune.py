@@ -21,12 +21,10 @@ from pipelines.planning.stages import Stage
 from pipelines.recipe.run_config import RunConfig
 from pipelines.recipe.tune_config import AtConcurrency, TuneConfig, cell_load, cell_name
 from pipelines.records.events import StageOutcome
-from pipelines.records.tune_record import TABLE_FILE, TuneCell, TuneRecord
+from pipelines.records.tune_record import TABLE_FILE, WINNER_FILE, TuneCell, TuneRecord
 from registry.contracts import ServingRecord
 from registry.files import write_text_atomically
 from serving_checks.processes.scratch import scratch_folder
-
-WINNER_FILE = "serving.yaml"
 
 
 def open_tune(run: OpenRun) -> OpenRun:

@@ -91,8 +91,10 @@ class Workspace:
         return self.root / "ledger.db"
 
     def new_run_dir(self, name: str) -> Path:
-        """`runs/<time>-<name>-<random>/`, made."""
+        """`runs/<time>-<name>-<random>/`, made, and in use."""
         directory = self.root / "runs" / f"{time.strftime('%Y%m%dT%H%M%S')}-{name}-{secrets.token_hex(3)}"
+        (self.root / "store").mkdir(parents=True, exist_ok=True)
+        self.store.in_use.hold(directory.name)
         (directory / "logs").mkdir(parents=True)
         return directory
 

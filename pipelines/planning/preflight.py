@@ -18,7 +18,7 @@ from pipelines.planning.stages import STAGE_MODULES, Stage, quantize_dtype, serv
 from pipelines.recipe.run_config import RunConfig
 from quantizers.base import METHODS, MethodConfig, load_method
 from quantizers.calibration.config import check_calibration
-from quantizers.checkpoints.sources import SourceConfig, checkpoint_bytes
+from quantizers.checkpoints.sources import SourceConfig, checkpoint_bytes, shared_bytes
 from quantizers.methods.families import family_violations
 from quantizers.methods.rules import range_violations, tensor_parallel_violations
 from registry.contracts import CheckpointRecord, StageResult
@@ -256,6 +256,8 @@ def expected_bytes(stage: Stage, source: SourceConfig, results: Mapping[str, Sta
 def check_free_space(root: Path, stage: Stage, source: SourceConfig, results: Mapping[str, StageResult]) -> None:
     """Raise StageError when the workspace's disk cannot hold what the stage is going to write."""
     expected = expected_bytes(stage, source, results)
+    if stage.kind == "prepare" and expected:
+        expected -= min(expected, shared_bytes(source, root))
     free = shutil.disk_usage(root).free
     if expected is None:
         logger.warning(

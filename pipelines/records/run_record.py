@@ -15,6 +15,9 @@ from registry.contracts.base import Record
 from registry.contracts.comparison import Verdict
 
 RESULT_FILE = "result.json"
+CONFIG_FILE = "config.json"
+EVENTS_FILE = "events.jsonl"
+"""Written from a run's beginning on, so that they are there without a result too."""
 
 
 class Recorded(Record):

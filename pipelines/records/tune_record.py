@@ -12,6 +12,7 @@ from registry.contracts.base import Record
 from serving_checks.load import LoadConfig
 
 TABLE_FILE = "tune.json"
+WINNER_FILE = "serving.yaml"
 
 
 class TuneCell(Record):

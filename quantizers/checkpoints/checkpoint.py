@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import shutil
 from math import prod
 from pathlib import Path
@@ -39,11 +40,14 @@ from registry.contracts.base import DType
 from registry.files import write_text_atomically
 from registry.hashing import digest_of_file, manifest_of
 from registry.os_faults import check_not_refused
+from registry.shared_bytes import Sharing, share
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from registry.stage_process import StageClock
+
+logger = logging.getLogger(__name__)
 
 _COMPANIONS = (
     "config.json",
@@ -75,10 +79,11 @@ def prepare(job: PrepareJob, clock: StageClock) -> tuple[CheckpointRecord, dict[
         StageError: A GGUF file or a download broke off.
     """
     versions: dict[str, str] = {}
+    sharing: Sharing | None = None
     match job.source:
         case FolderSource(path=path):
             with clock.part("copy"):
-                _copy_folder(path, job.output_dir)
+                sharing = _take_folder(path, job.output_dir)
             with clock.part("tokenizer"):
                 proved = prove_folder(job.output_dir, path)
             origin, original, declared = f"folder {path.name}", str(path), license_of_card(path)
@@ -86,7 +91,7 @@ def prepare(job: PrepareJob, clock: StageClock) -> tuple[CheckpointRecord, dict[
             with clock.part("download"):
                 snapshot = _download(model_id, revision)
             with clock.part("copy"):
-                _copy_folder(snapshot, job.output_dir)
+                sharing = _take_folder(snapshot, job.output_dir)
             with clock.part("tokenizer"):
                 proved = prove_folder(job.output_dir, snapshot)
             origin, original = f"hub {model_id}@{snapshot.name}", f"{model_id}@{snapshot.name}"
@@ -101,7 +106,7 @@ def prepare(job: PrepareJob, clock: StageClock) -> tuple[CheckpointRecord, dict[
     with clock.part("check"), naming(job.output_dir, original):
         check_chat_templates(job.output_dir)
         record = describe(job.output_dir, origin=origin, note=job.source.note)
-    told = {"text_opening": proved.opening, "tokenizer_proof": proved.proof, "license": declared}
+    told = {"text_opening": proved.opening, "tokenizer_proof": proved.proof, "license": declared, "weights": sharing}
     return record.model_copy(update=told), versions
 
 
@@ -172,16 +177,28 @@ def sliding_window(config: PretrainedConfig) -> int | None:
     return getattr(config, "sliding_window", None) if len(kinds) > 1 else None
 
 
-def _copy_folder(source: Path, target: Path) -> None:
+def _take_folder(source: Path, target: Path) -> Sharing:
+    """A checkpoint's files into `target`; whether its weights, the most of it, share their bytes with the source's."""
     check_folder(source)
     target.mkdir(parents=True, exist_ok=True)
     wanted = {path for pattern in _COMPANIONS for path in source.glob(pattern) if path.is_file()}
     weights = weight_files(source)
-    for path in sorted(wanted | set(weights)):
-        shutil.copyfile(path, target / path.name)
+    for path in sorted(wanted - set(weights)):
+        shutil.copyfile(path, target / path.name)  # some of them are written anew below
+    found = {share(path, target / path.name) for path in weights}
     if len(weights) > 1 and not (target / WEIGHTS_INDEX).exists():
         _write_index(target)
     keep_readable(target)
+    sharing: Sharing = "copied" if "copied" in found else "linked" if "linked" in found else "cloned"
+    if sharing == "copied":
+        size = sum(path.stat().st_size for path in weights)
+        logger.warning(
+            "%.1f GiB of weights were copied: the workspace's file system shares no bytes with %s. It does where both"
+            " are on one XFS or btrfs, or on one file system and nobody may write into the weights (chmod a-w)",
+            size / 2**30,
+            source,
+        )
+    return sharing
 
 
 def _write_index(folder: Path) -> None:

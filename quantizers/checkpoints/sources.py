@@ -16,8 +16,9 @@ from quantizers.checkpoints.chat_templates import check_chat_templates
 from quantizers.checkpoints.gguf_vocabulary import check_vocabulary
 from quantizers.checkpoints.model_texts import check_model_texts
 from quantizers.checkpoints.recognition import refuse_adapter, refuse_quantized, refuse_unfetched
-from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX, read_headers, weight_files
+from quantizers.checkpoints.safetensors_header import SINGLE_FILE, WEIGHTS_INDEX, read_headers, weight_files
 from quantizers.checkpoints.tokenizer_files import tokenizer_files
+from registry.shared_bytes import would_share
 
 ARCHITECTURES: dict[str, str] = {
     "LlamaForCausalLM": "llama",
@@ -114,17 +115,40 @@ def checkpoint_bytes(source: SourceConfig) -> int | None:
                 raise RequestError(f"the header of {path} is broken: {error}", remedy="fetch the file again") from error
 
 
+def shared_bytes(source: SourceConfig, folder: Path) -> int:
+    """How many of `checkpoint_bytes` are not written a second time into `folder`, which is there.
+
+    Raises:
+        RequestError: The folder's index is broken.
+    """
+    match source:
+        case FolderSource():
+            weights = weight_files(source.path)
+        case HubSource():
+            found = _downloaded(source)
+            weights = sorted(found.parent.glob("*.safetensors")) if found else []
+        case GgufSource() | PackageGgufSource():
+            return 0
+    return sum(path.stat().st_size for path in weights if would_share(path, folder))
+
+
 def _downloaded_bytes(source: HubSource) -> int | None:
-    """The same from what lies in the hub's cache on this disk: the shards' index, or the only file."""
+    """The same from what lies in the hub's cache on this disk."""
+    found = _downloaded(source)
+    if found is None or found.name != WEIGHTS_INDEX:
+        return found.stat().st_size if found else None
+    # A download that broke off leaves an index without all of its shards.
+    total = _members(found).get("metadata", {}).get("total_size")
+    return int(total) if total is not None else None
+
+
+def _downloaded(source: HubSource) -> Path | None:
+    """The shards' index in the hub's cache, or the only file; None where neither is there."""
     from huggingface_hub import try_to_load_from_cache
 
-    index = try_to_load_from_cache(source.id, WEIGHTS_INDEX, revision=source.revision)
-    if isinstance(index, str):
-        # A download that broke off leaves an index without all of its shards.
-        total = _members(Path(index)).get("metadata", {}).get("total_size")
-        return int(total) if total is not None else None
-    weights = try_to_load_from_cache(source.id, "model.safetensors", revision=source.revision)
-    return Path(weights).stat().st_size if isinstance(weights, str) else None
+    names = (WEIGHTS_INDEX, SINGLE_FILE)
+    found = (try_to_load_from_cache(source.id, name, revision=source.revision) for name in names)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
 def check_folder(folder: Path) -> None:

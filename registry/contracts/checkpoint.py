@@ -1,6 +1,7 @@
 """The source model, as a safetensors checkpoint with its tokenizer."""
 
 from registry.contracts.base import DType, Record
+from registry.shared_bytes import Sharing
 
 
 class CheckpointRecord(Record):
@@ -41,5 +42,8 @@ class CheckpointRecord(Record):
     """Where it came from, in words: a folder's name, a GGUF file with its digest, a hub id with its commit."""
     license: str | None = None
     """What the source's own card or header names, as it stands there; None where it names none."""
+    weights: Sharing | None = None
+    """Whether the weights share their bytes on disk with the source's; None where they were converted, and for records
+    from before they could."""
     note: str | None = None
     """Shown wherever the model's numbers are shown (such as: rounded to 4 bits once before)."""

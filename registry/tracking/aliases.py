@@ -4,6 +4,7 @@ Local databases are written as MLflow 3 writes them (store/model_registry/dbmode
 their REST API, so that their webhooks fire. Others are not known here.
 """
 
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -14,6 +15,7 @@ from registry.tracking.rest import NoAnswerError, ask
 _DIGEST = "quantbench.digest"
 _LOCKED_SECONDS = 30.0
 _LONGEST_TAG = 5000
+_OBJECT = re.compile(r"/objects/([0-9a-f]{64})(?:/|$)")
 
 
 class NoVersionError(NoAnswerError):
@@ -66,6 +68,65 @@ def versions_of(uri: str, model: str) -> dict[str, str]:
             (model, _DIGEST),
         )
         return {str(digest): str(version) for digest, version in rows}
+
+
+def digests_of(uri: str, model: str) -> dict[str, str]:
+    """Version of a registered model -> digest of the object that it is, by its tag, or by its source where it has none.
+
+    Raises:
+        NoAnswerError: The store does not answer.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    if is_server(uri):
+        page: dict[str, str] = {}
+        while True:
+            answer = ask(uri, "model-versions/search", {"filter": f"name = '{model}'", **page}) or {}
+            for version in answer.get("model_versions", []):
+                tags = {tag["key"]: tag["value"] for tag in version.get("tags", [])}
+                found[str(version["version"])] = (tags.get(_DIGEST, ""), str(version.get("source", "")))
+            if not answer.get("next_page_token"):
+                break
+            page = {"page_token": answer["next_page_token"]}
+    else:
+        with _database(uri) as connection:
+            rows = connection.execute(
+                "SELECT v.version, t.value, v.source FROM model_versions v LEFT JOIN model_version_tags t"
+                " ON t.name = v.name AND t.version = v.version AND t.key = ? WHERE v.name = ?",
+                (_DIGEST, model),
+            )
+            found = {str(version): (tag or "", source or "") for version, tag, source in rows}
+    told = {version: tag or _digest_in(source) for version, (tag, source) in found.items()}
+    return {version: digest for version, digest in told.items() if digest}
+
+
+def _digest_in(source: str) -> str:
+    """Of a version whose source is a folder of a store."""
+    name = _OBJECT.search(source)
+    return f"sha256:{name[1]}" if name else ""
+
+
+def aliases_of(uri: str, model: str) -> dict[str, str]:
+    """All aliases of a registered model, each with its version; none where there is no such model.
+
+    Raises:
+        NoAnswerError: The store does not answer.
+    """
+    if is_server(uri):
+        found = (ask(uri, "registered-models/get", {"name": model}) or {}).get("registered_model", {})
+        return {one["alias"]: str(one["version"]) for one in found.get("aliases", [])}
+    with _database(uri) as connection:
+        rows = connection.execute("SELECT alias, version FROM registered_model_aliases WHERE name = ?", (model,))
+        return {str(alias): str(version) for alias, version in rows}
+
+
+def models_in(file: str) -> list[str]:
+    """The registered models of a local database, by its address.
+
+    Raises:
+        NoAnswerError: It cannot be read.
+    """
+    with _database(file) as connection:
+        return [str(name) for (name,) in connection.execute("SELECT name FROM registered_models ORDER BY name")]
 
 
 def alias_of(uri: str, model: str, alias: str) -> str | None:

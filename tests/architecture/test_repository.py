@@ -25,6 +25,7 @@ DOCUMENTS = (
             "deploy",
             "engines",
             "environments",
+            "housekeeping",
             "init",
             "limits",
             "registry",

@@ -93,7 +93,7 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "document",
     [
         *("replay", "verdict", "artifacts", "review", "gateway", "routing", "watching", "ramp", "rendering"),
-        *("cost", "limits", "schedule", "deploy"),
+        *("cost", "limits", "schedule", "deploy", "housekeeping"),
     ],
 )
 def test_the_walk_of_a_document(document: str, capsys: pytest.CaptureFixture[str]) -> None:

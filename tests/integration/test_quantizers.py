@@ -40,6 +40,8 @@ def test_the_source_s_own_licence_is_recorded(
     source = Path(shutil.copytree(checkpoint[0], tmp_path / "source"))
     for card, expected in (("---\nlicense: mit\n---\n", "mit"), ("no metadata", None)):
         (source / "README.md").write_text(card)
+        if expected is None:
+            (source / "model.safetensors").chmod(0o444)
         output = tmp_path / str(expected)
         job = PrepareJob(
             stage="prepare",
@@ -50,6 +52,10 @@ def test_the_source_s_own_licence_is_recorded(
         )
         record, _ = prepare(job, clock)
         assert record.license == expected
+        # Cloned where this disk can.
+        assert record.weights in ("cloned", "linked" if expected is None else "copied")
+        links = (output / "model.safetensors").stat().st_nlink
+        assert links == (2 if record.weights == "linked" else 1)
         assert not (output / "README.md").exists()
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.records.events import StageOutcome
 from tests.unit.pipelines.test_runner import Bench
+from tests.used_workspace import UsedWorkspace
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +31,12 @@ def bench(first: tuple[Bench, dict[str, StageOutcome]], empty: Bench) -> Bench:
     """A workspace of its own in which the run of `first` took place."""
     shutil.copytree(first[0].workspace.root, empty.workspace.root, dirs_exist_ok=True)
     return empty
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> UsedWorkspace:
+    """A workspace of three runs."""
+    made = UsedWorkspace(tmp_path / "workspace")
+    for number in range(3):
+        made.run(number)
+    return made

@@ -167,6 +167,9 @@ def test_the_disk_has_to_hold_the_source_and_twice_the_checkpoint(
     with pytest.raises(StageError, match="prepare may write 20544 MiB") as caught:
         check_free_space(tmp_path, Stage("prepare", "", {}), source, {})
     assert "--workspace" in caught.value.remedy
+    # What is linked is not written again.
+    (tmp_path / "model.safetensors").chmod(0o444)
+    check_free_space(tmp_path, Stage("prepare", "", {}), source, {})
 
 
 def test_a_size_that_is_not_known_is_said(
