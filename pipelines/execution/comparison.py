@@ -31,20 +31,11 @@ def compare_measured(
     Raises:
         StageError: They did not answer the same prompts, or what was stored of them is damaged.
     """
-    if baseline.record is None or baseline.object is None or artifact.record is None or artifact.object is None:
+    measured = _evaluations(baseline, artifact)
+    if measured is None or baseline.object is None or artifact.object is None:
         return None
-    ours, theirs = (MeasurementRecord.model_validate(one.record).evaluation for one in (baseline, artifact))
-    config = {"policy": policy_of(suite).model_dump(mode="json")}
-    looks = joint_looks(ours, theirs)
-    if looks:
-        config |= {"looks": {name: look.model_dump(mode="json") for name, look in looks.items()}}
-    key = StageKey(
-        stage="compare",
-        stage_version=STATISTICS_VERSION,
-        config=config,
-        inputs={"baseline": baseline.object.digest, "artifact": artifact.object.digest},
-        libraries=installed_versions(STATISTICS_LIBRARIES),
-    )
+    ours, theirs = measured
+    key = _key(ours, baseline.object.digest, theirs, artifact.object.digest, suite)
     cached = workspace.cache.get(key)
     if cached is not None:
         return Comparison.model_validate(cached.record)
@@ -57,6 +48,37 @@ def compare_measured(
     )
     workspace.cache.put(key, "compare", StageResult(stage="compare", record=comparison.model_dump(mode="json")))
     return comparison
+
+
+def is_compared(baseline: StageResult, artifact: StageResult, suite: Suite, workspace: Workspace) -> bool:
+    """Whether what `compare_measured` would say is kept, or nothing is to be said."""
+    measured = _evaluations(baseline, artifact)
+    if measured is None or baseline.object is None or artifact.object is None:
+        return True
+    ours, theirs = measured
+    return workspace.cache.get(_key(ours, baseline.object.digest, theirs, artifact.object.digest, suite)) is not None
+
+
+def _evaluations(baseline: StageResult, artifact: StageResult) -> tuple[EvaluationRecord, EvaluationRecord] | None:
+    if baseline.record is None or artifact.record is None:
+        return None
+    ours, theirs = (MeasurementRecord.model_validate(one.record).evaluation for one in (baseline, artifact))
+    return ours, theirs
+
+
+def _key(ours: EvaluationRecord, baseline: str, theirs: EvaluationRecord, artifact: str, suite: Suite) -> StageKey:
+    """Of a comparison of two measurements, each with its digest."""
+    config = {"policy": policy_of(suite).model_dump(mode="json")}
+    looks = joint_looks(ours, theirs)
+    if looks:
+        config |= {"looks": {name: look.model_dump(mode="json") for name, look in looks.items()}}
+    return StageKey(
+        stage="compare",
+        stage_version=STATISTICS_VERSION,
+        config=config,
+        inputs={"baseline": baseline, "artifact": artifact},
+        libraries=installed_versions(STATISTICS_LIBRARIES),
+    )
 
 
 @functools.cache

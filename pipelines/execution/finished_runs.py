@@ -22,6 +22,13 @@ def last_run(workspace: Workspace) -> RunRecord | None:
     return next(_whole_records(workspace), None)
 
 
+def last_run_of(workspace: Workspace, recipe: str) -> RunRecord | None:
+    """The newest run of a recipe, by its name, whose record is whole; None where there is none."""
+    # A run's id holds its recipe's name: records of others, which take a while to read, are left closed.
+    of_recipe = (record for record in _whole_records(workspace, f"-{recipe}-") if record.config.get("name") == recipe)
+    return next(of_recipe, None)
+
+
 def run_named(workspace: Workspace, wanted: str | None) -> RunRecord:
     """The run with an id, or the one whose id begins so; the last one for None.
 
@@ -105,9 +112,11 @@ def artifact_of_run(workspace: Workspace, wanted: str, run: str | None = None) -
     return ArtifactOfRun(record, row, artifact, workspace.store.manifest(digest).files)
 
 
-def _whole_records(workspace: Workspace) -> Iterator[RunRecord]:
-    """Newest first; those that are damaged are left out."""
+def _whole_records(workspace: Workspace, called: str = "") -> Iterator[RunRecord]:
+    """Newest first, of runs whose id holds `called`; those that are damaged are left out."""
     for file in result_files(workspace.root):
+        if called not in file.run_id:
+            continue
         try:
             yield read_sealed(file.path, RunRecord)
         except (FileNotFoundError, DamagedFile) as error:

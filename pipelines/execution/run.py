@@ -87,6 +87,7 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
             recommendation=recommend(
                 rows, config.policy, config.recommend, config.registry.approval, pricing_of(config.as_json())
             ),
+            asked_revision=run.asked_revision,
             left_out=run.left_out,
             outcomes=outcomes,
             breakdown=time_breakdown(outcomes, time.monotonic() - run.start_seconds),

@@ -117,6 +117,10 @@ class Workspace:
         """Record one run at a time: of two equal ones the second finds the first."""
         return self._lock("record.lock", on_wait)
 
+    def recipe_lock(self, name: str, on_wait: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Hold a recipe for a whole run, by its name: `on_wait` may raise, where the other run is left to go on."""
+        return self._lock(f"{name}.recipe.lock", on_wait)
+
     @contextmanager
     def _lock(self, name: str, on_wait: Callable[[str], None]) -> Iterator[None]:
         """The kernel drops the lock when its holder dies, however it dies.

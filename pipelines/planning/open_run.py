@@ -19,7 +19,8 @@ from pipelines.planning.stages import Fingerprints, Stage, stages_of
 from pipelines.recipe.fingerprints import calibration_fingerprint, source_fingerprint
 from pipelines.recipe.run_config import EvaluationConfig, RunConfig
 from quantizers.calibration.documents import check_documents
-from quantizers.checkpoints.sources import check_source, told_architecture
+from quantizers.checkpoints.hub_revision import at_commit
+from quantizers.checkpoints.sources import HubSource, check_source, told_architecture
 from registry.contracts import CheckpointRecord, StageResult
 
 
@@ -36,6 +37,9 @@ class OpenRun:
     left_out: dict[str, str] = field(default_factory=dict)
     """Optional entry -> why this machine cannot make or serve it."""
 
+    asked_revision: str | None = None
+    """The hub's branch or tag that the recipe names, where the config has the commit that it pointed to."""
+
     @property
     def subjects(self) -> list[str]:
         """Row names in the order in which they are measured."""
@@ -43,14 +47,36 @@ class OpenRun:
 
 
 def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
-    """Read the recipe and check all that can be known before work begins.
+    """Read the recipe and check all that can be known before work begins; raises as `read_recipe` and `opened`."""
+    return opened(read_recipe(recipe, overrides), datetime.now(UTC), time.monotonic())
+
+
+def read_recipe(recipe: Path, overrides: list[str]) -> RunConfig:
+    """What the recipe asks for, by itself.
 
     Raises:
-        RequestError: The recipe, its suite, its source or its calibration file is wrong; nothing was started.
+        ConfigError: It is wrong, with file and line.
     """
-    started_at, start_seconds = datetime.now(UTC), time.monotonic()
-    config = load_yaml_model(recipe, RunConfig, overrides)
+    return load_yaml_model(recipe, RunConfig, overrides)
+
+
+def opened(config: RunConfig, started_at: datetime, start_seconds: float) -> OpenRun:
+    """Check all that can be known of what is asked for before work begins.
+
+    Args:
+        config: Of the recipe.
+        started_at: When it began to be read, in UTC.
+        start_seconds: The same by `time.monotonic()`.
+
+    Raises:
+        RequestError: The suite, the source or the calibration file is wrong; nothing was started.
+        StageError: The source is a branch or tag of the hub, and the hub does not answer.
+    """
+    asked_revision = None
     with blaming("source"):
+        if isinstance(config.source, HubSource) and (commit := at_commit(config.source)) != config.source:
+            asked_revision = config.source.revision
+            config = config.model_copy(update={"source": commit})
         check_source(config.source)
     # The other rules need the prepared checkpoint's shapes; this one need not wait for them.
     check_families(config.methods, told_architecture(config.source))
@@ -70,7 +96,7 @@ def open_run(recipe: Path, overrides: list[str]) -> OpenRun:
     )
     stages = stages_of(config, machine, fingerprints)
     check_environments(config.environments, stages)
-    return OpenRun(context, stages, started_at, start_seconds, left_out)
+    return OpenRun(context, stages, started_at, start_seconds, left_out, asked_revision)
 
 
 def _suite(config: EvaluationConfig) -> Suite:

@@ -11,8 +11,10 @@ from evals.judging.expectation import Expectation
 from evals.statistics.sequential import LookPlan
 from evals.suites.local_data import DataConfig
 from pipelines.recipe.deadlines import Deadlines
+from pipelines.recipe.notify_config import NoticeConfig
 from pipelines.recipe.policy import Policy, RecommendConfig
 from pipelines.recipe.registry_config import RegistryConfig
+from pipelines.recipe.schedule_config import ScheduleConfig
 from pipelines.recipe.tune_config import TuneConfig
 from quantizers.base import METHODS, MethodConfig, load_method
 from quantizers.calibration.config import CalibrationConfig
@@ -122,6 +124,10 @@ class RunConfig(StrictModel):
     deadlines: Deadlines = Deadlines()
     """When to give up on what does not get on; no part of any key."""
     tracking: TrackingConfig = TrackingConfig()
+    notify: list[NoticeConfig] = []
+    """Who is told of failures, verdicts and regressions of a run."""
+    schedule: ScheduleConfig | None = None
+    """When it is run by itself: `quantbench schedule`; runs do not read it."""
     profile: bool = False
     """Keep a profiler trace of a few engine steps of each measured model, taken after everything that is measured."""
     fork_servers: bool = True

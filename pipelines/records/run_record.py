@@ -49,6 +49,8 @@ class RunRecord(Record):
     rows: list[Row]
     recommendation: RecommendationRecord | None = None
     """None in records from before there was one."""
+    asked_revision: str | None = None
+    """The hub's branch or tag that the recipe names, where it pointed to the commit in `config` when the run began."""
     left_out: dict[str, str] = {}
     """Optional entry of the recipe -> why this machine cannot serve it."""
     outcomes: list[StageOutcome]

@@ -24,6 +24,7 @@ from pipelines.records.run_record import RunRecord
 from pipelines.report.judged import judged
 from pipelines.report.summary import blame_text, failed, names, reused_text, sentences, timed_stages
 from pipelines.report.table import VERDICT_TONES, Cell, Column, ReportTable, Tone, build_table, printable
+from quantizers.checkpoints.sources import HubSource
 from registry.contracts import CharacterizationRecord, RetentionRecord
 
 HEARTBEAT_SECONDS = 30.0
@@ -31,7 +32,7 @@ _STYLES: dict[Tone, str] = {"good": "green", "warn": "yellow", "bad": "red", "pl
 
 
 class RunConsole:
-    """Observer of a run. Use as a context manager around it, then call `print_end`.
+    """Observer of a run. Use as a context manager around it, then call `print_record`.
 
     Args:
         run: What is going to be run.
@@ -52,6 +53,8 @@ class RunConsole:
     def __enter__(self) -> "RunConsole":
         config, machine = self._run.context.config, self._run.context.machine
         self._say(f"{config.name} on {machine.device_name}, {machine.threads} threads: {len(self._run.stages)} stages")
+        if self._run.asked_revision and isinstance(config.source, HubSource):
+            self._say(f"{config.source.id} at {self._run.asked_revision} is commit {config.source.revision}")
         for name, why in self._run.left_out.items():
             self._say(f"{name} is left out: {why}", "yellow")
         if self._console.is_terminal:
@@ -97,10 +100,6 @@ class RunConsole:
                 if row.name == subject and row.measurement:
                     self._say("  " + row_text(table.columns, cells))
 
-    def print_end(self, record: RunRecord) -> None:
-        """Print what the run came to: table, times, reuse, failures, where the page and the records are."""
-        print_record(self._console, record, self._run.context.suite)
-
     def _say(self, text: str, style: str = "") -> None:
         self._console.print(_text(text, style), soft_wrap=True)
 
@@ -123,7 +122,7 @@ class RunConsole:
 
 
 def print_record(console: Console, record: RunRecord, suite: Suite) -> None:
-    """Print a finished run at the console's width."""
+    """Print what a run came to, at the console's width: table, times, reuse, failures, where page and records are."""
     table = build_table(record.rows, suite, pricing_of(record.config))
     console.print()
     for block in table_blocks(console, table):

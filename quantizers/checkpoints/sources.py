@@ -65,12 +65,12 @@ class PackageGgufSource(_Source):
 
 
 class HubSource(_Source):
-    """A Hugging Face model at a fixed revision."""
+    """A Hugging Face model at a revision."""
 
     kind: Literal["hub"]
     id: Annotated[Label, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
     revision: Label
-    """Commit or tag. A commit is better: a tag can move."""
+    """A commit, or a tag or branch, such as `main`: each run asks the hub which commit that is now, and records it."""
 
 
 SourceConfig = Annotated[FolderSource | GgufSource | PackageGgufSource | HubSource, Field(discriminator="kind")]

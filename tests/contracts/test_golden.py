@@ -10,14 +10,23 @@ from pathlib import Path
 import pytest
 
 from pipelines.planning import device
-from pipelines.records import events, rows, run_record
+from pipelines.records import events, rows, run_outcome, run_record
 from registry import contracts
 
 RECORDS = {name: getattr(contracts, name) for name in contracts.__all__} | {
     record.__name__: record
-    for record in (run_record.RunRecord, rows.Row, events.StageOutcome, events.TimeBreakdown, device.MachineRecord)
+    for record in (
+        run_record.RunRecord,
+        rows.Row,
+        events.StageOutcome,
+        events.TimeBreakdown,
+        device.MachineRecord,
+        run_outcome.RunOutcome,
+        run_outcome.ToldFailure,
+        run_outcome.ToldRegression,
+    )
 }
-"""What stages leave, and what `result.json` is made of."""
+"""What stages leave, what `result.json` is made of, and what schedulers are told."""
 
 GOLDEN = Path(__file__).parent / "golden"
 

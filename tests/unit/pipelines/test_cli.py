@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import doctor, main
-from pipelines.cli import run as run_command
 from pipelines.environments import definition
+from pipelines.execution import recipe_call
 from quantizers.base import METHODS, load_method
 from tests.tiny_llama import make_tiny_tokenizer
 
@@ -81,7 +81,7 @@ def test_ctrl_c_ends_with_130(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_command, "open_run", interrupted)
+    monkeypatch.setattr(recipe_call, "opened", interrupted)
     code, text = said(capsys, "run", str(recipe))
     assert code == 130
     assert "run the same command again" in text
@@ -93,7 +93,7 @@ def test_what_is_not_explained_says_how_to_see_more(
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(run_command, "open_run", broken)
+    monkeypatch.setattr(recipe_call, "opened", broken)
     code, text = said(capsys, "run", str(recipe))
     assert code == 3
     assert "ZeroDivisionError: division by zero" in text

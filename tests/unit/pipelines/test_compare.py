@@ -12,12 +12,14 @@ import pytest
 from evals.samples import SAMPLES_FILE, Sample, write_samples
 from pipelines.cli import main
 from pipelines.cli import run as run_command
+from pipelines.execution import recipe_call
 from pipelines.execution.workspace import Workspace
 from registry.contracts import MeasurementRecord, ObjectRef, StageResult
 from registry.sealed import write_sealed
 from registry.stage_cache import CacheEntry, StageKey
 from tests.records import CONDITIONS, artifact_record, measurement_record
-from tests.unit.pipelines.report_records import outcome, report_record, report_rows
+from tests.unit.pipelines.report_records import SUITE, outcome, report_record, report_rows
+from tests.unit.pipelines.test_runner import run_config
 
 ITEMS = 600
 SUITE_FILE = """\
@@ -290,7 +292,6 @@ class SilentConsole:
         return self
 
     def __exit__(self, *error: object) -> None: ...
-    def print_end(self, record: object) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -311,9 +312,10 @@ def test_require_pass(
 
     failure = Failure(what="it broke", remedy="mend it") if outcomes == "failed" else None
     record = report_record(tmp_path, rows=report_rows()[rows], outcomes=[outcome("prepare", outcomes, 1.0, failure)])
-    run = SimpleNamespace(context=SimpleNamespace(config=SimpleNamespace(profile=False)))
-    monkeypatch.setattr(run_command, "open_run", lambda *arguments: run)
-    monkeypatch.setattr(run_command, "execute_run", lambda *arguments: record)
+    run = SimpleNamespace(context=SimpleNamespace(config=run_config(), suite=SUITE))
+    monkeypatch.setattr(recipe_call, "read_recipe", lambda *arguments: run_config())
+    monkeypatch.setattr(recipe_call, "opened", lambda *arguments: run)
+    monkeypatch.setattr(recipe_call, "execute_run", lambda *arguments: record)
     monkeypatch.setattr(run_command, "RunConsole", SilentConsole)
     arguments = ["run", "recipe.yaml", "--workspace", str(tmp_path / "workspace")]
     assert main(arguments + (["--require-pass"] if required else [])) == expected

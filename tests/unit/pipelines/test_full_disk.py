@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli import main
-from pipelines.cli import run as run_command
-from pipelines.execution import recording, runner
+from pipelines.execution import recipe_call, recording, runner
 from pipelines.execution import run as runs
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.context import JobContext
@@ -98,7 +97,8 @@ class Command:
             datetime(2026, 5, 1, tzinfo=UTC),
             0.0,
         )
-        monkeypatch.setattr(run_command, "open_run", lambda *_: run)
+        monkeypatch.setattr(recipe_call, "read_recipe", lambda *_: config)
+        monkeypatch.setattr(recipe_call, "opened", lambda *_: run)
 
     def __call__(self) -> tuple[int, str]:
         code = main(["run", "recipe.yaml", "--workspace", str(self.root)])
