@@ -35,11 +35,13 @@ test: setup ## Run the tests, real engines included
 second-tier: setup ## Run what `make test` leaves out: engines in environments of their own (fetches packages), MLflow's server, PostgreSQL, Prometheus, all architectures
 	$(BIN)/python -P -m pytest $(WORKERS) -m "$(SECOND_TIER)"
 
-services: ## Install the servers that `make test-all` runs with: PostgreSQL, Prometheus, Chromium (Debian, as root)
+services: ## Install the servers that `make test-all` runs with: PostgreSQL, Prometheus, Chromium, cron, systemd's tools (Debian, as root)
 	@{ command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; } && \
 	command -v prometheus >/dev/null && command -v promtool >/dev/null && \
+	command -v cron >/dev/null && command -v systemd-analyze >/dev/null && \
 	{ command -v chromium >/dev/null || command -v google-chrome >/dev/null; } || \
-	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql prometheus chromium; }
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+	postgresql prometheus chromium cron systemd; }
 
 test-all: test second-tier ## Run all tests
 

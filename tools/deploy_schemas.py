@@ -23,6 +23,7 @@ from typing import Any
 SCHEMAS = Path(__file__).parents[1] / "pipelines" / "rendering" / "schemas"
 _GATEWAY, _ARGO = "IoK8sSigsGatewayApiApisV1", "ComGithubArgoprojArgoRolloutsPkgApisRolloutsV1alpha1"
 _CORE, _META = "IoK8sApiCoreV1", "IoK8sApimachineryPkgApisMetaV1"
+_BATCH = "IoK8sApiBatchV1"
 _KEPT = {
     "gateway_api.json": (
         [_GATEWAY + "HTTPRoute"],
@@ -38,6 +39,14 @@ _KEPT = {
         " PersistentVolumeClaimVolumeSource PodSpec PodTemplateSpec Probe Quantity ResourceRequirements RolloutAnalysis"
         " RolloutPause RolloutSpec RolloutStrategy RolloutTrafficRouting SecretKeyRef ServicePort ServiceSpec ValueFrom"
         " Volume VolumeMount WebMetric WebMetricHeader WebMetricMethod",
+    ),
+    "kubernetes_batch.json": (
+        [_BATCH + "CronJob", _CORE + "PersistentVolumeClaim", _CORE + "ConfigMap"],
+        "Capabilities ConfigMapVolumeSource Container CronJobSpec EmptyDirVolumeSource EnvFromSource EnvVar JobSpec"
+        " JobTemplateSpec ObjectMeta PersistentVolumeClaimSpec PersistentVolumeClaimVolumeSource PodFailurePolicy"
+        " PodFailurePolicyOnExitCodesRequirement PodFailurePolicyRule PodSecurityContext PodSpec PodTemplateSpec"
+        " Quantity ResourceRequirements SeccompProfile SecretEnvSource SecurityContext Volume VolumeMount"
+        " VolumeResourceRequirements",
     ),
     "kserve.json": (
         ["V1beta1InferenceService"],
@@ -206,7 +215,9 @@ def written(file: str, folder: Path) -> dict[str, Any]:
         name = waiting.pop()
         if name in found:
             continue
-        short = re.sub(rf"^({_GATEWAY}|{_ARGO}|{_CORE}|{_META}|IoK8sApimachineryPkg(UtilIntstr|ApiResource))", "", name)
+        short = re.sub(
+            rf"^({_GATEWAY}|{_ARGO}|{_BATCH}|{_CORE}|{_META}|IoK8sApimachineryPkg(UtilIntstr|ApiResource))", "", name
+        )
         if name not in roots and short not in kept:
             found[name] = {}
             continue

@@ -20,6 +20,7 @@ from registry.explain import explanation_of
 COMMANDS = (
     "init",
     "run",
+    "schedule",
     "plan",
     "recommend",
     "review",

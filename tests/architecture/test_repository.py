@@ -30,6 +30,7 @@ DOCUMENTS = (
             "rendering",
             "replay",
             "review",
+            "schedule",
             "verdict",
             "watching",
         )

@@ -91,7 +91,7 @@ def _there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "document",
     [
         *("replay", "verdict", "artifacts", "review", "gateway", "routing", "watching", "ramp", "rendering"),
-        *("cost", "limits"),
+        *("cost", "limits", "schedule"),
     ],
 )
 def test_the_walk_of_a_document(document: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,66 @@
+"""What is rendered for a scheduler: the command that it starts, and the files around it."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pipelines.recipe.run_config import RunConfig
+from pipelines.recipe.schedule_config import ScheduleConfig
+
+FOR_SCHEDULERS = ("--if-changed", "--json-line", "--overlap", "leave")
+"""What a scheduler asks of a run: no work where nothing is new, one line that says what happened, no queue."""
+_WIDTH = 100
+
+
+class ScheduledRun(NamedTuple):
+    """A recipe that has a schedule, on the machine that renders it."""
+
+    config: RunConfig
+    schedule: ScheduleConfig
+    recipe: Path
+    """Absolute, as the next three."""
+    workspace: Path
+    folder: Path
+    """Relative paths in the recipe are meant from here."""
+    program: Sequence[str]
+    """That starts Quantbench."""
+    overrides: Sequence[str] = ()
+    user: str = "root"
+    image: str | None = None
+    """Container that holds Quantbench, for schedulers that run containers."""
+    namespace: str = "default"
+    storage: str = "200Gi"
+
+    @property
+    def unit(self) -> str:
+        """A name that cron.d, systemd and Kubernetes all take."""
+        return "quantbench-" + self.config.name.replace(".", "-").replace("_", "-").rstrip("-")
+
+    @property
+    def command(self) -> list[str]:
+        """Program and arguments."""
+        changes = [part for override in self.overrides for part in ("--set", override)]
+        place = ["--workspace", str(self.workspace)]
+        return [*self.program, "run", str(self.recipe), *changes, *place, *FOR_SCHEDULERS]
+
+
+Files = Mapping[str, str]
+"""For one scheduler: name -> content."""
+
+
+def header(purpose: str, cannot: Sequence[str], commands: Sequence[str], recipe: Path) -> str:
+    """The comment that a file begins with.
+
+    Args:
+        purpose: What it is.
+        cannot: What its reader has to know, each a sentence.
+        commands: That install it.
+        recipe: What it was rendered from.
+    """
+    told = f"{purpose} Rendered by `quantbench schedule render` from {recipe.name}: change that and render anew."
+    lines = textwrap.wrap(told, _WIDTH)
+    for sentence in cannot:
+        lines += textwrap.wrap(sentence, _WIDTH, initial_indent="- ", subsequent_indent="  ")
+    lines += ["", *(f"  {command}" for command in commands)]
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
