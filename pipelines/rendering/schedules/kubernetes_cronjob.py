@@ -8,7 +8,7 @@ import yaml
 
 from configs.errors import RequestError
 from pipelines.recipe.schedule_config import ScheduleConfig
-from pipelines.rendering.schedules.rendered import FOR_SCHEDULERS, Files, ScheduledRun, header
+from pipelines.rendering.schedules.rendered import Files, ScheduledRun, header
 from pipelines.rendering.validation import check_documents
 
 _WORKSPACE, _RECIPE = "/workspace", "/recipe/recipe.yaml"
@@ -91,7 +91,7 @@ def _pod(run: ScheduledRun) -> dict[str, Any]:
         "name": "quantbench",
         "image": run.image,
         "command": ["quantbench"],
-        "args": ["run", _RECIPE, "--workspace", _WORKSPACE, *FOR_SCHEDULERS],
+        "args": ["run", _RECIPE, "--workspace", _WORKSPACE, *run.manner],
         "workingDir": _WORKSPACE,
         "env": [{"name": "HF_HOME", "value": f"{_WORKSPACE}/huggingface"}],
         "envFrom": [{"secretRef": {"name": run.unit, "optional": True}}],
