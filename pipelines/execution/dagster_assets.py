@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from configs.errors import RequestError
 from pipelines.execution.run import RunObserver
@@ -145,6 +145,6 @@ def _report(pipes: "PipesContext", asset: str, outcome: StageOutcome, rows: list
     metadata = asset_metadata(outcome, row)
     pipes.report_asset_materialization(metadata=metadata, data_version=digest_shown(outcome), asset_key=asset)
     if kind == "measure" and row and row.method != UNQUANTIZED:
-        severity = "ERROR" if row.verdict == "fail" else "WARN"
+        severity: Literal["ERROR", "WARN"] = "ERROR" if row.verdict == "fail" else "WARN"
         shown = verdict_shown(row)
         pipes.report_asset_check(VERDICT_CHECK, row.verdict == "pass", severity, shown, asset)

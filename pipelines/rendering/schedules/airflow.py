@@ -38,8 +38,9 @@ with DAG(
 ) as dag:
     BashOperator(
         task_id="run",
-        bash_command=literal(SCRIPT),  # literal: nothing in a path is a template's
-        cwd=$folder,
+        # Literal: nothing in a path is a template's.
+        bash_command=literal(SCRIPT),
+        cwd=literal($folder),
         skip_on_exit_code=$skipped,
         retries=RETRIES,
         retry_delay=RETRY_DELAY,
