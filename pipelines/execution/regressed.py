@@ -22,7 +22,7 @@ def regressed(record: RunRecord, workspace: Workspace) -> tuple[list[ToldRegress
         workspace: Holds it, and what it is compared with.
     """
     runs, unknown = _runs_of(record, workspace)
-    if not any(one.run_id == record.run_id for one in (found.summary for found in runs)):
+    if record.run_id not in (one.summary.run_id for one in runs):
         return [], unknown
     ledgers = LedgerRows([one.summary for one in runs], workspace.ledger_file)
     unknown += [notice.text for notice in ledgers.notices]
@@ -32,7 +32,7 @@ def regressed(record: RunRecord, workspace: Workspace) -> tuple[list[ToldRegress
         workspace.cache,
         lambda run: read_sealed(workspace.root / "runs" / run / RESULT_FILE, RunRecord),
     )
-    found = regressions(whole, ledgers.by_model, _of_run(whole, record.run_id, pairing))
+    found = regressions(whole, ledgers.by_model, _PairedOfRun(whole, record.run_id, pairing))
     worse = [
         ToldRegression(artifact=whole.models.name[one.model], quantity=one.quantity, text=one.text)
         for one in found
@@ -57,11 +57,7 @@ def _runs_of(record: RunRecord, workspace: Workspace) -> tuple[list[Found], list
     return [one for one in found if one.summary.registered_model == record.registered_model], unread
 
 
-def _of_run(whole: Joined, run_id: str, pairing: Pairing) -> "_Paired":
-    return _Paired(whole, run_id, pairing)
-
-
-class _Paired:
+class _PairedOfRun:
     """Pairs items, which takes seconds, for the models of one run alone."""
 
     def __init__(self, whole: Joined, run_id: str, pairing: Pairing) -> None:

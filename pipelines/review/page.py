@@ -16,6 +16,7 @@ SCRIPTS = (
     "state.js",
     "data.js",
     "dom.js",
+    "quantities.js",
     "plots.js",
     "runs.js",
     "run.js",

@@ -54,6 +54,50 @@ def decides(page: Page, action: str, why: str, **chosen: str) -> None:
     page.get_by_role("button", name=re.compile("Approve|Reject|Promote|Roll back")).click()
 
 
+def test_the_keyboard_alone_goes_from_the_table_to_what_is_recommended(registry: Registry) -> None:  # noqa: F811
+    """A filter narrows the table, a reload keeps it, and the run's link leads to which artifact to take."""
+    with served(registry) as address, chromium() as browser:
+        page = browser.new_page()
+        heard = Heard(page)
+        page.goto(f"{address}#view=runs")
+        rows = page.locator(".runs tbody tr")
+        every = rows.count()
+        tabs_to(page, "text")
+        page.keyboard.type("int8")
+        expect(page.get_by_role("table", name="models").locator("tbody th")).to_have_text(re.compile("^int8"))
+        tabs_to(page, "rows")
+        page.keyboard.press("End")
+        expect(page.get_by_text("No model passes these filters.")).to_be_visible()
+        page.keyboard.press("Home")
+        expect(rows).to_have_count(1)
+        assert every > 1
+        page.reload()
+        expect(rows).to_have_count(1)
+        assert page.input_value("#text") == "int8"
+
+        run = rows.get_by_role("link")
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if run.evaluate("one => one === document.activeElement"):
+                break
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name="Which to take")).to_be_visible()
+        expect(page.get_by_role("main")).to_be_focused()
+        assert page.locator("p.recommended, main p.empty").first.inner_text()
+        page.go_back()
+        expect(rows).to_have_count(1)
+        assert heard.complaints == []
+
+
+def tabs_to(page: Page, name: str) -> None:
+    """Press the tab key until the control of this id has the focus."""
+    for _ in range(60):
+        if page.evaluate("document.activeElement.id") == name:
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"the tab key does not come to {name}")
+
+
 def test_one_reads_and_decides(registry: Registry) -> None:  # noqa: F811
     with served(registry) as address, chromium() as browser:
         page = browser.new_page()

@@ -1,7 +1,9 @@
 """The review page in a real browser, opened as a file."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tests.made_up_review import review
 pytestmark = pytest.mark.service
 
 VIEWS = ("runs", "trend", "history", "compare", "decide")
+DECIDING = Deciding(actions=["approve", "promote", "rollback"], aliases=["champion"], csrf_token="once")  # noqa: S106
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028'\"&amp;"
 
 
@@ -84,6 +87,11 @@ def empty() -> PageData:
             "notices": [],
         }
     )
+
+
+def picked_of(data: PageData) -> str:
+    """Four models of the newest run, for a comparison."""
+    return "".join(f"&pick={data.runs.id[0]}/{data.models.name[place]}" for place in (1, 2, 3, 4))
 
 
 def renamed(data: PageData, name: str) -> PageData:
@@ -224,6 +232,29 @@ def test_a_comparison_shows_every_number_and_only_what_differs(opened: Open) -> 
     one.is_quiet()
 
 
+def test_costs_in_two_currencies_are_not_compared(opened: Open) -> None:
+    data = review(6)
+    euros = [
+        price and price.model_copy(update={"currency": "EUR"} if place == 2 else {})
+        for place, price in enumerate(data.prices)
+    ]
+    keys = [f"&pick={data.runs.id[data.models.run[place]]}/{data.models.name[place]}" for place in (6, 11)]
+    one = opened(data.model_copy(update={"prices": euros}), f"view=compare{''.join(keys)}")
+    costs = [row for row in one.rows("table[aria-label=numbers]") if row.startswith("cost")]
+    assert len(costs) == 2
+    for row in costs:
+        assert "USD" in row and "EUR" in row and "%" not in row and "×" not in row
+    one.is_quiet()
+
+
+def test_a_model_without_settings_has_none_that_differ(opened: Open) -> None:
+    data = review(2)
+    keys = [f"&pick={data.runs.id[0]}/{data.models.name[place]}" for place in (0, 1)]
+    one = opened(data, f"view=compare{''.join(keys)}")
+    names = one.page.locator("table[aria-label='Settings that differ'] tbody th").all_inner_texts()
+    assert names == ["bits", "group_size", "method"]
+
+
 def test_a_comparison_without_details_says_so(opened: Open) -> None:
     one = opened(review(6, details=0), "view=runs")
     one.page.check("#pick-1")
@@ -238,7 +269,7 @@ def test_a_trend_draws_each_category_speed_and_memory(opened: Open) -> None:
     one = opened(data, "view=trend&of=smollm2 on cpu")
     titles = one.page.locator(".panel figcaption").all_inner_texts()
     assert {f"{column.name}, kept" for column in data.categories} <= set(titles)
-    assert {"output, tokens/s", "TTFT p95, ms", "weights resident, MiB"} <= set(titles)
+    assert {"output tokens/s", "TTFT p95, ms", "resident weights, MiB"} <= set(titles)
     own = {place for place, series in enumerate(data.runs.series) if series == "smollm2 on cpu"}
     worse = [
         row
@@ -279,14 +310,11 @@ def test_drawing_across_a_plot_zooms_and_a_click_opens_a_run(opened: Open) -> No
     one.is_quiet()
 
 
-def test_thousands_of_points_are_painted(opened: Open) -> None:
+def test_of_thousands_of_points_those_that_became_worse_are_marked(opened: Open) -> None:
     one = opened(review(300, details=0), "view=trend")
-    assert one.page.locator(".panel canvas").count() == one.page.locator(".panel").count() > 0
     assert one.page.locator(".panel .mark").count() == one.page.locator(".panel .mark.worse").count() > 0
-    painted = (
-        "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(byte => byte)"
-    )
-    assert one.page.locator(".panel canvas").first.evaluate(painted)
+    for line in one.page.locator(".panel path.series").all():
+        assert str(line.get_attribute("d")).count("L") > 50, "every point is in its line"
     one.is_quiet()
 
 
@@ -377,8 +405,7 @@ def test_a_fragment_that_means_nothing(opened: Open) -> None:
 @pytest.mark.parametrize("width", [360, 900, 1400])
 def test_every_width_dark_and_on_paper(opened: Open, view: str, width: int) -> None:
     data = review(12)
-    picked = "".join(f"&pick={data.runs.id[0]}/{data.models.name[place]}" for place in (1, 2, 3, 4))
-    one = opened(data, f"view={view}{picked}", width, color_scheme="dark")
+    one = opened(data, f"view={view}{picked_of(data)}", width, color_scheme="dark")
     ground = one.page.evaluate("getComputedStyle(document.body).backgroundColor")
     one.is_quiet()
     one.page.emulate_media(color_scheme="light")
@@ -388,16 +415,63 @@ def test_every_width_dark_and_on_paper(opened: Open, view: str, width: int) -> N
     assert one.page.locator("main").is_visible()
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", [*VIEWS, "run"])
 def test_what_a_screen_reader_is_told(opened: Open, view: str) -> None:
-    one = opened(review(12), f"view={view}")
-    nameless = one.page.evaluate(
-        "[...document.querySelectorAll('main svg, main button, main input, main select, main textarea, main table')]"
-        ".filter(one => !(one.getAttribute('aria-label') || one.textContent.trim() || one.labels?.length)).length"
-    )
-    assert nameless == 0
+    data = review(12).model_copy(update={"deciding": DECIDING})
+    one = opened(data, f"view={view}{picked_of(data)}")
+    told = one.page.locator("#review").aria_snapshot()
+    roles = "button|link|checkbox|combobox|searchbox|textbox|table|region|navigation|figure|columnheader|rowheader"
+    nameless = re.findall(rf"^ *- '?(?:{roles})(?! \\?\").*", told, re.MULTILINE)
+    assert nameless == []
+    assert told.count("- main") == told.count('- navigation "') == 1
+    levels = one.page.eval_on_selector_all("h1, h2, h3, h4", "all => all.map(one => +one.tagName[1])")
+    assert levels[0] == 1 and all(after <= before + 1 for before, after in pairwise(levels)), "no level is left out"
     assert one.page.locator("main th:not([scope])").count() == 0
     assert one.page.locator("nav a[aria-current=page]").count() == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", ["run", "trend"])
+def test_the_keyboard_comes_to_each_plot_and_one_sees_where_it_is(opened: Open, view: str, scheme: str) -> None:
+    one = opened(review(12), f"view={view}", color_scheme=scheme)
+    plots = one.page.locator("svg.plot")
+    assert plots.count() > 1
+    ring = "one => getComputedStyle(one.querySelector('.reach')).stroke"
+    for plot in plots.all():
+        assert plot.get_attribute("aria-label")
+        stop = plot.locator(".mark[tabindex='0']").first
+        before = stop.evaluate(ring)
+        stop.focus()
+        one.page.keyboard.press("Shift+Tab")
+        one.page.keyboard.press("Tab")
+        expect(stop).to_be_focused()
+        assert before == "none" != stop.evaluate(ring)
+    one.page.focus(".controls select")
+    assert one.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_nothing_is_told_by_colour_alone(opened: Open) -> None:
+    one = opened(review(24), "view=trend")
+    dashes = "all => all.map(one => getComputedStyle(one).strokeDasharray)"
+    for place in (".panel:first-child path.series", ".legend path.series"):
+        drawn = one.page.locator(place).evaluate_all(dashes)
+        assert len(set(drawn)) == len(drawn) == 4
+    assert one.page.locator(".mark.worse path.model").count() == one.page.locator(".mark.worse").count() > 0
+    one.page.goto(one.page.url.replace("view=trend", "view=run"))
+    cells = one.page.locator("button.heat").all_inner_texts()
+    assert cells and all(re.fullmatch(r"\d\.\d{3} ?[✓✗?]", text) for text in cells)
+
+
+@pytest.mark.parametrize("view", [*VIEWS, "run"])
+def test_upright_paper_holds_every_column(opened: Open, view: str) -> None:
+    data = review(6)
+    one = opened(data, f"view={view}{picked_of(data)}")
+    one.page.get_by_text("The plots as a table").click() if view == "trend" else None
+    # A4 within its margins, at 96 dots an inch.
+    one.page.set_viewport_size({"width": 703, "height": 1000})
+    one.page.emulate_media(media="print")
+    ends = "all => all.map(one => one.getBoundingClientRect().right)"
+    assert max([0, *one.page.locator("#review table, #review svg").evaluate_all(ends)]) <= 703.5
 
 
 def test_the_data_are_strict_json_without_an_end_of_the_script(tmp_path: Path) -> None:

@@ -1,31 +1,44 @@
-// Approve, reject, promote, roll back, where the server allows it. The key lives in this variable until the page is closed.
+// Approve, reject, promote, roll back, where the server allows it. The key lives here until the page is closed.
 let reviewKey = "",
-  decided,
+  decided = null,
   draft = {};
 
+// What each does to the ledger, and to what is served.
+const effects = {
+  approve: "Says that it was read and may be promoted. Nothing is served differently.",
+  reject: "Says that it must not be promoted. Nothing is served differently.",
+  promote: "Points the alias at it: what follows the alias serves it from then on.",
+  rollback: "Points the alias at the version that it had before.",
+};
+const actionNames = { approve: "Approve", reject: "Reject", promote: "Promote", rollback: "Roll back" };
 const sentence = text => (/[.?!]$/.test(text) ? text : text + ".");
-const needsAlias = action => action === "promote" || action === "rollback";
 const headOf = run => data.aliases.filter(entry => entry.model === run.registered_model).at(-1)?.digest || null;
 
-async function decide(told) {
+async function decide(asked) {
   const headers = { "content-type": "application/json", authorization: "Bearer " + reviewKey };
   try {
-    await ask("decide", { method: "POST", headers, body: JSON.stringify(told), cache: "no-store" });
-    decided = {
-      tone: "good",
-      text: `Done: ${told.action}${told.name ? " " + told.name : ""}${told.alias ? ", alias " + told.alias : ""}. It stands in the history.`,
-    };
+    await ask("decide", { method: "POST", headers, body: JSON.stringify(asked), cache: "no-store" });
+    const what = joined([joined([asked.action, asked.name], " "), asked.alias && "alias " + asked.alias]);
+    decided = el("p.recommended.good", { role: "status" }, el("strong", `Done: ${what}. It stands in the history.`));
     draft = {};
-  } catch (error) {
-    if (error.status === 401) reviewKey = "";
-    decided = {
-      tone: "bad",
-      text: "Refused: " + sentence(error.message),
-      remedy: error.remedy ?? (error.status ? "" : "Is the server still there?"),
-    };
+  } catch ({ status, message, remedy }) {
+    if (status === 401) reviewKey = "";
+    const next = remedy ?? (status ? "" : "Is the server still there?");
+    decided = el(
+      "p.failure",
+      { role: "status" },
+      el("strong", "Refused: " + sentence(message)),
+      next && " " + sentence(next),
+    );
   }
   await again();
   redraw();
+}
+
+// What is written stays over a redraw.
+function written(kind, id, text, fields) {
+  const oninput = event => (draft[id] = event.target.value);
+  return labelled(text, el(kind, { id, name: id, required: true, oninput, ...fields }, draft[id]), ".wide");
 }
 
 // Who decides says why, and of which state: if the ledger went on meanwhile, the server refuses.
@@ -34,142 +47,60 @@ views.decide = {
   get always() {
     return !!data.deciding;
   },
-  draw(element, state) {
-    const deciding = data.deciding;
-    if (!deciding || !runs.length) {
-      element.append(
-        empty(
-          deciding
-            ? "There is no run to decide about."
-            : "Nothing can be decided from this page. `quantbench review --decide` serves one from which it can.",
-        ),
-      );
-      return;
-    }
+  draw() {
+    const { deciding } = data;
+    if (!deciding)
+      return empty("Nothing can be decided from this page. `quantbench review --decide` serves one from which it can.");
+    if (!runs.length) return empty("There is no run to decide about.");
     const run = runOf(state.get("run")) ?? runs[0],
-      action = deciding.actions.includes(state.get("action")) ? state.get("action") : deciding.actions[0];
-    const made = run.models.filter(model => model.method !== "none"),
-      name = made.find(model => model.name === state.get("name")) ?? made.find(model => model.recommended) ?? made[0];
-    const alias = deciding.aliases.includes(state.get("alias")) ? state.get("alias") : deciding.aliases[0];
-    const named = action !== "rollback";
-    const submit = event => {
+      action = state.one("action", deciding.actions),
+      alias = ["promote", "rollback"].includes(action) ? state.one("alias", deciding.aliases) : null,
+      made = action === "rollback" ? [] : run.models.filter(model => model.method !== "none"),
+      model = named(made, state.get("name")) ?? made.find(one => one.recommended) ?? made[0];
+    const onsubmit = event => {
       event.preventDefault();
-      const form = event.target;
-      if (form.elements.key) reviewKey = form.elements.key.value;
-      form.querySelector("button").disabled = true;
-      decide({
-        action,
-        run: run.id,
-        name: named ? (name?.name ?? null) : null,
-        alias: needsAlias(action) ? alias : null,
-        why: form.elements.why.value,
-        csrf_token: deciding.csrf_token,
-        seen: headOf(run),
-      });
+      const { key, why } = event.target.elements;
+      reviewKey = key?.value ?? reviewKey;
+      event.target.querySelector("button").disabled = true;
+      const name = model?.name ?? null,
+        csrf_token = deciding.csrf_token;
+      decide({ action, run: run.id, name, alias, why: why.value, csrf_token, seen: headOf(run) });
     };
-    if (decided)
-      element.append(
-        el(
-          "p",
-          { class: decided.tone === "good" ? "recommended good" : "failure", role: "status" },
-          el("strong", {}, decided.text),
-          decided.remedy ? " " + sentence(decided.remedy) : "",
-        ),
-      );
-    element.append(
+    const artifact = one => [one.name, joined([cut(one.name, 40), one.policy, one.recommended && "recommended"])];
+    return [
+      decided,
+      heading("Decide about " + run.registered_model),
       el(
-        "form",
-        { class: "decision", onsubmit: submit },
+        "form.decision",
+        { onsubmit },
         el(
-          "div",
-          { class: "controls" },
+          "div.controls",
           choose(
             "action",
             "what",
-            deciding.actions.map(one => [one, one === "rollback" ? "roll back" : one]),
+            deciding.actions.map(one => [one, actionNames[one].toLowerCase()]),
             action,
-            value => set({ action: value }),
           ),
-          choose(
-            "run",
-            "run",
-            runs.slice(0, 200).map(one => [one.id, `${when(one.started_at)} · ${cut(one.recipe, 30)}`]),
-            run.id,
-            value => set({ run: value, name: null }),
-          ),
-          named &&
-            made.length > 0 &&
-            choose(
-              "name",
-              "artifact",
-              made.map(one => [
-                one.name,
-                `${cut(one.name, 40)}${one.policy ? ", " + one.policy : ""}${one.recommended ? ", recommended" : ""}`,
-              ]),
-              name?.name,
-              value => set({ name: value }),
-            ),
-          needsAlias(action) &&
-            choose(
-              "alias",
-              "alias",
-              deciding.aliases.map(one => [one, one]),
-              alias,
-              value => set({ alias: value }),
-            ),
+          choose("run", "run", runOptions(runs.slice(0, 200)), run.id, { name: null }),
+          made.length > 0 && choose("name", "artifact", made.map(artifact), model.name),
+          alias && choose("alias", "alias", deciding.aliases, alias),
         ),
-        el(
-          "label",
-          { class: "control wide" },
-          el("span", { class: "quiet" }, "why, as it will stand in the ledger"),
-          el(
-            "textarea",
+        el("p", effects[action], " ", link("What this run says", runPlace(run))),
+        written("textarea", "why", "why, as it will stand in the ledger", { rows: 3, maxlength: 2000 }),
+        !reviewKey &&
+          written(
+            "input",
+            "key",
+            "review key: QUANTBENCH_REVIEW_KEY of the server; this page alone keeps it, until it is closed",
             {
-              id: "why",
-              name: "why",
-              required: true,
-              rows: 3,
-              maxlength: 2000,
-              oninput: event => {
-                draft.why = event.target.value;
-              },
+              type: "password",
+              autocomplete: "off",
+              value: draft.key,
             },
-            draft.why ?? "",
           ),
-        ),
-        reviewKey
-          ? null
-          : el(
-              "label",
-              { class: "control wide" },
-              el("span", { class: "quiet" }, "review key; this page keeps it until it is closed, and nowhere else"),
-              el("input", {
-                id: "key",
-                name: "key",
-                type: "password",
-                autocomplete: "off",
-                required: true,
-                value: draft.key ?? "",
-                oninput: event => {
-                  draft.key = event.target.value;
-                },
-              }),
-            ),
-        el(
-          "p",
-          {},
-          el(
-            "button",
-            { disabled: named && !made.length },
-            { approve: "Approve", reject: "Reject", promote: "Promote", rollback: "Roll back" }[action],
-          ),
-        ),
-        el(
-          "p",
-          { class: "quiet" },
-          `${run.registered_model}: the command line's checks hold here too, and the ledger keeps who and why.`,
-        ),
+        quiet("The command line's checks hold here too, and the ledger keeps who and why."),
+        el("p", el("button.do", { disabled: action !== "rollback" && !model }, actionNames[action])),
       ),
-    );
+    ];
   },
 };

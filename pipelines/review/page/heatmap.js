@@ -1,133 +1,122 @@
 // Category by artifact: the number in each cell, and a colour from blue (gained) over none to orange (lost).
 const glyphs = { pass: ["✓", "pass"], fail: ["✗", "fail"], inconclusive: ["?", "inconclusive"] };
+const gain = one => (one.kept ?? 1) - 1;
 
 function heatmap(run, detail) {
-  const artifacts = run.models.filter(model => model.categories.some(one => one.kept != null || one.verdict)),
-    names = worstFirst(artifacts);
+  const title = heading("What was lost, by category"),
+    artifacts = run.models.filter(model => model.categories.some(one => one.kept != null || one.verdict)),
+    names = worstFirst(artifacts.flatMap(model => model.categories));
   if (!names.length)
     return [
-      heading("What was lost, by category"),
+      title,
       empty("No artifact was compared with the baseline. A run with an evaluation and a sound baseline compares."),
     ];
-  const cells = artifacts.map(model => new Map(model.categories.map(one => [one.name, one])));
-  const most = Math.min(
-    0.5,
-    Math.max(0.05, ...artifacts.flatMap(model => model.categories.map(one => Math.abs((one.kept ?? 1) - 1)))),
-  );
-  const open = [state.get("model"), state.get("category")];
-  const rows = names.map(name => [
-    name,
-    ...artifacts.map((model, index) => {
-      const one = cells[index].get(name);
-      if (!one) return { text: unknown, title: model.name + " was not asked this" };
-      const [glyph, word] = glyphs[one.verdict] ?? ["", "not judged"],
-        chosen = open[0] === model.name && open[1] === name,
-        share = Math.min(1, Math.abs((one.kept ?? 1) - 1) / most);
-      return el(
-        "button",
-        {
-          type: "button",
-          id: `cell-${model.place}-${names.indexOf(name)}`,
-          class: "heat " + ((one.kept ?? 1) < 1 ? "lost" : "gained"),
-          style: `--share:${Math.round(65 * share)}%`,
-          "aria-expanded": String(chosen),
-          "aria-controls": "cell",
-          "aria-label": `${model.name}, ${name}: keeps ${ratio(one.kept)}, ${word}`,
-          onclick: () => go(address(chosen ? { model: null, category: null } : { model: model.name, category: name })),
-        },
-        ratio(one.kept),
-        el("span", { class: tones[one.verdict], "aria-hidden": "true" }, " " + glyph),
-      );
-    }),
-  ]);
-  const left = detail?.models.reduce((sum, model) => Math.max(sum, model.categories_left), 0);
+  const own = artifacts.map(model => new Map(model.categories.map(one => [one.name, one]))),
+    strongest = Math.max(0.05, ...artifacts.flatMap(model => model.categories.map(one => Math.abs(gain(one))))),
+    most = Math.min(0.5, strongest),
+    left = detail?.models.reduce((sum, model) => Math.max(sum, model.categories_left), 0);
+  const cell = (name, row, model, column) => {
+    const one = own[column].get(name);
+    if (!one) return { text: unknown, title: model.name + " was not asked this" };
+    const [glyph, word] = glyphs[one.verdict] ?? ["", "not judged"],
+      open = state.get("model") === model.name && state.get("category") === name,
+      share = Math.min(1, Math.abs(gain(one)) / most);
+    return el(
+      "button.heat." + (gain(one) < 0 ? "lost" : "gained"),
+      {
+        type: "button",
+        id: `cell-${model.place}-${row}`,
+        style: `--share:${Math.round(65 * share)}%`,
+        "aria-expanded": String(open),
+        "aria-controls": "cell",
+        "aria-label": `${model.name}, ${name}: keeps ${ratio(one.kept)}, ${word}`,
+        onclick: () => go(address(open ? { model: null, category: null } : { model: model.name, category: name })),
+      },
+      ratio(one.kept),
+      el("span", { "aria-hidden": "true" }, " " + glyph),
+    );
+  };
+  const key = kind => el("span.heat.key." + kind, { style: "--share:65%" }, kind);
   return [
-    heading("What was lost, by category"),
+    title,
     grid(
       [
         { title: "category", unit: "worst first" },
-        ...artifacts.map(model => ({ title: model.name, unit: model.recommended ? "★ recommended" : model.method })),
+        ...artifacts.map(({ name, recommended, method }) => ({
+          title: name,
+          unit: recommended ? "★ recommended" : method,
+        })),
       ],
-      rows,
-      { class: "heatmap", "aria-label": "What each artifact kept of each category" },
+      names.map((name, row) => [name, ...artifacts.map((model, column) => cell(name, row, model, column))]),
+      "What each artifact kept of each category",
+      ".heatmap",
     ),
-    el(
-      "p",
-      { class: "quiet" },
+    quiet(
       "What was kept above guessing; 1 is nothing lost. ",
-      el("span", { class: "heat lost key", style: "--share:65%" }, "lost"),
+      key("lost"),
       " ",
-      el("span", { class: "heat gained key", style: "--share:65%" }, "gained"),
-      ` full colour from ${percent(most)} on. ✓ pass, ? inconclusive, ✗ fail. A cell opens its intervals and its worst answers.`,
+      key("gained"),
+      ` full colour from ${percent(most)} on. ✓ pass, ? inconclusive, ✗ fail. A cell opens its intervals and answers.`,
       left > 0 && ` ${whole(left)} more categories, in which less was lost, are left out.`,
     ),
-    el("section", { id: "cell", "aria-live": "polite" }, ...opened(run, detail, ...open)),
+    el("section", { id: "cell", "aria-live": "polite" }, opened(run, detail)),
   ];
 }
 
-function worstFirst(artifacts) {
+// Names of categories, that of the lowest kept part first.
+function worstFirst(categories) {
   const least = new Map();
-  for (const one of artifacts.flatMap(model => model.categories))
-    least.set(one.name, Math.min(least.get(one.name) ?? Infinity, one.kept_low ?? one.kept ?? Infinity));
+  for (const { name, kept, kept_low: low } of categories)
+    least.set(name, Math.min(least.get(name) ?? Infinity, low ?? kept ?? Infinity));
   return [...least.keys()].sort((one, other) =>
-    least.get(one) < least.get(other) ? -1 : least.get(one) > least.get(other) ? 1 : 0,
+    least.get(one) < least.get(other) ? -1 : +(least.get(one) > least.get(other)),
   );
 }
 
-function opened(run, detail, name, category) {
-  const model = run.models.find(model => model.name === name),
-    cell = model?.categories.find(one => one.name === category);
-  if (!cell) return [];
+function opened(run, detail) {
+  const [name, category] = [state.get("model"), state.get("category")],
+    model = named(run.models, name),
+    cell = named(model?.categories ?? [], category);
+  if (!cell) return null;
   const own = detail?.models[model.place],
-    one = own?.categories.find(one => one.category === category);
-  const points =
-      one?.unit === "share" ? value => signed(fixed(1))(value == null ? null : 100 * value) : signed(fixed(4)),
-    unit = one?.unit === "share" ? " points" : " nats";
-  const score = value => (one.unit === "share" ? percent(value) : figures(value));
-  const flips = own?.flips.filter(flip => flip.category === category) ?? [];
-  const spanned = (text, low, high, form) =>
-    text + (low == null && high == null ? "" : ` (95 %: ${between(low, high, form)})`);
-  const kept = [
-    "kept above guessing",
-    cell.kept == null ? "nothing to keep" : spanned(ratio(cell.kept), cell.kept_low, cell.kept_high),
-  ];
-  const facts = one
-    ? [
-        ["baseline", score(one.baseline)],
-        [name, score(one.artifact)],
-        kept,
-        ["difference", spanned(points(one.difference) + unit, one.difference_low, one.difference_high, points)],
-        [
-          "margin",
-          one.margin == null
-            ? unknown
-            : one.unit === "share"
-              ? "−" + figures(100 * one.margin) + " points"
-              : percent(one.margin) + " more perplexity",
-        ],
-        [
-          "items",
-          whole(one.items) +
-            (one.flips_to_wrong == null
-              ? ""
-              : `; ${one.flips_to_wrong} turned wrong, ${one.flips_to_right} turned right`),
-        ],
-        ["p (Holm)", figures(one.p_holm)],
-        ["items that would decide", whole(one.items_to_decide)],
-      ]
-    : [kept];
+    one = own?.categories.find(one => one.category === category),
+    flips = own?.flips.filter(flip => flip.category === category) ?? [];
   return [
     heading(`${name}, ${category}`, 3),
-    el("p", {}, badge(cell.verdict), one && ": " + one.verdict_reason),
-    el(
-      "dl",
-      {},
-      facts.filter(([, text]) => text !== unknown).map(([what, text]) => [el("dt", {}, what), el("dd", {}, text)]),
-    ),
-    detail
-      ? flips.length
+    el("p", badge(cell.verdict), one && ": " + one.verdict_reason),
+    described([...(one ? factsOf(name, cell, one) : [keptFact(cell)])].filter(([, text]) => text !== unknown)),
+    !detail
+      ? empty(missing(run))
+      : flips.length
         ? flips.map(flip => flipped(name, flip))
-        : empty("None of the items that were kept for reading, the worst of the artifact, is of this category.")
-      : empty(missing(run)),
+        : empty("None of the items that were kept for reading, the worst of the artifact, is of this category."),
+  ];
+}
+
+const spanned = (text, low, high, form) =>
+  text + (low == null && high == null ? "" : ` (95 %: ${between(low, high, form)})`);
+const keptFact = ({ kept, kept_low: low, kept_high: high }) => [
+  "kept above guessing",
+  kept == null ? "nothing to keep" : spanned(ratio(kept), low, high),
+];
+
+function factsOf(name, cell, one) {
+  const share = one.unit === "share",
+    score = share ? percent : figures,
+    moved = share ? known(value => signed(fixed(1))(100 * value)) : signed(fixed(4)),
+    margin = share ? value => `−${figures(100 * value)} points` : value => percent(value) + " more perplexity",
+    { flips_to_wrong: wrong, flips_to_right: right } = one;
+  return [
+    ["baseline", score(one.baseline)],
+    [name, score(one.artifact)],
+    keptFact(cell),
+    [
+      "difference",
+      spanned(moved(one.difference) + (share ? " points" : " nats"), one.difference_low, one.difference_high, moved),
+    ],
+    ["margin", known(margin)(one.margin)],
+    ["items", whole(one.items) + (wrong == null ? "" : `; ${wrong} turned wrong, ${right} turned right`)],
+    ["p (Holm)", figures(one.p_holm)],
+    ["items that would decide", whole(one.items_to_decide)],
   ];
 }

@@ -1,65 +1,43 @@
 // Quality against what it costs. Quality is read at the lower end of its interval: what was surely kept.
-const costs = {
-  tokens_per_second: ["output tokens/s", figures, 1],
-  weights_bytes: ["resident weights, MiB", mebibytes, -1],
-  disk_bytes: ["on disk, MiB", mebibytes, -1],
-  peak_bytes: ["peak of the server, MiB", mebibytes, -1],
-  ttft_p95_seconds: ["TTFT p95, ms", milliseconds, -1],
-  cost_per_million: ["cost per 1M tokens", figures, -1],
-};
-
-// A cost is never told without its currency, nor a made-up one without those words.
-function costAxis(run, name) {
-  const [title, form, way] = costs[name],
-    unit = name === "cost_per_million" && run.price ? run.price.currency + (run.price.made_up ? ", MADE UP" : "") : "";
-  return unit ? [`${title}, ${unit}`, with0(form, " " + unit), way] : [title, form, way];
-}
-
 function pareto(run) {
-  const known = Object.keys(costs).filter(name => run.models.some(model => model[name] != null));
-  if (!known.length)
-    return [
-      heading("Quality against what it costs"),
-      empty("Nothing was measured, so there is nothing to weigh. The failures above say why."),
-    ];
-  const x = known.includes(state.get("x")) ? state.get("x") : known[0],
-    names = categoriesOf(run);
-  const y = names.includes(state.get("y")) ? state.get("y") : null,
-    points = pointsOf(run, x, y),
-    [title, form, way] = costAxis(run, x);
-  const controls = el(
-    "div",
-    { class: "controls" },
-    choose(
-      "pareto-x",
-      "against",
-      known.map(name => [name, costs[name][0].split(",")[0]]),
-      x,
-      value => set({ x: value }),
-    ),
-    choose("pareto-y", "quality in", [["", "the worst category"], ...names.map(name => [name, name])], y ?? "", value =>
-      set({ y: value }),
-    ),
-  );
-  const left = run.models.filter(model => !points.some(point => point.model === model)).map(model => model.name);
-  const told = point => [
-    point.model.name,
-    form(point.x),
-    point.baseline ? "1, by definition" : ratio(point.low),
-    point.baseline ? unknown : between(point.low, point.high),
-    point.baseline ? unknown : point.category,
-    point.beaten ? "no: " + point.beaten.model.name + " is as good in both" : "yes",
+  const title = heading("Quality against what it costs"),
+    axes = the("pareto")
+      .filter(one => measured(one, run.models))
+      .map(nameOf);
+  if (!axes.length)
+    return [title, empty("Nothing was measured, so there is nothing to weigh. The failures above say why.")];
+  const cost = quantities[state.one("x", axes)],
+    names = distinct(run.models.flatMap(model => model.categories.filter(one => one.kept != null).map(nameOf))),
+    category = state.one("y", ["", ...names]),
+    points = pointsOf(run, cost, category),
+    price = cost.money && run.price ? run.price.currency + (run.price.made_up ? ", MADE UP" : "") : "",
+    xTitle = joined([cost.label, price]),
+    costText = model => told(cost, model) + (cost.money && run.price?.made_up ? ", MADE UP" : "");
+  const left = run.models.filter(model => !points.some(point => point.model === model)).map(nameOf);
+  const row = ({ model, baseline, low, high, category, beaten }) => [
+    model.name,
+    cost.text(model),
+    baseline ? "1, by definition" : ratio(low),
+    baseline ? unknown : between(low, high),
+    baseline ? unknown : category,
+    beaten ? "no: " + beaten.model.name + " is as good in both" : "yes",
   ];
   return [
-    heading("Quality against what it costs"),
-    controls,
-    points.length > 1 ? paretoPlot(points, x, title, form) : empty("Fewer than two models have both numbers."),
-    el(
-      "p",
-      { class: "quiet" },
-      "A mark stands at what was surely kept, the lower end of the 95 % interval; the bar reaches to its upper end, " +
-        `with a tick at the estimate. Better is further up and to the ${way > 0 ? "right" : "left"}. ` +
-        "Grey: another artifact is as good in both. ",
+    title,
+    controls([
+      choose(
+        "x",
+        "against",
+        axes.map(name => [name, quantities[name].label.split(",")[0]]),
+        cost.name,
+      ),
+      choose("y", "quality in", [["", "the worst category"], ...names], category),
+    ]),
+    points.length > 1 ? paretoPlot(points, cost, xTitle, costText) : empty("Fewer than two models have both numbers."),
+    quiet(
+      "A mark stands at what was surely kept, the lower end of the 95 % interval; the bar reaches its upper end, ",
+      `the tick is the estimate. Better is further up and to the ${cost.more ? "right" : "left"}. `,
+      "Grey: another artifact is as good in both. ",
       "Shapes: ● pass, ◆ inconclusive, ■ fail; the baseline keeps 1 by definition.",
       left.length > 0 && ` Not drawn, since a number is missing: ${left.join(", ")}.`,
     ),
@@ -68,113 +46,71 @@ function pareto(run) {
       "The same as a table",
       null,
       grid(
-        [
-          { title: "model" },
-          { title: title },
-          { title: "surely kept" },
-          { title: "95 % interval" },
-          { title: "category" },
-          { title: "on the front" },
-        ],
-        points.map(told),
-        { id: "pareto-table", "aria-label": "Quality against " + title },
+        ["model", xTitle, "surely kept", "95 % interval", "category", "on the front"],
+        points.map(row),
+        "Quality against " + xTitle,
+        "",
+        { id: "pareto-table" },
       ),
     ),
   ];
 }
 
-const categoriesOf = run => [
-  ...new Set(run.models.flatMap(model => model.categories.filter(one => one.kept != null).map(one => one.name))),
-];
-
-function pointsOf(run, x, category) {
-  const found = run.models.flatMap(model => {
+// As in the recommendation, artifacts are held against each other: the baseline keeps 1 whatever it is.
+function pointsOf(run, cost, category) {
+  const points = run.models.flatMap(model => {
     const baseline = model.place === 0,
-      one = category ? model.categories.find(one => one.name === category) : model;
-    const kept = baseline ? 1 : one?.kept;
-    if (model[x] == null || kept == null) return [];
-    return [
-      {
-        model,
-        baseline,
-        kept,
-        low: baseline ? 1 : (one.kept_low ?? kept),
-        high: baseline ? 1 : (one.kept_high ?? kept),
-        x: model[x],
-        category: category ?? model.worst_category,
-      },
-    ];
+      one = category ? named(model.categories, category) : model,
+      kept = baseline ? 1 : one?.kept,
+      x = cost.value(model);
+    if (x == null || kept == null) return [];
+    const [low, high] = baseline ? [1, 1] : [one.kept_low ?? kept, one.kept_high ?? kept];
+    return [{ model, baseline, kept, low, high, x, category: category || model.worst_category }];
   });
-  const way = costs[x][2],
+  const way = cost.more ? 1 : -1,
     better = (one, other) =>
       one.low >= other.low && way * one.x >= way * other.x && (one.low > other.low || one.x !== other.x);
-  // As in the recommendation, artifacts are held against each other: the baseline keeps 1 whatever it is.
-  for (const point of found)
-    point.beaten = point.baseline ? null : found.find(other => !other.baseline && better(other, point));
-  return found;
+  for (const point of points)
+    point.beaten = point.baseline ? null : points.find(other => !other.baseline && better(other, point));
+  return points;
 }
 
-function paretoPlot(points, x, title, form) {
-  const width = drawingWidth(),
-    narrow = width < 500,
-    scale = /_bytes$/.test(x) ? 2 ** 20 : /_seconds$/.test(x) ? 1e-3 : 1;
-  const across = axisOf(
-    points.map(point => point.x / scale),
-    { zero: true, about: narrow ? 3 : 6 },
-  );
-  const up = axisOf(points.flatMap(point => [point.low, point.high]));
+// Its interval, upright, with caps and a tick at the estimate.
+const whisker = (x, low, high, estimate) =>
+  svg("path.error", { d: `M${x} ${low}V${high}M${x - 4} ${low}h8M${x - 4} ${high}h8M${x - 6} ${estimate}h12` });
+
+function paretoPlot(points, cost, xTitle, costText) {
+  const narrow = drawingWidth() < 500,
+    values = points.map(point => point.x),
+    y = axisOf(points.flatMap(point => [point.low, point.high]));
   const area = plot({
-    width,
-    height: narrow ? 300 : 380,
     left: 56,
-    x: across,
-    y: up,
-    xTitle: title,
+    x: axisOf(values, { zero: true, about: narrow ? 3 : 6 }),
+    y,
+    xTitle,
     yTitle: "surely kept",
-    yForm: fixed(up.high - up.low < 0.1 ? 3 : 2),
-    name: "Quality against " + title,
+    yForm: fixed(y.high - y.low < 0.1 ? 3 : 2),
+    name: "Quality against " + xTitle,
   });
-  if (up.low <= 1 && up.high >= 1) area.picture.append(line("unity", area.left, area.py(1), area.right, area.py(1)));
-  const places = points.map(point => ({ ...point, px: area.px(point.x / scale), py: area.py(point.low) }));
-  for (const point of places) {
-    const kind = (point.beaten ? "dominated " : "") + seriesOf(point.model.place),
-      { model } = point;
+  const { picture, px, py } = area;
+  if (y.low <= 1 && y.high >= 1) picture.append(line("unity", area.left, py(1), area.right, py(1)));
+  const texts = points.map(({ model, baseline, beaten, category, kept, low, high, x }) => {
+    const [cx, cy] = [px(x), py(low)],
+      kind = (beaten ? "dominated " : "") + seriesOf(model.place);
     const name =
-      `${model.name}${point.baseline ? ", the baseline" : ""}: surely keeps ${ratio(point.low)}` +
-      (point.baseline ? "" : ` in ${point.category}, 95 % interval ${between(point.low, point.high)}`) +
-      `, ${title.split(",")[0]} ${form(model[x])}` +
-      (point.beaten ? `; ${point.beaten.model.name} is as good in both` : "") +
+      `${model.name}${baseline ? ", the baseline" : ""}: surely keeps ${ratio(low)}` +
+      (baseline ? "" : ` in ${category}, 95 % interval ${between(low, high)}`) +
+      `, ${cost.title} ${costText(model)}` +
+      (beaten ? `; ${beaten.model.name} is as good in both` : "") +
       (model.recommended ? "; recommended" : "");
-    const drawn = mark(kind, point.px, point.py, name, {
-      shape: { fail: "square", inconclusive: "diamond" }[model.verdict] ?? "circle",
-    });
-    if (point.high > point.low)
-      drawn.prepend(
-        whisker(point.px, point.py, point.px, area.py(point.high)),
-        line("error estimate", point.px - 6, area.py(point.kept), point.px + 6, area.py(point.kept)),
-      );
-    if (point.baseline || model.recommended)
-      drawn.append(svg("circle", { class: model.recommended ? "chosen" : "base", cx: point.px, cy: point.py, r: 9 }));
-    area.picture.append(drawn);
-  }
-  labels(
-    area,
-    places.map(point => ({
-      x: point.px,
-      y: point.py,
-      kind: point.beaten ? "dominated" : seriesOf(point.model.place),
-      text: cut(point.model.name, narrow ? 14 : 24) + (point.model.recommended ? " ★" : ""),
-    })),
-  );
-  return area.picture;
+    const drawn = mark(kind, cx, cy, name, { shape: { fail: "square", inconclusive: "diamond" }[model.verdict] });
+    if (high > low) drawn.prepend(whisker(cx, cy, py(high), py(kept)));
+    if (baseline || model.recommended)
+      drawn.append(svg("circle", { class: model.recommended ? "chosen" : "base", cx, cy, r: 9 }));
+    picture.append(drawn);
+    const text = cut(model.name, narrow ? 14 : 24) + (model.recommended ? " ★" : "");
+    return { x: cx, y: cy, text, kind: beaten ? "dominated" : seriesOf(model.place) };
+  });
+  labels(area, texts);
+  return picture;
 }
-
-// Drawn at the size in which it is seen, so that texts are as large as those around them.
-const drawingWidth = () => Math.max(300, Math.min(820, root.clientWidth || 820));
-let seenWidth = innerWidth;
-addEventListener("resize", () => {
-  if (innerWidth !== seenWidth) {
-    seenWidth = innerWidth;
-    redraw();
-  }
-});

@@ -1,324 +1,236 @@
 // One run: which artifact to take and why, what became worse, and what that rests on. In a run's report, where speeds,
 // memory and all numbers stand below anyway, it is the part on top.
+const shownRun = () => (state.get("run") ? runOf(state.get("run")) : (runOf(data.shown) ?? runs[0]));
+
 views.run = {
   title: "Run",
   get heading() {
-    return shownRun()?.recipe ?? "Run";
+    return shownRun()?.recipe;
   },
-  draw(element) {
+  draw() {
     const run = shownRun();
     if (!run)
-      return element.append(
+      return [
         heading("Run"),
-        empty(
-          runs.length
-            ? "There is no run " + state.get("run") + " here. Choose one from the table of runs."
-            : ["There is no run here yet. ", el("code", {}, "quantbench run RECIPE"), " makes one."],
-        ),
-      );
-    const detail = detailOf(run),
-      report = inReport();
-    if (!report) element.append(runHead(run), ...failuresOf(run));
-    element.append(...recommendation(run, detail));
-    if (!report) element.append(...numbersOf(run));
-    element.append(...pareto(run));
-    element.append(...heatmap(run, detail));
-    if (!detail) return element.append(empty(missing(run)));
-    element.append(...flipsOf(run, detail));
-    if (!report) element.append(...curves(run, detail), ...memorySplit(run, detail));
-    element.append(...lineage(run, detail));
+        runs.length
+          ? empty("There is no run " + state.get("run") + " here. Choose one from the table of runs.")
+          : empty("There is no run here yet. ", el("code", "quantbench run RECIPE"), " makes one."),
+      ];
+    const detail = detailOf(run);
+    return [
+      !inReport && runHead(run),
+      recommendation(run, detail?.recommendation),
+      !inReport && numbersOf(run),
+      pareto(run),
+      heatmap(run, detail),
+      !detail && empty(missing(run)),
+      detail && [flipsOf(run, detail), !inReport && [curves(detail), memorySplit(run, detail)], lineage(run, detail)],
+    ];
   },
 };
 
-const inReport = () => root.dataset.report === "true";
-// What was unfolded stays so when the page is drawn again.
-const unfolded = {};
-const fold = (key, title, told, children, open = false) =>
-  el(
-    "details",
-    {
-      open: unfolded[key] ?? open,
-      ontoggle: event => {
-        unfolded[key] = event.target.open;
-      },
-    },
-    el("summary", {}, title, told && [" ", el("span", { class: "quiet" }, told)]),
-    children,
-  );
-const shownRun = () => (state.get("run") ? runOf(state.get("run")) : (runOf(data.shown) ?? runs[0]));
-
-function runHead(run) {
-  const told = [
-    run.id,
-    when(run.started_at) + " UTC",
-    run.machine,
-    run.suite && "suite " + run.suite,
-    figures(run.seconds) + " s",
-  ];
-  return el(
-    "div",
-    {},
-    heading(run.recipe),
-    el("p", { class: "quiet" }, told.filter(Boolean).join(" · ")),
-    el("p", {}, "Source: " + run.source, run.page ? [" · ", el("a", { href: run.page }, "full report")] : null),
-  );
-}
-
-const failuresOf = run =>
+const runHead = run => [
+  heading(run.recipe),
+  quiet(
+    joined(
+      [
+        run.id,
+        when(run.started_at) + " UTC",
+        run.machine,
+        run.suite && "suite " + run.suite,
+        figures(run.seconds) + " s",
+      ],
+      " · ",
+    ),
+  ),
+  el("p", "Source: " + run.source, run.page && [" · ", el("a", { href: run.page }, "full report")]),
   run.models
     .filter(model => model.failure)
-    .map(model => el("p", { class: "failure" }, el("strong", {}, model.name + " failed"), " ", model.failure));
+    .map(model => el("p.failure", el("strong", model.name + " failed"), " ", model.failure)),
+];
 
-function recommendation(run, detail) {
-  const said = detail?.recommendation,
-    kind = said?.kind ?? run.kind;
-  const step = said && (said.choice ? el("code", {}, said.next_step) : said.next_step + ".");
+function recommendation(run, said) {
+  const kind = said?.kind ?? run.kind,
+    next = said && (said.choice ? el("code", said.next_step) : said.next_step + ".");
   return [
     heading("Which to take"),
     kind
       ? el(
-          "p",
-          { class: "recommended " + tones[kind] },
-          el("strong", {}, "Recommended: "),
+          "p.recommended." + tones[kind],
+          el("strong", "Recommended: "),
           said ? said.sentence + ". " : kind === "artifact" ? models[run.recommended]?.name : kind,
-          said && el("span", { class: "quiet" }, "Next: ", step),
+          said && el("span.quiet", "Next: ", next),
         )
       : empty(
-          "This run has no recommendation: it ended before there was anything to choose from, or it is older than recommendations are.",
+          "This run has no recommendation: it ended before there was anything to choose from, ",
+          "or it is older than recommendations are.",
         ),
-    ...choiceFacts(run),
-    ...(data.deciding ? [el("p", {}, link("Decide about this run", place({ view: "decide", run: run.id })))] : []),
+    choiceFacts(models[run.recommended]),
+    data.deciding && el("p", link("Decide about this run", place({ view: "decide", run: run.id }))),
     el(
-      "div",
-      { class: "sides" },
-      el("section", {}, heading("What was rejected, and why", 3), rejected(said)),
-      el("section", {}, heading("What became worse", 3), ...worse(run)),
+      "div.sides",
+      el("section", heading("What was rejected, and why", 3), rejected(said)),
+      el("section", heading("What became worse", 3), worse(run)),
     ),
   ];
 }
 
 // What is got and what is paid, in a line; what nobody measured is left out.
-function choiceFacts(run) {
-  const one = models[run.recommended];
-  if (!one) return [];
-  const told = [
+function choiceFacts(one) {
+  if (!one) return null;
+  const { tokens_per_second: speed, weights_bytes: weights, cost_per_million: cost } = quantities;
+  const limit = limitOf(one.decode_share, "the machine's ");
+  const facts = [
     one.kept_low != null && `surely keeps ${ratio(one.kept_low)} in ${one.worst_category}`,
-    one.tokens_per_second != null &&
-      `${figures(one.tokens_per_second)} output tokens/s` +
-        (one.decode_share == null ? "" : `, ${percent(one.decode_share)} of the machine's limit`),
-    one.weights_bytes != null && mebibytes(one.weights_bytes) + " of weights in memory",
-    one.cost_per_million != null && [
-      money(run, one.cost_per_million) + " per 1M tokens",
-      madeUp(one) && [" ", el("strong", { class: "warn" }, madeUp(one))],
-    ],
+    measured(speed, [one]) && joined([speed.text(one) + " output tokens/s", limit]),
+    measured(weights, [one]) && told(weights, one) + " of weights in memory",
+    measured(cost, [one]) && [told(cost, one), " ", cost.second(one)],
   ].filter(Boolean);
-  return [
-    el(
-      "p",
-      { class: "facts" },
-      told.flatMap((text, index) => [index ? " · " : el("strong", {}, one.name + ": "), text]),
-    ),
-  ];
+  return el(
+    "p.facts",
+    el("strong", one.name + ": "),
+    facts.map((fact, index) => [index > 0 && " · ", fact]),
+  );
 }
+
+const plainList = items =>
+  el(
+    "ul.plain",
+    items.map(item => el("li", item)),
+  );
+const worstOf = limits =>
+  ["fail", "inconclusive"].find(outcome => limits.some(limit => limit.outcome === outcome)) ?? "pass";
 
 function rejected(said) {
   const others = said?.candidates.filter(one => one.name !== said.choice) ?? [];
   if (!others.length) return empty(said ? "There was no other candidate." : "Not known: the run's details have it.");
-  return el(
-    "ul",
-    { class: "plain" },
+  return plainList(
     others.map(one => {
       const limits = one.limits.filter(limit => limit.outcome !== "pass");
-      return el(
-        "li",
-        {},
-        el("strong", {}, one.name),
+      return [
+        el("strong", one.name),
         " ",
         badge(worstOf(one.limits)),
-        one.beaten_by && " " + one.beaten_by + " is at least as good in accuracy, speed and size.",
+        one.beaten_by && ` ${one.beaten_by} is at least as good in accuracy, speed and size.`,
         !limits.length && !one.beaten_by && " keeps every limit too, and the goal prefers the other.",
-        limits.map(limit =>
-          el("div", {}, el("span", { class: tones[limit.outcome] }, limit.limit), ": " + limit.reason),
-        ),
-      );
+        limits.map(limit => el("div", el("span." + tones[limit.outcome], limit.limit), ": " + limit.reason)),
+      ];
     }),
   );
 }
-const worstOf = limits =>
-  ["fail", "inconclusive"].find(outcome => limits.some(limit => limit.outcome === outcome)) ?? "pass";
 
 // Shape and word say which way it went, colour says it again.
+const changeMarks = { worse: ["▼", "bad"], better: ["▲", "good"], same: ["=", "quiet"], unknown: ["?", "warn"] };
+const changeText = change => changeMarks[change][0] + " " + change;
+
 function worse(run) {
-  const all = run.models.flatMap(model => model.regressions.map(one => ({ ...one, model })));
-  const of = change => all.filter(one => one.change === change);
-  const items = (some, tone, shape) =>
-    el(
-      "ul",
-      { class: "plain" },
-      some.map(one =>
-        el(
-          "li",
-          {},
-          el("span", { class: tone }, shape + " " + one.change),
-          " ",
-          el("strong", {}, one.model.name),
-          " " + one.text,
-        ),
-      ),
+  const all = run.models.flatMap(model => model.regressions.map(one => ({ ...one, model }))),
+    of = change => all.filter(one => one.change === change);
+  const items = some =>
+    plainList(
+      some.map(({ change, model, text }) => [
+        el("span." + changeMarks[change][1], changeText(change)),
+        " ",
+        el("strong", model.name),
+        " " + text,
+      ]),
     );
   if (!all.length)
-    return [
-      empty(
-        inReport()
-          ? [
-              "A report knows its own run alone; ",
-              el("code", {}, "quantbench review"),
-              " says what became worse since the last accepted version.",
-            ]
-          : "Nothing to compare with: there is no accepted version of this series in these runs.",
-      ),
-    ];
-  const rest = [
-    [of("same").length, "not surely different"],
-    [of("unknown").length, "not comparable"],
-  ].filter(([count]) => count);
+    return inReport
+      ? empty(
+          "A report knows its own run alone; ",
+          el("code", "quantbench review"),
+          " says what became worse since the last accepted version.",
+        )
+      : empty("Nothing to compare with: there is no accepted version of this series in these runs.");
+  const [bad, good, same, unsure] = ["worse", "better", "same", "unknown"].map(of),
+    rest = joined([
+      same.length && same.length + " not surely different",
+      unsure.length && unsure.length + " not comparable",
+    ]);
   return [
-    of("worse").length
-      ? items(of("worse"), "bad", "▼")
-      : el("p", { class: "good" }, "✓ Nothing is surely worse than the last accepted version."),
-    of("better").length > 0 &&
-      fold(run.id + "/better", of("better").length + " better", null, items(of("better"), "good", "▲")),
-    rest.length > 0 && el("p", { class: "quiet" }, rest.map(([count, what]) => count + " " + what).join(", ") + "."),
+    bad.length ? items(bad) : el("p.good", "✓ Nothing is surely worse than the last accepted version."),
+    good.length > 0 && fold(run.id + "/better", good.length + " better", null, items(good)),
+    rest && quiet(rest + "."),
   ];
 }
 
 function numbersOf(run) {
-  const limit = share => (share == null ? null : percent(share) + " of the machine's limit");
-  const cost = (model, value) => ({
-    text: money(run, value),
-    second: value != null && madeUp(model) && el("strong", { class: "warn" }, madeUp(model)),
-  });
-  const energy = run.models.some(model => model.joules_per_token != null),
-    priced = run.price || run.models.some(model => model.cost_per_million != null);
   const level = run.models.find(model => model.concurrency)?.concurrency;
-  return [
-    heading("Numbers"),
-    grid(
-      [
-        { title: "model" },
-        { title: "verdict", hint: "on what was lost" },
-        { title: "policy", hint: "all limits of the recipe" },
-        { title: "worst category", unit: "kept above guessing [95 %]" },
-        { title: "output tokens/s", unit: level && "with " + level + " at a time" },
-        { title: "TTFT p95" },
-        { title: "TPOT p95" },
-        { title: "weights", unit: "resident" },
-        { title: "on disk" },
-        ...(priced
-          ? [
-              { title: "cost", unit: "per 1M tokens" },
-              { title: "cost within SLO", unit: "per 1M tokens" },
-            ]
-          : []),
-        ...(energy ? [{ title: "energy", unit: "J per output token" }] : []),
-      ],
-      run.models.map(model => [
-        {
-          text: model.name,
-          second: model.recommended ? "★ recommended" : model.method === "none" ? "unquantized" : model.method,
-        },
-        badge(model.verdict),
-        badge(model.policy),
-        {
-          text: model.worst_category && model.worst_category + " " + ratio(model.kept),
-          second: model.kept_low != null && between(model.kept_low, model.kept_high),
-        },
-        { text: figures(model.tokens_per_second), second: limit(model.decode_share) },
-        milliseconds(model.ttft_p95_seconds),
-        milliseconds(model.tpot_p95_seconds),
-        mebibytes(model.weights_bytes),
-        mebibytes(model.disk_bytes),
-        ...(priced ? [cost(model, model.cost_per_million), cost(model, model.cost_within_slo_per_million)] : []),
-        ...(energy ? [figures(model.joules_per_token)] : []),
-      ]),
-      { class: "main", "aria-label": "Numbers of each model" },
-    ),
-    ...priceOf(run),
+  const shown = the("run").filter(one => !one.optional || measured(one, run.models));
+  const columns = [
+    "model",
+    { title: "verdict", hint: "on what was lost" },
+    { title: "policy", hint: "all limits of the recipe" },
+    { title: "worst category", unit: "kept above guessing [95 %]" },
+    ...shown.map(one => (one.more && level ? { ...one, unit: `${one.unit}, ${level} at a time` } : one)),
   ];
+  const rows = run.models.map(model => [
+    { text: model.name, second: model.recommended ? "★ recommended" : methodOf(model, "unquantized") },
+    badge(model.verdict),
+    badge(model.policy),
+    {
+      text: model.worst_category && model.worst_category + " " + ratio(model.kept),
+      second: model.kept_low != null && between(model.kept_low, model.kept_high),
+    },
+    ...shown.map(one => ({ text: one.text(model), second: one.second?.(model, "the machine's ") })),
+  ]);
+  return [heading("Numbers"), grid(columns, rows, "Numbers of each model", ".main"), run.price && priceText(run.price)];
 }
-const money = (run, value) => (value == null ? unknown : figures(value) + (run.price ? " " + run.price.currency : ""));
-const priceOf = run =>
-  !run.price
-    ? []
-    : [
-        el(
-          "p",
-          { class: "quiet" },
-          run.price.made_up ? [el("strong", { class: "warn" }, "MADE UP"), " price: "] : "Price: ",
-          `${figures(run.price.per_hour)} ${run.price.currency} an hour for ${run.price.device}, ` +
-            `from ${run.price.source}, read on ${run.price.read_on}.`,
-        ),
-      ];
+
+const priceText = price =>
+  quiet(
+    price.made_up ? [el("strong.warn", "MADE UP"), " price: "] : "Price: ",
+    `${figures(price.per_hour)} ${price.currency} an hour for ${price.device}, `,
+    `from ${price.source}, read on ${price.read_on}.`,
+  );
 
 function memorySplit(run, detail) {
-  const parts = [
-    ["on disk", "disk_bytes", mebibytes],
-    ["resident weights", "weights_bytes", mebibytes],
-    ["KV cache", "kv_tokens", with0(whole, " tokens")],
-    ["peak of the server", "peak_bytes", mebibytes],
-  ];
-  const most = name => Math.max(...run.models.map(model => model[name] ?? 0));
-  if (!parts.some(([, name]) => most(name)))
+  const parts = the("memory"),
+    most = one => Math.max(...run.models.map(one.value)); // null is 0
+  if (!parts.some(one => measured(one, run.models)))
     return [heading("Memory"), empty("Nothing was served, so no memory was measured.")];
-  const bar = (model, name) =>
-    el("span", { class: "amount " + seriesOf(model.place), style: `--share:${(100 * model[name]) / most(name)}%` });
+  const bar = (model, one) =>
+    el("span.amount", {
+      class: seriesOf(model.place),
+      style: `--share:${(100 * one.value(model)) / most(one)}%`,
+    });
   return [
     heading("Memory"),
     grid(
-      [{ title: "model" }, ...parts.map(([title]) => ({ title }))],
+      ["model", ...parts.map(one => one.title)],
       run.models.map(model => [
         model.name,
-        ...parts.map(([, name, form]) => ({
-          text: form(model[name]),
-          second: model[name] != null && bar(model, name),
-        })),
+        ...parts.map(one => ({ text: told(one, model), second: measured(one, [model]) && bar(model, one) })),
       ]),
-      { class: "amounts", "aria-label": "Memory of each model" },
+      "Memory of each model",
+      ".amounts",
     ),
-    el(
-      "p",
-      { class: "quiet" },
+    quiet(
       "Each bar is a share of its column's largest number.",
-      detail.models.flatMap(model => model.memory_notes.map(note => ` ${model.name}: ${note}.`)),
+      detail.models.flatMap(model => model.memory_notes.map(text => ` ${model.name}: ${text}.`)),
     ),
   ];
 }
 
 function lineage(run, detail) {
-  const versions = model =>
-    Object.entries(model.versions)
-      .map(([name, version]) => name + " " + version)
-      .join(", ");
+  const versions = model => joined(Object.entries(model.versions).map(([name, version]) => name + " " + version));
+  const inside = model => [
+    described([...model.lineage, ...(versions(model) ? [["versions", versions(model)]] : [])]),
+    model.soundness
+      .filter(check => check.outcome !== "pass")
+      .map(check => el("p." + (tones[check.outcome] ?? "warn"), check.name + ": " + check.detail)),
+    model.warnings.map(text => el("p.warn", text)),
+  ];
   return [
     heading("Lineage"),
-    ...detail.models.map((model, index) =>
+    detail.models.map((model, index) =>
       fold(
         `${run.id}/lineage/${index}`,
         model.name,
         "from source to traffic",
-        [
-          el(
-            "dl",
-            {},
-            model.lineage.map(([what, which]) => [el("dt", {}, what), el("dd", {}, which)]),
-            versions(model) && [el("dt", {}, "versions"), el("dd", {}, versions(model))],
-          ),
-          model.soundness
-            .filter(check => check.outcome !== "pass")
-            .map(check => el("p", { class: tones[check.outcome] ?? "warn" }, check.name + ": " + check.detail)),
-          model.warnings.map(text => el("p", { class: "warn" }, text)),
-        ],
-        !inReport() && run.models[index]?.recommended,
+        inside(model),
+        !inReport && run.models[index]?.recommended,
       ),
     ),
   ];

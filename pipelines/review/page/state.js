@@ -1,10 +1,12 @@
 // Where the reader is, all of it in the URL's fragment: a reload, a bookmark and the back button bring it back.
-const views = {}; // name -> {title, draw(element, state)}; in the order of the navigation
+const views = {}; // name -> {title, draw()}; in the order of the navigation
 
 const state = {
   asked: () => new URLSearchParams(location.hash.slice(1)),
   get: name => state.asked().get(name),
   all: name => state.asked().getAll(name),
+  // What is asked for by this name, if it is one of these; else the first of them.
+  one: (name, options) => (options.includes(state.get(name)) ? state.get(name) : options[0]),
   get view() {
     const asked = state.get("view");
     return Object.hasOwn(views, asked) ? asked : first();

@@ -26,6 +26,7 @@ from pipelines.recipe.run_config import RunConfig
 from pipelines.records.run_outcome import RunOutcome
 from pipelines.records.run_record import RESULT_FILE, RunRecord
 from registry.sealed import read_sealed, write_sealed
+from tests.architecture.test_imports import HEAVY
 from tests.unit.pipelines.loss_records import SUITE
 from tests.unit.pipelines.test_full_disk import NoProcess, in_process
 from tests.unit.pipelines.test_runner import FINGERPRINTS, INT8, MACHINE, run_config
@@ -108,6 +109,16 @@ def test_the_first_run_and_one_that_has_nothing_to_do(lab: Lab) -> None:
     plain = lab()
     assert plain.status == "finished" and set(plain.stages) == {"reused"} and plain.run_id != first.run_id
     assert plain.events == {"finished"}
+
+
+def test_nothing_to_do_loads_no_engine(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds matter to a scheduler that asks every hour."""
+    lab()
+    for name in (*HEAVY, "scipy"):
+        for loaded in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
+            monkeypatch.delitem(sys.modules, loaded)
+        monkeypatch.setitem(sys.modules, name, None)  # an import raises
+    assert lab("--if-changed").status == "unchanged"
 
 
 def test_what_is_something_to_do(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What a run is told to have lost: of it alone, against the version that was accepted last, and what kept it unknown."""
+"""What a run has lost since the version that was accepted last, and what kept that from being known."""
 
 from datetime import timedelta
 from pathlib import Path

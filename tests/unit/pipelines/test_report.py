@@ -324,7 +324,7 @@ def test_the_page_explains_every_verdict_and_where_it_was_lost(tmp_path: Path) -
     page = page_of(record)
     for row in record.rows:
         for kept in row.retention.categories if row.retention else []:
-            assert f">{escape(kept.verdict_reason)}</td>" in page
+            assert f">{escape(kept.verdict_reason)}</div></td>" in page
         for breakdown in row.characterization.breakdowns if row.characterization else []:
             assert str(escape(breakdown.finding)) in page
             assert all(f"<td>{drop.name}</td>" in page for drop in breakdown.drops)

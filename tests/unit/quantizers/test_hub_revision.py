@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import huggingface_hub.constants
 import pytest
 
 from configs.errors import RequestError, StageError
+from pipelines.planning.open_run import opened
 from quantizers.checkpoints.hub_revision import at_commit
 from quantizers.checkpoints.sources import HubSource
 from serving_checks.server import free_port
+from tests.unit.pipelines.test_runner import run_config
 
 FIRST, SECOND = "1" * 40, "2" * 40
 
@@ -92,6 +95,18 @@ def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         at_commit(source())
     assert (raised.value.blame, raised.value.exit_code) == ("machine", 3)
     assert raised.value.remedy == "try again when it answers, or name a commit, which needs no answer"
+
+
+def test_a_run_knows_what_was_asked_and_what_that_is(hub: Hub) -> None:
+    config = run_config(source={"kind": "hub", "id": "org/model", "revision": "main"})
+    run = opened(config, datetime.now(UTC), 0.0)
+    assert run.asked_revision == "main"
+    assert run.context.config.source == source(FIRST)
+    assert run.stages[0].config["source"] == source(FIRST).model_dump(mode="json")
+    at_first = opened(run.context.config, datetime.now(UTC), 0.0)
+    assert at_first.asked_revision is None and at_first.stages[0] == run.stages[0]
+    hub.branches["main"] = SECOND
+    assert opened(config, datetime.now(UTC), 0.0).stages[0] != run.stages[0]
 
 
 @pytest.mark.slow
