@@ -20,7 +20,7 @@ from pipelines.rendering.schedules.rendered import ScheduledRun
 from pipelines.rendering.schedules.targets import TARGETS, render_schedule
 from registry.files import write_text_atomically
 
-HELP = "write a recipe's schedule for a scheduler that exists: cron, systemd, Kubernetes, Airflow, Dagster"
+HELP = "write a recipe's schedule for a scheduler that exists: cron, systemd, Kubernetes, Ray, Airflow, Dagster"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     render.add_argument("--image", metavar="IMAGE", help="Kubernetes: the container's image")
     render.add_argument("--namespace", default="default", help="Kubernetes: where it runs (default: default)")
     render.add_argument("--storage", default="200Gi", metavar="SIZE", help="Kubernetes: of its volume (default: 200Gi)")
+    render.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="Ray: nodes of the cluster beside its head (default: 2)"
+    )
     times = actions.add_parser("next", parents=[common], help="say when it is due")
     add_recipe_arguments(times)
     times.add_argument("--count", type=int, default=5, metavar="N", help="how many times (default: 5)")
@@ -81,6 +84,7 @@ def _render(config: RunConfig, schedule: ScheduleConfig, args: argparse.Namespac
         image=args.image,
         namespace=args.namespace,
         storage=args.storage,
+        workers=args.workers,
         require_pass=args.require_pass,
     )
     files = render_schedule(run, args.target)

@@ -32,6 +32,8 @@ class ScheduledRun(NamedTuple):
     """Container that holds Quantbench, for schedulers that run containers."""
     namespace: str = "default"
     storage: str = "200Gi"
+    workers: int = 2
+    """Of a Ray cluster, beside its head."""
     require_pass: bool = False
     """Verdicts count: a run ends with 1 or 4 where one is not a pass."""
     overlap: Literal["leave", "wait"] = "leave"

@@ -1,4 +1,4 @@
-"""Files for Airflow and Dagster as Python reads them; the orchestrators themselves read them elsewhere."""
+"""Files for Airflow and Dagster as Python reads them (the two read them elsewhere), and for KubeRay by its schema."""
 
 import ast
 import shlex
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from configs.errors import RequestError
+from configs.errors import RequestError, StageError
 from pipelines.planning.context import JobContext
 from pipelines.planning.open_run import OpenRun
 from pipelines.planning.stages import stages_of
@@ -18,6 +19,7 @@ from pipelines.recipe.schedule_config import ScheduleConfig
 from pipelines.rendering.schedules import dagster
 from pipelines.rendering.schedules.rendered import FOR_SCHEDULERS
 from pipelines.rendering.schedules.targets import render_schedule
+from pipelines.rendering.validation import check_documents
 from tests.unit.pipelines.loss_records import SUITE
 from tests.unit.pipelines.test_runner import FINGERPRINTS, GPTQ, INT8, MACHINE, run_config
 from tests.unit.pipelines.test_schedule import WEEKLY, scheduled
@@ -132,3 +134,63 @@ def test_days_that_croniter_reads_otherwise_than_cron(target: str) -> None:
             file_for(target, schedule=ScheduleConfig(cron=cron))
     for cron in ("0 4 */10 * *", "0 4 * * */2", "0 4 1 * 1", "*/30 * * * *"):
         assert f'"{cron}"' in file_for(target, schedule=ScheduleConfig(cron=cron))
+
+
+def ray_documents(**changes: Any) -> dict[str, dict[str, Any]]:
+    text = file_for("ray-cronjob", **changes)
+    return {one["kind"]: one for one in yaml.safe_load_all(text)}
+
+
+def test_a_raycronjob_makes_a_cluster_for_each_run() -> None:
+    config = run_config(
+        name="weekly", methods=METHODS, device="cuda", serving={"engine": "vllm", "tensor_parallel_size": 2}
+    )
+    found = ray_documents(config=config, workers=3, require_pass=True, schedule=ScheduleConfig(cron="0 4 * * 7"))
+    assert list(found) == ["ConfigMap", "PersistentVolumeClaim", "RayCronJob"]
+    assert found["PersistentVolumeClaim"]["spec"]["accessModes"] == ["ReadWriteMany"]
+    spec = found["RayCronJob"]["spec"]
+    assert (spec["schedule"], spec["timeZone"]) == ("0 4 * * 0", "UTC")
+    job = spec["jobTemplate"]
+    command = ["env", "--chdir", "/workspace", "quantbench", "run", "/recipe/recipe.yaml", "--workspace", "/workspace"]
+    assert shlex.split(job["entrypoint"]) == [*command, *FOR_SCHEDULERS, "leave", "--require-pass"]
+    assert job["shutdownAfterJobFinishes"] is True
+    (workers,) = job["rayClusterSpec"]["workerGroupSpecs"]
+    assert (workers["minReplicas"], workers["replicas"], workers["maxReplicas"]) == (3, 3, 3)
+    for group in (job["rayClusterSpec"]["headGroupSpec"], workers):
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["resources"] == {"limits": {"nvidia.com/gpu": "2"}}
+        assert "command" not in container  # KubeRay's: it starts Ray
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (("spec", "concurrencyPolicy"), "'concurrencyPolicy' was unexpected"),
+        (("spec", "jobTemplate", "retries"), "'retries' was unexpected"),
+        (
+            ("spec", "jobTemplate", "rayClusterSpec", "headGroupSpec", "template", "spec", "gpus"),
+            "'gpus' was unexpected",
+        ),
+    ],
+)
+def test_a_field_that_kuberay_does_not_know_is_found(place: tuple[str, ...], said: str) -> None:
+    document = ray_documents()["RayCronJob"]
+    inner = document
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = "Forbid"
+    with pytest.raises(StageError, match=said):
+        check_documents([document], "kuberay.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"image": None}, "a RayCronJob runs a container"),
+        ({"config": run_config(name="a" * 40)}, "a RayCronJob's name has 36 characters at most"),
+        ({"workers": 0}, "--workers 0"),
+    ],
+)
+def test_what_is_no_raycronjob(changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(RequestError, match=why):
+        file_for("ray-cronjob", **changes)
