@@ -38,8 +38,8 @@ def render_ray_cronjob(run: ScheduledRun) -> Files:
         raise RequestError(f"--workers {run.workers}", remedy=f"name a number from 1 to {_MOST_WORKERS}")
     cannot = [
         "KubeRay 1.7 has RayCronJob as alpha: start its operator with the feature gate RayCronJob=true.",
-        "The image holds Quantbench and Ray. Stages go to the cluster's nodes where the recipe says so; else all run on its"
-        " head.",
+        "The image holds Quantbench and Ray. Stages go to the cluster's nodes where the recipe says so; else all run on"
+        " its head.",
         "The recipe is inside, with all that it includes; files and folders that it names have to be in the image or on"
         f" the volume, which is {WORKSPACE} on every node, so its storage class has to offer ReadWriteMany.",
         "KubeRay knows no overlap and no deadline for a start: each time that was missed starts a cluster, and all runs"
