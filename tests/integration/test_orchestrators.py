@@ -141,6 +141,7 @@ def record_in(workspace: Path) -> RunRecord:
 
 @pytest.mark.engine
 def test_airflow_and_dagster_run_one_recipe_to_equal_bytes_and_scores(place: Path) -> None:
+    (place / "recipe.yaml").write_text(RECIPE)
     dag = render_real(place, "airflow", "of-airflow")
     (told,) = by_airflow(place / "airflow", dag.parent, dag.name).values()
     assert (told["id"], told["run"], told["tries"], told["active"]) == ("quantbench-tiny-orchestrated", "success", 1, 1)
@@ -168,11 +169,6 @@ def test_airflow_and_dagster_run_one_recipe_to_equal_bytes_and_scores(place: Pat
     (repeated,) = by_dagster(place / "dagster", definitions)
     assert repeated["success"] and repeated["versions"] == told["versions"]
     assert {one["how"] for one in repeated["assets"].values()} == {"reused"}
-    # And of another recipe than the definitions are of, nothing is run.
-    (place / "recipe.yaml").write_text(RECIPE.replace("int8:", "other:"))
-    (refused,) = by_dagster(place / "dagster", definitions)
-    assert not refused["success"] and refused["assets"] == {}
-    assert any("failed with code 2" in text for text in refused["errors"]), refused["errors"]
 
 
 def test_airflow_takes_exit_codes_as_they_are_meant(tmp_path: Path) -> None:
@@ -209,6 +205,17 @@ def test_airflow_takes_exit_codes_as_they_are_meant(tmp_path: Path) -> None:
 def assert_times(found: list[str], cron: str, zone: str) -> None:
     wanted = [one.astimezone(UTC) for one in islice(ScheduleConfig(cron=cron, timezone=zone).times(BEGIN), 20)]
     assert [datetime.fromisoformat(one).astimezone(UTC) for one in found] == wanted
+
+
+def test_definitions_of_another_recipe_run_nothing(place: Path) -> None:
+    (place / "recipe.yaml").write_text(RECIPE)
+    file = render_real(place, "dagster", "of-another")
+    file.write_text(file.read_text().replace("max_retries=2", "max_retries=0"))
+    (place / "recipe.yaml").write_text(RECIPE.replace("int8:", "other:"))
+    (refused,) = by_dagster(place / "dagster", file)
+    assert not refused["success"] and refused["assets"] == {}
+    assert any("failed with code 2" in text for text in refused["errors"]), refused["errors"]
+    assert list((place / "of-another").glob("runs/*")) == []
 
 
 def test_dagster_takes_no_asset_of_a_run_that_failed(place: Path, tmp_path: Path) -> None:
