@@ -3,12 +3,14 @@
     cd FOLDER
     npm pack @kubernetes-models/{gateway-api@2.0.0,argo-rollouts@2.0.0,apimachinery@3.0.2} kubernetes-models@5.1.0
     pip download --no-deps kserve==0.21.0
+    git -C KUBERAY show v1.7.0:helm-chart/kuberay-operator/crds/ray.io_raycronjobs.yaml > kuberay-1.7.0.yaml
     .venv/bin/python tools/deploy_schemas.py FOLDER
 
 The npm packages hold the projects' OpenAPI schemas as validators that Ajv compiled, one module a definition; each
 check in them says its keyword and its value, so the schema can be read back from them. KServe's Python SDK says of
-each of its models what its fields are called and of which type they are. Descriptions are left out. What is not listed
-in `_KEPT` is open: its name is known, and what stands in it is not looked at.
+each of its models what its fields are called and of which type they are. KubeRay's own definition is taken as it is,
+with Kubernetes' pods in the place of its copies of them. Descriptions are left out. What is not listed in `_KEPT` is
+open: its name is known, and what stands in it is not looked at.
 """
 
 import ast
@@ -20,6 +22,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 SCHEMAS = Path(__file__).parents[1] / "pipelines" / "rendering" / "schemas"
 _GATEWAY, _ARGO = "IoK8sSigsGatewayApiApisV1", "ComGithubArgoprojArgoRolloutsPkgApisRolloutsV1alpha1"
 _CORE, _META = "IoK8sApiCoreV1", "IoK8sApimachineryPkgApisMetaV1"
@@ -30,6 +34,7 @@ _POD = (
     " SecurityContext Volume VolumeMount"
 )
 """Of what a server's pod may say."""
+_RAY_CRON_JOB = "IoRayV1RayCronJob"
 _KEPT = {
     "gateway_api.json": (
         [_GATEWAY + "HTTPRoute"],
@@ -53,6 +58,14 @@ _KEPT = {
         " PodFailurePolicyOnExitCodesRequirement PodFailurePolicyRule PodSecurityContext PodSpec PodTemplateSpec"
         " Quantity ResourceRequirements SeccompProfile SecretEnvSource SecurityContext Volume VolumeMount"
         " VolumeResourceRequirements",
+    ),
+    "kuberay.json": (
+        [_RAY_CRON_JOB, _CORE + "PersistentVolumeClaim", _CORE + "ConfigMap"],
+        "Capabilities ConfigMapVolumeSource Container ContainerPort EmptyDirVolumeSource EnvFromSource EnvVar"
+        " ObjectMeta PersistentVolumeClaimSpec PersistentVolumeClaimVolumeSource PodSecurityContext PodSpec"
+        " PodTemplateSpec Quantity ResourceRequirements SeccompProfile SecretEnvSource SecurityContext Volume"
+        " VolumeMount VolumeResourceRequirements spec jobTemplate rayClusterSpec headGroupSpec workerGroupSpecs"
+        " rayStartParams",
     ),
     "kserve.json": (
         ["V1beta1InferenceService"],
@@ -88,12 +101,20 @@ class Packages:
                     text = packed_wheel.read(name).decode()
                     self._models[re.findall(r"^class (\w+)\(", text, re.M)[0]] = text
         self._wheel = "-".join(wheel.name.split("-")[:2])
+        (self._ray,) = folder.glob("kuberay-*.yaml")
 
     def definition(self, name: str) -> dict[str, Any]:
         """One definition, others referred to by `#/$defs/...`."""
         if name in self._models:
             self.used.add(self._wheel)
             return _of_model(self._models[name])
+        if name == _RAY_CRON_JOB:
+            self.used.add(self._ray.stem)
+            (version,) = yaml.safe_load(self._ray.read_text())["spec"]["versions"]
+            found: dict[str, Any] = _of_crd(version["schema"]["openAPIV3Schema"])
+            # Its own says no more than that it is an object.
+            found["properties"]["metadata"] = {"$ref": f"#/$defs/{_META}ObjectMeta"}
+            return found
         archive, text = self._modules[name]
         self.used.add(archive)
         return _of_module(text)
@@ -202,6 +223,29 @@ def _of_type(told: str) -> dict[str, Any]:
     kubernetes = {"V1ObjectMeta": _META + "ObjectMeta", "ResourceQuantity": "IoK8sApimachineryPkgApiResourceQuantity"}
     name = kubernetes.get(told) or (told if told.startswith("V1beta1") else _CORE + told.removeprefix("V1"))
     return {"$ref": f"#/$defs/{name}"}
+
+
+def _of_crd(schema: dict[str, Any]) -> dict[str, Any]:
+    """A definition without descriptions and rules of the server's, closed; of pods their name."""
+    kept = set(_KEPT["kuberay.json"][1].split())
+    told = {
+        key: schema[key] for key in ("type", "required", "enum", "minimum", "maximum", "minLength") if key in schema
+    }
+    if "properties" in schema:
+        told["properties"] = {
+            name: {"$ref": f"#/$defs/{_CORE}PodTemplateSpec"}
+            if name == "template"
+            else _of_crd(inner)
+            if name in kept or inner.get("type") not in ("object", "array")
+            else {}
+            for name, inner in schema["properties"].items()
+        }
+        told["additionalProperties"] = False
+    elif isinstance(schema.get("additionalProperties"), dict):
+        told["additionalProperties"] = _of_crd(schema["additionalProperties"])
+    if "items" in schema:
+        told["items"] = _of_crd(schema["items"])
+    return told
 
 
 def _closed(schema: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

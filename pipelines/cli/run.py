@@ -8,6 +8,7 @@ from rich.console import Console
 
 from configs.errors import RequestError
 from pipelines.cli import VERDICT_EXIT_CODES
+from pipelines.execution.dagster_assets import dagster_assets
 from pipelines.execution.recipe_call import Ended, RecipeCall
 from pipelines.records.rows import worst_verdict
 from pipelines.records.run_outcome import RunOutcome
@@ -75,14 +76,17 @@ def execute(args: argparse.Namespace) -> int:
             "--json prints the whole record, and --json-line its outcome", remedy="leave one of them out"
         )
     console = Console(stderr=True)
-    call = RecipeCall(
-        args.recipe,
-        args.overrides,
-        Path(args.workspace),
-        lambda text: console.print(text, soft_wrap=True, markup=False, highlight=False),
-    )
+
+    def warn(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    call = RecipeCall(args.recipe, args.overrides, Path(args.workspace), warn)
     try:
-        ended = call.run(RunConsole, if_changed=args.if_changed, overlap=args.overlap, tell=args.json_line)
+        with dagster_assets(warn) as assets:
+            observe = assets.beside(RunConsole)
+            ended = call.run(observe, if_changed=args.if_changed, overlap=args.overlap, tell=args.json_line)
+            if ended.outcome.status == "unchanged" and ended.record:
+                assets.tell_reused(ended.record)
         _print_end(console, ended)
     except (Exception, KeyboardInterrupt) as error:
         _tell(args, call, call.broken_off(error))

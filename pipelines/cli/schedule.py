@@ -20,7 +20,7 @@ from pipelines.rendering.schedules.rendered import ScheduledRun
 from pipelines.rendering.schedules.targets import TARGETS, render_schedule
 from registry.files import write_text_atomically
 
-HELP = "write a recipe's schedule for a scheduler that exists: cron, systemd, Kubernetes"
+HELP = "write a recipe's schedule for a scheduler that exists: cron, systemd, Kubernetes, Ray, Airflow, Dagster"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_recipe_arguments(render)
     render.add_argument("--target", required=True, choices=list(TARGETS), help="whose files are written")
     render.add_argument("--out", type=Path, metavar="DIR", help="write them there; printed when left out")
+    render.add_argument(
+        "--require-pass", action="store_true", help="verdicts count: a run ends with 1 or 4 where one is not a pass"
+    )
     render.add_argument("--user", default=None, help="cron and systemd: who runs it (default: you)")
     render.add_argument("--image", metavar="IMAGE", help="Kubernetes: the container's image")
     render.add_argument("--namespace", default="default", help="Kubernetes: where it runs (default: default)")
     render.add_argument("--storage", default="200Gi", metavar="SIZE", help="Kubernetes: of its volume (default: 200Gi)")
+    render.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="Ray: nodes of the cluster beside its head (default: 2)"
+    )
     times = actions.add_parser("next", parents=[common], help="say when it is due")
     add_recipe_arguments(times)
     times.add_argument("--count", type=int, default=5, metavar="N", help="how many times (default: 5)")
@@ -78,6 +84,8 @@ def _render(config: RunConfig, schedule: ScheduleConfig, args: argparse.Namespac
         image=args.image,
         namespace=args.namespace,
         storage=args.storage,
+        workers=args.workers,
+        require_pass=args.require_pass,
     )
     files = render_schedule(run, args.target)
     if args.out is None:

@@ -19,8 +19,9 @@ from tests.walks import take, walk_of
 
 pytestmark = pytest.mark.environment
 
-OTHERS = [name for name in environment_names() if name not in (MAIN, "litellm", "locust")]
-"""Of engines, in which our stages run; the other two are for benchmarks."""
+BESIDE = ["airflow", "dagster", "litellm", "locust"]
+"""Of orchestrators and of benchmarks: no stage of ours runs in them."""
+OTHERS = [name for name in environment_names() if name not in (MAIN, *BESIDE)]
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.mark.parametrize("name", [*OTHERS, "litellm", "locust"])
+@pytest.mark.parametrize("name", [*OTHERS, *BESIDE])
 def test_it_is_as_its_lock_says_and_our_stages_import_there(name: str) -> None:
     environment = environment_named(name, "cpu")
     with in_use(environment, print):

@@ -3,13 +3,14 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pipelines.recipe.run_config import RunConfig
 from pipelines.recipe.schedule_config import ScheduleConfig
 
-FOR_SCHEDULERS = ("--if-changed", "--json-line", "--overlap", "leave")
-"""What a scheduler asks of a run: no work where nothing is new, one line that says what happened, no queue."""
+FOR_SCHEDULERS = ("--if-changed", "--json-line", "--overlap")
+"""What a scheduler asks of a run: no work where nothing is new, one line that says what happened, and what to do beside
+another run."""
 _WIDTH = 100
 
 
@@ -31,6 +32,11 @@ class ScheduledRun(NamedTuple):
     """Container that holds Quantbench, for schedulers that run containers."""
     namespace: str = "default"
     storage: str = "200Gi"
+    workers: int = 2
+    """Of a Ray cluster, beside its head."""
+    require_pass: bool = False
+    """Verdicts count: a run ends with 1 or 4 where one is not a pass."""
+    overlap: Literal["leave", "wait"] = "leave"
 
     @property
     def unit(self) -> str:
@@ -42,7 +48,12 @@ class ScheduledRun(NamedTuple):
         """Program and arguments."""
         changes = [part for override in self.overrides for part in ("--set", override)]
         place = ["--workspace", str(self.workspace)]
-        return [*self.program, "run", str(self.recipe), *changes, *place, *FOR_SCHEDULERS]
+        return [*self.program, "run", str(self.recipe), *changes, *place, *self.manner]
+
+    @property
+    def manner(self) -> list[str]:
+        """The arguments that say how it is run."""
+        return [*FOR_SCHEDULERS, self.overlap, *(["--require-pass"] if self.require_pass else [])]
 
 
 Files = Mapping[str, str]

@@ -12,6 +12,9 @@ TARGETS: Mapping[str, str] = {
     "cron": "pipelines.rendering.schedules.cron:render_cron",
     "systemd": "pipelines.rendering.schedules.systemd:render_systemd",
     "kubernetes-cronjob": "pipelines.rendering.schedules.kubernetes_cronjob:render_kubernetes_cronjob",
+    "ray-cronjob": "pipelines.rendering.schedules.ray_cronjob:render_ray_cronjob",
+    "airflow": "pipelines.rendering.schedules.airflow:render_airflow",
+    "dagster": "pipelines.rendering.schedules.dagster:render_dagster",
 }
 """Target -> "module:function", which takes a ScheduledRun."""
 

