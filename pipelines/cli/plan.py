@@ -15,7 +15,7 @@ from pipelines.cli.run import add_recipe_arguments as add_arguments
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.concurrency import Sharing, sharing_of
 from pipelines.planning.open_run import known_checkpoint, open_run
-from pipelines.planning.plan import plan_stages, with_beside
+from pipelines.planning.plan import PlannedStage, plan_stages, with_beside
 from pipelines.planning.preflight import check_rules
 from quantizers.checkpoints.sources import checkpoint_bytes
 from registry.contracts import EvaluationRecord, MeasurementRecord, StageResult
@@ -45,16 +45,16 @@ def execute(args: argparse.Namespace) -> int:
         }
         print(json.dumps(facts, indent=2))
     else:
-        table = Table("stage", "action", "why", "may work beside", title=f"{config.name} on {machine.device_name}")
+        table = Table("stage", "action", "why", "goes on beside it", title=f"{config.name} on {machine.device_name}")
         for stage in planned:
             table.add_row(
                 stage.name,
                 f"[green]{stage.action}" if stage.action == "reuse" else f"[yellow]{stage.action}",
                 stage.reason,
-                ", ".join(stage.beside),
+                _beside(stage),
             )
         Console().print(table)
-        Console().print(_sharing(sharing))
+        Console().print(_sharing(sharing), soft_wrap=True)
         for name, why in run.left_out.items():
             Console().print(f"[yellow]{name} is left out: {why}")
         Console().print(_verdicts(run.context.suite, categories))
@@ -80,7 +80,19 @@ def _sharing(sharing: Sharing) -> str:
     """How many stages at a time, and why."""
     if sharing.stages == 1:
         return f"one stage at a time: {sharing.reason}"
-    return f"{sharing.stages} stages at a time: {sharing.reason}. Load tests, memory and proofs are alone"
+    return (
+        f"{sharing.stages} stages at a time: {sharing.reason}. Artifacts are made beside each other; load tests, memory"
+        " and proofs are alone"
+    )
+
+
+def _beside(stage: PlannedStage) -> str:
+    """What may be made while a model is measured; `--json` has all pairs."""
+    if not stage.name.startswith("measure:"):
+        return ""
+    made = dict.fromkeys(name.partition(":")[2] for name in stage.beside if ":" in name)
+    others = [name for name in stage.beside if ":" not in name]
+    return "; ".join([*others, *([f"making {', '.join(made)}"] if made else [])])
 
 
 def _verdicts(suite: Suite, categories: Sequence[Reach]) -> Table:

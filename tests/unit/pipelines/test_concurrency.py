@@ -15,6 +15,7 @@ import pytest
 
 from configs.errors import RequestError
 from evals.suites.resolve import load_suite
+from pipelines.cli.plan import _beside
 from pipelines.execution import run as runs
 from pipelines.execution import runner
 from pipelines.execution.recording import Ended, Recorder
@@ -22,8 +23,9 @@ from pipelines.execution.run import execute_run
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.concurrency import check_concurrency, may_be_beside, sharing_of, startable, waits_of
 from pipelines.planning.context import JobContext
-from pipelines.planning.device import MachineRecord
+from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.planning.open_run import OpenRun
+from pipelines.planning.plan import PlannedStage
 from pipelines.planning.stages import Stage, stages_of
 from pipelines.recipe.run_config import RunConfig
 from pipelines.records.events import StageOutcome, side_by_side, time_breakdown
@@ -31,6 +33,7 @@ from pipelines.records.run_record import RunRecord
 from registry.contracts import StageResult
 from tests.unit.pipelines.test_run import Silent
 from tests.unit.pipelines.test_runner import FINGERPRINTS, GPTQ, MACHINE, is_gone, run_config, wait_for
+from tests.walks import take, walk_of
 
 ROOT = Path(__file__).resolve().parents[3]
 TWO_CORES = MACHINE.model_copy(update={"memory_bytes": 64 << 30})
@@ -140,6 +143,25 @@ def test_the_plan_s_word_of_what_may_be_beside_what() -> None:
     assert all(name in beside[other] for name, others in beside.items() for other in others)
     alone = may_be_beside(stages, sharing_of(config_of(1), TWO_CORES, MODEL_BYTES))
     assert set(map(tuple, alone.values())) == {()}
+
+
+def test_the_terminal_says_what_is_made_while_a_model_is_measured() -> None:
+    beside = ["calibrate", "quantize:gptq", "inspect:gptq", "quantize:awq"]
+    planned = PlannedStage(name="measure:int8", action="run", reason="", key_digest=None, beside=beside)
+    assert _beside(planned) == "calibrate; making gptq, awq"
+    assert _beside(planned.model_copy(update={"name": "quantize:int8"})) == ""
+
+
+@pytest.mark.slow
+def test_the_document_s_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = detect_machine("cpu")
+    alike = machine.model_copy(update={"threads": 2, "memory_bytes": 64 << 30})
+    monkeypatch.setattr("pipelines.planning.open_run.detect_machine", lambda wanted: alike)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    take(walk_of(ROOT / "docs" / "concurrency.md"), capsys)
 
 
 def outcome(name: str, begin: float, seconds: float, evaluate: float, how: Any = "done") -> StageOutcome:
