@@ -22,6 +22,8 @@ _MAKING = 6
 their statistics beside them."""
 _PROCESS_BYTES = 2 << 30
 """Of an engine's libraries and buffers, whatever the model."""
+_SHARE_OF_MEMORY = 0.75
+"""What stages that work beside each other may take: something else runs on every machine."""
 _NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE"}
 _ALONE = ("prepare", "soundness")
 """Everything else waits for them."""
@@ -72,9 +74,12 @@ def sharing_of(config: RunConfig, machine: MachineRecord, model_bytes: int | Non
     stages = 2 if wanted == "auto" else wanted
     if model_bytes is not None:
         needed = _needed_bytes(config, machine, model_bytes, stages)
-        if needed > machine.memory_bytes:
-            gib, there = needed / 2**30, machine.memory_bytes / 2**30
-            return _one(f"{stages} at the same time may take {gib:.1f} GiB, and this machine has {there:.1f}")
+        there = _SHARE_OF_MEMORY * machine.memory_bytes
+        if needed > there:
+            return _one(
+                f"{stages} at the same time may take {needed / 2**30:.1f} GiB, and {_SHARE_OF_MEMORY:.0%} of this"
+                f" machine's memory are {there / 2**30:.1f}"
+            )
     alone = machine.serving_threads > 1
     return Sharing(
         stages=stages,
