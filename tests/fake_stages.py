@@ -2,8 +2,9 @@
 
 `QUANTBENCH_FAKE` holds JSON: stage name -> `fail`, `die`, `leave`, `kill`, `stop`, `hang`, `disk_full`, `bug`,
 `bad_result`, or `harm`, which once changes a byte of the checkpoint that the stage reads; for `soundness` also
-the name of a check that fails, for `measure` also `other logits`.
-`QUANTBENCH_FAKE_LOG` names a file that gets a line for each stage that begins.
+the name of a check that fails, for `measure` also `other logits`; `meet STAGE` ends only when that one works too.
+`QUANTBENCH_FAKE_LOG` names a file that gets a line for each stage that begins. Beside it, `.turns` gets `begin` and
+`end` of each, and `alone` and `together` around that part of a measurement for which it asks to be alone.
 """
 
 import errno
@@ -21,6 +22,7 @@ from evals.samples import SAMPLES_FILE, write_samples
 from registry.contracts import ObjectRef, StageJob, StageResult
 from registry.contracts.token_logprobs import TOKEN_LOGPROBS_FILE
 from registry.hashing import manifest_of
+from registry.machine_turns import MachineTurns
 from registry.stage_process import StageClock, main
 from tests.records import (
     artifact_record,
@@ -44,6 +46,7 @@ class FakeJob(StageJob):
     model_digest: str = ""
     serving: dict[str, object] = {}
     profile: bool = False
+    turns_dir: Path | None = None
 
 
 def work(job: StageJob, clock: StageClock) -> StageResult:
@@ -52,10 +55,16 @@ def work(job: StageJob, clock: StageClock) -> StageResult:
     stem = job.result_file.name.removesuffix(".result.json")
     with Path(os.environ["QUANTBENCH_FAKE_LOG"]).open("a") as log:
         log.write(stem + "\n")
+    _tell(f"begin {stem}")
     behaviour = json.loads(os.environ.get("QUANTBENCH_FAKE", "{}")).get(stem)
     (job.output_dir / "content.txt").write_text(f"{stem} {json.dumps(job.config, sort_keys=True)}")
     with clock.part("load"):
         _misbehave(behaviour, job)
+    if job.turns_dir:
+        with MachineTurns(job.turns_dir).alone(lambda: clock.progress("wait")):
+            _tell(f"alone {stem}")
+            time.sleep(0.3)  # another's begin would be told in between
+            _tell(f"together {stem}")
     if job.stage in ("soundness", "measure"):
         nats = 0.7 if behaviour == "other logits" else 0.1
         (job.output_dir / TOKEN_LOGPROBS_FILE).write_text(prompt_logprobs(nats).model_dump_json() + "\n")
@@ -72,6 +81,7 @@ def work(job: StageJob, clock: StageClock) -> StageResult:
         "tune": lambda: tuned_record(job.model_digest, job.serving["max_num_seqs"]),
         "measure": lambda: measurement_record(job.model_digest, wrong, profile_record() if job.profile else None),
     }[job.stage]()
+    _tell(f"end {stem}")
     return StageResult(
         stage=job.stage,
         record=record.model_dump(mode="json"),
@@ -79,7 +89,22 @@ def work(job: StageJob, clock: StageClock) -> StageResult:
     )
 
 
+def _tell(line: str) -> None:
+    with Path(os.environ["QUANTBENCH_FAKE_LOG"]).with_suffix(".turns").open("a") as turns:
+        turns.write(line + "\n")
+
+
+def _meet(other: str) -> None:
+    turns, deadline = Path(os.environ["QUANTBENCH_FAKE_LOG"]).with_suffix(".turns"), time.monotonic() + 60
+    while f"begin {other}\n" not in turns.read_text():
+        if time.monotonic() > deadline:
+            raise StageError(f"{other} never came", remedy="nothing")
+        time.sleep(0.05)
+
+
 def _misbehave(behaviour: str | None, job: FakeJob) -> None:
+    if behaviour and behaviour.startswith("meet "):
+        _meet(behaviour.removeprefix("meet "))
     if behaviour == "fail":
         raise StageError("the engine gave up", remedy="try another engine")
     if behaviour == "die":

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -68,6 +69,7 @@ class ForkServers:
         self._config, self._machine, self._log_dir = config, machine, log_dir
         self._for_stages = for_stages
         self._addresses: _Addresses | None = None
+        self._starting = Lock()
         self._running = ExitStack()
 
     def for_stage(self, stage: Stage) -> Path | None:
@@ -96,10 +98,11 @@ class ForkServers:
         self._running.close()
 
     def _started(self) -> _Addresses:
-        if self._addresses is None:
-            possible = self._config.fork_servers and self._machine.device == "cpu"
-            self._addresses = self._start() if possible else _Addresses(None, None, {})
-        return self._addresses
+        with self._starting:  # stages that work side by side ask at the same time
+            if self._addresses is None:
+                possible = self._config.fork_servers and self._machine.device == "cpu"
+                self._addresses = self._start() if possible else _Addresses(None, None, {})
+            return self._addresses
 
     def _start(self) -> _Addresses:
         # In a short folder of the user's own: a socket's path has at most 107 characters.

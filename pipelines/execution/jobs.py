@@ -58,6 +58,8 @@ def job_of(
         load = cell_load(config.load, config.tune)
         return ServeJob(**common, **served, serving=stage.config["serving"], load=load)
     checkpoint = CheckpointRecord.model_validate(results["prepare"].record)
+    if stage.kind != "soundness":  # which nothing works beside
+        computing |= {"threads": machine.making_threads}
     reading = common | computing | {"checkpoint_dir": directories["checkpoint"], "checkpoint": checkpoint}
     return _checkpoint_job(stage, context, results, directories, reading)
 

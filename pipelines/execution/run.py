@@ -1,4 +1,4 @@
-"""A run from recipe to report: open it, run its stages in order, compare, record, report."""
+"""A run from recipe to report: open it, run its stages, compare, record, report."""
 
 import time
 from collections.abc import Mapping
@@ -14,7 +14,10 @@ from pipelines.execution.comparison import compare_measured, import_ahead
 from pipelines.execution.fork_servers import ForkServers
 from pipelines.execution.recording import Recorder
 from pipelines.execution.runner import Runner
+from pipelines.execution.scheduling import run_scheduled
+from pipelines.execution.shared_machine import SharedMachine
 from pipelines.execution.workspace import Workspace
+from pipelines.planning.concurrency import Sharing, sharing_of
 from pipelines.planning.open_run import OpenRun, check_device, known_checkpoint
 from pipelines.planning.preflight import check_rules
 from pipelines.planning.stages import Stage
@@ -67,15 +70,16 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
     doubt = recording.check()
     if doubt:
         observer.on_doubt(doubt)
-    with scratch_folder(), recording as recorder:
+    with scratch_folder() as scratch, recording as recorder:
 
         def before_work() -> None:
             recorder.start()
             import_ahead()
 
         with ForkServers(config, machine, run_dir / "logs") as fork_servers:
-            runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers, before_work)
-            outcomes, found = _run_stages(run, runner, workspace, observer)
+            shared = SharedMachine(workspace, scratch)
+            runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers, before_work, shared)
+            outcomes, found = _run_stages(run, runner, shared, workspace, observer)
         rows = rows_of(run, runner.results, found)
         measured = RunRecord(
             run_id=run_dir.name,
@@ -96,12 +100,17 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
 
 
 def _run_stages(
-    run: OpenRun, runner: Runner, workspace: Workspace, observer: RunObserver
+    run: OpenRun, runner: Runner, shared: SharedMachine, workspace: Workspace, observer: RunObserver
 ) -> tuple[list[StageOutcome], Findings]:
     found = Findings()
-    outcomes = []
-    for stage in run.stages:
-        outcome = runner.run(stage)
+
+    def sharing() -> Sharing:
+        prepared = runner.results.get("prepare")
+        size = prepared.object.size_bytes if prepared and prepared.object else None
+        shared.sharing = sharing_of(run.context.config, run.context.machine, size)
+        return shared.sharing
+
+    def on_end(stage: Stage, outcome: StageOutcome) -> StageOutcome:
         checkpoint = known_checkpoint(runner.results) if stage.kind == "prepare" else None
         if checkpoint:
             check_rules(run.context, checkpoint)
@@ -110,9 +119,10 @@ def _run_stages(
                 outcome = _judge_baseline(run, runner, workspace, outcome, found)
             else:
                 outcome = _judge_artifact(run, runner, workspace, stage, outcome, found)
-        outcomes.append(outcome)
-        observer.on_outcome(outcome, rows_of(run, runner.results, found))
-    return outcomes, found
+        observer.on_outcome(outcome, rows_of(run, dict(runner.results), found))
+        return outcome
+
+    return run_scheduled(run.stages, runner, sharing, on_end), found
 
 
 def _judge_baseline(

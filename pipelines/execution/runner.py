@@ -1,14 +1,20 @@
-"""Runs the stages of a plan one after the other, each in a process of its own, and keeps what they give."""
+"""Runs the stages of a plan, each in a process of its own, and keeps what they give.
+
+Several threads may run a stage each at the same time.
+"""
 
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock, RLock
 
 from configs.errors import QuantbenchError, StageError
 from pipelines.execution.baseline import refuse_unsound
 from pipelines.execution.fork_servers import OFFLINE, ForkServers, fetches
 from pipelines.execution.jobs import job_of
+from pipelines.execution.shared_machine import SharedMachine
 from pipelines.execution.stage_job import run_job
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.context import JobContext
@@ -33,7 +39,8 @@ class Runner:
         run_dir: `runs/<id>/` for logs, jobs and events.
         on_progress: Called a few times a second with the stage and what it is doing.
         fork_servers: What stages are forked from; every stage is a program of its own when None.
-        before_work: Called before each stage that cannot be reused.
+        before_work: Called before each stage that cannot be reused; one call at a time.
+        machine: As the run's stages share it; one stage at a time when None.
     """
 
     def __init__(
@@ -44,6 +51,7 @@ class Runner:
         on_progress: OnProgress,
         fork_servers: ForkServers | None = None,
         before_work: Callable[[], None] | None = None,
+        machine: SharedMachine | None = None,
     ) -> None:
         self._context = context
         self._workspace = workspace
@@ -51,6 +59,8 @@ class Runner:
         self._on_progress = on_progress
         self._fork_servers = fork_servers
         self._before_work = before_work
+        self._machine = machine or SharedMachine(workspace)
+        self._one_at_a_time, self._making_anew = Lock(), RLock()
         self._events = EventLog(run_dir / "events.jsonl")
         self._stages: dict[str, Stage] = {}
         self._stopped_by: str | None = None
@@ -69,6 +79,8 @@ class Runner:
             try:
                 result, how = self._on_whole_inputs(stage)
             except (QuantbenchError, OSError) as error:
+                if self._machine.given_up.is_set():
+                    raise CancelledError from error
                 failure = Failure.of(explanation_of(error, stage.name, self._workspace.root))
                 result, how = StageResult(stage=stage.kind, failure=failure), "failed"
         if stage.kind in _JUDGED and result.failure is None:
@@ -78,8 +90,12 @@ class Runner:
             self._stopped_by = stage.name
         seconds = time.monotonic() - start
         outcome = StageOutcome(name=stage.name, how=how, started_at=started_at, wall_seconds=seconds, result=result)
-        self._events.append(outcome)
+        self._append(outcome)
         return outcome
+
+    def give_up(self) -> None:
+        """End the stages that work, and begin none: nobody waits for them any more."""
+        self._machine.given_up.set()
 
     def reject(self, outcome: StageOutcome, error: QuantbenchError, *, stops_run: bool = False) -> StageOutcome:
         """Turn a finished stage into a failed one: its result was found not to be usable.
@@ -95,8 +111,12 @@ class Runner:
         result = outcome.result.model_copy(update={"failure": failure})
         self.results[outcome.name] = result
         rejected = outcome.model_copy(update={"how": "failed", "result": result})
-        self._events.append(rejected)
+        self._append(rejected)
         return rejected
+
+    def _append(self, outcome: StageOutcome) -> None:
+        with self._one_at_a_time:
+            self._events.append(outcome)
 
     def _on_whole_inputs(self, stage: Stage) -> tuple[StageResult, How]:
         """Reuse or execute a stage; an input that is found damaged before or after is made anew, once, and it again."""
@@ -109,8 +129,9 @@ class Runner:
                 if made_anew.issuperset(inputs):
                     raise
                 made_anew.update(inputs)
-                for name in inputs:
-                    self._make_anew(name, damage)
+                with self._making_anew:  # of two stages that read it, the second finds it mended
+                    for name in inputs:
+                        self._make_anew(name, damage)
 
     def _make_anew(self, name: str, damage: DamagedObject) -> None:
         """Run the stage called `name` again, whose object is damaged.
@@ -139,24 +160,24 @@ class Runner:
         )
 
     def _reuse_or_execute(self, stage: Stage) -> tuple[StageResult, How]:
-        key = stage.key(self.results)
+        results = dict(self.results)  # as it was when this stage began: others may end meanwhile
+        key = stage.key(results)
         if key is None:
             raise StageError(f"{stage.name} has no inputs", remedy="report it", blame="quantbench")
         cached = self._workspace.cache.get(key)
-        if stage.is_answered_by(cached, self.results):
+        if stage.is_answered_by(cached, results):
             return cached, "reused"
-        with self._workspace.machine_lock(
-            lambda pid: self._on_progress(stage.name, f"waiting for run of process {pid}")
-        ):
+        with self._machine.held_for(stage, lambda whom: self._on_progress(stage.name, f"waiting for {whom}")) as beside:
             # Another run may have made it while this one waited.
             cached = self._workspace.cache.get(key)
-            if stage.is_answered_by(cached, self.results):
+            if stage.is_answered_by(cached, results):
                 return cached, "reused"
             if self._before_work:
-                self._before_work()
+                with self._one_at_a_time:
+                    self._before_work()
             if cached is None:
                 self._workspace.cache.forget(key)
-            check_free_space(self._workspace.root, stage, self._context.config.source, self.results)
+            check_free_space(self._workspace.root, stage, self._context.config.source, results, beside)
             result = self._execute(stage)
             if result.failure is None:
                 self._workspace.cache.put(key, stage.name, result)
@@ -173,23 +194,30 @@ class Runner:
         result_file.parent.mkdir(exist_ok=True)
         result_file.unlink(missing_ok=True)
         log_file = self._run_dir / "logs" / f"{stem}.log"
-        job = job_of(stage, self._context, self.results, self._workspace.store, result_file, staging, log_file)
+        results = dict(self.results)
+        job = job_of(stage, self._context, results, self._workspace.store, result_file, staging, log_file)
         if isinstance(job, ServeJob) and self._fork_servers:
             fork_server = self._fork_servers.for_model_servers(stage, job.serving)
             job = job.model_copy(update={"fork_server": fork_server})
         if isinstance(job, MeasureJob):
-            job = job.model_copy(update={"answers_dir": self._workspace.answers_dir})
+            told = {"answers_dir": self._workspace.answers_dir, "turns_dir": self._machine.turns_dir}
+            job = job.model_copy(update=told)
+        env, fork_server = {} if fetches(stage) else OFFLINE, None
+        if making_env := self._machine.making_env(stage):
+            env = env | making_env
+        elif self._fork_servers:
+            fork_server = self._fork_servers.for_stage(stage)
         try:
             result = run_job(
                 job,
                 STAGE_MODULES[stage.kind],
                 stage.name,
                 log_file,
-                env={} if fetches(stage) else OFFLINE,
-                patience=self._context.config.deadlines.of_stage(stage.kind),
+                env=env,
+                patience=self._context.config.deadlines.of_stage(stage.kind)._replace(given_up=self._machine.given_up),
                 on_progress=lambda text: self._on_progress(stage.name, text),
                 interpreter=stage.interpreter,
-                fork_server=self._fork_servers.for_stage(stage) if self._fork_servers else None,
+                fork_server=fork_server,
             )
         except StageError:
             self._check_inputs(stage)

@@ -6,8 +6,10 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from threading import Event
 
 from configs.errors import RequestError
 from pipelines.records.comparison import Comparison
@@ -111,25 +113,31 @@ class Workspace:
         directory.mkdir(mode=0o700, exist_ok=True)
         return directory
 
-    def machine_lock(self, on_wait: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Hold the machine for one stage: a measurement beside other work measures the other work."""
-        return self._lock("machine.lock", on_wait)
-
-    def recording_lock(self, on_wait: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Record one run at a time: of two equal ones the second finds the first."""
-        return self._lock("record.lock", on_wait)
-
-    def recipe_lock(self, name: str, on_wait: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Hold a recipe for a whole run, by its name: `on_wait` may raise, where the other run is left to go on."""
-        return self._lock(f"{name}.recipe.lock", on_wait)
-
-    @contextmanager
-    def _lock(self, name: str, on_wait: Callable[[str], None]) -> Iterator[None]:
-        """The kernel drops the lock when its holder dies, however it dies.
+    def machine_lock(
+        self, on_wait: Callable[[str], None], given_up: Event | None = None
+    ) -> AbstractContextManager[None]:
+        """Hold the machine for a run's stages: a measurement beside another run's work measures that.
 
         Args:
             on_wait: Called with the holder's process id when the lock is taken, and again if somebody stops it.
+            given_up: Set when nobody waits any more.
+
+        Raises:
+            CancelledError: That was set.
         """
+        return self._lock("machine.lock", on_wait, given_up or Event())
+
+    def recording_lock(self, on_wait: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Record one run at a time: of two equal ones the second finds the first."""
+        return self._lock("record.lock", on_wait, Event())
+
+    def recipe_lock(self, name: str, on_wait: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Hold a recipe for a whole run, by its name: `on_wait` may raise, where the other run is left to go on."""
+        return self._lock(f"{name}.recipe.lock", on_wait, Event())
+
+    @contextmanager
+    def _lock(self, name: str, on_wait: Callable[[str], None], given_up: Event) -> Iterator[None]:
+        """The kernel drops the lock when its holder dies, however it dies; see `machine_lock` for the arguments."""
         path = self.root / name
         make_way(path)
         with path.open("a+", errors="replace") as file:
@@ -144,7 +152,8 @@ class Workspace:
                     if holder != told:
                         on_wait(holder)
                         told = holder
-                    time.sleep(_LOCK_POLL_SECONDS)
+                    if given_up.wait(_LOCK_POLL_SECONDS):
+                        raise CancelledError from None
             file.truncate(0)
             with suppress(OSError):  # for want of room the one who waits is not told for whom
                 os.write(file.fileno(), str(os.getpid()).encode())

@@ -44,6 +44,15 @@ class MachineRecord(Record):
         """
         return max(1, self.threads - 1)
 
+    @property
+    def making_threads(self) -> int:
+        """Threads of a stage that makes something or reads what was made.
+
+        Of two cores one, for the same reason: a measured model's server may work beside it. What GPTQ and AWQ give
+        depends on the number to the last digit, so it does not depend on whether that is so.
+        """
+        return 1 if self.serving_threads == 1 else self.threads
+
     def quantize_dtype(self, method: Method | None) -> DType:
         """What weights are held in while `method` runs (None: while the checkpoint itself runs, as in calibration)."""
         return "bfloat16" if self.fast_bfloat16 or method in QUANTIZE_AS_STORED else "float32"

@@ -11,6 +11,7 @@ from configs.loading import load_yaml_model
 from evals.judging.expectation import check_expectations
 from evals.suites.resolve import load_suite, resolve
 from evals.suites.suite import Suite
+from pipelines.planning.concurrency import check_concurrency
 from pipelines.planning.context import JobContext
 from pipelines.planning.data_parallel import check_data_parallel
 from pipelines.planning.device import MachineRecord, detect_machine
@@ -86,6 +87,7 @@ def opened(config: RunConfig, started_at: datetime, start_seconds: float) -> Ope
     config, left_out = without_refused(config, machine)
     check_memory(config.serving, machine)
     check_data_parallel(config, machine)
+    check_concurrency(config, machine)
     resolved = resolve(suite, config.evaluation.data)
     check_expectations(config.expect, resolved)
     context = JobContext(config, machine, suite, resolved.item_texts())

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pipelines.environments.definition import Environment
 from pipelines.environments.folders import state_of
+from pipelines.planning.concurrency import Sharing, may_be_beside
 from pipelines.planning.stages import Stage
 from registry.contracts import StageResult
 from registry.contracts.base import Record
@@ -20,6 +21,21 @@ class PlannedStage(Record):
     """One sentence: which result is reused, or what changed."""
     key_digest: str | None
     """None while an input has to be made first."""
+    beside: list[str] = []
+    """Stages that are run too and may work at the same time."""
+
+
+def with_beside(planned: Sequence[PlannedStage], stages: Sequence[Stage], sharing: Sharing) -> list[PlannedStage]:
+    """The plan with what may work beside what.
+
+    Args:
+        planned: Of `stages`.
+        stages: Of the run.
+        sharing: How they share the machine.
+    """
+    run = {one.name for one in planned if one.action == "run"}
+    found = may_be_beside([stage for stage in stages if stage.name in run], sharing)
+    return [one.model_copy(update={"beside": found.get(one.name, [])}) for one in planned]
 
 
 def plan_stages(stages: Sequence[Stage], cache: StageCache) -> tuple[list[PlannedStage], dict[str, StageResult]]:

@@ -253,11 +253,26 @@ def expected_bytes(stage: Stage, source: SourceConfig, results: Mapping[str, Sta
     return 0
 
 
-def check_free_space(root: Path, stage: Stage, source: SourceConfig, results: Mapping[str, StageResult]) -> None:
-    """Raise StageError when the workspace's disk cannot hold what the stage is going to write."""
+def check_free_space(
+    root: Path,
+    stage: Stage,
+    source: SourceConfig,
+    results: Mapping[str, StageResult],
+    beside: Sequence[Stage] = (),
+) -> None:
+    """Raise StageError when the workspace's disk cannot hold what the stage is going to write.
+
+    Args:
+        root: The workspace's.
+        stage: The one that is to begin.
+        source: Of the run.
+        results: Of the stages before.
+        beside: Those that work already, which may write as much as if they had not begun.
+    """
     expected = expected_bytes(stage, source, results)
     if stage.kind == "prepare" and expected:
         expected -= min(expected, shared_bytes(source, root))
+    promised = sum(expected_bytes(one, source, results) or 0 for one in beside)
     free = shutil.disk_usage(root).free
     if expected is None:
         logger.warning(
@@ -265,10 +280,10 @@ def check_free_space(root: Path, stage: Stage, source: SourceConfig, results: Ma
             free / 2**30,
             root,
         )
-    needed = (expected or 0) + _SPARE_BYTES
+    needed = (expected or 0) + promised + _SPARE_BYTES
     if free < needed:
+        names = ", ".join([stage.name, *(one.name for one in beside)] if promised else [stage.name])
         raise StageError(
-            f"{stage.name} may write {needed / 2**20:.0f} MiB to the disk of {root}, where {free / 2**20:.0f} MiB are"
-            " free",
+            f"{names} may write {needed / 2**20:.0f} MiB to the disk of {root}, where {free / 2**20:.0f} MiB are free",
             remedy="free space there or name a --workspace on another disk, then run the same command again",
         )

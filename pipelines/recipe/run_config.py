@@ -80,6 +80,14 @@ class TrackingConfig(StrictModel):
     3."""
 
 
+class ConcurrencyConfig(StrictModel):
+    """How much goes on at the same time on one machine; no part of any key."""
+
+    stages: Annotated[Count, Field(ge=1)] | Literal["auto"] = "auto"
+    """Stages at the same time, at most. `auto` takes two where that is surely faster, else one. Load tests, memory and
+    proofs are alone in any case: `pipelines.planning.concurrency`."""
+
+
 class RunConfig(StrictModel):
     """A complete run."""
 
@@ -130,6 +138,8 @@ class RunConfig(StrictModel):
     """When it is run by itself: `quantbench schedule`; runs do not read it."""
     profile: bool = False
     """Keep a profiler trace of a few engine steps of each measured model, taken after everything that is measured."""
+    concurrency: ConcurrencyConfig = ConcurrencyConfig()
+    """Which stages may work side by side."""
     fork_servers: bool = True
     """Import engines once a run and fork stages and model servers from there. CPU only; plain starts otherwise."""
 

@@ -11,7 +11,10 @@ from registry.contracts.base import Record
 
 How = Literal["done", "reused", "failed", "skipped"]
 
-PartKind = Literal["load", "quantize", "serve", "evaluate", "load test", "checks", "own"]
+PartKind = Literal["load", "quantize", "serve", "evaluate", "load test", "checks", "wait", "own"]
+
+WAIT_PART = "wait_to_be_alone"
+"""Of a measurement, until the stages that work beside it have ended: what has a speed is measured alone."""
 
 ENGINE_PARTS: dict[str, PartKind] = {
     "import": "load",
@@ -33,8 +36,10 @@ ENGINE_PARTS: dict[str, PartKind] = {
     "limits": "load test",
     "sharding": "checks",
     "profile": "serve",
+    WAIT_PART: "wait",
 }
-"""Parts of a stage's time in which a model is loaded, quantized (its calibration rows included), served or evaluated.
+"""Parts of a stage's time in which a model is loaded, quantized (its calibration rows included), served or evaluated,
+or in which another stage does so.
 
 Our own overhead is all the rest of a run: reading the recipe, process starts, copying, hashing and verifying files,
 comparing weights and tokenizers, statistics, waiting for another run's lock, the page and the recording.
@@ -90,14 +95,42 @@ class TimeBreakdown(Record):
 def time_breakdown(outcomes: Iterable[StageOutcome], wall_seconds: float) -> TimeBreakdown:
     """Where `wall_seconds` went; only stages that ran count, reused ones cost nothing worth a row."""
     stages: dict[str, dict[str, float]] = {}
-    engine_seconds = 0.0
-    for outcome in outcomes:
-        if outcome.how not in ("done", "failed"):
-            continue
+    worked = [outcome for outcome in outcomes if outcome.how in ("done", "failed")]
+    for outcome in worked:
         parts: dict[str, float] = defaultdict(float)
         for part, seconds in outcome.result.timings_seconds.items():
             parts[part if part in ENGINE_PARTS else "own"] += seconds
         parts["own"] += max(0.0, outcome.wall_seconds - sum(outcome.result.timings_seconds.values()))
-        engine_seconds += sum(seconds for part, seconds in parts.items() if part != "own")
         stages[outcome.name] = dict(parts)
-    return TimeBreakdown(wall_seconds=wall_seconds, stages=stages, own_seconds=max(0.0, wall_seconds - engine_seconds))
+    # Where two stages worked side by side, what is own in one of them counts, whatever the other did.
+    own_seconds = wall_seconds - _covered_seconds(worked) + sum(parts["own"] for parts in stages.values())
+    own_seconds = min(max(0.0, own_seconds), wall_seconds)
+    return TimeBreakdown(wall_seconds=wall_seconds, stages=stages, own_seconds=own_seconds)
+
+
+def side_by_side(outcomes: Iterable[StageOutcome]) -> dict[str, list[str]]:
+    """Stage that worked -> those that worked at the same time, in the order of `outcomes`; none is left out."""
+    spans = {name: span for name, span in ((one.name, _span(one)) for one in outcomes) if span}
+    return {
+        name: [other for other, (begin, end) in spans.items() if other != name and begin < span[1] and span[0] < end]
+        for name, span in spans.items()
+    }
+
+
+def _covered_seconds(outcomes: Iterable[StageOutcome]) -> float:
+    """Of the time in which at least one of the stages worked."""
+    spans = [(_span(outcome), outcome.wall_seconds) for outcome in outcomes]
+    covered = sum(seconds for span, seconds in spans if span is None)  # from before the time was kept: one at a time
+    reached = float("-inf")
+    for begin, end in sorted(span for span, _ in spans if span):
+        covered += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return covered
+
+
+def _span(outcome: StageOutcome) -> tuple[float, float] | None:
+    """From when to when a stage worked, in seconds; None where it did not, or nobody knows."""
+    if outcome.started_at is None or outcome.how not in ("done", "failed"):
+        return None
+    begin = outcome.started_at.timestamp()
+    return begin, begin + outcome.wall_seconds

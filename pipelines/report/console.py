@@ -4,6 +4,7 @@ Everything goes to stderr, so that stdout stays free for `--json`.
 """
 
 import time
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich import box
@@ -31,6 +32,19 @@ HEARTBEAT_SECONDS = 30.0
 _STYLES: dict[Tone, str] = {"good": "green", "warn": "yellow", "bad": "red", "plain": ""}
 
 
+@dataclass
+class _Working:
+    """A stage, or the recording, while it works."""
+
+    since: float
+    last_word: float
+    """When it was told last; both as `time.monotonic()` gives it."""
+    doing: str = ""
+
+    def told(self, name: str, now: float) -> str:
+        return f"{name}: {self.doing}, {now - self.since:.0f} s"
+
+
 class RunConsole:
     """Observer of a run. Use as a context manager around it, then call `print_record`.
 
@@ -44,9 +58,7 @@ class RunConsole:
         self._pricing = pricing_of(run.context.config.as_json())
         self._console = console or Console(stderr=True)
         self._rows: list[Row] = []
-        self._stage = ""
-        self._doing = ""
-        self._stage_start = self._last_word = time.monotonic()
+        self._working: dict[str, _Working] = {}
         self._finished = 0
         self._live: Live | None = None
 
@@ -71,12 +83,11 @@ class RunConsole:
     def on_progress(self, name: str, text: str) -> None:
         """Remember what a stage, or the recording, does; without a terminal, say so every `HEARTBEAT_SECONDS`."""
         now = time.monotonic()
-        if name != self._stage:
-            self._stage, self._stage_start, self._last_word = name, now, now
-        self._doing = text
-        if self._live is None and now - self._last_word >= HEARTBEAT_SECONDS:
-            self._last_word = now
-            self._say(f"{name}: {text}, {now - self._stage_start:.0f} s")
+        working = self._working.setdefault(name, _Working(since=now, last_word=now))
+        working.doing = text
+        if self._live is None and now - working.last_word >= HEARTBEAT_SECONDS:
+            working.last_word = now
+            self._say(working.told(name, now))
 
     def on_doubt(self, text: str) -> None:
         """Say it at once."""
@@ -84,7 +95,8 @@ class RunConsole:
 
     def on_outcome(self, outcome: StageOutcome, rows: list[Row]) -> None:
         """Print how the stage ended, and without a terminal the row that it completed."""
-        self._rows, self._stage = rows, ""
+        self._rows = rows
+        self._working.pop(outcome.name, None)
         self._finished += 1
         how = outcome.how if outcome.how in ("reused", "skipped") else f"{outcome.how} in {outcome.wall_seconds:.0f} s"
         styles = {"failed": "red", "skipped": "yellow", "reused": "dim"}
@@ -104,20 +116,21 @@ class RunConsole:
         self._console.print(_text(text, style), soft_wrap=True)
 
     def _now(self) -> RenderableType:
-        """The table as far as it goes, above the line about the current stage; never taller than the terminal."""
+        """The table as far as it goes, above a line for each stage that works; never taller than the terminal."""
+        working = dict(self._working)
         parts: list[RenderableType] = []
         if self._rows:
             table = build_table(self._rows, self._run.context.suite, self._pricing)
-            lines = self._console.height - 3
+            lines = self._console.height - 2 - max(1, len(working))
             for block in table_blocks(self._console, table):
                 lines -= len(self._console.render_lines(block))
                 if lines < 0:
                     parts.append(_text("more columns at the end of the run, or in a taller terminal", "dim"))
                     break
                 parts.append(block)
-        done = f"[{self._finished}/{len(self._run.stages)}]"
-        elapsed = time.monotonic() - self._stage_start
-        parts.append(_text(f"{done} {self._stage}: {self._doing}, {elapsed:.0f} s" if self._stage else done, "bold"))
+        done, now = f"[{self._finished}/{len(self._run.stages)}]", time.monotonic()
+        told = [one.told(name, now) for name, one in working.items()] or [""]
+        parts += [_text(f"{done} {line}".rstrip(), "bold") for line in told]
         return Group(*parts)
 
 
@@ -247,6 +260,7 @@ def _print_times(console: Console, record: RunRecord) -> None:
         table.columns[1].justify = "right"
         for stage in stages:
             parts = ", ".join(f"{part.name} {part.seconds:.1f}" for part in stage.parts)
+            parts += f"; beside {', '.join(stage.beside)}" if stage.beside else ""
             table.add_row(_text(stage.name), f"{stage.seconds:.1f}", _text(parts))
         console.print(table)
     breakdown = record.breakdown

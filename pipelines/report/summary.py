@@ -1,6 +1,6 @@
 """What the numbers say, in sentences and short lists: pure, for terminal and page alike."""
 
-from pipelines.records.events import ENGINE_PARTS, PartKind, StageOutcome
+from pipelines.records.events import ENGINE_PARTS, PartKind, StageOutcome, side_by_side
 from pipelines.records.rows import Row, concurrencies, lowest_category, verbosity_text
 from pipelines.records.run_record import RunRecord
 from pipelines.report.floor import FLOOR_METHOD, floor_text
@@ -29,6 +29,8 @@ class TimedStage(Record):
 
     name: str
     parts: list[TimedPart]
+    beside: list[str] = []
+    """Stages that worked at the same time, so that it took longer than it would alone."""
 
     @property
     def seconds(self) -> float:
@@ -137,9 +139,11 @@ def reused_text(outcomes: list[StageOutcome]) -> str:
 
 def timed_stages(record: RunRecord) -> list[TimedStage]:
     """Where the time of the stages that ran, and of the recording, went; parts under 0.05 s are left out."""
+    beside = side_by_side(record.outcomes)
     stages = [
         TimedStage(
             name=name,
+            beside=beside.get(name, []),
             parts=[
                 TimedPart(name=part.replace("_", " "), kind=ENGINE_PARTS.get(part, "own"), seconds=seconds)
                 for part, seconds in parts.items()

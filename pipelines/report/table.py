@@ -400,8 +400,10 @@ def check_text(check: CheckRecord) -> str:
 
 
 def _start_cell(row: Row) -> Cell:
-    seconds = row.measurement.serving.start_seconds if row.measurement else None
-    return Cell() if seconds is None else Cell(text=f"{seconds:.0f}")
+    serving = row.measurement.serving if row.measurement else None
+    if serving is None or serving.start_seconds is None:
+        return Cell()
+    return Cell(text=f"{serving.start_seconds:.0f}", second="beside other work" if serving.started_beside else None)
 
 
 def _compared(value: float | None, base: float | None, text_of: Callable[[float], str], is_baseline: bool) -> Cell:

@@ -18,6 +18,7 @@ from typing import Any
 from configs.errors import QuantbenchError, StageError
 from pipelines.planning.stages import STAGE_LIBRARIES, installed_versions
 from pipelines.recipe.deadlines import Deadlines
+from pipelines.records.events import WAIT_PART
 from pipelines.stage_programs.proofs import prove_scheduling, prove_sharding
 from pipelines.stage_programs.suspension import doubted_checks, doubted_points
 from pipelines.stage_programs.token_work import token_work
@@ -34,6 +35,7 @@ from registry.contracts import (
 )
 from registry.contracts.base import Device, DType, Record
 from registry.hashing import manifest_of
+from registry.machine_turns import MachineTurns
 from registry.stage_process import StageClock
 from serving_checks.checks.config import ChecksConfig
 from serving_checks.checks.sharding import ShardFacts, shard_facts, sharding_not_run
@@ -81,6 +83,9 @@ class ServeJob(StageJob):
     """Servers like these were proved to batch and to be fair: one that is alike is not asked again."""
     profile: bool = False
     """Profile a few engine steps when all is measured."""
+    turns_dir: Path | None = None
+    """Where it waits to be alone on the machine for what has a speed or reads memory; nothing works beside it without.
+    """
 
 
 def serve_and_measure(
@@ -98,17 +103,15 @@ def serve_and_measure(
         RequestError: The model cannot be served or loaded as asked.
         StageError: The server or the load generator failed.
     """
-    with TemporaryDirectory() as scratch, ThreadPoolExecutor(max_workers=1) as pool, ExitStack() as serving:
+    with TemporaryDirectory() as scratch, ThreadPoolExecutor(1) as pool, ExitStack() as turn, ExitStack() as serving:
         preparing = pool.submit(prepare) if prepare else None
         patience = job.deadlines.of_server
-        load_client = (
-            LoadClient(job.load, job.serving, job.model_dir, Path(scratch), job.fork_server, patience)
-            if job.load
-            else None
-        )
+        client = (job.serving, job.model_dir, Path(scratch), job.fork_server, patience)
+        load_client = LoadClient(job.load, *client) if job.load else None
         if load_client and preparing is None:
             serving.enter_context(load_client)
         trace_dir = Path(scratch) / "traces" if job.profile else None
+        started_beside = _somebody_works(job)
         with clock.part("serve_start"):
             server = serving.enter_context(_serve(job, trace_dir))
             evaluate = preparing.result() if preparing else None
@@ -120,14 +123,14 @@ def serve_and_measure(
         if evaluate:
             with clock.part("evaluate"), _beside(job) as further:
                 evaluate(server, further)
+        turn.enter_context(_alone(job, clock))
         with clock.part("load_test"):
             load_before = load_average()
             load = _loaded(job, clock, server, load_client, output_dir) if load_client else None
             memory = memory_record(server, job.model_dir, job.device)
-        served = _record(job, server, answer, load_before, load, memory)
+        served = _record(job, server, answer, load_before, load, memory, started_beside)
         ranks = job.checks.sharded_over(job.serving.tensor_parallel_size) if job.checks else None
-        checks: list[CheckRecord] = []
-        first: ShardFacts | CheckRecord | None = None
+        checks, first = list[CheckRecord](), None
         if job.checks:
             with clock.part("checks"):
                 served, checks = _scheduling(job, server, served)
@@ -143,6 +146,23 @@ def serve_and_measure(
             with clock.part("sharding"):
                 checks.append(_sharding(job, first, ranks))
     return served.model_copy(update={"checks": checks})
+
+
+def _somebody_works(job: ServeJob) -> bool:
+    return job.turns_dir is not None and MachineTurns(job.turns_dir).somebody_works()
+
+
+@contextmanager
+def _alone(job: ServeJob, clock: StageClock) -> Iterator[None]:
+    """Nothing else works for the length of the block, where what follows has a speed or is a proof."""
+    if job.turns_dir is None or not (job.load or job.checks or job.profile):
+        yield
+        return
+    with ExitStack() as turn:
+        with clock.part(WAIT_PART):
+            # Told again and again: who waits for hours still lives.
+            turn.enter_context(MachineTurns(job.turns_dir).alone(lambda: clock.progress(WAIT_PART)))
+        yield
 
 
 def _smoke(job: ServeJob, server: RunningServer) -> str:
@@ -279,7 +299,13 @@ def _limited(job: ServeJob, clock: StageClock, served: ServingRecord) -> Serving
 
 
 def _record(
-    job: ServeJob, server: RunningServer, answer: str, load_before: float, load: LoadResult | None, memory: MemoryRecord
+    job: ServeJob,
+    server: RunningServer,
+    answer: str,
+    load_before: float,
+    load: LoadResult | None,
+    memory: MemoryRecord,
+    started_beside: bool,
 ) -> ServingRecord:
     engine, facts = server.engine, server.facts
     points = load.points if load else []
@@ -302,6 +328,7 @@ def _record(
         command=server.command,
         start_seconds=server.start_seconds,
         forked=server.forked,
+        started_beside=started_beside,
         load_average=load_before,
         smoke_answer=answer,
         load_points=points,

@@ -197,8 +197,10 @@ class ServingRecord(Record):
     """From launching the server to its first healthy answer; None where it ran already."""
     forked: bool = False
     """Whether the server came from a process that had done its imports; production starts take those longer."""
+    started_beside: bool = False
+    """Whether another stage worked when the server was launched, so that its start took longer than it would alone."""
     load_average: float
-    """One-minute load average just before the load test."""
+    """One-minute load average just before the load test; stages that worked until then are in it."""
     smoke_answer: str
     """The server's greedy answer to the smoke prompt."""
     load_points: list[LoadPoint]

@@ -105,6 +105,14 @@ def test_every_row_is_measured(record: dict[str, Any]) -> None:
         assert 0 < row["token_agreement"]["kl_nats"] < 1
 
 
+def test_what_has_a_speed_waited_to_be_alone(record: dict[str, Any]) -> None:
+    outcomes = {one["name"]: one["result"] for one in record["outcomes"] if one["name"].startswith("measure:")}
+    waited = {name for name, result in outcomes.items() if "wait_to_be_alone" in result["timings_seconds"]}
+    # Elsewhere stages follow one another. Of what is scored only no speed is read.
+    beside = CORES == 2 and record["machine"]["memory_bytes"] > 10 << 30
+    assert waited == ({name for name in outcomes if "+" not in name} if beside else set())
+
+
 def test_the_baseline_is_proved_sound_and_beside_transformers(record: dict[str, Any]) -> None:
     checks = {check["name"]: check for check in record["rows"][0]["soundness"]}
     outcomes = {name: check["outcome"] for name, check in checks.items()}
