@@ -62,6 +62,7 @@ def fake_run() -> Any:
         context=SimpleNamespace(config=config, machine=machine, suite=SUITE),
         stages=report_outcomes(),
         left_out={"w8a8": "no instructions"},
+        asked_revision=None,
     )
 
 
