@@ -134,18 +134,18 @@ def plan_of(found: Found, marked: Marked, used: Set[str], asked: Asked, now_ns: 
         used: Digests of objects that other processes use.
     """
     kept = {**dict.fromkeys(used, "in use by a process"), **marked.runs, **marked.production}
+    there = {one.digest for one in found.objects}
     # What was measured of a model in production is what a later one is compared with.
     for result in found.results:
-        if result.stage == "measure" and result.object and result.names & marked.production.keys():
+        if result.stage == "measure" and result.object in there and result.names & marked.production.keys():
             kept.setdefault(result.object, "measured of a model in production")
     objects = [one for one in found.objects if one.digest not in kept]
     gone = {one.digest for one in objects}
-    there = {one.digest for one in found.objects} - gone
     staying = {run.run_id for run in kept_runs(found.runs, asked, now_ns)}
     return Plan(
         kept=kept,
         objects=objects,
-        results=[one for one in found.results if not _is_useful(one, there, gone)],
+        results=[one for one in found.results if not _is_useful(one, there - gone, gone)],
         answers=_answers_that_go(found.answers, kept, used, asked.answers_bytes),
         runs=[run for run in found.runs if run.run_id not in staying],
         # A signature is good again when its object is made again.

@@ -324,7 +324,7 @@ def test_a_first_move_is_taken_back_but_production_s(registry: Registry) -> None
 
 def test_a_command_is_told_of_each_row(registry: Registry, tmp_path: Path) -> None:
     told, result_file = tmp_path / "told.jsonl", registry.lab.run.run_dir / "result.json"
-    program = f"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))"
+    program = f"import sys; open({str(told)!r}, 'a').write(sys.stdin.read())"
     fails = "import sys; sys.exit('nobody listens')"
     try:
         for command in (program, fails):

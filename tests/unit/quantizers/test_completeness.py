@@ -63,6 +63,7 @@ def prepared(source: Path, output: Path) -> CheckpointRecord:
 
 
 def refused(folder: Path) -> str:
+    shutil.rmtree(folder.parent / "output", ignore_errors=True)  # a stage's own is new each time
     with pytest.raises(RequestError) as caught:
         prepared(folder, folder.parent / "output")
     told = str(caught.value)
