@@ -141,7 +141,11 @@ def test_mlflow_has_it_all(recipe: Path, record: dict[str, Any]) -> None:
     assert runs["gptq"].data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert runs["gptq"].data.metrics["language.retention"] > 0
     assert {dataset.dataset.name for dataset in runs["gptq"].inputs.dataset_inputs} == {"calibration", "suite-tiny"}
-    assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {"config.json", "report.html", "review.json"}
+    assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {
+        "config.json",
+        "report.html",
+        "review.json",
+    }
     versions = client.search_model_versions("name = 'tiny'")
     store = Store(recipe.parent / "workspace" / "store")
     assert {version.source for version in versions} == {
