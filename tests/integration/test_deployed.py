@@ -163,7 +163,8 @@ PROGRAMS = {
     "from tritonclient.grpc.model_config_pb2 import ModelConfig\n"
     "(text,) = json.load(sys.stdin).values()\n"
     "config = text_format.Parse(text, ModelConfig())\n"
-    "assert (config.backend, config.instance_group[0].kind) == ('vllm', 4), config",
+    "(group,) = config.instance_group\n"
+    "assert (config.backend, group.kind) == ('vllm', group.KIND_MODEL), config",
 }
 """Target -> how its own library reads what is rendered: file -> document, or text, from standard input."""
 MISTAKES = {

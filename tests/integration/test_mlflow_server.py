@@ -119,7 +119,8 @@ def test_a_run_is_recorded_as_mlflow_means_it(tmp_path: Path, uri: str) -> None:
     assert "| model | verdict |" in parent.data.tags["mlflow.note.content"]
     assert "| category | baseline | artifact |" in int8.data.tags["mlflow.note.content"]
     assert {one.dataset.name for one in parent.inputs.dataset_inputs} == {"calibration", "suite-demo"}
-    assert {one.path for one in lab.client.list_artifacts(parent.info.run_id)} == {"config.json", "report.html"}
+    files = {one.path for one in lab.client.list_artifacts(parent.info.run_id)}
+    assert files == {"config.json", "report.html", "review.json"}
     assert int8.data.metrics["arithmetic.kept"]
 
     versions = {version.run_id: version for version in lab.versions()}
