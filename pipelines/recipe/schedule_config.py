@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
@@ -75,4 +75,10 @@ class ScheduleConfig(StrictModel):
         Args:
             after: With a zone; the first time is later.
         """
-        return CronSim(self.cron, after.astimezone(ZoneInfo(self.timezone)))
+        zone = ZoneInfo(self.timezone)
+        # CronSim's own times with a zone leave some out after clocks that change by half an hour (Lord Howe).
+        for local in self.local_times(after.astimezone(zone).replace(tzinfo=None)):
+            # What clocks skip is shown once they have: through UTC, since no clock shows it.
+            time = local.replace(tzinfo=zone).astimezone(UTC).astimezone(zone)
+            if time > after:
+                yield time

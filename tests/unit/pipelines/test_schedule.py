@@ -170,6 +170,8 @@ NEAR_CHANGES = st.sampled_from(
 @given(cron=CRON, zone=ZONES, day=NEAR_CHANGES, minutes=st.integers(0, 2 * 24 * 60))
 @example(cron="0 4 * * 0", zone="Europe/Berlin", day=datetime(2027, 3, 27), minutes=0)
 @example(cron="0 3 * * *", zone="Europe/Berlin", day=datetime(2027, 10, 30), minutes=0)
+@example(cron="0 */12 * * *", zone="Australia/Lord_Howe", day=datetime(2027, 3, 27), minutes=0)
+@example(cron="0 */4 * * *", zone="Australia/Lord_Howe", day=datetime(2027, 4, 3), minutes=0)
 @example(cron="0 5 1 * 1", zone="America/New_York", day=datetime(2027, 11, 6), minutes=0)
 def test_systemd_and_cron_mean_the_same_times(cron: str, zone: str, day: datetime, minutes: int) -> None:
     schedule, after = ScheduleConfig(cron=cron, timezone=zone), (day + timedelta(minutes=minutes)).replace(tzinfo=UTC)
