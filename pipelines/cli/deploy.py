@@ -3,16 +3,14 @@
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from configs.errors import RequestError
 from configs.loading import load_yaml_model, model_of_overrides
+from pipelines.cli.rendered_files import write_rendered
 from pipelines.cli.run import add_overrides
 from pipelines.execution.deployment import champion_named
 from pipelines.execution.workspace import Workspace
 from pipelines.recipe.deploy_config import DeployConfig
 from pipelines.rendering.deploy.targets import TARGETS, check_target, render
-from registry.files import write_text_atomically
 
 HELP = "write files that serve a measured model, as it was measured, where others run it"
 
@@ -52,8 +50,5 @@ def execute(args: argparse.Namespace) -> int:
     if args.output is None:
         print("\n".join(f"==> {name} <==\n{text}" for name, text in files.items()), end="")
         return 0
-    console = Console(stderr=True)
-    for name, text in files.items():
-        write_text_atomically(args.output / name, text)
-        console.print(f"written: {args.output / name}", soft_wrap=True, markup=False, highlight=False)
+    write_rendered(files, args.output)
     return 0

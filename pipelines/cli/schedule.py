@@ -8,17 +8,15 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
-from rich.console import Console
-
 from configs.errors import RequestError
 from pipelines.cli import common_arguments
+from pipelines.cli.rendered_files import write_rendered
 from pipelines.cli.run import add_recipe_arguments
 from pipelines.planning.open_run import read_recipe
 from pipelines.recipe.run_config import RunConfig
 from pipelines.recipe.schedule_config import ScheduleConfig
 from pipelines.rendering.schedules.rendered import ScheduledRun
 from pipelines.rendering.schedules.targets import TARGETS, render_schedule
-from registry.files import write_text_atomically
 
 HELP = "write a recipe's schedule for a scheduler that exists: cron, systemd, Kubernetes, Ray, Airflow, Dagster"
 
@@ -91,10 +89,7 @@ def _render(config: RunConfig, schedule: ScheduleConfig, args: argparse.Namespac
     if args.out is None:
         print("\n".join(files.values()), end="")
         return 0
-    console = Console(stderr=True)
-    for name, text in files.items():
-        write_text_atomically(args.out / name, text)
-        console.print(f"written: {args.out / name}", soft_wrap=True, markup=False, highlight=False)
+    write_rendered(files, args.out)
     return 0
 
 

@@ -3,13 +3,11 @@
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from configs.loading import load_yaml_model
+from pipelines.cli.rendered_files import write_rendered
 from pipelines.cli.run import add_overrides
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.rendering.targets import TARGETS, render
-from registry.files import write_text_atomically
 
 HELP = "write the gateway's policy for an engine that exists: Gateway API, Argo Rollouts, KServe, Envoy"
 
@@ -29,7 +27,5 @@ def execute(args: argparse.Namespace) -> int:
     if args.output is None:
         print(text, end="")
         return 0
-    path = args.output / rendered.name
-    write_text_atomically(path, text)
-    Console(stderr=True).print(f"written: {path}", soft_wrap=True, markup=False, highlight=False)
+    write_rendered({rendered.name: text}, args.output)
     return 0

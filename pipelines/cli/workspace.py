@@ -30,17 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep-runs", type=_count, metavar="N", help="what the last N runs of each recipe made stays (default: 10)"
     )
     collecting.add_argument(
-        "--older-than", type=_days, metavar="DAYS", help="what runs made that ended later than that stays too"
+        "--older-than", type=_amount, metavar="DAYS", help="what runs made that ended later than that stays too"
     )
     collecting.add_argument(
-        "--answers-gib", type=_days, metavar="GIB", help="how much kept answers may take (default: 10)"
+        "--answers-gib", type=_amount, metavar="GIB", help="how much kept answers may take (default: 10)"
     )
     collecting.add_argument(
         "--drop-runs", action="store_true", help="records and pages of the other runs go too, not only their logs"
     )
     collecting.add_argument(
         "--shadow-older-than",
-        type=_days,
+        type=_amount,
         metavar="DAYS",
         help="shadow folders go that nothing was written to for so long; without, all stay",
     )
@@ -93,7 +93,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _days(text: str) -> float:
+def _amount(text: str) -> float:
     try:
         value = float(text)
     except ValueError:

@@ -1,6 +1,7 @@
 """A rendered file: what it is and what it cannot do as a comment, then its documents."""
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -39,15 +40,17 @@ class Rendered(NamedTuple):
         return commented(comment) + yaml_text(self.documents)
 
 
-class _Plain(yaml.SafeDumper):
+class Readable(yaml.SafeDumper):
+    """How YAML is written for people."""
+
     def ignore_aliases(self, data: Any) -> bool:
         """What stands twice is written twice: people read these files."""
         return True
 
 
-def yaml_text(documents: list[dict[str, Any]]) -> str:
+def yaml_text(documents: Sequence[dict[str, Any]], dumper: type[Readable] = Readable) -> str:
     """One file of them."""
-    return "---\n".join(yaml.dump(one, Dumper=_Plain, sort_keys=False, width=_WIDTH) for one in documents)
+    return "---\n".join(yaml.dump(one, Dumper=dumper, sort_keys=False, width=_WIDTH) for one in documents)
 
 
 def commented(lines: list[str]) -> str:

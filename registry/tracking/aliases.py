@@ -51,15 +51,9 @@ def versions_of(uri: str, model: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     if is_server(uri):
-        page: dict[str, str] = {}
-        while True:
-            answer = ask(uri, "model-versions/search", {"filter": f"name = '{model}'", **page}) or {}
-            for version in answer.get("model_versions", []):
-                tags = {tag["key"]: tag["value"] for tag in version.get("tags", [])}
-                found.setdefault(tags.get(_DIGEST, ""), str(version["version"]))
-            if not answer.get("next_page_token"):
-                return found
-            page = {"page_token": answer["next_page_token"]}
+        for version, digest, _ in _versions_on_server(uri, model):
+            found.setdefault(digest, version)
+        return found
     with _database(uri) as connection:
         rows = connection.execute(
             "SELECT t.value, v.version FROM model_versions v"
@@ -78,15 +72,7 @@ def digests_of(uri: str, model: str) -> dict[str, str]:
     """
     found: dict[str, tuple[str, str]] = {}
     if is_server(uri):
-        page: dict[str, str] = {}
-        while True:
-            answer = ask(uri, "model-versions/search", {"filter": f"name = '{model}'", **page}) or {}
-            for version in answer.get("model_versions", []):
-                tags = {tag["key"]: tag["value"] for tag in version.get("tags", [])}
-                found[str(version["version"])] = (tags.get(_DIGEST, ""), str(version.get("source", "")))
-            if not answer.get("next_page_token"):
-                break
-            page = {"page_token": answer["next_page_token"]}
+        found = {version: (digest, source) for version, digest, source in _versions_on_server(uri, model)}
     else:
         with _database(uri) as connection:
             rows = connection.execute(
@@ -97,6 +83,19 @@ def digests_of(uri: str, model: str) -> dict[str, str]:
             found = {str(version): (tag or "", source or "") for version, tag, source in rows}
     told = {version: tag or _digest_in(source) for version, (tag, source) in found.items()}
     return {version: digest for version, digest in told.items() if digest}
+
+
+def _versions_on_server(uri: str, model: str) -> Iterator[tuple[str, str, str]]:
+    """Version, digest by its tag or nothing, and source of all of a registered model, page by page."""
+    page: dict[str, str] = {}
+    while True:
+        answer = ask(uri, "model-versions/search", {"filter": f"name = '{model}'", **page}) or {}
+        for version in answer.get("model_versions", []):
+            tags = {tag["key"]: tag["value"] for tag in version.get("tags", [])}
+            yield str(version["version"]), tags.get(_DIGEST, ""), str(version.get("source", ""))
+        if not answer.get("next_page_token"):
+            return
+        page = {"page_token": answer["next_page_token"]}
 
 
 def _digest_in(source: str) -> str:

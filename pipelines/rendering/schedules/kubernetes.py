@@ -7,6 +7,7 @@ import yaml
 
 from configs.errors import RequestError
 from pipelines.recipe.schedule_config import ScheduleConfig
+from pipelines.rendering.document import Readable, yaml_text
 from pipelines.rendering.schedules.rendered import Files, ScheduledRun, header
 
 ARGUMENTS = ("run", "/recipe/recipe.yaml", "--workspace", "/workspace")
@@ -35,8 +36,7 @@ def kubernetes_file(
     run: ScheduledRun, purpose: str, cannot: Sequence[str], commands: Sequence[str], documents: Sequence[Any]
 ) -> Files:
     """One file; see `header`."""
-    written = "---\n".join(yaml.dump(one, Dumper=_Readable, sort_keys=False, width=100) for one in documents)
-    return {f"{run.unit}.yaml": header(purpose, cannot, commands, run.recipe) + written}
+    return {f"{run.unit}.yaml": header(purpose, cannot, commands, run.recipe) + yaml_text(documents, _InBlocks)}
 
 
 def metadata(run: ScheduledRun) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def metadata(run: ScheduledRun) -> dict[str, Any]:
 def config_map(run: ScheduledRun) -> dict[str, Any]:
     """The recipe, with all that it includes."""
     asked = run.config.model_dump(mode="json", exclude_unset=True)
-    recipe = yaml.dump(asked, Dumper=_Readable, sort_keys=False, width=100)
+    recipe = yaml_text([asked], _InBlocks)
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(run), "data": {"recipe.yaml": recipe}}
 
 
@@ -99,14 +99,12 @@ def cron_fields(schedule: ScheduleConfig) -> str:
     return " ".join([*fields, weekdays])
 
 
-class _Readable(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        """What stands twice is written twice: people read these files."""
-        return True
+class _InBlocks(Readable):
+    """Text of several lines stands as such, for the recipe in it."""
 
 
 def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
-_Readable.add_representer(str, _block)
+_InBlocks.add_representer(str, _block)

@@ -1,17 +1,16 @@
 """What is rendered for a scheduler: the command that it starts, and the files around it."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pipelines.recipe.run_config import RunConfig
 from pipelines.recipe.schedule_config import ScheduleConfig
+from pipelines.rendering.document import commented, wrapped
 
 FOR_SCHEDULERS = ("--if-changed", "--json-line", "--overlap")
 """What a scheduler asks of a run: no work where nothing is new, one line that says what happened, and what to do beside
 another run."""
-_WIDTH = 100
 
 
 class ScheduledRun(NamedTuple):
@@ -70,8 +69,7 @@ def header(purpose: str, cannot: Sequence[str], commands: Sequence[str], recipe:
         recipe: What it was rendered from.
     """
     told = f"{purpose} Rendered by `quantbench schedule render` from {recipe.name}: change that and render anew."
-    lines = textwrap.wrap(told, _WIDTH)
+    lines = wrapped(told)
     for sentence in cannot:
-        lines += textwrap.wrap(sentence, _WIDTH, initial_indent="- ", subsequent_indent="  ")
-    lines += ["", *(f"  {command}" for command in commands)]
-    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
+        lines += wrapped(sentence, "- ")
+    return commented([*lines, "", *(f"  {command}" for command in commands)])
