@@ -6,6 +6,8 @@ environments/<name>/environment.yaml    what for, who uses it, what has to be im
                     cpu.lock, cuda.lock what that comes to on each kind of device, written by `make lock`
 ```
 
+One that has nothing to do with a GPU has no `cuda.lock`, and is the same on every machine.
+
 `main` is the one that this process runs in. It is filled by `make setup` and is the only one without a folder in the
 user's cache.
 """
@@ -54,6 +56,7 @@ class Environment(NamedTuple):
 
     name: str
     device: Device
+    """What it is locked for: `cpu` on every machine for one that knows no GPU."""
     definition: Definition
     lock_file: Path
     versions: dict[str, str]
@@ -80,6 +83,10 @@ def environment_names() -> list[str]:
 def environment_named(name: str, device: Device) -> Environment:
     """Read an environment's definition and its lock.
 
+    Args:
+        name: Of a folder in `environments/`.
+        device: Of the machine that it will work on.
+
     Raises:
         RequestError: There is none of that name, or none for the device; it is not written as it should be.
     """
@@ -93,6 +100,8 @@ def environment_named(name: str, device: Device) -> Environment:
             + (f"known: {', '.join(names)}" if names else "Quantbench's repository has them: work in a clone of it"),
         )
     definition = load_yaml_model(folder / "environment.yaml", Definition)
+    if list(definition.size_gib) == ["cpu"]:
+        device = "cpu"
     lock_file = folder / f"{device}.lock"
     if not lock_file.is_file() or device not in definition.size_gib:
         raise RequestError(

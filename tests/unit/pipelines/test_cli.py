@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import doctor, main
+from pipelines.cli import doctor, env, main
 from pipelines.environments import definition
+from pipelines.environments.definition import environment_names
 from pipelines.execution import recipe_call
+from pipelines.planning.device import detect_machine
 from quantizers.base import METHODS, load_method
 from tests.tiny_llama import make_tiny_tokenizer
 
@@ -139,6 +141,18 @@ def test_doctor_finds_the_engines_of_our_own_environment(capsys: pytest.CaptureF
             assert told["methods"][method]["quantize"].startswith(f"{quantizer.engine} {version}, ")
     assert told["methods"]["awq_autoawq"]["quantize"].startswith("autoawq 0.2.9, ")
     assert set(told["environments"]) >= {"main", "autoawq", "autogptq"}
+
+
+@pytest.mark.parametrize("command", [["doctor", "--json"], ["env", "list", "--json"]])
+def test_a_machine_with_a_gpu_has_all_environments(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_gpu = detect_machine().model_copy(update={"device": "cuda", "device_name": "NVIDIA H200"})
+    for module in (doctor, env):
+        monkeypatch.setattr(module, "detect_machine", lambda: with_gpu)
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in environment_names())
 
 
 def test_doctor_without_the_repository_has_no_other_environments(

@@ -129,8 +129,13 @@ def test_a_definition_or_lock_that_is_not_as_it_should_be(tree: Path, file: str,
 
 
 def test_a_device_without_a_lock_is_refused(tree: Path) -> None:
+    (tree / "environments" / "small" / "environment.yaml").write_text(DEFINITION.replace("cpu: ", "cuda: 2, cpu: "))
     with pytest.raises(RequestError, match="has no lock for cuda"):
         environment_named("small", "cuda")
+
+
+def test_an_environment_that_knows_no_gpu_is_the_same_on_a_machine_with_one(tree: Path) -> None:
+    assert environment_named("small", "cuda") == environment_named("small", "cpu")
 
 
 def test_what_is_installed_makes_the_digest_and_nothing_else(tree: Path) -> None:

@@ -225,9 +225,9 @@ def test_the_gpu_of_this_machine_tells_energy() -> None:
     meter = energy_meter(MeteredDevice(kind="cuda", gpus=["0"]))
     assert (meter.source, meter.note) == ("NVML GPU 0", None)
     counter = meter._counters[0]
-    begin = counter.read()
-    assert begin > 0
     with meter.measuring() as energy:
+        begin = counter.read()
+        assert begin > 0
         while counter.read() == begin:  # it counts an idle GPU too, every few milliseconds
             os.sched_yield()
     found = energy()
