@@ -4,9 +4,9 @@
 
 Run it alone on the machine; by default it is 2,020 questions a way. Each way runs in a process of its own and is timed
 from its start to its scores; "asking" is what is left without imports, building tasks and loading the model. Context,
-dtype, batch limits and threads of the model are the same and are printed. A served vLLM has its API server and client
-on another core, as it always has; `--lm-eval-threads` gives the other two ways more threads for the model instead. A
-way that fails is reported, and the others go on.
+dtype, batch limits and threads of the model are the same and are printed. Ours shares the items between as many servers
+as a run takes (`--servers`), here one a core; `--lm-eval-threads` gives the other two ways more threads for the model
+instead. A way that fails is reported, and the others go on.
 
 For ours it also prints how many requests the server was working on (its own gauge), how much of the time more of them
 waited, and how busy the model's thread was: a client that is the bottleneck would leave the server with nothing to do.
@@ -26,7 +26,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,32 +106,39 @@ def busiest_thread_seconds(root: int) -> float:
     return max(thread.user_time + thread.system_time for process in family for thread in process.threads())
 
 
-def by_us(request: ServerRequest, resolved: ResolvedSuite) -> dict[str, Any]:
-    """Server start and task building side by side, as in a run."""
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
+def by_us(request: ServerRequest, resolved: ResolvedSuite, count: int) -> dict[str, Any]:
+    """Start of `count` servers and task building side by side, as in a run."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1 + count) as pool, ExitStack() as serving:
         preparing = pool.submit(prepare, resolved)
-        print("starting the server")
-        with serve(request, Path(folder) / "server.log") as server:
-            prepared = preparing.result()
-            gauge = Gauge(server.endpoint.base_url)
+        print("starting the servers")
+        starting = [serve(request, Path(folder) / f"server{number}.log") for number in range(count)]
+        servers = list(pool.map(serving.enter_context, starting))
+        prepared = preparing.result()
+        gauges = [Gauge(server.endpoint.base_url) for server in servers]
+        for gauge in gauges:
             gauge.start()
-            start, worked = time.monotonic(), busiest_thread_seconds(server.pid)
-            record = prepared.evaluate(
-                server.endpoint,
-                model_digest="sha256:benchmark",
-                output_dir=Path(folder),
-                num_concurrent=NUM_CONCURRENT,
-                on_progress=lambda done, total: print(f"{done} of {total} questions answered", flush=True),
-            )
-            asking = time.monotonic() - start
-            busy = (busiest_thread_seconds(server.pid) - worked) / asking
-            found = gauge.stop()
+        start, worked = time.monotonic(), [busiest_thread_seconds(server.pid) for server in servers]
+        record = prepared.evaluate(
+            servers[0].endpoint,
+            model_digest="sha256:benchmark",
+            output_dir=Path(folder),
+            num_concurrent=NUM_CONCURRENT,
+            on_progress=lambda done, total: print(f"{done} of {total} questions answered", flush=True),
+            further=lambda: [server.endpoint for server in servers[1:]],
+        )
+        asking = time.monotonic() - start
+        busy = [
+            (busiest_thread_seconds(server.pid) - before) / asking
+            for server, before in zip(servers, worked, strict=True)
+        ]
+        series = [gauge.stop() for gauge in gauges]
+        found = {name: [value for one in series for value in one[name]] for name in ("running", "waiting")}
         items: Items = {}
         for sample in read_samples(Path(folder) / record.samples_file):
             items.setdefault(sample.task, {})[str(sample.doc_id)] = [sample.score, sample.log_likelihoods]
     return found | {
         "asking_seconds": asking,
-        "model_thread_busy": busy,
+        "model_threads_busy": busy,
         "scores": {score.task: score.value for score in record.tasks},
         "items": items,
         "questions": record.requests,
@@ -277,6 +284,7 @@ def conditions(machine: MachineRecord, arguments: argparse.Namespace) -> dict[st
         "max_num_seqs": SERVER.max_num_seqs,
         "max_num_batched_tokens": MAX_NUM_BATCHED_TOKENS,
         "kv_cache_gib": SERVER.kv_cache_gib,
+        "servers": arguments.servers,
         "hf_batch_size": arguments.hf_batch_size,
         "num_concurrent": NUM_CONCURRENT,
         "items_a_task": arguments.items,
@@ -332,11 +340,13 @@ def print_gauge(ours: dict[str, Any]) -> None:
         f"requests running: median {statistics.median(running):.0f} of {limit}, {full:.0%} of the time at least "
         f"{0.9 * limit:.0f}; {queued:.0%} of the time more waited at the server"
     )
-    print(f"the model's thread was busy {ours['model_thread_busy']:.1%} of the time")
+    busy = ", ".join(f"{share:.1%}" for share in ours["model_threads_busy"])
+    print(f"each model's thread was busy {busy} of the time")
 
 
 def parsed(machine: MachineRecord) -> argparse.Namespace:
     """The command line."""
+    servers = max(1, machine.threads // machine.serving_threads)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="folder with the tasks' rows as JSON lines")
@@ -346,6 +356,7 @@ def parsed(machine: MachineRecord) -> argparse.Namespace:
         "--dtype", default=machine.serve_dtype(in_16_bits_only=False), help="by default what this CPU multiplies fast"
     )
     parser.add_argument("--threads", type=int, default=machine.serving_threads, help="of the model, in all ways")
+    parser.add_argument("--servers", type=int, default=servers, help="that share the items, in ours")
     parser.add_argument("--lm-eval-threads", type=int, help="of the model in the two ways of lm-eval, where not equal")
     parser.add_argument("--hf-batch-size", type=int, default=16)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
@@ -364,7 +375,7 @@ def main() -> None:
         resolved = suite(arguments.data, arguments.items, arguments.texts)
         request = server_request(arguments.way, arguments)
         if arguments.way == "ours":
-            found = by_us(request, resolved)
+            found = by_us(request, resolved, arguments.servers)
         else:
             found = by_lm_eval(arguments.way, request, resolved, arguments.hf_batch_size)
         arguments.result.write_text(json.dumps(found))

@@ -1,9 +1,14 @@
-"""Rendered for Airflow and Dagster and run by them, without their servers: one recipe, equal bytes and scores."""
+"""Rendered for cron, Airflow and Dagster and run by them: one recipe, equal bytes and scores.
+
+The last two run without their servers.
+"""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
@@ -47,6 +52,9 @@ schedule: {cron: "0 4 * * 0", timezone: Europe/Berlin}
 CRONS = {"0 4 * * 0": "Europe/Berlin", "30 5 1,15 * 7": "America/New_York", "15 4-6/2 * */3 1-5": "Asia/Kolkata"}
 BEGIN = datetime(2027, 3, 1, tzinfo=UTC)
 STAGES = ["prepare", "soundness", "measure/baseline", "quantize/int8", "inspect/int8", "measure/int8"]
+CRON = shutil.which("cron")
+CRON_SECONDS = 900
+"""cron looks once a minute, and a run takes one or two."""
 NEVER = ("AIRFLOW", "DAGSTER", "PYTHONPATH", "QUANTBENCH_FAKE")
 """Beginnings of variables' names that are of this process only."""
 
@@ -98,7 +106,8 @@ def stand_in(folder: Path, code: int) -> dict[str, Any]:
     folder.mkdir()
     program = folder / "quantbench"
     program.write_text(
-        f"#!{sys.executable}\nimport json, os, sys\nprint(json.dumps([os.getcwd(), *sys.argv[1:]]), flush=True)\n"
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        "print(json.dumps({'status': 'finished', 'asked': [os.getcwd(), *sys.argv[1:]]}), flush=True)\n"
         f"print('told last', file=sys.stderr)\nsys.exit({code})\n"
     )
     program.chmod(0o755)
@@ -139,8 +148,9 @@ def record_in(workspace: Path) -> RunRecord:
     return read_sealed(file, RunRecord)
 
 
-@pytest.mark.engine
-def test_airflow_and_dagster_run_one_recipe_to_equal_bytes_and_scores(place: Path) -> None:
+@pytest.fixture(scope="module")
+def airflow(place: Path) -> tuple[Path, RunOutcome]:
+    """A DAG that was run, and its line."""
     (place / "recipe.yaml").write_text(RECIPE)
     dag = render_real(place, "airflow", "of-airflow")
     (told,) = by_airflow(place / "airflow", dag.parent, dag.name).values()
@@ -148,7 +158,15 @@ def test_airflow_and_dagster_run_one_recipe_to_equal_bytes_and_scores(place: Pat
     (line,) = told["returned"]
     outcome = RunOutcome.model_validate(line)
     assert (outcome.status, outcome.exit_code, outcome.stages) == ("finished", 0, {"done": len(STAGES)})
+    return dag, outcome
 
+
+@pytest.mark.engine
+def test_airflow_and_dagster_run_one_recipe_to_equal_bytes_and_scores(
+    place: Path, airflow: tuple[Path, RunOutcome]
+) -> None:
+    dag, outcome = airflow
+    (place / "recipe.yaml").write_text(RECIPE)
     definitions = render_real(place, "dagster", "of-dagster")
     (told,) = by_dagster(place / "dagster", definitions)
     assert told["success"], told["errors"]
@@ -171,6 +189,42 @@ def test_airflow_and_dagster_run_one_recipe_to_equal_bytes_and_scores(place: Pat
     assert {one["how"] for one in repeated["assets"].values()} == {"reused"}
 
 
+@pytest.mark.engine
+@pytest.mark.service
+@pytest.mark.skipif(CRON is None or os.geteuid() != 0, reason="Debian's cron as root is needed: make services")
+def test_cron_runs_it_to_the_same(place: Path, airflow: tuple[Path, RunOutcome]) -> None:
+    """In cron's own surroundings, which have next to no variables."""
+    every_minute = RECIPE.replace('"0 4 * * 0", timezone: Europe/Berlin', '"* * * * *", timezone: UTC')
+    (place / "recipe.yaml").write_text(every_minute)
+    file = render_real(place, "cron", "of-cron")
+    outcome, *left = by_cron(file, place / "of-cron" / f"{file.name}.jsonl")
+    assert all(one.status == "left" for one in left)
+    assert (outcome.status, outcome.exit_code, outcome.recipe_file) == ("finished", 0, place / "recipe.yaml")
+    assert outcome.verdicts == airflow[1].verdicts
+    assert scores_of(record_in(place / "of-cron")) == scores_of(record_in(place / "of-airflow"))
+
+
+def by_cron(file: Path, said: Path) -> list[RunOutcome]:
+    """What the first run says, at its end, and then what those say that were started meanwhile."""
+    installed = Path("/etc/cron.d") / f"{file.name}-test-{os.getpid()}"
+    until = time.monotonic() + CRON_SECONDS
+    told: list[RunOutcome] = []
+    # Where the system's own daemon runs, this one ends at once.
+    assert CRON is not None
+    with subprocess.Popen([CRON, "-f"]) as daemon:
+        try:
+            installed.write_text(file.read_text())
+            while all(one.status == "left" for one in told):
+                assert time.monotonic() < until, f"nothing that cron has started came to its end: {told}"
+                time.sleep(0.5)
+                lines = said.read_text().splitlines(keepends=True) if said.is_file() else []
+                told = [RunOutcome.model_validate_json(line) for line in lines if line.endswith("\n")]
+        finally:
+            installed.unlink()
+            daemon.terminate()
+    return sorted(told, key=lambda one: one.status == "left")
+
+
 def test_airflow_takes_exit_codes_as_they_are_meant(tmp_path: Path) -> None:
     dags = tmp_path / "dags"
 
@@ -182,17 +236,25 @@ def test_airflow_takes_exit_codes_as_they_are_meant(tmp_path: Path) -> None:
     strange = "it's {{ ds }} of $HOME %s"
     plain, failing = dag("plain", 0, folder=strange), dag("failing", 3)
     undecided = dag("undecided", 4, require_pass=True)
+    ours = {
+        "program": [sys.executable, "-P", "-m", "pipelines.cli"],
+        "folder": tmp_path,
+        "recipe": tmp_path / "none.yaml",
+    }
+    refused = rendered(dags, "airflow", {"config": run_config(name="refused")} | ours, quick=True).name
     for number, (cron, zone) in enumerate(CRONS.items()):
         schedule = ScheduleConfig(cron=cron, timezone=zone)
         rendered(dags, "airflow", {"config": run_config(name=f"times{number}"), "schedule": schedule})
-    told = by_airflow(tmp_path / "airflow", dags, plain, failing, undecided)
+    told = by_airflow(tmp_path / "airflow", dags, plain, failing, undecided, refused)
 
     assert (told[plain]["run"], told[plain]["tries"]) == ("success", 1)
-    ((folder, *asked),) = told[plain]["returned"]
+    (line,) = told[plain]["returned"]
+    folder, *asked = line["asked"]
     assert folder == str(tmp_path / strange)
     assert asked[:2] == ["run", str(tmp_path / strange / "weekly.yaml")]
     # Tried again as RETRIES says, and then failed.
     assert (told[failing]["run"], told[failing]["tries"], told[failing]["returned"]) == ("failed", 2, [])
+    assert (told[refused]["run"], told[refused]["tries"], told[refused]["returned"]) == ("failed", 1, [])
     assert (told[undecided]["task"], told[undecided]["tries"]) == ("skipped", 1)
     for number, (cron, zone) in enumerate(CRONS.items()):
         assert_times(told[f"quantbench-times{number}.py"]["times"], cron, zone)
@@ -210,10 +272,9 @@ def assert_times(found: list[str], cron: str, zone: str) -> None:
 def test_definitions_of_another_recipe_run_nothing(place: Path) -> None:
     (place / "recipe.yaml").write_text(RECIPE)
     file = render_real(place, "dagster", "of-another")
-    file.write_text(file.read_text().replace("max_retries=2", "max_retries=0"))
     (place / "recipe.yaml").write_text(RECIPE.replace("int8:", "other:"))
     (refused,) = by_dagster(place / "dagster", file)
-    assert not refused["success"] and refused["assets"] == {}
+    assert not refused["success"] and refused["assets"] == {} and refused["retries"] == 0
     assert any("failed with code 2" in text for text in refused["errors"]), refused["errors"]
     assert list((place / "of-another").glob("runs/*")) == []
 

@@ -1,9 +1,12 @@
 """Apache Airflow: a DAG of one task, which runs the command in bash and keeps its line of JSON as XCom."""
 
+from configs.errors import RequestError
+from pipelines.records.run_outcome import Status
 from pipelines.rendering.schedules.python_file import RETRIES, RETRY_MINUTES, TIMEOUT_HOURS, cron_of, python_file
 from pipelines.rendering.schedules.rendered import Files, ScheduledRun
 
 _INCONCLUSIVE = 4
+_REFUSED: Status = "refused"
 _FILE = '''\
 """$told
 """
@@ -14,19 +17,30 @@ from datetime import timedelta
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, CronTriggerTimetable, literal
+from airflow.sdk.exceptions import AirflowFailException
 
 COMMAND = $command
 RETRIES = $retries
 RETRY_DELAY = timedelta(minutes=$retry_minutes)
 TIMEOUT = timedelta(hours=$timeout_hours)
 
-# Airflow keeps the last line of both streams: what is on stdout is one line, and is printed last.
+# Airflow keeps the last line of both streams: what is on stdout is one line, and is printed last. A run that was
+# refused would be refused again: its line is read, and fails the task for good.
 SCRIPT = f"""\\
 outcome=$$({shlex.join(COMMAND)})
 code=$$?
 printf '%s\\\\n' "$$outcome"
+[ $$code = $refused_code ] && exit 0
 exit $$code
 """
+
+
+def outcome_of(line):
+    outcome = json.loads(line)
+    if outcome["status"] == $refused:
+        raise AirflowFailException(outcome["why"])
+    return outcome
+
 
 with DAG(
     $dag_id,
@@ -45,7 +59,7 @@ with DAG(
         retries=RETRIES,
         retry_delay=RETRY_DELAY,
         execution_timeout=TIMEOUT,
-        output_processor=json.loads,
+        output_processor=outcome_of,
     )
 '''
 
@@ -61,7 +75,8 @@ def render_airflow(run: ScheduledRun) -> Files:
         "It runs where its worker runs: the paths below are that machine's. The XCom of its one task is what happened,"
         " as `quantbench run --json-line` says it.",
         "Of the times that were missed while Airflow was down or the DAG was paused, the last is caught up. A run that"
-        " failed is tried again as RETRIES says. At TIMEOUT it is ended; tried again, it goes on where it was.",
+        " failed is tried again as RETRIES says, one that was refused is not. At TIMEOUT it is ended; tried again, it"
+        " goes on where it was.",
         "A verdict that is inconclusive (exit code 4) skips the task, one that fails (1) fails it."
         if run.require_pass
         else "Whatever the verdicts are, the task succeeds: `schedule render --require-pass` makes them count.",
@@ -77,6 +92,8 @@ def render_airflow(run: ScheduledRun) -> Files:
         "cron": cron_of(run.schedule, "Airflow"),
         "timezone": run.schedule.timezone,
         "folder": str(run.folder),
+        "refused": _REFUSED,
+        "refused_code": RequestError.exit_code,
         "skipped": _INCONCLUSIVE if run.require_pass else None,
     }
     return {f"{run.unit}.py": python_file(_FILE, told, run.recipe, values)}

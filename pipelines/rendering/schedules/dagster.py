@@ -49,7 +49,12 @@ def key_of(stage: str) -> dg.AssetKey:
     retry_policy=dg.RetryPolicy(max_retries=$retries, delay=$retry_seconds),
 )
 def stages(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient):
-    run = pipes.run(context=context, command=COMMAND, cwd=FOLDER, extras={$extra: ASSETS})
+    try:
+        run = pipes.run(context=context, command=COMMAND, cwd=FOLDER, extras={$extra: ASSETS})
+    except Exception as error:
+        if str(error).endswith(" failed with code $refused"):  # it would be refused again
+            raise dg.Failure(str(error), allow_retries=False) from error
+        raise
     # What was not reported was not made; Dagster would take it for materialized.
     return run.get_results(implicit_materializations=False)
 
@@ -112,6 +117,7 @@ def render_dagster(run: ScheduledRun) -> Files:
         "retries": RETRIES,
         "retry_seconds": RETRY_MINUTES * 60,
         "extra": ASSETS_EXTRA,
+        "refused": RequestError.exit_code,
         "job": f"{name}_job",
         "cron": cron_of(run.schedule, "Dagster"),
         "timezone": run.schedule.timezone,
