@@ -10,6 +10,10 @@ from registry.shared_files import SharedFiles, SharedFolder
 _EXAMPLES = "name a folder that every node mounts, such as /mnt/quantbench, or a bucket, such as s3://models/quantbench"
 
 
+OBJECT_STORES = {"s3": "quantbench[s3]", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+"""fsspec's name -> the package that knows it."""
+
+
 class SharedAddress(NamedTuple):
     """An address that holds no secret."""
 
@@ -40,8 +44,13 @@ def shared_address(text: str) -> SharedAddress:
     path = parts.path if protocol == "file" else parts.netloc + parts.path
     if "::" in text or (protocol == "file" and (parts.netloc or not path.startswith("/"))):
         raise RequestError(f"{text!r} is no address of a shared store", remedy=_EXAMPLES)
-    if not path.strip("/"):
-        raise RequestError(f"{text!r} names no folder or bucket", remedy=_EXAMPLES)
+    if protocol not in ("file", *OBJECT_STORES):
+        raise RequestError(
+            f"{protocol}:// is no shared store: one is a folder, or a bucket of {', '.join(OBJECT_STORES)}",
+            remedy="what is no object store is mounted as a folder on every node",
+        )
+    if not path.strip("/") or set(path) & set("*?[]{}"):
+        raise RequestError(f"{text!r} names no one folder or bucket", remedy=_EXAMPLES)
     return SharedAddress(protocol, path.rstrip("/"))
 
 
@@ -49,7 +58,8 @@ def opened(address: SharedAddress) -> SharedFiles:
     """The files at an address.
 
     Raises:
-        RequestError: No folder is there, or nothing installed knows the protocol.
+        RequestError: No folder or bucket is there, or nothing installed knows the protocol.
+        StageError: It does not answer, or refuses this machine.
     """
     if address.protocol == "file":
         folder = Path(address.path)
@@ -60,4 +70,6 @@ def opened(address: SharedAddress) -> SharedFiles:
                 blame="machine",
             )
         return SharedFolder(folder)
-    raise RequestError(f"{address.protocol}:// is not known here", remedy=_EXAMPLES)
+    from registry.shared_bucket import SharedBucket
+
+    return SharedBucket.opened(address.protocol, address.path, OBJECT_STORES[address.protocol])

@@ -24,12 +24,16 @@ from registry.store import DamagedObject, Store
 Progress = Callable[[int, int], None]
 """Is called with the bytes that went over and those of all files, of whatever takes longer than two seconds."""
 
-_FILES_AT_ONCE = 4
+_FILES_AT_ONCE = 8
 _TOLD_EVERY_SECONDS = 2.0
 _SPARE_BYTES = 64 << 20
 """Beyond an object's own: for manifests and what others write meanwhile."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FREE_SPACE = "free space there or name a larger place, then run the same command: finished stages are kept"
+
+_SEE_WHO_REMOVES = (
+    "run the recipe again: what is missing is made and sent anew. If it was there before, see who cleans up there"
+)
 
 
 class DamagedSharedObject(StageError):
@@ -50,8 +54,7 @@ class MissingSharedObject(StageError):
     def __init__(self, digest: str, place: str) -> None:
         super().__init__(
             f"{place} is not there",
-            remedy="run the recipe again: what is missing is made and sent anew. If it was there before, see who cleans"
-            " up there",
+            remedy=_SEE_WHO_REMOVES,
             blame="machine",
         )
         self.digest = digest
@@ -228,6 +231,8 @@ class SharedStore:
         try:
             yield
         except Exception as error:
+            if isinstance(error, FileNotFoundError) and error.errno is None:  # an object store's
+                raise StageError(f"{doing}: {error} is gone", remedy=_SEE_WHO_REMOVES, blame="machine") from error
             told = explanation_of(error, doing, Path(self.address))
             refusal = refusal_behind(error)
             if refusal is not None and refusal.number in _FULL:

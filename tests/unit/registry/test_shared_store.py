@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from configs.errors import RequestError, StageError
-from registry import shared_files, shared_store
+from registry import shared_bucket, shared_files, shared_store
 from registry.shared_address import shared_address
+from registry.shared_bucket import SharedBucket
 from registry.shared_files import SharedFolder
 from registry.shared_store import DamagedSharedObject, MissingSharedObject, SharedStore
 from registry.store import DamagedObject, Store
@@ -360,10 +362,22 @@ def test_a_folder_that_is_not_mounted_is_not_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "shared", "./shared", "~/shared", "/", "file://node1/shared", "s3://", "simplecache::s3://models/x"]
+    "text",
+    [
+        "",
+        "shared",
+        "./shared",
+        "~/shared",
+        "/",
+        "file://node1/shared",
+        "s3://",
+        "simplecache::s3://models/x",
+        "s3://models/*",
+        "https://host/x",
+    ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(RequestError, match=r"shared store|names no folder or bucket"):
+    with pytest.raises(RequestError, match=r"shared store|names no one folder or bucket"):
         shared_address(text)
 
 
@@ -374,6 +388,59 @@ def test_an_address_with_a_password_is_refused_and_not_repeated(text: str) -> No
     with pytest.raises(RequestError) as refused:
         shared_address(text)
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_bucket_whose_package_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(protocol: str) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(shared_bucket, "get_filesystem_class", absent)
+    with pytest.raises(RequestError, match="s3:// needs a package that is not installed here") as refused:
+        SharedStore("s3://models/quantbench")
+    assert "pip install 'quantbench[s3]'" in refused.value.remedy
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SharedStore:
+    """fsspec's own store in memory, for what is the same with every object store."""
+    files = MemoryFileSystem(skip_instance_cache=True)
+    monkeypatch.setattr(shared_store, "opened", lambda address: SharedBucket(files, "s3", address.path))
+    return SharedStore(f"s3://{tmp_path.name}/quantbench")
+
+
+def test_a_bucket_holds_what_a_folder_does(bucket: SharedStore, here: Store, there: Store) -> None:
+    digest = put(here, MODEL)
+    bucket.push(here, digest)
+    bucket.fetch(there, digest)
+    assert there.verify(digest) == []
+    bucket.discard(digest)
+    assert not bucket.holds(digest)
+    with bucket.probe() as token:
+        bucket.answer(token)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError("Access Denied"), r"refuses this machine \(PermissionError: Access Denied\)"),
+        (OSError(errno.EIO, "XMinioStorageFull: no room"), r"does not answer as it should .*XMinioStorageFull"),
+        (TimeoutError(), "does not answer as it should"),
+        (OSError(errno.ENOSPC, "No space left on device"), r"no room on the disk .*the object has 0 MiB"),
+        (FileNotFoundError("models/x"), "models/x is gone"),
+    ],
+)
+def test_what_a_bucket_answers_is_told_apart_from_this_disk(
+    error: OSError, told: str, bucket: SharedStore, here: Store, there: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = put(here, MODEL)
+    bucket.push(here, digest)
+
+    def refused(self: MemoryFileSystem, *arguments: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", refused)
+    with pytest.raises(StageError, match=told):
+        bucket.fetch(there, digest)
 
 
 @pytest.mark.parametrize(
