@@ -14,6 +14,7 @@ from pipelines.planning.compatibility import Asked, serving_violations
 from pipelines.planning.context import JobContext
 from pipelines.planning.device import MachineRecord
 from pipelines.planning.interpreters import check_interpreter
+from pipelines.planning.memory_split import split_violations
 from pipelines.planning.stages import STAGE_MODULES, Stage, quantize_dtype, serve_dtype
 from pipelines.recipe.run_config import RunConfig
 from quantizers.base import METHODS, MethodConfig, load_method
@@ -145,7 +146,7 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
     found += length_violations(config.serving, checkpoint.positions) + _token_violations(checkpoint)
     asked = _asked(config, machine, checkpoint.head_size)
     for_all = serving_violations(asked)
-    found += for_all
+    found += for_all + split_violations(config, machine, checkpoint)
     served = serve_dtype(config, machine, None)
     found += [f"baseline: {line}" for line in range_violations(checkpoint.beyond_float16, [served])]
     if not engine.gives_logprobs:
