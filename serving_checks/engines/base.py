@@ -46,6 +46,11 @@ class ServingConfig(StrictModel):
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
     @property
+    def shaping(self) -> dict[str, Any]:
+        """What shapes a measurement's numbers, for its key."""
+        return self.model_dump(mode="json")
+
+    @property
     def over_machines(self) -> bool:
         """Whether ranks may be on other machines than the server."""
         return False

@@ -100,6 +100,14 @@ class VllmServerConfig(LaunchedConfig):
     runs here."""
 
     @property
+    def shaping(self) -> dict[str, Any]:
+        """See `ServingConfig.shaping`; a server that is asked for nothing new has the key that it always had."""
+        told = self.model_dump(mode="json", exclude={"ray_address"})
+        if told["distributed_executor_backend"] is None:
+            del told["distributed_executor_backend"]
+        return told
+
+    @property
     def over_machines(self) -> bool:
         """See `ServingConfig.over_machines`."""
         return self.distributed_executor_backend == "ray"

@@ -97,12 +97,3 @@ def test_a_cluster_that_is_not_there_is_told(python: Path, tmp_path: Path) -> No
     assert cluster.fault is not None and "Connection refused" in cluster.fault
     found = cluster_violations(cluster, address, 8, 4, tmp_path)
     assert found == [f"the Ray cluster {address} does not answer: {cluster.fault}; {vllm_ray._START}"]
-
-
-def test_no_cluster_on_this_machine_is_told(python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of `auto`, where Ray looks for what was started here, and a server would start one of its own."""
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    file = tmp_path / "config.json"
-    file.write_text("{}")
-    cluster = asked_cluster("auto", file, tmp_path / "machines.log", python)
-    assert cluster.fault is not None and "ConnectionError: Could not find any running Ray instance" in cluster.fault

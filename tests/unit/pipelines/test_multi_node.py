@@ -189,3 +189,10 @@ def test_what_is_rendered_for_one_machine_refuses_it() -> None:
     object.__setattr__(champion, "name", "gptq-int4")
     with pytest.raises(RequestError, match="gptq-int4 was served over the machines of a Ray cluster"):
         _ = champion.container
+
+
+def test_where_the_cluster_is_shapes_no_number() -> None:
+    shaping = recipe().serving.shaping
+    assert shaping == recipe("serving.ray_address=head:6379").serving.shaping
+    assert shaping["distributed_executor_backend"] == "ray"
+    assert not {"distributed_executor_backend", "ray_address"} & VllmServerConfig().shaping.keys()
