@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from configs.errors import StageError
@@ -156,7 +156,8 @@ class SharedStore:
         try:
             yield token
         finally:
-            with self._explained(f"removing from {self.address}"):
+            # A token that stays does no harm, and what went wrong in the block is to be told. `answer` removes one too.
+            with suppress(StageError), self._explained(f"removing from {self.address}"):
                 self._files.remove(name)
 
     def answer(self, token: str) -> None:

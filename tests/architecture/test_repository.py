@@ -28,11 +28,13 @@ DOCUMENTS = (
             "housekeeping",
             "init",
             "limits",
+            "multi-node",
             "registry",
             "rendering",
             "replay",
             "review",
             "schedule",
+            "shared-store",
             "verdict",
             "watching",
         )

@@ -1,19 +1,25 @@
 """Ray's own clusters of two nodes that say they have GPUs, asked as before a server is shared out over them."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from configs.loading import load_yaml_model
 from pipelines.environments.definition import environment_named
 from pipelines.environments.making import in_use
+from pipelines.recipe.run_config import RunConfig
 from registry.hashing import digest_of_file
 from serving_checks.engines import vllm_ray
+from serving_checks.engines.vllm import VllmServerConfig
 from serving_checks.engines.vllm_ray import Cluster, asked_cluster, cluster_violations
 from serving_checks.server import free_port
 from tests.architecture.repository import ROOT
+from tests.walks import take, walk_of
 
 pytestmark = [pytest.mark.environment, pytest.mark.timeout(900)]
 
@@ -97,3 +103,40 @@ def test_a_cluster_that_is_not_there_is_told(python: Path, tmp_path: Path) -> No
     assert cluster.fault is not None and "Connection refused" in cluster.fault
     found = cluster_violations(cluster, address, 8, 4, tmp_path)
     assert found == [f"the Ray cluster {address} does not answer: {cluster.fault}; {vllm_ray._START}"]
+
+
+def test_the_document_begins_with_what_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    take(walk_of(ROOT / "docs" / "multi-node.md"), capsys)
+
+
+def test_the_engine_itself_takes_what_the_recipe_asks_for() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    serving = load_yaml_model(ROOT / "configs" / "recipes" / "llama_70b_two-nodes_cuda.yaml", RunConfig).serving
+    assert isinstance(serving, VllmServerConfig)
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
+    taken = parser.parse_args(serving.arguments)
+    assert taken.distributed_executor_backend == "ray"
+    assert (taken.tensor_parallel_size, taken.pipeline_parallel_size) == (4, 2)
+    assert taken.kv_cache_memory_bytes == 24 << 30
+
+
+def test_the_engine_still_does_what_the_document_says() -> None:
+    """Pieces of its source that the rules rest on; where one is gone, docs/multi-node.md has to be read anew."""
+    package = find_spec("vllm")
+    assert package is not None and package.submodule_search_locations
+    folder = Path(package.submodule_search_locations[0])
+    for file, piece in (
+        ("v1/executor/ray_utils.py", "ray.init(address=ray_address, runtime_env=parallel_config.ray_runtime_env)"),
+        ("v1/executor/ray_utils.py", "while time.time() - s < PG_WAIT_TIMEOUT"),
+        ("v1/executor/ray_env_utils.py", "return {key: value for key, value in os.environ.items() if key not in"),
+        ("envs.py", 'os.getenv("VLLM_USE_RAY_V2_EXECUTOR_BACKEND", "1")'),
+        ("distributed/utils.py", "layers_per_partition = num_hidden_layers // pp_size"),
+        ("config/model.py", "if total_num_attention_heads % tensor_parallel_size != 0:"),
+    ):
+        assert piece in (folder / file).read_text(encoding="utf-8"), (file, piece)

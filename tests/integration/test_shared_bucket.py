@@ -19,6 +19,7 @@ from registry.store import Store
 from tests.architecture.repository import ROOT
 from tests.moto_server import cut_once, moto_server
 from tests.unit.registry.test_shared_store import MODEL, hex_of, put
+from tests.walks import take, walk_of
 
 pytestmark = [pytest.mark.environment, pytest.mark.timeout(600)]
 
@@ -271,4 +272,9 @@ def test_a_probe_tells_one_bucket_from_another(s3: Any) -> None:
         SharedStore(ADDRESS + "/").answer(token)
         with pytest.raises(StageError, match="s3://other/quantbench on this machine is not the one"):
             SharedStore("s3://other/quantbench").answer(token)
+    assert s3.find("models") == []
+
+
+def test_the_document_begins_with_what_happens(s3: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    take(walk_of(ROOT / "docs" / "shared-store.md"), capsys)
     assert s3.find("models") == []
