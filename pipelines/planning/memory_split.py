@@ -76,9 +76,10 @@ def split_violations(config: RunConfig, machine: MachineRecord, checkpoint: Chec
     layers, stages = layers_of(checkpoint), serving.pipeline_parallel_size
     if layers and stages > layers:
         return [f"{stages} pipeline stages cannot share {layers} layers; lower serving.pipeline_parallel_size"]
+    gpus = f"each of {serving.ranks} GPUs" if serving.ranks > 1 else "the GPU"
     asked = {"baseline": _UNQUANTIZED_BITS} | {name: _bits(method) for name, method in config.methods.items()}
     return [
-        f"{name}: each of {serving.ranks} GPUs would hold {held.weights_bytes / 2**30:.1f} GiB of weights and"
+        f"{name}: {gpus} would hold {held.weights_bytes / 2**30:.1f} GiB of weights and"
         f" {held.cache_bytes / 2**30:g} GiB of KV cache, and has {memory / 2**30:.1f} GiB; lower serving.kv_cache_gib"
         " or take more GPUs (serving.tensor_parallel_size, serving.pipeline_parallel_size)"
         for name, bits in asked.items()

@@ -123,6 +123,8 @@ def _asked_of(asked: Asked, method: MethodConfig) -> Asked:
 def check_rules(context: JobContext, checkpoint: CheckpointRecord) -> None:
     """Raise RequestError with all that forbids the run on this checkpoint, machine and serving config."""
     found = rule_violations(context, checkpoint)
+    # A first recipe is written all the same, with this as a warning.
+    found += split_violations(context.config, context.machine, checkpoint)
     if found:
         _refuse(found)
 
@@ -146,7 +148,7 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
     found += length_violations(config.serving, checkpoint.positions) + _token_violations(checkpoint)
     asked = _asked(config, machine, checkpoint.head_size)
     for_all = serving_violations(asked)
-    found += for_all + split_violations(config, machine, checkpoint)
+    found += for_all
     served = serve_dtype(config, machine, None)
     found += [f"baseline: {line}" for line in range_violations(checkpoint.beyond_float16, [served])]
     if not engine.gives_logprobs:

@@ -11,9 +11,9 @@ from evals.suites.resolve import load_suite
 from pipelines.planning import open_run
 from pipelines.planning.context import JobContext
 from pipelines.planning.data_parallel import check_data_parallel, servers_of
-from pipelines.planning.memory_split import check_ranks, rank_memory
+from pipelines.planning.memory_split import check_ranks, rank_memory, split_violations
 from pipelines.planning.open_run import check_machines
-from pipelines.planning.preflight import rule_violations
+from pipelines.planning.preflight import check_rules, rule_violations
 from pipelines.recipe.run_config import RunConfig
 from pipelines.rendering.deploy.champion import Champion
 from serving_checks.engines import vllm_ray
@@ -33,7 +33,13 @@ def recipe(*overrides: str) -> RunConfig:
 
 def violations(*overrides: str, gpu_gib: int = 80) -> list[str]:
     machine = MACHINE.model_copy(update={"gpu_memory_bytes": gpu_gib << 30})
-    return rule_violations(JobContext(recipe(*overrides), machine, load_suite("core"), []), CHECKPOINT)
+    context = JobContext(recipe(*overrides), machine, load_suite("core"), [])
+    found = rule_violations(context, CHECKPOINT) + split_violations(context.config, machine, CHECKPOINT)
+    if found:
+        with pytest.raises(RequestError) as refused:
+            check_rules(context, CHECKPOINT)
+        assert all(line in refused.value.what for line in found)
+    return found
 
 
 def test_the_recipe_fits_its_model_and_eight_gpus() -> None:
