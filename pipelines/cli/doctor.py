@@ -5,6 +5,7 @@ import json
 import platform
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -20,6 +21,7 @@ from pipelines.report.machine_limits import limit_rows, limit_titles
 from quantizers.base import METHODS, load_method
 from registry.contracts import MachineLimits
 from registry.contracts.base import Method
+from registry.shared_store import SharedStore
 from serving_checks.engines.base import Engine
 from serving_checks.engines.table import ENGINES, engine_type
 from serving_checks.readings.machine_limits import take_limits
@@ -37,10 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measure", action="store_true", help="also measure memory bandwidth and matrix rates, in some seconds"
     )
+    parser.add_argument(
+        "--store", metavar="ADDRESS", help="try a shared store from here instead: a folder, or s3://BUCKET/PREFIX"
+    )
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Print it; always 0, since a machine without a GPU is a fact and no failure."""
+    """Print it; 0, since a machine without a GPU is a fact and no failure.
+
+    Raises:
+        RequestError: `--store` names nothing that can be one.
+        StageError: It cannot be written to and read from here.
+    """
+    if args.store is not None:
+        return _tried_store(args.store, args.json)
     machine = detect_machine()
     serving = [engine for engine in map(engine_type, ENGINES) if engine.distributions]
     quantizing = [one.engine for one in map(load_method, METHODS) if one.environment == MAIN]
@@ -86,6 +98,19 @@ def execute(args: argparse.Namespace) -> int:
     for one in environments:
         others.add_row(one.name, state_of(one), ", ".join(one.definition.used_by))
     console.print(others)
+    return 0
+
+
+def _tried_store(address: str, as_json: bool) -> int:
+    began = time.monotonic()
+    store = SharedStore(address)
+    with store.probe() as token:
+        store.answer(token)
+    seconds = time.monotonic() - began
+    if as_json:
+        print(json.dumps({"store": store.address, "seconds": seconds}))
+    else:
+        Console().print(f"{store.address}: written, read and removed in {seconds:.2f} s", soft_wrap=True)
     return 0
 
 

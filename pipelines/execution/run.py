@@ -18,7 +18,7 @@ from pipelines.execution.scheduling import run_scheduled
 from pipelines.execution.shared_machine import SharedMachine
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.concurrency import Sharing, sharing_of
-from pipelines.planning.open_run import OpenRun, check_device, known_checkpoint
+from pipelines.planning.open_run import OpenRun, check_device, check_machines, known_checkpoint
 from pipelines.planning.preflight import check_rules
 from pipelines.planning.stages import Stage
 from pipelines.records.comparison import Comparison
@@ -64,6 +64,7 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
     """Run every stage whose result is not there yet; a failed stage stops only what needs it."""
     config, machine = run.context.config, run.context.machine
     check_device(machine)
+    check_machines(config.serving, workspace.root)
     run_dir = workspace.new_run_dir(config.name)
     write_text_atomically(run_dir / "config.json", config.model_dump_json(indent=2))
     recording = Recorder(config.tracking, workspace, run_dir, config.deadlines.of_stage("record"))

@@ -15,7 +15,7 @@ from pipelines.execution.runner import Runner
 from pipelines.execution.tune_choice import choose, failed_cell, measured_cell
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.interpreters import interpreter_of
-from pipelines.planning.open_run import OpenRun, check_device, known_checkpoint
+from pipelines.planning.open_run import OpenRun, check_device, check_machines, known_checkpoint
 from pipelines.planning.preflight import check_rules
 from pipelines.planning.stages import Stage
 from pipelines.recipe.run_config import RunConfig
@@ -77,6 +77,7 @@ def execute_tune(run: OpenRun, workspace: Workspace, observer: RunObserver) -> T
     config, machine = run.context.config, run.context.machine
     tune = _tune_of(config)
     check_device(machine)
+    check_machines(config.serving, workspace.root)
     run_dir = workspace.new_run_dir(f"{config.name}-tune")
     with scratch_folder(), ForkServers(config, machine, run_dir / "logs") as fork_servers:
         runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers)

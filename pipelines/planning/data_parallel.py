@@ -17,6 +17,8 @@ def check_data_parallel(config: RunConfig, machine: MachineRecord) -> None:
     ranks = config.serving.ranks
     if not isinstance(config.serving, LaunchedConfig):
         why = f"a server of {config.serving.engine} runs already, and is one"
+    elif config.serving.over_machines:
+        why = "one that is shared out over machines takes them all"
     elif machine.device == "cuda":
         why = f"each takes GPUs of its own, {ranks} of the {len(machine.gpus)} that are visible here"
     else:
@@ -34,6 +36,8 @@ def servers_of(config: RunConfig, machine: MachineRecord, model_bytes: int) -> l
         config: One that `check_data_parallel` passed.
         model_bytes: Of the model's files.
     """
+    if config.serving.over_machines:
+        return [[]]
     wanted, ranks = config.evaluation.data_parallel_size, config.serving.ranks
     size = _room(config, machine) if wanted == "auto" else wanted
     if wanted == "auto" and machine.device == "cpu":
@@ -44,7 +48,7 @@ def servers_of(config: RunConfig, machine: MachineRecord, model_bytes: int) -> l
 
 def _room(config: RunConfig, machine: MachineRecord) -> int:
     """Servers that compute beside one another without waiting for one another; at least one."""
-    if not isinstance(config.serving, LaunchedConfig):
+    if not isinstance(config.serving, LaunchedConfig) or config.serving.over_machines:
         return 1
     if machine.device == "cuda":
         return max(1, len(machine.gpus) // config.serving.ranks)

@@ -1,10 +1,12 @@
 """A recipe that was read and found sound on this machine: what planning, running and the console start from."""
 
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from configs.errors import RequestError, blaming
 from configs.loading import load_yaml_model
@@ -15,6 +17,7 @@ from pipelines.planning.concurrency import check_concurrency
 from pipelines.planning.context import JobContext
 from pipelines.planning.data_parallel import check_data_parallel
 from pipelines.planning.device import MachineRecord, detect_machine
+from pipelines.planning.memory_split import check_ranks
 from pipelines.planning.preflight import check_environments, check_families, check_memory, without_refused
 from pipelines.planning.stages import Fingerprints, Stage, stages_of
 from pipelines.recipe.fingerprints import calibration_fingerprint, source_fingerprint
@@ -23,6 +26,9 @@ from quantizers.calibration.documents import check_documents
 from quantizers.checkpoints.hub_revision import at_commit
 from quantizers.checkpoints.sources import HubSource, check_source, told_architecture
 from registry.contracts import CheckpointRecord, StageResult
+from registry.files import write_text_atomically
+from serving_checks.engines.base import ServingConfig
+from serving_checks.engines.table import engine_of
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ def opened(config: RunConfig, started_at: datetime, start_seconds: float) -> Ope
     suite = _suite(config.evaluation)
     machine = detect_machine(config.device)
     config, left_out = without_refused(config, machine)
+    check_ranks(config.serving, machine)
     check_memory(config.serving, machine)
     check_data_parallel(config, machine)
     check_concurrency(config, machine)
@@ -117,6 +124,37 @@ def check_device(machine: MachineRecord) -> None:
         raise RequestError(
             "the recipe asks for device cuda, and no NVIDIA GPU answers here",
             remedy="run it on a GPU machine, see `quantbench doctor`; --set device=cpu tries it without",
+        )
+
+
+def check_machines(serving: ServingConfig, folder: Path) -> None:
+    """Raise RequestError where the other machines that servers are shared out over cannot take them; asks them.
+
+    Args:
+        folder: That models will be served from; a file is written there for as long.
+    """
+    if not serving.over_machines:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f".probe-{secrets.token_hex(16)}"
+    write_text_atomically(file, file.name)
+    try:
+        check_machines_see(file, serving)
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def check_machines_see(file: Path, serving: ServingConfig) -> None:
+    """The same, where a file is there already that each machine has to see."""
+    if not serving.over_machines:
+        return
+    with TemporaryDirectory(prefix="quantbench-") as logs:
+        found = engine_of(serving).refusals_of_machines(file, Path(logs) / "machines.log")
+    if found:
+        raise RequestError(
+            "the machines that `serving` names cannot take its servers:" + "".join(f"\n  - {line}" for line in found),
+            remedy="mend it as each line says, then run the same command",
+            blame="machine",
         )
 
 

@@ -14,6 +14,7 @@ from pipelines.planning.compatibility import Asked, serving_violations
 from pipelines.planning.context import JobContext
 from pipelines.planning.device import MachineRecord
 from pipelines.planning.interpreters import check_interpreter
+from pipelines.planning.memory_split import split_violations
 from pipelines.planning.stages import STAGE_MODULES, Stage, quantize_dtype, serve_dtype
 from pipelines.recipe.run_config import RunConfig
 from quantizers.base import METHODS, MethodConfig, load_method
@@ -122,6 +123,8 @@ def _asked_of(asked: Asked, method: MethodConfig) -> Asked:
 def check_rules(context: JobContext, checkpoint: CheckpointRecord) -> None:
     """Raise RequestError with all that forbids the run on this checkpoint, machine and serving config."""
     found = rule_violations(context, checkpoint)
+    # A first recipe is written all the same, with this as a warning.
+    found += split_violations(context.config, context.machine, checkpoint)
     if found:
         _refuse(found)
 

@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 from configs.errors import RequestError
 from pipelines.planning.compatibility import Asked, serving_violations
 from pipelines.planning.device import MachineRecord
-from pipelines.planning.open_run import check_device
+from pipelines.planning.memory_split import check_ranks
+from pipelines.planning.open_run import check_device, check_machines_see
 from pipelines.planning.preflight import check_memory, length_violations
 from pipelines.planning.stages import folder_dtype
 from pipelines.recipe.bench_config import method_of, sizes_of
@@ -37,6 +38,7 @@ def checked_folder(
     served = ServedFolder(model, serving, folder_dtype(model, serving, dtype, machine))
     if isinstance(engine, LaunchedEngine):
         check_device(machine)
+        check_ranks(serving, machine)
         check_memory(serving, machine)
     check_servable(engine, ServerRequest(serving, model, served.dtype, machine.device, machine.serving_threads))
     ranks, stages = serving.tensor_parallel_size, serving.pipeline_parallel_size
@@ -48,4 +50,5 @@ def checked_folder(
     if found:
         raise RequestError("; ".join(found), remedy="change `serving` as it says")
     authorization(engine.api_key_variable)
+    check_machines_see(model / "config.json", serving)
     return served

@@ -256,7 +256,7 @@ def _measure(
     dtype = dtype or serve_dtype(config, machine, method.method if method else None)
     shaping: dict[str, Any] = {
         "suite": suite_digest,
-        "serving": config.serving.model_dump(mode="json"),
+        "serving": config.serving.shaping,
         # What the file says, and not where it lies.
         "load": config.load.model_dump(mode="json", exclude={"prompts": {"file"}}),
         "checks": config.checks.model_dump(mode="json", exclude={"proofs"}),

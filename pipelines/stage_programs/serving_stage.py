@@ -190,7 +190,8 @@ def _loaded(
 
 
 def _metered(job: ServeJob, server: RunningServer) -> MeteredDevice | None:
-    if server.child is None:
+    # A part of the GPUs would be read, and told as all.
+    if server.child is None or job.serving.over_machines:
         return None
     return MeteredDevice(kind=job.device, gpus=job.servers[0], ranks=job.serving.ranks)
 
@@ -320,6 +321,7 @@ def _record(
         device_name=job.device_name,
         dtype=dtype,
         tensor_parallel_size=facts.tensor_parallel_size or job.serving.tensor_parallel_size,
+        pipeline_parallel_size=job.serving.pipeline_parallel_size,
         threads=job.threads if job.device == "cpu" and server.child else None,
         eager=facts.eager,
         prefix_caching=facts.prefix_caching,

@@ -184,6 +184,8 @@ class ServingRecord(Record):
     """The CPU's or GPU's model name."""
     dtype: DType
     tensor_parallel_size: int
+    pipeline_parallel_size: int = 1
+    """As it was asked for."""
     threads: int | None
     eager: bool | None
     """No compilation and no graphs; None where the engine does not say."""

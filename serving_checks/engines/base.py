@@ -45,6 +45,16 @@ class ServingConfig(StrictModel):
         """Processes of one server, on a GPU each with one of its own."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """What shapes a measurement's numbers, for its key."""
+        return self.model_dump(mode="json")
+
+    @property
+    def over_machines(self) -> bool:
+        """Whether ranks may be on other machines than the server."""
+        return False
+
 
 class LaunchedConfig(ServingConfig):
     """Servers that are started and stopped here."""
@@ -274,6 +284,18 @@ class Engine(ABC):
         Returns:
             Whole sentences, each with its remedy; empty where the engine is going to serve `request`.
         """
+
+    def refusals_of_machines(self, file: Path, log_file: Path) -> list[str]:
+        """Ask the machines that a server's ranks may be on; only where `config.over_machines`.
+
+        Args:
+            file: In the folder that models are served from; has to be seen on each machine.
+            log_file: Gets what is said meanwhile.
+
+        Returns:
+            Whole sentences, each with its remedy; empty where they take a server.
+        """
+        return []
 
     def fork_server(self, device: Device, threads: int | None, address: Path) -> ServerCommand | None:
         """The command of a fork server for this engine's servers (`fork_server.py`), listening on `address`.

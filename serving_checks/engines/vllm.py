@@ -5,16 +5,16 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.errors import UnreadableError
 from configs.quantities import Count, Gibibytes, Tokens
 from configs.reading.json_text import read_json_object
 from registry.contracts.base import Device
 from registry.contracts.serving import Endpoint, ServingRecord
-from serving_checks.engines import vllm_log
+from serving_checks.engines import vllm_log, vllm_ray
 from serving_checks.engines.base import (
     LOOPBACK,
     Container,
@@ -92,17 +92,48 @@ class VllmServerConfig(LaunchedConfig):
     """Memory for the KV cache of each rank, in GiB. Fixed rather than 'all that is left', so that peaks compare."""
     enforce_eager: bool = True
     """Skip compilation: a shorter start; on a GPU, slower answers."""
+    distributed_executor_backend: Literal["mp", "ray"] | None = None
+    """Who starts the ranks: `mp` on this machine's GPUs, `ray` on those of a Ray cluster; null for the engine's choice,
+    which is `mp`."""
+    ray_address: str = "auto"
+    """Of the Ray cluster that this machine is part of, HOST:PORT as in `ray start --address`; `auto` for the one that
+    runs here."""
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """See `ServingConfig.shaping`; a server that is asked for nothing new has the key that it always had."""
+        told = self.model_dump(mode="json", exclude={"ray_address"})
+        if told["distributed_executor_backend"] is None:
+            del told["distributed_executor_backend"]
+        return told
+
+    @property
+    def over_machines(self) -> bool:
+        """See `ServingConfig.over_machines`."""
+        return self.distributed_executor_backend == "ray"
+
+    @model_validator(mode="after")
+    def _one_address(self) -> Self:
+        if self.ray_address != "auto" and not self.over_machines:
+            raise ValueError("`ray_address` is read with `distributed_executor_backend: ray` alone")
+        if "://" in self.ray_address:
+            raise ValueError(
+                "`ray_address` is HOST:PORT or auto: the server runs on a machine of the cluster, and not as its client"
+            )
+        return self
 
     @property
     def arguments(self) -> list[str]:
         """Of vLLM's command line: all that is asked for here, wherever the server runs."""
-        options = {
+        options: dict[str, int | str] = {
             "max-model-len": self.max_model_len,
             "max-num-seqs": self.max_num_seqs,
             "kv-cache-memory-bytes": round(self.kv_cache_gib * 2**30),
             "tensor-parallel-size": self.tensor_parallel_size,
             "pipeline-parallel-size": self.pipeline_parallel_size,
         }
+        if self.distributed_executor_backend is not None:
+            options["distributed-executor-backend"] = self.distributed_executor_backend
         if self.max_num_batched_tokens is not None:
             options["max-num-batched-tokens"] = self.max_num_batched_tokens
         switches = {
@@ -155,8 +186,9 @@ class VllmEngine(LaunchedEngine):
     @classmethod
     def command_for_users(cls, serving: ServingRecord, max_model_len: int) -> str | None:
         """See `Engine.command_for_users`."""
-        ranks = serving.tensor_parallel_size
+        ranks, stages = serving.tensor_parallel_size, serving.pipeline_parallel_size
         split = f" --tensor-parallel-size {ranks}" if ranks > 1 else ""
+        split += f" --pipeline-parallel-size {stages}" if stages > 1 else ""
         return f"vllm serve . --dtype {serving.dtype} --max-model-len {max_model_len}{split}"
 
     def container(self, model: str, dtype: str, measured: ServingRecord | None = None) -> Container | None:
@@ -207,6 +239,12 @@ class VllmEngine(LaunchedEngine):
                 "set `pipeline_parallel_size: 1`"
             )
         return found
+
+    def refusals_of_machines(self, file: Path, log_file: Path) -> list[str]:
+        """See `Engine.refusals_of_machines`."""
+        address, ranks = self.config.ray_address, self.config.ranks
+        cluster = vllm_ray.asked_cluster(address, file, log_file)
+        return vllm_ray.cluster_violations(cluster, address, ranks, self.config.tensor_parallel_size, file.parent)
 
     def command(self, request: ServerRequest, port: int) -> ServerCommand:
         """See `Engine.command`.
@@ -268,7 +306,7 @@ class VllmEngine(LaunchedEngine):
 
     def facts(self, endpoint: Endpoint, log: str) -> EngineFacts:
         """See `Engine.facts`: asked of the workers; as it was started, with a warning, where they are silent."""
-        warnings, kernel = vllm_log.warnings_of(log), vllm_log.kernel_of(log)
+        warnings, kernel = [*vllm_log.warnings_of(log), *self._unseen], vllm_log.kernel_of(log)
         try:
             ranks = self.ranks(endpoint)
         except (OSError, ValueError) as error:
@@ -292,6 +330,15 @@ class VllmEngine(LaunchedEngine):
             prefix_caching=ranks[0].prefix_caching,
             max_num_seqs=ranks[0].max_num_seqs,
         )
+
+    @property
+    def _unseen(self) -> list[str]:
+        if not self.config.over_machines:
+            return []
+        return [
+            "the ranks are processes of a Ray cluster: the peak of the process tree is the server's own without them,"
+            " and energy is not read"
+        ]
 
     def shared_memory_of(self, log: str) -> set[str]:
         """See `LaunchedEngine.shared_memory_of`: the CPU ranks' (vllm/distributed/.../cpu_communicator.py)."""
@@ -352,6 +399,9 @@ def _cpu_variables(ranks: int, threads: int | None) -> dict[str, str]:
 def _variables(config: VllmServerConfig, device: Device, threads: int | None) -> dict[str, str]:
     # Opens /collective_rpc, by which the workers tell their weights; the server listens on loopback only.
     shared = {**_OFFLINE, "VLLM_SERVER_DEV_MODE": "1"}
+    if config.over_machines:
+        # Without it a server that finds no cluster starts one of its own, and waits there for GPUs that never come.
+        return shared | {"RAY_ADDRESS": config.ray_address}
     return shared if device != "cpu" else shared | _eager(config) | _cpu_variables(config.ranks, threads)
 
 

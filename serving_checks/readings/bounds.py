@@ -123,7 +123,8 @@ def _known(serving: ServingRecord, point: LoadPoint) -> tuple[MachineLimits, Tok
     """Limits, work, and how many such machines work together: GPUs do, ranks of a CPU share its threads."""
     if serving.limits is None or serving.work is None or point.invalid is not None or not point.completed:
         return None
-    return serving.limits, serving.work, serving.tensor_parallel_size if serving.device == "cuda" else 1
+    gpus = serving.tensor_parallel_size * serving.pipeline_parallel_size
+    return serving.limits, serving.work, gpus if serving.device == "cuda" else 1
 
 
 def _measured(seconds: float) -> bool:

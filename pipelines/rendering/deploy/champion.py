@@ -52,7 +52,13 @@ class Champion:
 
     @cached_property
     def container(self) -> Container:
-        """How it is started. Raises RequestError for an engine that is not started so."""
+        """How it is started. Raises RequestError for an engine that is not started so, or one on several machines."""
+        if self.config.over_machines:
+            raise RequestError(
+                f"{self.name} was served over the machines of a Ray cluster, and what is rendered is for one machine",
+                remedy="measure it on the GPUs of one machine (without serving.distributed_executor_backend), and"
+                " deploy that",
+            )
         found = self.engine.container(self.model, self.serving.dtype, self.serving)
         if found is None:
             raise RequestError(
@@ -183,6 +189,7 @@ def check_as_measured(name: str, asked: ServingConfig, serving: ServingRecord) -
     told = {
         "engine": (asked.engine, serving.engine),
         "tensor_parallel_size": (asked.tensor_parallel_size, serving.tensor_parallel_size),
+        "pipeline_parallel_size": (asked.pipeline_parallel_size, serving.pipeline_parallel_size),
         "max_num_seqs": (asked.max_num_seqs, serving.max_num_seqs),
         "enforce_eager": (getattr(asked, "enforce_eager", None), serving.eager),
     }

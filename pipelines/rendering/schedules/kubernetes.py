@@ -77,8 +77,7 @@ def pod(run: ScheduledRun, name: str, container: Mapping[str, Any]) -> dict[str,
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     if run.config.device == "cuda":
-        ranks = getattr(run.config.serving, "tensor_parallel_size", 1)
-        whole["resources"] = {"limits": {"nvidia.com/gpu": str(ranks)}}
+        whole["resources"] = {"limits": {"nvidia.com/gpu": str(run.config.serving.ranks)}}
     return {
         "terminationGracePeriodSeconds": 120,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},

@@ -131,6 +131,14 @@ def test_doctor_knows_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert report["methods"]["bnb_nf4"]["tensor_parallel"].startswith("no: ")
 
 
+def test_doctor_tries_a_shared_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--store", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["store"] == str(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert main(["doctor", "--store", str(tmp_path / "absent")]) == 2
+    assert "is no folder on this node" in capsys.readouterr().err
+
+
 def test_doctor_finds_the_engines_of_our_own_environment(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

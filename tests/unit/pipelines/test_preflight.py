@@ -29,12 +29,14 @@ from pipelines.planning.stages import Stage, stages_of
 from pipelines.recipe.run_config import RunConfig
 from quantizers.base import METHODS
 from quantizers.checkpoints.sources import FolderSource, HubSource, told_architecture
-from registry.contracts import ObjectRef, StageResult
+from registry.contracts import CheckpointRecord, ObjectRef, StageResult
 from registry.contracts.base import Device, Method
 from serving_checks.engines.table import ENGINES
 from serving_checks.engines.vllm import VllmEngine
 from tests.records import checkpoint_record
 from tests.unit.pipelines.test_runner import FINGERPRINTS, MACHINE, ROOT, run_config
+
+GPU_MACHINE = MACHINE.model_copy(update={"device": "cuda", "fast_bfloat16": True, "gpu_memory_bytes": 80 << 30})
 
 
 def context(**changes: object) -> JobContext:
@@ -237,30 +239,39 @@ def test_an_engine_without_log_probabilities_cannot_be_evaluated() -> None:
     assert "transformers gives no log-probabilities" in found[0]
 
 
-def test_the_cuda_recipe_fits_its_model() -> None:
-    """Llama 3.1 8B's shapes (its config.json): bfloat16 everywhere, groups of 128, two ranks."""
-    config = load_yaml_model(ROOT / "configs" / "recipes" / "llama_8b_cuda.yaml", RunConfig)
-    machine = MACHINE.model_copy(update={"device": "cuda", "fast_bfloat16": True, "gpu_memory_bytes": 80 << 30})
-    hidden, heads, kv_heads, wide = 4096, 32, 8, 14336
+def llama_shapes(hidden: int, heads: int, wide: int, layers: int, vocabulary: int = 128256) -> CheckpointRecord:
+    """Of Llama 3.1, with 8 key-value heads and an untied head (its config.json)."""
     linears = {
         "self_attn.q_proj": (hidden, hidden),
-        "self_attn.k_proj": (hidden // heads * kv_heads, hidden),
-        "self_attn.v_proj": (hidden // heads * kv_heads, hidden),
+        "self_attn.k_proj": (hidden // heads * 8, hidden),
+        "self_attn.v_proj": (hidden // heads * 8, hidden),
         "self_attn.o_proj": (hidden, hidden),
         "mlp.gate_proj": (wide, hidden),
         "mlp.up_proj": (wide, hidden),
         "mlp.down_proj": (hidden, wide),
     }
-    checkpoint = checkpoint_record("sha256:c").model_copy(
+    of_a_layer = sum(rows * columns for rows, columns in linears.values()) + 2 * hidden
+    return checkpoint_record("sha256:c").model_copy(
         update={
-            "linear_shapes": {f"model.layers.{i}.{name}": shape for i in range(32) for name, shape in linears.items()},
+            "linear_shapes": {
+                f"model.layers.{i}.{name}": shape for i in range(layers) for name, shape in linears.items()
+            },
+            "parameters": layers * of_a_layer + 2 * vocabulary * hidden + hidden,
             "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
+            "num_key_value_heads": 8,
             "max_position_embeddings": 131072,
             "positions": 131072,
             "head_size": 128,
         }
     )
+
+
+def test_the_cuda_recipe_fits_its_model() -> None:
+    """bfloat16 everywhere, groups of 128, two ranks."""
+    config = load_yaml_model(ROOT / "configs" / "recipes" / "llama_8b_cuda.yaml", RunConfig)
+    checkpoint = llama_shapes(hidden=4096, heads=32, wide=14336, layers=32)
+    assert checkpoint.parameters == 8_030_261_248
+    machine = GPU_MACHINE
     assert config.evaluation.suite == "core"
     assert rule_violations(JobContext(config, machine, load_suite("core"), []), checkpoint) == []
     stages = stages_of(config, machine, FINGERPRINTS)
