@@ -16,6 +16,7 @@ from pipelines.execution.recording import Recorder
 from pipelines.execution.runner import Runner
 from pipelines.execution.scheduling import run_scheduled
 from pipelines.execution.shared_machine import SharedMachine
+from pipelines.execution.stage_work import WorkHere
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.concurrency import Sharing, sharing_of
 from pipelines.planning.open_run import OpenRun, check_device, known_checkpoint
@@ -78,7 +79,8 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
 
         with ForkServers(config, machine, run_dir / "logs") as fork_servers:
             shared = SharedMachine(workspace, scratch)
-            runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers, before_work, shared)
+            work = WorkHere(run.context, workspace, run_dir, shared, fork_servers)
+            runner = Runner(run.context, workspace, run_dir, observer.on_progress, before_work, shared, work)
             outcomes, found = _run_stages(run, runner, shared, workspace, observer)
         rows = rows_of(run, runner.results, found)
         measured = RunRecord(

@@ -12,6 +12,8 @@ from configs.names import entry_of
 from pipelines.execution.fork_servers import ForkServers
 from pipelines.execution.run import RunObserver
 from pipelines.execution.runner import Runner
+from pipelines.execution.shared_machine import SharedMachine
+from pipelines.execution.stage_work import WorkHere
 from pipelines.execution.tune_choice import choose, failed_cell, measured_cell
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.interpreters import interpreter_of
@@ -79,7 +81,9 @@ def execute_tune(run: OpenRun, workspace: Workspace, observer: RunObserver) -> T
     check_device(machine)
     run_dir = workspace.new_run_dir(f"{config.name}-tune")
     with scratch_folder(), ForkServers(config, machine, run_dir / "logs") as fork_servers:
-        runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers)
+        shared = SharedMachine(workspace)
+        work = WorkHere(run.context, workspace, run_dir, shared, fork_servers)
+        runner = Runner(run.context, workspace, run_dir, observer.on_progress, machine=shared, work=work)
         outcomes = _run_stages(run, runner, observer)
     parameters = {cell_name(cell): cell for cell in tune.cells()}
     measured = [outcome for outcome in outcomes if outcome.name.startswith("tune:")]
