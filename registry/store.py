@@ -10,7 +10,8 @@ import errno
 import re
 import secrets
 import shutil
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from configs.errors import RequestError, StageError
@@ -18,6 +19,7 @@ from registry.contracts import ObjectRef
 from registry.files import fsync, fsync_tree, write_text_atomically
 from registry.hashing import Manifest, differing, strangers_below
 from registry.in_use import InUse
+from registry.lone_lock import lone_lock
 from registry.owned_folders import abandoned_below, owned_folder, sweep_abandoned
 from registry.verified_files import Known, look_at, read_known, write_known
 
@@ -38,6 +40,7 @@ class DamagedObject(StageError):
             remedy="run the recipe again: what is damaged is made anew. If it happens again, check the disk (dmesg)",
         )
         self.digest = digest
+        self.differences = differences
 
 
 class Store:
@@ -49,6 +52,7 @@ class Store:
         self._verified = root / "verified"
         self._signatures = root / "signatures"
         self._staging = root / "staging"
+        self._fetching = root / "fetching"
         self.in_use = InUse(root / "in-use.lock")
         """By digest."""
 
@@ -65,16 +69,24 @@ class Store:
         """An empty directory on the store's own file system, so that `put` needs no copy; gone after the block."""
         return owned_folder(self._staging)
 
-    def put(self, staging_dir: Path) -> ObjectRef:
+    def put(self, staging_dir: Path, promised: Manifest | None = None) -> ObjectRef:
         """Move `staging_dir` into the store and return its address.
 
         An object that is there already stays if its bytes are whole, and is replaced if they are not. The manifest
         comes last: an object that has one was written completely.
+
+        Args:
+            promised: What the folder has to hold, where that is known.
+
+        Raises:
+            DamagedObject: It does not, and stays where it is.
         """
         for stranger in strangers_below(staging_dir):
             stranger.unlink()  # such as an engine's socket: nothing that could be kept
         fsync_tree(staging_dir)
         manifest, known = look_at(staging_dir, {})
+        if promised is not None and manifest.digest != promised.digest:
+            raise DamagedObject(promised.digest, staging_dir, differing(promised.files, manifest.files))
         self._objects.mkdir(parents=True, exist_ok=True)
         self.in_use.hold(manifest.digest)
         target = self.path(manifest.digest)
@@ -94,6 +106,21 @@ class Store:
                 write_known(self._verified_path(manifest.digest), known)
                 break
         return ObjectRef(digest=manifest.digest, size_bytes=manifest.size_bytes)
+
+    @contextmanager
+    def turn(self, digest: str) -> Iterator[None]:
+        """Be the only one of this machine's processes that makes or fetches an object, for the length of the block.
+
+        Where files cannot be locked, several do: each `put` leaves the object whole.
+        """
+        self._fetching.mkdir(parents=True, exist_ok=True)
+        with lone_lock(self._fetching / digest.removeprefix("sha256:")):
+            yield
+
+    def free_bytes(self) -> int:
+        """On the store's disk."""
+        self._staging.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(self._staging).free
 
     def open(self, digest: str) -> Path:
         """The object's directory, its bytes verified; they are read only where they may have changed since they were.
