@@ -76,7 +76,7 @@ class WorkHere:
     def _made_in(
         self, staging: Path, stage: Stage, results: Mapping[str, StageResult], on_progress: Callable[[str], None]
     ) -> StageResult:
-        stem = file_stem(stage)
+        stem = file_stem(stage.name)
         result_file = self._run_dir / "stages" / f"{stem}.result.json"
         result_file.parent.mkdir(exist_ok=True)
         result_file.unlink(missing_ok=True)
@@ -125,9 +125,9 @@ class WorkHere:
             self._workspace.store.open(digest)
 
 
-def file_stem(stage: Stage) -> str:
-    """What the stage's files in a run's folder are called."""
-    return stage.name.replace(":", "-")
+def file_stem(name: str) -> str:
+    """What the files of the stage of that name are called in a run's folder."""
+    return name.replace(":", "-")
 
 
 def input_digests(stage: Stage, results: Mapping[str, StageResult]) -> list[str]:

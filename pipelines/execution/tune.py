@@ -20,6 +20,7 @@ from pipelines.planning.interpreters import interpreter_of
 from pipelines.planning.open_run import OpenRun, check_device, known_checkpoint
 from pipelines.planning.preflight import check_rules
 from pipelines.planning.stages import Stage
+from pipelines.recipe.executor_config import RayExecutor
 from pipelines.recipe.run_config import RunConfig
 from pipelines.recipe.tune_config import AtConcurrency, TuneConfig, cell_load, cell_name
 from pipelines.records.events import StageOutcome
@@ -37,6 +38,11 @@ def open_tune(run: OpenRun) -> OpenRun:
     """
     config = run.context.config
     tune = _tune_of(config)
+    if isinstance(config.executor, RayExecutor):
+        raise RequestError(
+            "a tuner's cells are measured on this machine, and the recipe's `executor` is ray",
+            remedy="--set executor.kind=local on one of the nodes",
+        )
     by_name = {stage.name: stage for stage in run.stages}
     measured = by_name.get(f"measure:{tune.model}")
     if measured is None or tune.model != entry_of(tune.model):

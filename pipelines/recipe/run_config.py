@@ -11,6 +11,7 @@ from evals.judging.expectation import Expectation
 from evals.statistics.sequential import LookPlan
 from evals.suites.local_data import DataConfig
 from pipelines.recipe.deadlines import Deadlines
+from pipelines.recipe.executor_config import ExecutorConfig, LocalExecutor
 from pipelines.recipe.notify_config import NoticeConfig
 from pipelines.recipe.policy import Policy, RecommendConfig
 from pipelines.recipe.registry_config import RegistryConfig
@@ -140,6 +141,8 @@ class RunConfig(StrictModel):
     """Keep a profiler trace of a few engine steps of each measured model, taken after everything that is measured."""
     concurrency: ConcurrencyConfig = ConcurrencyConfig()
     """Which stages may work side by side."""
+    executor: ExecutorConfig = LocalExecutor()
+    """Where stages do their work; no part of any key."""
     fork_servers: bool = True
     """Import engines once a run and fork stages and model servers from there. CPU only; plain starts otherwise."""
 
