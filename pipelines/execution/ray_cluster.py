@@ -46,7 +46,7 @@ class RayCluster:
         if find_spec("ray") is None:
             raise RequestError(
                 "the recipe's `executor` is ray, and Ray is not installed here",
-                remedy="pip install 'quantbench[ray]' here and on each node; or --set executor.kind=local",
+                remedy="pip install 'quantbench[ray]' here and on each node; or --set 'executor={kind: local}'",
                 blame="machine",
             )
         self._executor, self._log_file = executor, log_file
@@ -110,7 +110,7 @@ class RayCluster:
         if answer.text is None:
             raise StageError(
                 f"on the Ray cluster {self._executor.address}: {answer.fault}",
-                remedy="see `ray status` and its nodes' logs, then run the same command again: what is done stays",
+                remedy="see `ray status` and its nodes' logs, then run it again: finished stages are kept",
                 blame="machine",
             )
         return answer.text

@@ -41,7 +41,7 @@ def open_tune(run: OpenRun) -> OpenRun:
     if isinstance(config.executor, RayExecutor):
         raise RequestError(
             "a tuner's cells are measured on this machine, and the recipe's `executor` is ray",
-            remedy="--set executor.kind=local on one of the nodes",
+            remedy="--set 'executor={kind: local}' on one of the nodes",
         )
     by_name = {stage.name: stage for stage in run.stages}
     measured = by_name.get(f"measure:{tune.model}")

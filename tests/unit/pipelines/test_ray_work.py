@@ -31,6 +31,7 @@ from registry.store import Store
 from tests.architecture.repository import ROOT
 from tests.unit.pipelines.test_run import Silent
 from tests.unit.pipelines.test_runner import FINGERPRINTS, MACHINE, run_config
+from tests.walks import take, walk_of
 
 NODE = ClusterNode(node_id="a", name="10.0.0.1", cpus=2, gpus=0)
 ADDRESSES = ["auto", "local", "ray://head:10001", "10.0.0.1:6379", "[::1]:6379"]
@@ -282,3 +283,12 @@ def test_a_checked_cluster_is_what_a_run_gets(lab: Lab, tmp_path: Path) -> None:
         assert isinstance(checked, CheckedCluster) and len(checked.nodes) == 2
     with ray_work.cluster_of(lab.opened(run_config()), tmp_path) as none:
         assert none is None
+
+
+def test_the_document_s_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "250")
+    take(walk_of(ROOT / "docs" / "ray.md"), capsys)
