@@ -1,8 +1,9 @@
 """What the Ray executor costs a stage, and what a second node gains, on nodes of one core of this machine each.
 
-Made anew each time: the same recipe with four calibrated methods (1) without Ray on one core, (2) on one node of one core,
-(3) on two nodes of one core. Told are the seconds of each stage, and those from the first artifact's begin until all four are
-made and measured. Needs Ray: `quantbench env sync ray`, and its Python runs this. Nothing else may work on the machine.
+Made anew each time: the same recipe with four calibrated methods (1) without Ray on one core, (2) on one node of one
+core, (3) on two nodes of one core. Told are the seconds of each stage, and those from the first artifact's begin until
+all four are made and measured. Needs Ray: `quantbench env sync ray`, and its Python runs this. Nothing else may work on
+the machine.
 """
 
 import argparse

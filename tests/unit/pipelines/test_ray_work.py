@@ -1,4 +1,4 @@
-"""Stages on nodes: what goes over, what comes back, what is refused. The cluster is this process, stages are stand-ins."""
+"""Stages on nodes: what goes over, comes back and is refused. The cluster is this process, stages are stand-ins."""
 
 import json
 import threading
@@ -216,7 +216,7 @@ def test_other_libraries_on_a_node_are_named(lab: Lab, monkeypatch: pytest.Monke
         suite=run.context.suite,
         fingerprints=FINGERPRINTS,
         shaping=shaping | {"prepare": older},
-        token="0",
+        token="0",  # noqa: S106
     )
     assert [line.split(":")[0] for line in node_work._differences(asked)] == ["libraries.torch"]
 
@@ -224,7 +224,7 @@ def test_other_libraries_on_a_node_are_named(lab: Lab, monkeypatch: pytest.Monke
 def test_all_nodes_that_are_refused_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = Lab(tmp_path, monkeypatch)
     lab.machine = MACHINE.model_copy(update={"device_name": "another"})
-    with pytest.raises(RequestError, match="node 10.0.0.1 .* cannot be used: device_name: 'another' here"):
+    with pytest.raises(RequestError, match=r"node 10.0.0.1 .* cannot be used: device_name: 'another' here"):
         lab.run()
     assert not lab.workspace.cache.entries()
 
