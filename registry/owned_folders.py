@@ -49,11 +49,12 @@ def abandoned_below(parent: Path) -> list[Path]:
     return [
         path
         for path in sorted(parent.glob("*"))
-        if path.suffix != _LOCK and (not _lock_of(path).exists() or not _is_owned(path))
+        if path.suffix != _LOCK and (not _lock_of(path).exists() or not is_owned(path))
     ]
 
 
-def _is_owned(folder: Path) -> bool:
+def is_owned(folder: Path) -> bool:
+    """Whether the folder's owner lives."""
     try:
         lock = os.open(_lock_of(folder), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -13,10 +13,11 @@ from evals.suites.resolve import resolve
 from evals.suites.suite import Suite
 from pipelines.cli.run import add_recipe_arguments as add_arguments
 from pipelines.execution.workspace import Workspace
-from pipelines.planning.concurrency import Sharing, sharing_of
+from pipelines.planning.concurrency import Sharing, sharing_of, sharing_of_nodes
 from pipelines.planning.open_run import known_checkpoint, open_run
 from pipelines.planning.plan import PlannedStage, plan_stages, with_beside
 from pipelines.planning.preflight import check_rules
+from pipelines.recipe.executor_config import ExecutorConfig, RayExecutor
 from quantizers.checkpoints.sources import checkpoint_bytes
 from registry.contracts import EvaluationRecord, MeasurementRecord, StageResult
 
@@ -32,7 +33,10 @@ def execute(args: argparse.Namespace) -> int:
     planned, reused = plan_stages(run.stages, workspace.cache)
     checkpoint = known_checkpoint(reused)
     config, machine = run.context.config, run.context.machine
-    sharing = sharing_of(config, machine, _model_bytes(reused) or checkpoint_bytes(config.source))
+    if isinstance(config.executor, RayExecutor):
+        sharing = sharing_of_nodes(config, None)
+    else:
+        sharing = sharing_of(config, machine, _model_bytes(reused) or checkpoint_bytes(config.source))
     planned = with_beside(planned, run.stages, sharing)
     categories = reach(resolve(run.context.suite, run.context.config.evaluation.data), _baseline(reused))
     if args.json:
@@ -54,7 +58,7 @@ def execute(args: argparse.Namespace) -> int:
                 _beside(stage),
             )
         Console().print(table)
-        Console().print(_sharing(sharing), soft_wrap=True)
+        Console().print(_sharing(config.executor, sharing), soft_wrap=True)
         for name, why in run.left_out.items():
             Console().print(f"[yellow]{name} is left out: {why}")
         Console().print(_verdicts(run.context.suite, categories))
@@ -76,8 +80,13 @@ def _model_bytes(reused: Mapping[str, StageResult]) -> int | None:
     return prepared.object.size_bytes if prepared and prepared.object else None
 
 
-def _sharing(sharing: Sharing) -> str:
-    """How many stages at a time, and why."""
+def _sharing(executor: ExecutorConfig, sharing: Sharing) -> str:
+    """How many stages at a time, where, and why."""
+    if isinstance(executor, RayExecutor):
+        return (
+            f"on the Ray cluster {executor.address}, through {executor.store}: as many stages at a time as it has nodes"
+            " (the run asks them), one on each; nothing is measured beside anything"
+        )
     if sharing.stages == 1:
         return f"one stage at a time: {sharing.reason}"
     return (

@@ -1,8 +1,10 @@
 """A run from recipe to report: open it, run its stages, compare, record, report."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from configs.errors import QuantbenchError
@@ -12,12 +14,14 @@ from pipelines.decision.recommend import recommend
 from pipelines.execution.baseline import check_measured, refuse_unsound
 from pipelines.execution.comparison import compare_measured, import_ahead
 from pipelines.execution.fork_servers import ForkServers
+from pipelines.execution.ray_work import CheckedCluster, WorkOnRay, cluster_of
 from pipelines.execution.recording import Recorder
 from pipelines.execution.runner import Runner
 from pipelines.execution.scheduling import run_scheduled
 from pipelines.execution.shared_machine import SharedMachine
+from pipelines.execution.stage_work import StageWork, WorkHere
 from pipelines.execution.workspace import Workspace
-from pipelines.planning.concurrency import Sharing, sharing_of
+from pipelines.planning.concurrency import Sharing, sharing_of, sharing_of_nodes
 from pipelines.planning.open_run import OpenRun, check_device, check_machines, known_checkpoint
 from pipelines.planning.preflight import check_rules
 from pipelines.planning.stages import Stage
@@ -62,8 +66,8 @@ class RunObserver(Protocol):
 
 def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> RunRecord:
     """Run every stage whose result is not there yet; a failed stage stops only what needs it."""
-    config, machine = run.context.config, run.context.machine
-    check_device(machine)
+    config = run.context.config
+    check_device(run.context.machine)
     check_machines(config.serving, workspace.root)
     run_dir = workspace.new_run_dir(config.name)
     write_text_atomically(run_dir / "config.json", config.model_dump_json(indent=2))
@@ -71,16 +75,16 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
     doubt = recording.check()
     if doubt:
         observer.on_doubt(doubt)
-    with scratch_folder() as scratch, recording as recorder:
+    with cluster_of(run, run_dir) as cluster, scratch_folder() as scratch, recording as recorder:
 
         def before_work() -> None:
             recorder.start()
             import_ahead()
 
-        with ForkServers(config, machine, run_dir / "logs") as fork_servers:
-            shared = SharedMachine(workspace, scratch)
-            runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers, before_work, shared)
-            outcomes, found = _run_stages(run, runner, shared, workspace, observer)
+        shared = SharedMachine(workspace, scratch)
+        with _workers(run, cluster, workspace, run_dir, shared) as work:
+            runner = Runner(run.context, workspace, run_dir, observer.on_progress, before_work, shared, work)
+            outcomes, found = _run_stages(run, runner, shared, cluster, workspace, observer)
         rows = rows_of(run, runner.results, found)
         measured = RunRecord(
             run_id=run_dir.name,
@@ -100,12 +104,33 @@ def execute_run(run: OpenRun, workspace: Workspace, observer: RunObserver) -> Ru
         return _recorded(measured, run.context.suite, recorder, observer)
 
 
+@contextmanager
+def _workers(
+    run: OpenRun, cluster: CheckedCluster | None, workspace: Workspace, run_dir: Path, shared: SharedMachine
+) -> Iterator[StageWork]:
+    """Who does the work of the run's stages: this machine, forked from what has imported the engines, or a cluster."""
+    if cluster:
+        here = WorkHere(run.context, workspace, run_dir, shared)
+        yield WorkOnRay(run, cluster, workspace, run_dir, here, shared.given_up)
+        return
+    with ForkServers(run.context.config, run.context.machine, run_dir / "logs") as fork_servers:
+        yield WorkHere(run.context, workspace, run_dir, shared, fork_servers)
+
+
 def _run_stages(
-    run: OpenRun, runner: Runner, shared: SharedMachine, workspace: Workspace, observer: RunObserver
+    run: OpenRun,
+    runner: Runner,
+    shared: SharedMachine,
+    cluster: CheckedCluster | None,
+    workspace: Workspace,
+    observer: RunObserver,
 ) -> tuple[list[StageOutcome], Findings]:
     found = Findings()
 
     def sharing() -> Sharing:
+        if cluster:
+            shared.sharing = sharing_of_nodes(run.context.config, len(cluster.nodes))
+            return shared.sharing
         prepared = runner.results.get("prepare")
         size = prepared.object.size_bytes if prepared and prepared.object else None
         shared.sharing = sharing_of(run.context.config, run.context.machine, size)

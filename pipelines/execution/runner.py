@@ -1,4 +1,4 @@
-"""Runs the stages of a plan, each in a process of its own, and keeps what they give.
+"""Runs the stages of a plan and keeps what they give.
 
 Several threads may run a stage each at the same time.
 """
@@ -12,17 +12,13 @@ from threading import Lock, RLock
 
 from configs.errors import QuantbenchError, StageError
 from pipelines.execution.baseline import refuse_unsound
-from pipelines.execution.fork_servers import OFFLINE, ForkServers, fetches
-from pipelines.execution.jobs import job_of
 from pipelines.execution.shared_machine import SharedMachine
-from pipelines.execution.stage_job import run_job
+from pipelines.execution.stage_work import StageWork, WorkHere
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.context import JobContext
 from pipelines.planning.preflight import check_free_space
-from pipelines.planning.stages import STAGE_MODULES, Stage
+from pipelines.planning.stages import Stage
 from pipelines.records.events import EventLog, How, StageOutcome
-from pipelines.stage_programs.measure import MeasureJob
-from pipelines.stage_programs.serving_stage import ServeJob
 from registry.contracts import Failure, InspectionRecord, SoundnessRecord, StageResult
 from registry.explain import explanation_of
 from registry.store import DamagedObject
@@ -38,9 +34,9 @@ class Runner:
         workspace: Where results are kept and looked for.
         run_dir: `runs/<id>/` for logs, jobs and events.
         on_progress: Called a few times a second with the stage and what it is doing.
-        fork_servers: What stages are forked from; every stage is a program of its own when None.
         before_work: Called before each stage that cannot be reused; one call at a time.
         machine: As the run's stages share it; one stage at a time when None.
+        work: Who does the stages' work; processes of this machine, each a program of its own, when None.
     """
 
     def __init__(
@@ -49,17 +45,17 @@ class Runner:
         workspace: Workspace,
         run_dir: Path,
         on_progress: OnProgress,
-        fork_servers: ForkServers | None = None,
         before_work: Callable[[], None] | None = None,
         machine: SharedMachine | None = None,
+        work: StageWork | None = None,
     ) -> None:
         self._context = context
         self._workspace = workspace
         self._run_dir = run_dir
         self._on_progress = on_progress
-        self._fork_servers = fork_servers
         self._before_work = before_work
         self._machine = machine or SharedMachine(workspace)
+        self._work = work or WorkHere(context, workspace, run_dir, self._machine)
         self._one_at_a_time, self._making_anew = Lock(), RLock()
         self._events = EventLog(run_dir / "events.jsonl")
         self._stages: dict[str, Stage] = {}
@@ -89,7 +85,14 @@ class Runner:
         if stage.kind == "soundness" and how == "failed":
             self._stopped_by = stage.name
         seconds = time.monotonic() - start
-        outcome = StageOutcome(name=stage.name, how=how, started_at=started_at, wall_seconds=seconds, result=result)
+        outcome = StageOutcome(
+            name=stage.name,
+            how=how,
+            started_at=started_at,
+            wall_seconds=seconds,
+            result=result,
+            node=self._work.node_of(stage),
+        )
         self._append(outcome)
         return outcome
 
@@ -178,66 +181,10 @@ class Runner:
             if cached is None:
                 self._workspace.cache.forget(key)
             check_free_space(self._workspace.root, stage, self._context.config.source, results, beside)
-            result = self._execute(stage)
+            result = self._work.result_of(stage, results, lambda text: self._on_progress(stage.name, text))
             if result.failure is None:
                 self._workspace.cache.put(key, stage.name, result)
         return result, "failed" if result.failure else "done"
-
-    def _execute(self, stage: Stage) -> StageResult:
-        """Run the stage's process and move its files into the store; leaves nothing behind when it fails."""
-        with self._workspace.store.staging() as staging:
-            return self._executed(stage, staging)
-
-    def _executed(self, stage: Stage, staging: Path) -> StageResult:
-        stem = stage.name.replace(":", "-")
-        result_file = self._run_dir / "stages" / f"{stem}.result.json"
-        result_file.parent.mkdir(exist_ok=True)
-        result_file.unlink(missing_ok=True)
-        log_file = self._run_dir / "logs" / f"{stem}.log"
-        results = dict(self.results)
-        job = job_of(stage, self._context, results, self._workspace.store, result_file, staging, log_file)
-        if isinstance(job, ServeJob) and self._fork_servers:
-            fork_server = self._fork_servers.for_model_servers(stage, job.serving)
-            job = job.model_copy(update={"fork_server": fork_server})
-        if isinstance(job, MeasureJob):
-            told = {"answers_dir": self._workspace.answers_dir, "turns_dir": self._machine.turns_dir}
-            job = job.model_copy(update=told)
-        env, fork_server = {} if fetches(stage) else OFFLINE, None
-        if making_env := self._machine.making_env(stage):
-            env = env | making_env
-        elif self._fork_servers:
-            fork_server = self._fork_servers.for_stage(stage)
-        try:
-            result = run_job(
-                job,
-                STAGE_MODULES[stage.kind],
-                stage.name,
-                log_file,
-                env=env,
-                patience=self._context.config.deadlines.of_stage(stage.kind)._replace(given_up=self._machine.given_up),
-                on_progress=lambda text: self._on_progress(stage.name, text),
-                interpreter=stage.interpreter,
-                fork_server=fork_server,
-            )
-        except StageError:
-            self._check_inputs(stage)
-            raise
-        self._check_inputs(stage)
-        if result.failure is None and result.object is not None:
-            stored = self._workspace.store.put(staging)
-            if stored.digest != result.object.digest:
-                raise StageError(
-                    f"{stage.name}: the files changed after the stage had hashed them",
-                    remedy="check the disk (`dmesg`) and memory, then run the same command again",
-                    blame="machine",
-                )
-        return result
-
-    def _check_inputs(self, stage: Stage) -> None:
-        """Raise DamagedObject for files that changed while the stage read them, whatever it made of them."""
-        for name in stage.inputs.values():
-            if digest := _digest(self.results[name]):
-                self._workspace.store.open(digest)
 
 
 def _judged_inspection(result: StageResult, how: How) -> tuple[StageResult, How]:

@@ -20,13 +20,13 @@ def run_scheduled(
     Args:
         stages: Of the run.
         runner: Runs each, in a thread of its own.
-        sharing: Asked before stages begin: it is known once the checkpoint is.
+        sharing: Asked before stages begin: how many share the machine is known once the checkpoint is.
         on_end: Called in this thread after each stage, one at a time; what it gives is the stage's outcome.
 
     Returns:
         An outcome for each stage, in the plan's order.
     """
-    waits, waiting = waits_of(stages), list(stages)
+    waits, waiting = waits_of(stages, measured_in_turn=sharing().measured_in_turn), list(stages)
     outcomes: dict[str, StageOutcome] = {}
     working: dict[Future[StageOutcome], Stage] = {}
     with ThreadPoolExecutor(max_workers=max(1, len(stages)), thread_name_prefix="stage") as pool:

@@ -12,12 +12,15 @@ from configs.names import entry_of
 from pipelines.execution.fork_servers import ForkServers
 from pipelines.execution.run import RunObserver
 from pipelines.execution.runner import Runner
+from pipelines.execution.shared_machine import SharedMachine
+from pipelines.execution.stage_work import WorkHere
 from pipelines.execution.tune_choice import choose, failed_cell, measured_cell
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.interpreters import interpreter_of
 from pipelines.planning.open_run import OpenRun, check_device, check_machines, known_checkpoint
 from pipelines.planning.preflight import check_rules
 from pipelines.planning.stages import Stage
+from pipelines.recipe.executor_config import RayExecutor
 from pipelines.recipe.run_config import RunConfig
 from pipelines.recipe.tune_config import AtConcurrency, TuneConfig, cell_load, cell_name
 from pipelines.records.events import StageOutcome
@@ -35,6 +38,11 @@ def open_tune(run: OpenRun) -> OpenRun:
     """
     config = run.context.config
     tune = _tune_of(config)
+    if isinstance(config.executor, RayExecutor):
+        raise RequestError(
+            "a tuner's cells are measured on this machine, and the recipe's `executor` is ray",
+            remedy="--set 'executor={kind: local}' on one of the nodes",
+        )
     by_name = {stage.name: stage for stage in run.stages}
     measured = by_name.get(f"measure:{tune.model}")
     if measured is None or tune.model != entry_of(tune.model):
@@ -80,7 +88,9 @@ def execute_tune(run: OpenRun, workspace: Workspace, observer: RunObserver) -> T
     check_machines(config.serving, workspace.root)
     run_dir = workspace.new_run_dir(f"{config.name}-tune")
     with scratch_folder(), ForkServers(config, machine, run_dir / "logs") as fork_servers:
-        runner = Runner(run.context, workspace, run_dir, observer.on_progress, fork_servers)
+        shared = SharedMachine(workspace)
+        work = WorkHere(run.context, workspace, run_dir, shared, fork_servers)
+        runner = Runner(run.context, workspace, run_dir, observer.on_progress, machine=shared, work=work)
         outcomes = _run_stages(run, runner, observer)
     parameters = {cell_name(cell): cell for cell in tune.cells()}
     measured = [outcome for outcome in outcomes if outcome.name.startswith("tune:")]

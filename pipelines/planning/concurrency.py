@@ -1,4 +1,4 @@
-"""Which stages may work at the same time on one machine.
+"""Which stages may work at the same time, on one machine or on the nodes of a cluster.
 
 Threads that wait for each other by spinning lose several times where another process wants their core. So a server that
 computes on several threads shares the machine with nobody, and one that computes on a single thread does. What a stage
@@ -9,9 +9,11 @@ it: `MachineRecord.making_threads`.
 from collections.abc import Collection, Mapping, Sequence
 
 from configs.errors import RequestError
+from configs.names import BASELINE, baseline_in
 from pipelines.planning.data_parallel import servers_of
 from pipelines.planning.device import MachineRecord
 from pipelines.planning.stages import Stage
+from pipelines.recipe.executor_config import RayExecutor
 from pipelines.recipe.run_config import RunConfig
 from registry.contracts.base import Record
 
@@ -25,6 +27,8 @@ _PROCESS_BYTES = 2 << 30
 _SHARE_OF_MEMORY = 0.75
 """What stages that work beside each other may take: something else runs on every machine."""
 _NO_SPINNING = {"OMP_WAIT_POLICY": "PASSIVE"}
+_MANY = 1000
+"""More stages than a run has."""
 _ALONE = ("prepare", "soundness")
 """Everything else waits for them."""
 
@@ -38,6 +42,8 @@ class Sharing(Record):
     """Whether others go on while a model is evaluated. Load tests, memory and proofs are alone in any case."""
     reason: str
     """Why so, for people."""
+    measured_in_turn: bool = True
+    """Whether one model is measured after another, in the plan's order: a proof on one server is spared the next."""
     making_env: dict[str, str] = {}
     """Variables of stages that make something on several threads beside others. OpenMP reads them when it is loaded, so
     such a stage is not forked."""
@@ -46,7 +52,7 @@ class Sharing(Record):
 def check_concurrency(config: RunConfig, machine: MachineRecord) -> None:
     """Raise RequestError where the recipe asks for more stages at the same time than this machine takes."""
     wanted = config.concurrency.stages
-    if wanted == "auto" or wanted < 2:
+    if wanted == "auto" or wanted < 2 or isinstance(config.executor, RayExecutor):
         return
     why = "on a GPU the memory of one stage is not shared with another"
     if machine.device == "cpu":
@@ -68,6 +74,8 @@ def sharing_of(config: RunConfig, machine: MachineRecord, model_bytes: int | Non
         machine: Where the run takes place.
         model_bytes: Of the checkpoint's files; None where that is not known yet.
     """
+    if isinstance(config.executor, RayExecutor):
+        raise ValueError("the stages of this run do not share a machine")
     wanted, why = config.concurrency.stages, _why_one(config, machine)
     if why:
         return _one(why)
@@ -91,12 +99,33 @@ def sharing_of(config: RunConfig, machine: MachineRecord, model_bytes: int | Non
     )
 
 
-def waits_of(stages: Sequence[Stage]) -> dict[str, frozenset[str]]:
+def sharing_of_nodes(config: RunConfig, nodes: int | None) -> Sharing:
+    """How stages share the nodes of a cluster: each takes one whole.
+
+    Args:
+        config: Its `concurrency.stages` may ask for fewer at the same time.
+        nodes: How many there are; None where that is not known yet.
+    """
+    wanted = config.concurrency.stages
+    limits = [limit for limit in (nodes, None if wanted == "auto" else wanted) if limit is not None]
+    return Sharing(
+        stages=min(limits, default=_MANY),
+        evaluation=True,
+        measured_in_turn=False,
+        reason="each takes a node of the cluster for itself",
+    )
+
+
+def waits_of(stages: Sequence[Stage], *, measured_in_turn: bool = True) -> dict[str, frozenset[str]]:
     """Stage -> the stages that have to have ended before it begins, well or not.
 
     What it reads, and what has to be known first: nothing is made or asked of a checkpoint that is not sound, nothing
-    is quantized before the baseline's measurement was judged, and measurements keep the plan's order, since a proof on
-    one server is spared the next ones.
+    is quantized before the baseline's measurement was judged, and no model is measured before those that it is compared
+    with.
+
+    Args:
+        stages: Of the run.
+        measured_in_turn: As `Sharing` says.
     """
     known = {stage.name for stage in stages}
     measured: list[str] = []
@@ -108,7 +137,8 @@ def waits_of(stages: Sequence[Stage]) -> dict[str, frozenset[str]]:
         if stage.kind == "quantize":
             waits.add("measure:baseline")
         if stage.kind == "measure":
-            waits.update(measured)
+            compared = {f"measure:{BASELINE}", f"measure:{baseline_in(stage.dtype)}"}
+            waits.update(measured if measured_in_turn else compared & set(measured))
             measured.append(stage.name)
         found[stage.name] = frozenset(waits & known)
     return found
@@ -145,7 +175,7 @@ def startable(
 
 def may_be_beside(stages: Sequence[Stage], sharing: Sharing) -> dict[str, list[str]]:
     """Stage -> those that may work at the same time, in the plan's order; for telling."""
-    waits = waits_of(stages)
+    waits = waits_of(stages, measured_in_turn=sharing.measured_in_turn)
     before: dict[str, frozenset[str]] = {}
     for stage in stages:
         direct = waits[stage.name]

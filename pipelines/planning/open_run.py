@@ -44,6 +44,9 @@ class OpenRun:
     left_out: dict[str, str] = field(default_factory=dict)
     """Optional entry -> why this machine cannot make or serve it."""
 
+    fingerprints: Fingerprints | None = None
+    """What `stages` were made with, for nodes that make them again; None where all is done on this machine."""
+
     asked_revision: str | None = None
     """The hub's branch or tag that the recipe names, where the config has the commit that it pointed to."""
 
@@ -105,7 +108,7 @@ def opened(config: RunConfig, started_at: datetime, start_seconds: float) -> Ope
     )
     stages = stages_of(config, machine, fingerprints)
     check_environments(config.environments, stages)
-    return OpenRun(context, stages, started_at, start_seconds, left_out, asked_revision)
+    return OpenRun(context, stages, started_at, start_seconds, left_out, fingerprints, asked_revision)
 
 
 def _suite(config: EvaluationConfig) -> Suite:

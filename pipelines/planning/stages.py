@@ -92,6 +92,11 @@ class Stage:
         known = {role: digest for role, digest in digests.items() if digest is not None}
         if len(known) < len(self.inputs):
             return None
+        return self.shaping.model_copy(update={"inputs": known})
+
+    @property
+    def shaping(self) -> StageKey:
+        """The key without its inputs: what of recipe, machine and libraries shapes the result."""
         libraries = STAGE_LIBRARIES.get(self.kind, _TRANSFORMERS)
         if self.kind == "quantize" and self.method:
             libraries = (*libraries, load_method(self.method.method).engine)
@@ -104,7 +109,7 @@ class Stage:
             stage=self.kind,
             stage_version=STAGE_VERSIONS[self.kind],
             config=self.config,
-            inputs=known,
+            inputs={},
             libraries=versions_of(self.interpreter, libraries) if self.interpreter else installed_versions(libraries),
         )
 

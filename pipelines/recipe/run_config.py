@@ -11,6 +11,7 @@ from evals.judging.expectation import Expectation
 from evals.statistics.sequential import LookPlan
 from evals.suites.local_data import DataConfig
 from pipelines.recipe.deadlines import Deadlines
+from pipelines.recipe.executor_config import ExecutorConfig, LocalExecutor
 from pipelines.recipe.notify_config import NoticeConfig
 from pipelines.recipe.policy import Policy, RecommendConfig
 from pipelines.recipe.registry_config import RegistryConfig
@@ -140,6 +141,8 @@ class RunConfig(StrictModel):
     """Keep a profiler trace of a few engine steps of each measured model, taken after everything that is measured."""
     concurrency: ConcurrencyConfig = ConcurrencyConfig()
     """Which stages may work side by side."""
+    executor: ExecutorConfig = LocalExecutor()
+    """Where stages do their work; no part of any key."""
     fork_servers: bool = True
     """Import engines once a run and fork stages and model servers from there. CPU only; plain starts otherwise."""
 
@@ -189,6 +192,15 @@ class RunConfig(StrictModel):
             raise ValueError(
                 "`recommend: {goal: cheapest}` needs a `price`: write `include: ../prices/cpu.yaml`, or another of"
                 " `configs/prices`, or `price:` with device, currency, per_hour, source and read_on"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_model_over_machines_or_stages(self) -> Self:
+        if self.executor.kind == "ray" and self.serving.over_machines:
+            raise ValueError(
+                "`executor: {kind: ray}` gives each node a workspace of its own, and"
+                " `serving.distributed_executor_backend: ray` reads a model from one path on all of them: leave one out"
             )
         return self
 

@@ -55,6 +55,8 @@ class StageOutcome(Record):
     """In UTC; None in records from before it was kept."""
     wall_seconds: float
     result: StageResult
+    node: str | None = None
+    """Of the cluster, which did the work; None for the machine of the run."""
 
 
 class EventLog:
@@ -109,11 +111,16 @@ def time_breakdown(outcomes: Iterable[StageOutcome], wall_seconds: float) -> Tim
 
 
 def side_by_side(outcomes: Iterable[StageOutcome]) -> dict[str, list[str]]:
-    """Stage that worked -> those that worked at the same time, in the order of `outcomes`; none is left out."""
-    spans = {name: span for name, span in ((one.name, _span(one)) for one in outcomes) if span}
+    """Stage that worked -> those that worked at the same time on the same machine, in the order of `outcomes`; none is
+    left out."""
+    spans = {one.name: (one.node, span) for one in outcomes if (span := _span(one))}
     return {
-        name: [other for other, (begin, end) in spans.items() if other != name and begin < span[1] and span[0] < end]
-        for name, span in spans.items()
+        name: [
+            other
+            for other, (where, (begin, end)) in spans.items()
+            if other != name and where == node and begin < span[1] and span[0] < end
+        ]
+        for name, (node, span) in spans.items()
     }
 
 

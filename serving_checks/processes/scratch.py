@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from configs.errors import RequestError
-from registry.owned_folders import owned_folder, sweep_abandoned
+from registry.owned_folders import is_owned, owned_folder, sweep_abandoned
 from serving_checks.processes.guard import SCRATCH_VARIABLE, SHARED_MEMORY, remove_shared_memory
 
 _LONGEST_BASE_BYTES = 38
@@ -37,6 +37,18 @@ def scratch_folder() -> Iterator[Path]:
             yield folder
         finally:
             _set(before)
+
+
+def left_over() -> list[int]:
+    """Processes of this user that came of a run which is gone: their guards are about to end them."""
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # another user's, or it ended just now
+            variables = environ.read_bytes().split(b"\0")
+            named = next((one for one in variables if one.startswith(f"{SCRATCH_VARIABLE}=".encode())), None)
+            if named and not is_owned(Path(os.fsdecode(named.partition(b"=")[2]))):
+                found.append(int(environ.parent.name))
+    return sorted(found)
 
 
 def note_shared_memory(files: Iterable[str]) -> None:

@@ -66,6 +66,14 @@ def test_the_command_line_parses_without_an_engine() -> None:
             },
         ),
         ("vllm", {"serving_checks/load/adapter.py", "serving_checks/engines/vllm_fork_patch.py"}),
+        (
+            "ray",
+            {
+                "pipelines/stage_programs/ray_broker.py",
+                "pipelines/rendering/deploy/serve_application.py",
+                "serving_checks/engines/vllm_ray_program.py",
+            },
+        ),
     ],
 )
 def test_an_engine_has_one_importer(package: str, modules: set[str]) -> None:

@@ -17,7 +17,7 @@ from configs.errors import RequestError
 from evals.suites.resolve import load_suite
 from pipelines.cli.plan import _beside
 from pipelines.execution import run as runs
-from pipelines.execution import runner
+from pipelines.execution import stage_work
 from pipelines.execution.recording import Ended, Recorder
 from pipelines.execution.run import execute_run
 from pipelines.execution.workspace import Workspace
@@ -194,7 +194,7 @@ class Lab:
         self.turns, self._monkeypatch = folder / "executed.turns", monkeypatch
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.setenv("QUANTBENCH_FAKE_LOG", str(folder / "executed.log"))
-        monkeypatch.setattr(runner, "STAGE_MODULES", dict.fromkeys(runner.STAGE_MODULES, "tests.fake_stages"))
+        monkeypatch.setattr(stage_work, "STAGE_MODULES", dict.fromkeys(stage_work.STAGE_MODULES, "tests.fake_stages"))
         monkeypatch.setattr(runs, "check_rules", lambda *_: None)
         monkeypatch.setattr(runs, "import_ahead", lambda: None)
         monkeypatch.setattr(Recorder, "start", lambda self: None)

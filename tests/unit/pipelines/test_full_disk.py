@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pipelines.cli import main
-from pipelines.execution import recipe_call, recording, runner
+from pipelines.execution import recipe_call, recording, stage_work
 from pipelines.execution import run as runs
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.context import JobContext
@@ -86,7 +86,7 @@ class Command:
         self.root, self._capsys = root, capsys
         monkeypatch.setenv("QUANTBENCH_FAKE_LOG", str(root.parent / "executed.log"))
         monkeypatch.delenv("QUANTBENCH_FAKE", raising=False)
-        monkeypatch.setattr(runner, "run_job", in_process)
+        monkeypatch.setattr(stage_work, "run_job", in_process)
         monkeypatch.setattr(runs, "compare_measured", compared)
         monkeypatch.setattr(runs, "check_rules", lambda *_: None)
         monkeypatch.setattr(recording, "Supervised", NoProcess)

@@ -51,6 +51,11 @@ def test_the_recipe_fits_its_model_and_eight_gpus() -> None:
     assert servers_of(config, MACHINE, 10) == [[]]
 
 
+def test_stages_and_ranks_are_not_both_over_machines() -> None:
+    with pytest.raises(ConfigError, match="leave one out"):
+        recipe("executor.kind=ray", "executor.store=/mnt/store")
+
+
 @pytest.mark.parametrize(("bits", "gib"), [(16, 16.4), (8, 8.5), (4, 4.5)])
 def test_what_each_of_eight_gpus_holds_of_70b(bits: int, gib: float) -> None:
     held = rank_memory(CHECKPOINT, recipe().serving, bits)

@@ -15,7 +15,7 @@ import pytest
 
 from configs.errors import StageError
 from pipelines.cli import main
-from pipelines.execution import comparison, recipe_call, recording, runner
+from pipelines.execution import comparison, recipe_call, recording, stage_work
 from pipelines.execution import run as runs
 from pipelines.execution.recipe_call import RecipeCall
 from pipelines.execution.workspace import Workspace
@@ -42,7 +42,7 @@ class Lab:
         self.log = root.parent / "executed.log"
         monkeypatch.setenv("QUANTBENCH_FAKE_LOG", str(self.log))
         monkeypatch.delenv("QUANTBENCH_FAKE", raising=False)
-        monkeypatch.setattr(runner, "run_job", in_process)
+        monkeypatch.setattr(stage_work, "run_job", in_process)
         monkeypatch.setattr(runs, "check_rules", lambda *_: None)
         monkeypatch.setattr(recording, "Supervised", NoProcess)
         monkeypatch.setattr(recipe_call, "read_recipe", lambda *_: self.config)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from evals.suites.resolve import load_suite
-from pipelines.execution import runner
+from pipelines.execution import stage_work
 from pipelines.execution.runner import Runner
 from pipelines.execution.workspace import Workspace
 from pipelines.planning import preflight
@@ -74,7 +74,7 @@ class Bench:
         self._monkeypatch = monkeypatch
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.setenv("QUANTBENCH_FAKE_LOG", str(self.log))
-        monkeypatch.setattr(runner, "STAGE_MODULES", dict.fromkeys(runner.STAGE_MODULES, "tests.fake_stages"))
+        monkeypatch.setattr(stage_work, "STAGE_MODULES", dict.fromkeys(stage_work.STAGE_MODULES, "tests.fake_stages"))
 
     def run(self, config: RunConfig | None = None, **behaviours: str) -> dict[str, StageOutcome]:
         # Another process may be writing into the log: what is there stays.

@@ -11,7 +11,7 @@ import pytest
 
 from evals.suites.resolve import load_suite
 from pipelines.execution import run as runs
-from pipelines.execution import runner
+from pipelines.execution import stage_work
 from pipelines.execution.baseline import MOST_KL_NATS, check_served
 from pipelines.execution.recording import Ended, Recorder
 from pipelines.execution.run import execute_run
@@ -38,7 +38,7 @@ EXPECTED = {"task": "demo_knowledge", "score": 0.64, "tolerance": 0.05, "source"
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("QUANTBENCH_FAKE_LOG", str(tmp_path / "executed.log"))
-    monkeypatch.setattr(runner, "STAGE_MODULES", dict.fromkeys(runner.STAGE_MODULES, "tests.fake_stages"))
+    monkeypatch.setattr(stage_work, "STAGE_MODULES", dict.fromkeys(stage_work.STAGE_MODULES, "tests.fake_stages"))
     monkeypatch.setattr(runs, "check_rules", lambda *_: None)
     monkeypatch.setattr(runs, "import_ahead", lambda: None)
     monkeypatch.setattr(Recorder, "start", lambda self: None)

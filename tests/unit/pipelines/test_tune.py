@@ -13,7 +13,7 @@ from configs.errors import ConfigError, RequestError, StageError
 from configs.loading import load_yaml_model
 from evals.suites.resolve import load_suite
 from pipelines.cli import main
-from pipelines.execution import runner
+from pipelines.execution import stage_work
 from pipelines.execution.tune import execute_tune, open_tune
 from pipelines.execution.tune_choice import choose, failed_cell, measured_cell
 from pipelines.execution.workspace import Workspace
@@ -230,7 +230,7 @@ def opened(**changes: Any) -> OpenRun:
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("QUANTBENCH_FAKE_LOG", str(tmp_path / "executed.log"))
-    monkeypatch.setattr(runner, "STAGE_MODULES", dict.fromkeys(runner.STAGE_MODULES, "tests.fake_stages"))
+    monkeypatch.setattr(stage_work, "STAGE_MODULES", dict.fromkeys(stage_work.STAGE_MODULES, "tests.fake_stages"))
     made = Workspace(tmp_path / "workspace")
     made.create()
     return made

@@ -1,0 +1,1 @@
+"""Ray's, as far as it is asked."""

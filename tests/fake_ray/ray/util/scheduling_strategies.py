@@ -1,0 +1,9 @@
+"""Ray's, as far as it is asked."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class NodeAffinitySchedulingStrategy:
+    node_id: str
+    soft: bool

@@ -1,0 +1,301 @@
+"""Runs on the nodes of a Ray cluster of this machine, against the same recipe run without: equal digests and scores."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from pipelines.environments.definition import environment_named
+from pipelines.environments.making import in_use
+from serving_checks.processes.guard import SCRATCH_VARIABLE, alive
+from tests.architecture.repository import ROOT
+from tests.e2e.test_pipeline import SUITE
+from tests.tiny_llama import make_tiny_llama
+
+pytestmark = [pytest.mark.environment, pytest.mark.timeout(1800)]
+
+RECIPE = """\
+version: 1
+name: tiny.nodes
+source: {kind: folder, path: model}
+calibration: {source: self, samples: 4, tokens: 16}
+methods:
+  rtn: {method: rtn}
+  nf4: {method: bnb_nf4}
+  gptq: {method: gptq, group_size: 32}
+evaluation: {suite: suite.yaml}
+serving: {max_model_len: 256, max_num_seqs: 8, kv_cache_gib: 0.25}
+load:
+  profiles: [{kind: concurrent, levels: [1]}]
+  prompts: {short: 16}
+  requests: 4
+  output_tokens: 8
+"""
+WAIT_SECONDS = 600.0
+"""For what comes for sure, on a machine that is busy."""
+
+
+class Lab(NamedTuple):
+    """What all tests share."""
+
+    folder: Path
+    python: Path
+    """Of an environment with Ray."""
+
+    def env(self, **variables: str) -> dict[str, str]:
+        """Of a process in it."""
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "QUANTBENCH_"))}
+        # Compiled anew, imports take so long that Ray gives its agents up.
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
+        return env | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"} | variables
+
+    def command(self, name: str, *overrides: str) -> list[str]:
+        """Of a run in a workspace of that name."""
+        command = [str(self.python), "-P", "-m", "pipelines.cli", "run", str(self.folder / "recipe.yaml")]
+        command += ["--workspace", str(self.folder / name), "--json"]
+        return command + [part for override in overrides for part in ("--set", override)]
+
+    def run(self, name: str, *overrides: str) -> "subprocess.CompletedProcess[str]":
+        """Run the recipe to its end."""
+        command = self.command(name, *overrides)
+        return subprocess.run(
+            command, env=self.env(), cwd=self.folder, capture_output=True, text=True, check=False, timeout=1500
+        )
+
+    def begun(self, name: str, *overrides: str) -> "subprocess.Popen[str]":
+        """Begin to run it."""
+        return subprocess.Popen(
+            self.command(name, *overrides),
+            env=self.env(),
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+class Nodes:
+    """Ray nodes that run."""
+
+    def __init__(self, process: "subprocess.Popen[str]", folders: list[Path], store: Path) -> None:
+        assert process.stdout is not None
+        self._process, self.folders = process, folders
+        line = next((line for line in process.stdout if '"address"' in line), "{}")
+        self.executor = f"executor={{kind: ray, address: '{json.loads(line)['address']}', store: {store}}}"
+
+    def kill(self, number: int) -> None:
+        """Kill a node with all its processes."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(f"{number}\n")
+        self._process.stdin.flush()
+        assert "removed" in next(line for line in self._process.stdout if "removed" in line)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("nodes")
+    make_tiny_llama(folder / "model")
+    (folder / "suite.yaml").write_text(SUITE)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    with in_use(environment_named("ray", "cpu"), print) as python:
+        yield Lab(folder, python)
+
+
+@contextmanager
+def nodes_of(lab: Lab, name: str, *env: dict[str, str]) -> Iterator[Nodes]:
+    """Nodes with workspaces of their own; a mapping of variables each."""
+    store = lab.folder / f"{name}-shared"
+    store.mkdir(exist_ok=True)
+    folders = [lab.folder / f"{name}-{number}" for number in range(len(env))]
+    wanted = [{"folder": str(folder), "env": one} for folder, one in zip(folders, env, strict=True)]
+    command = [str(lab.python), "-P", str(ROOT / "tests" / "orchestrators" / "ray_program.py"), json.dumps(wanted)]
+    log = (lab.folder / f"{name}.log").open("w")
+    with (
+        log,
+        subprocess.Popen(
+            command, env=lab.env(), cwd=lab.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,
+    ):
+        try:
+            yield Nodes(process, folders, store)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(WAIT_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def local(lab: Lab) -> dict[str, Any]:
+    """What the recipe gives on this machine, without Ray."""
+    return told(lab.run("local"))
+
+
+def told(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr[-8000:]
+    record: dict[str, Any] = json.loads(done.stdout)
+    return record
+
+
+def facts(record: dict[str, Any]) -> dict[str, tuple[str | None, dict[str, float]]]:
+    """Row -> its artifact's digest and its scores."""
+    return {
+        row["name"]: (
+            row["artifact"]["digest"] if row.get("artifact") else None,
+            {one["task"]: one["value"] for one in row["measurement"]["evaluation"]["tasks"]},
+        )
+        for row in record["rows"]
+    }
+
+
+def hosts(record: dict[str, Any]) -> dict[str, str | None]:
+    return {outcome["name"]: outcome["node"] for outcome in record["outcomes"]}
+
+
+def until(found: Callable[[], Any]) -> Any:
+    """What `found` gives, once it is something."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (value := found()):
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.2)
+    return value
+
+
+def stage_processes(folder: Path) -> list[int]:
+    """Processes that work on stages of a node, guards included."""
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = command.read_bytes()
+        except OSError:
+            continue
+        if str(folder).encode() in words and b".job.json" in words:
+            found.append(int(command.parent.name))
+    return alive(found)
+
+
+def workers_at(folder: Path, stem: str) -> list[int]:
+    """The Ray worker processes that work on a stage at a node: the parents of what works on it."""
+    found = set()
+    for pid in stage_processes(folder):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            continue
+        if f"/{stem}.job.json".encode() in words:
+            parent = int(next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:")))
+            if b"ray::" in Path(f"/proc/{parent}/cmdline").read_bytes():
+                found.add(parent)
+    return sorted(found)
+
+
+def test_two_nodes_give_what_one_machine_gives(lab: Lab, local: dict[str, Any]) -> None:
+    with nodes_of(lab, "two", {}, {}) as nodes:
+        record = told(lab.run("on-two", nodes.executor))
+        assert facts(record) == facts(local)
+        assert hosts(record)["prepare"] is None
+        assert all(host for name, host in hosts(record).items() if name != "prepare")
+        worked = [folder for folder in nodes.folders if list(folder.glob("runs/*/stages/*.result.json"))]
+        assert worked == nodes.folders  # both did something
+        logs = {path.name for path in (lab.folder / "on-two").glob("runs/*/logs/*.log")}
+        assert {"quantize-gptq.log", "measure-gptq.log", "measure-gptq+server.log"} <= logs
+        again = told(lab.run("on-two", nodes.executor))
+        assert {outcome["how"] for outcome in again["outcomes"]} == {"reused"}
+    assert not [pid for folder in nodes.folders for pid in stage_processes(folder)]
+
+
+@pytest.mark.parametrize("stem", ["quantize-gptq", "measure-rtn"])
+def test_a_worker_that_is_killed_costs_no_result(lab: Lab, local: dict[str, Any], stem: str) -> None:
+    with nodes_of(lab, f"killed-{stem}", {}) as nodes:
+        run = lab.begun(f"on-killed-{stem}", nodes.executor)
+        for worker in until(lambda: workers_at(nodes.folders[0], stem)):
+            os.kill(worker, signal.SIGKILL)
+        out, err = run.communicate(timeout=1500)
+        assert run.returncode == 0, err[-8000:]
+        assert facts(json.loads(out)) == facts(local)
+
+
+def test_a_node_that_dies_costs_no_result(lab: Lab, local: dict[str, Any]) -> None:
+    with nodes_of(lab, "dies", {}, {}, {}) as nodes:
+        run = lab.begun("on-dying", nodes.executor)
+        until(lambda: stage_processes(nodes.folders[1]))
+        nodes.kill(1)
+        out, err = run.communicate(timeout=1500)
+        assert run.returncode == 0, err[-8000:]
+        assert facts(json.loads(out)) == facts(local)
+        assert not stage_processes(nodes.folders[1])
+
+
+def test_a_cluster_that_goes_loses_nothing_that_was_done(lab: Lab, local: dict[str, Any]) -> None:
+    with nodes_of(lab, "gone", {}) as nodes:
+        run = lab.begun("on-gone", nodes.executor)
+        until(lambda: list(nodes.folders[0].glob("runs/*/stages/soundness.result.json")))
+        until(lambda: stage_processes(nodes.folders[0]))
+    _, err = run.communicate(timeout=1500)
+    assert run.returncode == 3, err[-8000:]
+    assert "the Ray cluster" in err
+    assert "finished stages are kept" in err
+    with nodes_of(lab, "gone", {}) as nodes:
+        record = told(lab.run("on-gone", nodes.executor))
+    assert facts(record) == facts(local)
+    reused = {outcome["name"] for outcome in record["outcomes"] if outcome["how"] == "reused"}
+    assert {"prepare", "soundness"} <= reused
+
+
+def test_a_driver_that_is_killed_leaves_nothing(lab: Lab) -> None:
+    with nodes_of(lab, "orphan", {}) as nodes:
+        run = lab.begun("on-orphan", nodes.executor)
+        until(lambda: stage_processes(nodes.folders[0]))
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+        until(lambda: not stage_processes(nodes.folders[0]))
+        until(lambda: not _with_scratch_of(nodes.folders[0]))
+
+
+def test_an_interrupted_run_takes_its_stages_back(lab: Lab) -> None:
+    with nodes_of(lab, "interrupted", {}) as nodes:
+        run = lab.begun("on-interrupted", nodes.executor)
+        until(lambda: stage_processes(nodes.folders[0]))
+        run.send_signal(signal.SIGTERM)
+        run.communicate(timeout=WAIT_SECONDS)
+        assert run.returncode == 130
+        until(lambda: not stage_processes(nodes.folders[0]))
+
+
+def test_nodes_that_would_give_other_results_are_refused(lab: Lab) -> None:
+    """One that lacks Quantbench, and one whose shared folder is another."""
+    with nodes_of(lab, "refused", {}, {"PYTHONPATH": str(lab.folder)}) as nodes:
+        done = lab.run("on-refused", nodes.executor)
+    assert done.returncode == 2
+    assert "cannot be used" in done.stderr
+    assert "No module named 'pipelines'" in done.stderr
+    assert not (lab.folder / "on-refused" / "cache").exists()
+
+
+def test_no_cluster_is_told(lab: Lab) -> None:
+    store = lab.folder / "none-shared"
+    store.mkdir(exist_ok=True)
+    done = lab.run("on-none", f"executor={{kind: ray, address: '127.0.0.2:9', store: {store}}}")
+    assert done.returncode == 3
+    assert "the Ray cluster 127.0.0.2:9 does not answer" in done.stderr
+
+
+def _with_scratch_of(folder: Path) -> list[int]:
+    """Processes with the variables of a node's worker, such as its fork servers."""
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            variables = environ.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        named = f"QUANTBENCH_NODE={folder}".encode() in variables
+        if named and any(one.startswith(f"{SCRATCH_VARIABLE}=".encode()) for one in variables):
+            found.append(int(environ.parent.name))
+    return alive(found)
