@@ -43,7 +43,7 @@ NEEDED_MODULES = ("bz2", "ctypes", "lzma", "sqlite3", "ssl", "zlib")
 PIP_FOR_UV = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY"}
 """pip's settings that hold for uv too -> uv's variable."""
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-SEEDS = ("pip", "setuptools>=80")
+SEEDS = ("pip", "setuptools>=80", "wheel")
 """What an environment begins with, and what builds the project."""
 NETWORK = "Is the network there? The same command goes on."
 NEEDED_BYTES = {"cpu": 6 * 10**9, "cuda": 20 * 10**9}
