@@ -10,13 +10,17 @@ SET_UP = $(if $(PYTHON),$(PYTHON) tools/environment.py,$(NO_PYTHON);)
 BIN := .venv/bin
 # Containers often forbid Python to keep its bytecode; compiling it anew takes half of every long import.
 export PYTHONDONTWRITEBYTECODE :=
+# A folder of wheels that everything is installed from; no index is asked then (docs/environments.md).
+ifdef WHEELHOUSE
+export QB_WHEELHOUSE := $(abspath $(WHEELHOUSE))
+endif
 # Two at a time: most tests wait for one process that computes on one core. Files stay whole, and slow ones come first.
 WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 SECOND_TIER := environment or service or thorough
 FAST_TESTS := $(wildcard tests/unit tests/contracts tests/architecture)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test second-tier services test-all check lint faults fuzz format nltk-data lock clean distclean
+.PHONY: help setup wheelhouse demo test second-tier services test-all check lint faults fuzz format nltk-data lock clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -24,6 +28,9 @@ help: ## Show this list
 
 setup: ## Install everything into .venv (does nothing when it is up to date)
 	@$(SET_UP) install --quiet
+
+wheelhouse: ## Fetch all that `make setup` installs into a folder (TO=FOLDER); there: make setup WHEELHOUSE=FOLDER
+	@$(SET_UP) wheelhouse $(or $(TO),wheelhouse)
 
 demo: setup ## Quantize and measure SmolLM2-135M in seven ways on this machine
 	$(BIN)/quantbench run configs/recipes/demo.yaml

@@ -73,7 +73,7 @@ def quantize_stage(job: StageJob, clock: StageClock) -> StageResult:
             calibration_digest=job.calibration_digest if method.needs_calibration else None,
             name=job.name,
             method=job.config.method,
-            parameters=job.config.model_dump(mode="json", exclude={"method"}),
+            parameters=job.config.model_dump(mode="json", exclude={"method"}) | outcome.found,
             engine=outcome.engine,
             engine_versions=outcome.versions,
             size_bytes=sum(path.stat().st_size for path in weight_files(job.output_dir)),

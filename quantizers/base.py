@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, cast
 
@@ -19,7 +19,7 @@ from configs.base import StrictModel
 from configs.errors import RequestError
 from configs.quantities import Count
 from registry.contracts import ArtifactRecord, CheckpointRecord, FilesJob, QuantizedModule
-from registry.contracts.base import Device, DType, Method
+from registry.contracts.base import Device, DType, Method, format_of
 
 if TYPE_CHECKING:
     from registry.stage_process import StageClock
@@ -40,13 +40,23 @@ METHODS: dict[Method, str] = {
 }
 """Method -> "module:Class" of its Quantizer."""
 
+IMPORTS: dict[Method, str] = {
+    "gptq_imported": "quantizers.methods.imported:ImportedGPTQ",
+    "awq_imported": "quantizers.methods.imported:ImportedAWQ",
+    "bnb_nf4_imported": "quantizers.methods.imported:ImportedNF4",
+    "bnb_int8_imported": "quantizers.methods.imported:ImportedInt8",
+    "rtn_imported": "quantizers.methods.imported:ImportedPacked",
+    "w8a8_imported": "quantizers.methods.imported:ImportedW8A8",
+}
+"""The same of what was quantized elsewhere, by its format; nobody chooses these for a model."""
+
 
 _BITS: dict[Method, int] = {"bnb_nf4": 4, "bnb_int8": 8, "w8a8": 8}
 
 
 def bits_of(artifact: ArtifactRecord) -> int:
     """Bits of a weight's code, scales and zero points left out: what a method was asked for or always has."""
-    return _BITS.get(artifact.method) or int(artifact.parameters["bits"])
+    return _BITS.get(format_of(artifact.method)) or int(artifact.parameters["bits"])
 
 
 class MethodConfig(StrictModel):
@@ -70,11 +80,13 @@ class QuantizeOutcome:
         modules: Every Linear that was quantized, with the engine's own loss and fallback where it gives them.
         versions: Distribution name -> version of the libraries that shaped the weights.
         engine: The library that did the work, such as `gptqmodel`.
+        found: Parameters that no config named: what an imported artifact's own config says.
     """
 
     modules: list[QuantizedModule]
     versions: dict[str, str]
     engine: str
+    found: dict[str, Any] = field(default_factory=dict)
 
 
 def parse_config(raw: MethodConfig | Mapping[str, Any]) -> MethodConfig:
@@ -162,9 +174,9 @@ def load_method(name: str) -> Quantizer:
     Raises:
         RequestError: There is no such method; the error names the nearest one.
     """
-    target = cast(Mapping[str, str], METHODS).get(name)
+    target = cast(Mapping[str, str], METHODS | IMPORTS).get(name)
     if target is None:
-        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(name, [*METHODS, *IMPORTS], n=1, cutoff=0.4)
         raise RequestError(
             f"there is no quantization method {name!r}",
             remedy=(f"did you mean {near[0]!r}? " if near else "") + f"the methods are {', '.join(METHODS)}",

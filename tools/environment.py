@@ -1,12 +1,13 @@
 """Make and lock Quantbench's environments, started by any Python of 3.9 or later.
 
 `install` fills .venv from environments/main, `fill` a folder from another environment's lock (what `quantbench env`
-calls), `lock` writes all locks, `about` says which Python is which. The locks are for Python 3.11: the Python that
-runs this is taken where it is one, else uv finds one or fetches it. uv is the one on PATH, or a pinned one that pip
-puts into .uv.
+calls), `wheelhouse` a folder with all that `install` fetches, for machines that reach no index, `lock` writes all
+locks, `about` says which Python is which. The locks are for Python 3.11: the Python that runs this is taken where it is
+one, else uv finds one or fetches it. uv is the one on PATH, or a pinned one that pip puts into .uv.
 
 `install` is safe to kill and to repeat: it does nothing when .venv is what lock and pyproject.toml ask for, and starts
-.venv afresh when an earlier installation was cut short. Settings: QB_DEVICE=auto|cpu|cuda, pip's and uv's own.
+.venv afresh when an earlier installation was cut short. Settings: QB_DEVICE=auto|cpu|cuda, QB_WHEELHOUSE (a folder that
+all comes from, and nothing from elsewhere), pip's and uv's own.
 """
 
 from __future__ import annotations  # Python 3.9 cannot evaluate `str | None`
@@ -41,6 +42,9 @@ NEEDED_MODULES = ("bz2", "ctypes", "lzma", "sqlite3", "ssl", "zlib")
 """Of the standard library, used by the engines; a Python that was compiled without their C libraries lacks them."""
 PIP_FOR_UV = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY"}
 """pip's settings that hold for uv too -> uv's variable."""
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+SEEDS = ("pip", "setuptools>=80", "wheel")
+"""What an environment begins with, and what builds the project."""
 NETWORK = "Is the network there? The same command goes on."
 NEEDED_BYTES = {"cpu": 6 * 10**9, "cuda": 20 * 10**9}
 COMFORTABLE_MEMORY_BYTES = 8 * 10**9
@@ -56,8 +60,8 @@ class SetupError(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    """Run `install` (with `--quiet`: silent when nothing is to do), `fill`, `lock` (further arguments go to uv) or
-    `about`."""
+    """Run `install` (with `--quiet`: silent when nothing is to do), `fill`, `wheelhouse`, `lock` (further arguments go
+    to uv) or `about`."""
     try:
         check_starter()
         if arguments == ["about"]:
@@ -70,12 +74,14 @@ def main(arguments: list[str]) -> int:
         with our_turn():
             if arguments[:1] == ["install"]:
                 install(quiet="--quiet" in arguments)
+            elif arguments[:1] == ["wheelhouse"] and len(arguments) == 2:
+                make_wheelhouse(Path(arguments[1]).absolute())
             elif arguments[:1] == ["lock"]:
                 lock(arguments[1:])
             else:
                 raise SetupError(
                     "usage: python3 tools/environment.py install [--quiet] | fill FOLDER LOCK cpu|cuda"
-                    " | lock [uv arguments] | about"
+                    " | wheelhouse FOLDER | lock [uv arguments] | about"
                 )
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -131,6 +137,30 @@ def fill(folder: Path, lock_file: Path, device: str) -> None:
     say(f"making {folder} with {python}: {why}")
     run([uv, "venv", "--quiet", "--clear", "--python", python, str(folder)], environment, NETWORK)
     sync(uv, folder / "bin" / "python", lock_file, device, environment)
+
+
+def make_wheelhouse(folder: Path) -> None:
+    """Fill `folder` with the wheels of the device's lock, of uv and of what installs the project itself.
+
+    By pip of .venv, whose Python they are for; what is published as source alone is built. What lies there is not
+    fetched again.
+    """
+    if os.environ.get("QB_WHEELHOUSE"):
+        raise SetupError("a wheel house is filled from an index.\n  Leave WHEELHOUSE away: make wheelhouse TO=FOLDER")
+    install(quiet=True)
+    device = choose_device()[0]
+    lock_file = ROOT / "environments" / MAIN / f"{device}.lock"
+    environment = uv_environment(device)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [str(VENV_PYTHON), "-m", "pip", "wheel", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
+    command += ["--wheel-dir", str(folder), "--find-links", str(folder)]
+    torch = ["--extra-index-url", TORCH_CPU_INDEX] if torch_backend(device, lock_file, environment) else []
+    run([*command, "-r", str(lock_file), *torch], environment, NETWORK)
+    # Apart: the lock may hold another version of them.
+    run([*command, UV, *SEEDS], environment, NETWORK)
+    wheels = list(folder.glob("*.whl"))
+    size = sum(wheel.stat().st_size for wheel in wheels)
+    say(f"{folder} has {len(wheels)} wheels, {size / 1e9:.2f} GB; elsewhere: make setup WHEELHOUSE={folder}")
 
 
 def sync(uv: str, python: Path, lock_file: Path, device: str, environment: dict[str, str]) -> None:
@@ -261,6 +291,8 @@ def bring_uv(pinned: bool = False) -> str:
         shutil.rmtree(UV_FOLDER)
     # What a user may have set for every pip would forbid this one.
     environment = {**os.environ, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_ROOT_USER_ACTION": "ignore"}
+    if folder := wheelhouse():
+        environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}
     command = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV]
     if output_of([sys.executable, "-m", "pip", "--version"]):
         command = [sys.executable, *command, "--target", str(UV_FOLDER)]
@@ -337,7 +369,22 @@ def uv_environment(device: str) -> dict[str, str]:
     if device == "cuda":
         # A folder with a CPU build would win: 2.13.0+cpu satisfies ==2.13.0 and sorts above it.
         environment.pop("UV_FIND_LINKS", None)
+    if folder := wheelhouse():
+        environment |= {"UV_FIND_LINKS": str(folder), "UV_NO_INDEX": "1", "UV_OFFLINE": "1"}
     return environment
+
+
+def wheelhouse() -> Path | None:
+    """The folder that all packages come from; None where an index gives them."""
+    named = os.environ.get("QB_WHEELHOUSE")
+    if not named:
+        return None
+    folder = Path(named)
+    if not any(folder.glob("*.whl")):
+        raise SetupError(
+            f"WHEELHOUSE={named} holds no wheels.\n  Fill it where there is a network: make wheelhouse TO=FOLDER"
+        )
+    return folder.absolute()
 
 
 def pip_settings() -> dict[str, str]:
@@ -352,7 +399,7 @@ def pip_settings() -> dict[str, str]:
 
 def torch_backend(device: str, lock_file: Path, environment: dict[str, str]) -> list[str]:
     """uv's option that fetches torch's CPU wheel from PyTorch's index, unless a folder of find-links has it."""
-    if device == "cuda":
+    if device == "cuda" or wheelhouse():
         return []
     pinned = re.search(r"^torch==(\S+)", lock_file.read_text(), flags=re.MULTILINE) if lock_file.exists() else None
     version = pinned.group(1) if pinned else "*+cpu"

@@ -1,4 +1,4 @@
-"""`quantbench artifacts list|show|verify|sign|export`"""
+"""`quantbench artifacts list|show|verify|sign|export|import|push`"""
 
 import argparse
 import json
@@ -12,6 +12,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from configs.errors import QuantbenchError, RequestError, StageError
+from pipelines.cli.artifacts_import import import_artifact
+from pipelines.cli.artifacts_push import push_artifact
 from pipelines.execution.export import export
 from pipelines.execution.finished_runs import digest_named, last_run, run_named
 from pipelines.execution.promotion import overrides_of
@@ -21,29 +23,35 @@ from pipelines.report.table import printable
 from registry.contracts import ArtifactRecord
 from registry.signing import check_public_key, sign, signed_by
 
-HELP = "list the quantized models of the workspace; show, verify, sign or export one"
+HELP = "list the quantized models of the workspace; show, verify, sign, export or push one, or import one"
 
 _OPTIONS = {
-    "artifact": ("show", "verify", "sign", "export"),
+    "artifact": ("show", "verify", "sign", "export", "import", "push"),
     "folder": ("export",),
     "key": ("sign",),
     "password_variable": ("sign",),
     "public_key": ("verify",),
     "signed": ("verify",),
-    "run": ("show", "verify", "sign", "export"),
+    "run": ("show", "verify", "sign", "export", "push"),
+    "recipe": ("import",),
+    "name": ("import",),
+    "to": ("push",),
+    "endpoint": ("push",),
+    "public": ("push",),
+    "yes": ("push",),
 }
 """What only some actions know; elsewhere it would be passed over in silence."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, with which artifact, and by which keys."""
-    parser.add_argument("action", choices=("list", "show", "verify", "sign", "export"))
+    parser.add_argument("action", choices=("list", "show", "verify", "sign", "export", "import", "push"))
     parser.add_argument(
         "artifact",
         nargs="?",
         metavar="ARTIFACT",
         help="its name in the run or the beginning of its digest; `verify` takes an exported folder too, written as a"
-        " path (./DIR), and without an ARTIFACT verifies all objects",
+        " path (./DIR), and without an ARTIFACT verifies all objects; `import` takes a folder or org/name[@revision]",
     )
     parser.add_argument("folder", nargs="?", metavar="DIR", help="where `export` writes: a new or an empty folder")
     parser.add_argument("--run", metavar="RUN", help="whose names are meant: an id or its beginning; default: the last")
@@ -53,16 +61,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verifying = parser.add_argument_group("verify")
     verifying.add_argument("--public-key", metavar="PEM", help="check the signature, where there is one, by this key")
     verifying.add_argument("--signed", action="store_true", help="what is not signed by that key is an error")
+    importing = parser.add_argument_group("import")
+    importing.add_argument(
+        "--recipe", metavar="RECIPE", help="add an entry to this recipe, whose source is its base model"
+    )
+    importing.add_argument("--name", metavar="NAME", help="of the entry; default: by its folder or id")
+    pushing = parser.add_argument_group("push")
+    pushing.add_argument("--to", metavar="ORG/NAME", help="the repository; made where it is not there, private")
+    pushing.add_argument("--endpoint", metavar="URL", help="the hub's address; default: HF_ENDPOINT or huggingface.co")
+    pushing.add_argument("--public", action="store_true", help="a repository that all may read; refused without")
+    pushing.add_argument("--yes", action="store_true", help="send it; without, it is only told")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Do what was asked for; `verify` ends with 3 when something differs or a signature does not hold."""
     _check_options(args)
+    if args.action == "import":
+        return import_artifact(args)
     if args.action == "verify" and _is_folder(args.artifact):
         return _verify_folder(Path(args.artifact), args)
     workspace = Workspace(Path(args.workspace))
     workspace.check_exists()
-    actions = {"list": _list, "show": _show, "verify": _verify, "sign": _sign, "export": _export}
+    actions = {"list": _list, "show": _show, "verify": _verify, "sign": _sign, "export": _export, "push": push_artifact}
     return actions[args.action](workspace, args)
 
 
@@ -74,7 +94,8 @@ def _check_options(args: argparse.Namespace) -> None:
                 f"`artifacts {args.action}` knows no {told}", remedy=f"leave it out; it is for {', '.join(actions)}"
             )
     missing = {
-        "ARTIFACT": args.action in ("show", "sign", "export") and not args.artifact,
+        "ARTIFACT": args.action in ("show", "sign", "export", "import", "push") and not args.artifact,
+        "--to": args.action == "push" and not args.to,
         "DIR": args.action == "export" and not args.folder,
         "--key": args.action == "sign" and not args.key,
         "--public-key": args.signed and not args.public_key,

@@ -131,4 +131,9 @@ class ForkServers:
 
 def fetches(stage: Stage) -> bool:
     """Whether the stage may read from the hub."""
-    return "hub" in (stage.config.get("source", {}).get("kind"), stage.config.get("calibration", {}).get("source"))
+    imported = stage.config.get("method", {}).get("source", {}) if stage.kind == "quantize" else {}
+    return "hub" in (
+        stage.config.get("source", {}).get("kind"),
+        stage.config.get("calibration", {}).get("source"),
+        imported.get("kind"),
+    )

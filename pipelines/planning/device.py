@@ -12,7 +12,7 @@ import platform
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from registry.contracts.base import Device, DType, Method, Record
+from registry.contracts.base import Device, DType, Method, Record, is_imported
 
 QUANTIZE_AS_STORED: frozenset[Method] = frozenset({"bnb_nf4", "bnb_int8", "rtn", "w8a8"})
 """They only convert: no matrix is multiplied, and what is not quantized keeps its 16 bits on disk."""
@@ -55,11 +55,15 @@ class MachineRecord(Record):
 
     def quantize_dtype(self, method: Method | None) -> DType:
         """What weights are held in while `method` runs (None: while the checkpoint itself runs, as in calibration)."""
-        return "bfloat16" if self.fast_bfloat16 or method in QUANTIZE_AS_STORED else "float32"
+        return "bfloat16" if self.fast_bfloat16 or _as_stored(method) else "float32"
 
     def serve_dtype(self, in_16_bits_only: bool) -> DType:
         """What a model is served in; `in_16_bits_only` where the engine does not serve it in float32."""
         return "bfloat16" if self.fast_bfloat16 or in_16_bits_only else "float32"
+
+
+def _as_stored(method: Method | None) -> bool:
+    return method is not None and (method in QUANTIZE_AS_STORED or is_imported(method))
 
 
 def detect_machine(wanted: Literal["auto", "cpu", "cuda"] = "auto") -> MachineRecord:

@@ -25,6 +25,7 @@ from pipelines.recipe.run_config import EvaluationConfig, RunConfig
 from quantizers.calibration.documents import check_documents
 from quantizers.checkpoints.hub_revision import at_commit
 from quantizers.checkpoints.sources import HubSource, check_source, told_architecture
+from quantizers.methods.imported import check_import, imported_sources
 from registry.contracts import CheckpointRecord, StageResult
 from registry.files import write_text_atomically
 from serving_checks.engines.base import ServingConfig
@@ -88,6 +89,7 @@ def opened(config: RunConfig, started_at: datetime, start_seconds: float) -> Ope
             asked_revision = config.source.revision
             config = config.model_copy(update={"source": commit})
         check_source(config.source)
+    config = _with_imports(config)
     # The other rules need the prepared checkpoint's shapes; this one need not wait for them.
     check_families(config.methods, told_architecture(config.source))
     check_documents(config.calibration)
@@ -105,10 +107,22 @@ def opened(config: RunConfig, started_at: datetime, start_seconds: float) -> Ope
         source=source_fingerprint(config.source),
         calibration=calibration_fingerprint(config.calibration),
         suite=resolved.digest,
+        imported={name: source_fingerprint(one) for name, one in imported_sources(config.methods).items()},
     )
     stages = stages_of(config, machine, fingerprints)
     check_environments(config.environments, stages)
     return OpenRun(context, stages, started_at, start_seconds, left_out, fingerprints, asked_revision)
+
+
+def _with_imports(config: RunConfig) -> RunConfig:
+    """With the commits that the revisions of imported artifacts mean now; what this disk tells of them is looked at."""
+    methods = dict(config.methods)
+    for name, source in imported_sources(methods).items():
+        with blaming("source"):
+            commit = at_commit(source) if isinstance(source, HubSource) else source
+        methods[name] = methods[name].model_copy(update={"source": commit})
+        check_import(methods[name])
+    return config.model_copy(update={"methods": methods})
 
 
 def _suite(config: EvaluationConfig) -> Suite:

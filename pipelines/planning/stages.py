@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeGuard
 
 from configs.names import BASELINE, baseline_in, entry_of, replicate_of
@@ -147,6 +148,8 @@ class Fingerprints(NamedTuple):
     source: str
     calibration: str
     suite: str
+    imported: Mapping[str, str] = MappingProxyType({})
+    """Entry's name -> of the artifact that it takes in."""
 
 
 def stages_of(config: RunConfig, machine: MachineRecord, fingerprints: Fingerprints) -> list[Stage]:
@@ -168,14 +171,14 @@ def stages_of(config: RunConfig, machine: MachineRecord, fingerprints: Fingerpri
         (calibrated if needs_calibration else plain).append((name, method))
     # Methods that need no calibration are quick: their rows fill first.
     for name, method in plain:
-        stages += _artifact_stages(config, machine, fingerprints.suite, name, method)
+        stages += _artifact_stages(config, machine, fingerprints, name, method)
     for number in range(1, 1 + max((config.replicates.get(name, 1) for name, _ in calibrated), default=0)):
         calibrate = _calibrate(config, machine, fingerprints, number)
         stages.append(calibrate)
         for name, method in calibrated:
             if number <= config.replicates.get(name, 1):
                 artifact = replicate_of(name, number)
-                stages += _artifact_stages(config, machine, fingerprints.suite, artifact, method, calibrate)
+                stages += _artifact_stages(config, machine, fingerprints, artifact, method, calibrate)
     stages = _with_baselines(stages, config, machine, fingerprints.suite)
     return [replace(stage, interpreter=_interpreter(config, machine, stage)) for stage in stages]
 
@@ -226,7 +229,7 @@ def _calibrate(config: RunConfig, machine: MachineRecord, fingerprints: Fingerpr
 def _artifact_stages(
     config: RunConfig,
     machine: MachineRecord,
-    suite_digest: str,
+    fingerprints: Fingerprints,
     name: str,
     method: MethodConfig,
     calibrate: Stage | None = None,
@@ -234,7 +237,13 @@ def _artifact_stages(
     dtype = quantize_dtype(config, machine, method.method)
     inputs = {"checkpoint": "prepare"}
     quantize_inputs = inputs | ({"calibration": calibrate.name} if calibrate else {})
-    shaping = {"method": method.model_dump(mode="json"), "device": machine.device, "dtype": dtype}
+    shaping: dict[str, Any] = {
+        "method": method.model_dump(mode="json"),
+        "device": machine.device,
+        "dtype": dtype,
+    }
+    if name in fingerprints.imported:
+        shaping |= {"import_fingerprint": fingerprints.imported[name]}
     inspect_dtype = serve_dtype(config, machine, method.method)
     return [
         Stage("quantize", name, shaping, quantize_inputs, method, dtype),
@@ -246,7 +255,7 @@ def _artifact_stages(
             method,
             inspect_dtype,
         ),
-        _measure(config, machine, suite_digest, method, name),
+        _measure(config, machine, fingerprints.suite, method, name),
     ]
 
 

@@ -17,7 +17,7 @@ from pipelines.recipe.policy import Policy, RecommendConfig
 from pipelines.recipe.registry_config import RegistryConfig
 from pipelines.recipe.schedule_config import ScheduleConfig
 from pipelines.recipe.tune_config import TuneConfig
-from quantizers.base import METHODS, MethodConfig, load_method
+from quantizers.base import IMPORTS, METHODS, MethodConfig, load_method
 from quantizers.calibration.config import CalibrationConfig
 from quantizers.checkpoints.sources import SourceConfig
 from registry.contracts.base import DType
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 else:
     # Built from the table, so that a new method needs no line here.
     AnyMethodConfig = Annotated[
-        Union[tuple(load_method(name).config_type for name in METHODS)],  # noqa: UP007
+        Union[tuple(load_method(name).config_type for name in [*METHODS, *IMPORTS])],  # noqa: UP007
         Field(discriminator="method"),
     ]
 

@@ -89,7 +89,7 @@ def prepare(job: PrepareJob, clock: StageClock) -> tuple[CheckpointRecord, dict[
             origin, original, declared = f"folder {path.name}", str(path), license_of_card(path)
         case HubSource(id=model_id, revision=revision):
             with clock.part("download"):
-                snapshot = _download(model_id, revision)
+                snapshot = download(model_id, revision)
             with clock.part("copy"):
                 sharing = _take_folder(snapshot, job.output_dir)
             with clock.part("tokenizer"):
@@ -178,8 +178,12 @@ def sliding_window(config: PretrainedConfig) -> int | None:
 
 
 def _take_folder(source: Path, target: Path) -> Sharing:
-    """A checkpoint's files into `target`; whether its weights, the most of it, share their bytes with the source's."""
     check_folder(source)
+    return take_files(source, target)
+
+
+def take_files(source: Path, target: Path) -> Sharing:
+    """A model's files into `target`; whether its weights, the most of it, share their bytes with the source's."""
     target.mkdir(parents=True, exist_ok=True)
     wanted = {path for pattern in _COMPANIONS for path in source.glob(pattern) if path.is_file()}
     weights = weight_files(source)
@@ -211,7 +215,8 @@ def _write_index(folder: Path) -> None:
     write_text_atomically(folder / WEIGHTS_INDEX, json.dumps(index, indent=2))
 
 
-def _download(model_id: str, revision: str) -> Path:
+def download(model_id: str, revision: str) -> Path:
+    """The snapshot's folder in the hub's cache, named by its commit."""
     from huggingface_hub import snapshot_download
 
     try:

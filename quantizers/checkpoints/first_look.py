@@ -113,7 +113,7 @@ def source_named(model: str) -> SourceConfig:
         raise RequestError(f"{model:.80} cannot be looked at: {error.strerror}", remedy="name another path") from error
     hub_id, _, revision = model.partition("@")
     if _HUB_ID.fullmatch(hub_id) and (revision or not path.parent.exists()):
-        return HubSource(kind="hub", id=hub_id, revision=_hub_folder(hub_id, revision or "main").name)
+        return HubSource(kind="hub", id=hub_id, revision=told_folder(hub_id, revision or "main").name)
     if re.fullmatch(r"[\w.-]+", model) and _is_installed(model):
         return PackageGgufSource(kind="package_gguf", package=model)
     raise RequestError(
@@ -133,7 +133,7 @@ def outline_of(source: SourceConfig) -> ModelOutline:
         case FolderSource():
             return outline_of_folder(source.path)
         case HubSource():
-            folder = _hub_folder(source.id, source.revision)
+            folder = told_folder(source.id, source.revision)
             refuse_adapter(folder)
             refuse_quantized(folder, read_config(folder), {})
             return outline_of_folder(folder, source.id.rpartition("/")[2])
@@ -223,7 +223,7 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def _hub_folder(model_id: str, revision: str) -> Path:
+def told_folder(model_id: str, revision: str) -> Path:
     """The snapshot's folder in the hub's cache, named by its commit; holds config and tokenizer config at least."""
     from huggingface_hub import snapshot_download
 

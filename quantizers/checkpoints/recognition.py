@@ -15,7 +15,7 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 _UNFINISHED_SUFFIXES = (".incomplete", ".aria2", ".part", ".crdownload")
 """What downloaders put behind the name of a file that they are still writing."""
 
-_PACKED_NAMES = re.compile(
+PACKED_NAMES = re.compile(
     r"\.(qweight|qzeros|g_idx|SCB|weight_packed|weight_scale|weight_scale_inv|weight_zero_point)$"
     r"|\.weight\.(absmax|quant_map|nested_absmax|quant_state\.[\w.]+)$"
 )
@@ -35,7 +35,7 @@ def refuse_adapter(folder: Path) -> None:
 def refuse_quantized(folder: Path, config: Mapping[str, Any], headers: Mapping[str, TensorInfo]) -> None:
     """Refuse a checkpoint that is quantized already, by config or by tensors (RequestError)."""
     quantization = config.get("quantization_config")
-    packed = sorted(name for name in headers if _PACKED_NAMES.search(name))
+    packed = sorted(name for name in headers if PACKED_NAMES.search(name))
     if not quantization and not packed:
         return
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None

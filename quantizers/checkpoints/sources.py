@@ -16,7 +16,13 @@ from quantizers.checkpoints.chat_templates import check_chat_templates
 from quantizers.checkpoints.gguf_vocabulary import check_vocabulary
 from quantizers.checkpoints.model_texts import check_model_texts
 from quantizers.checkpoints.recognition import refuse_adapter, refuse_quantized, refuse_unfetched
-from quantizers.checkpoints.safetensors_header import SINGLE_FILE, WEIGHTS_INDEX, read_headers, weight_files
+from quantizers.checkpoints.safetensors_header import (
+    SINGLE_FILE,
+    WEIGHTS_INDEX,
+    TensorInfo,
+    read_headers,
+    weight_files,
+)
 from quantizers.checkpoints.tokenizer_files import tokenizer_files
 from registry.shared_bytes import would_share
 
@@ -153,6 +159,21 @@ def _downloaded(source: HubSource) -> Path | None:
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that is no safe, complete, supported safetensors checkpoint (RequestError)."""
+    config, headers = check_files(folder)
+    refuse_quantized(folder, config, headers)
+    if not any(info.dtype in ("F32", "BF16", "F16") and len(info.shape) == 2 for info in headers.values()):
+        raise RequestError(
+            f"the safetensors in {folder} hold no weight matrices in float32, bfloat16 or float16",
+            remedy="name a checkpoint in one of these types",
+        )
+
+
+def check_files(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+    """Refuse a folder that is no safe, complete, supported model in safetensors, quantized or not (RequestError).
+
+    Returns:
+        config.json's members, and the headers of all tensors.
+    """
     refuse_adapter(folder)
     config = read_config(folder)
     _refuse_remote_code(folder, config)
@@ -169,18 +190,13 @@ def check_folder(folder: Path) -> None:
         raise RequestError(f"{folder} holds no weights", remedy="put the *.safetensors files beside config.json")
     refuse_unfetched([*files, *tokenizer_files(folder)])
     headers = read_headers(folder)
-    refuse_quantized(folder, config, headers)
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise RequestError(
             f"{folder} holds no tokenizer ({', '.join(_TOKENIZER_FILES)})",
             remedy="copy the tokenizer's files from the place that the weights came from",
         )
-    if not any(info.dtype in ("F32", "BF16", "F16") and len(info.shape) == 2 for info in headers.values()):
-        raise RequestError(
-            f"the safetensors in {folder} hold no weight matrices in float32, bfloat16 or float16",
-            remedy="name a checkpoint in one of these types",
-        )
     check_chat_templates(folder)
+    return config, headers
 
 
 def read_config(folder: Path) -> dict[str, Any]:

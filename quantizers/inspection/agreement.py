@@ -1,7 +1,7 @@
 """Does an artifact hold the source's weights? Module by module: correlation and relative error.
 
-AWQ moves a scale for each input channel out of a module into what comes before it, so its weights agree with the
-source's only after that is undone:
+AWQ moves a scale for each input channel out of a module into what comes before it, and so does SmoothQuant, which
+checkpoints made elsewhere went through; their weights agree with the source's only after that is undone:
 
 * behind a norm (q, k, v, gate, up): the norm's weights lie in both folders, and their ratio is the scale, exactly;
 * behind a Linear (o behind v, down behind up): that Linear's rows were divided by the scale and then rounded. The scale
@@ -41,6 +41,8 @@ _TINY = sys.float_info.min
 """Keeps a module of zeros from a division by zero."""
 _NOT_COMPARABLE = 1e9
 """The relative error of what cannot be compared, and the largest that is told."""
+_ROUNDED = 2**-8
+"""The relative error of numbers that were stored in bfloat16 and are else the same, at most."""
 _NO_VARIANCE = 1e-6
 """Of the mean square: less is lost in the rounding of float32 sums."""
 
@@ -71,11 +73,12 @@ def compare_weights(
     correlation: dict[str, float | None] = {}
     relative_error: dict[str, float] = {}
     norm_offset = 1.0 if checkpoint.architecture.startswith("Gemma") else 0.0
+    scaled = format_of(method) == "awq" or _norms_differ(source, artifact, checkpoint)
     for done, module in enumerate(checkpoint.linear_shapes):
         read = _columns_read(source, module, checkpoint, norm_offset)
         original = source.read(f"{module}.weight").float()
         restored = dequantize(artifact, module, method, quantization_config)
-        if format_of(method) == "awq":
+        if scaled:
             scale = _norm_ratio(source, artifact, module, norm_offset)
             row_module = _row_partner(module, checkpoint)
             if row_module is not None:
@@ -182,6 +185,16 @@ def _norm_ratio(source: TensorFiles, artifact: TensorFiles, module: str, offset:
     before, after = source.read(key).float() + offset, artifact.read(key).float() + offset
     # A channel that the norm switches off carries nothing, whatever its scale.
     return torch.where(before == 0, torch.zeros_like(before), after / before)
+
+
+def _norms_differ(source: TensorFiles, artifact: TensorFiles, checkpoint: CheckpointRecord) -> bool:
+    """Whether scales were moved into norms, as SmoothQuant and AWQ do in whatever format they are stored."""
+    parts = {tuple(name.rsplit(".", 2)[:2]) for name in checkpoint.linear_shapes}
+    norms = {norm for layer, part in parts if (norm := _norm_of(source, layer, part)) is not None}
+    return any(
+        name in artifact and agreement(source.read(name).float(), artifact.read(name).float())[1] > _ROUNDED
+        for name in norms
+    )
 
 
 def _norm_of(source: TensorFiles, layer: str, part: str) -> str | None:

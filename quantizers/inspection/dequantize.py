@@ -113,12 +113,17 @@ def _awq(files: TensorFiles, module: str, bits: int) -> torch.Tensor:
 
 
 def _packed_integers(files: TensorFiles, module: str, bits: int) -> torch.Tensor:
-    """weight_packed [out, in / per_word], weight_scale [out, groups], weight_zero_point [out / per_word, groups]."""
+    """weight_packed [out, in / per_word], weight_scale [out, groups], weight_zero_point [out / per_word, groups];
+    weight_g_idx [in] where columns were grouped in another order."""
     codes = _unpack(files.read(f"{module}.weight_packed"), bits, dim=1).float()
     scales = files.read(f"{module}.weight_scale").float()
     zeros: torch.Tensor | float = 2.0 ** (bits - 1)
     if f"{module}.weight_zero_point" in files:
         zeros = _unpack(files.read(f"{module}.weight_zero_point"), bits, dim=0)[: len(codes), :, None]
+    if f"{module}.weight_g_idx" in files:
+        groups = files.read(f"{module}.weight_g_idx")
+        of_column = zeros if isinstance(zeros, float) else zeros[:, groups, 0]
+        return codes.sub_(of_column).mul_(scales[:, groups])
     grouped = codes.view(*scales.shape, -1)
     return grouped.sub_(zeros).mul_(scales[..., None]).view_as(codes)
 

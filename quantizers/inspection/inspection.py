@@ -15,8 +15,9 @@ from quantizers.checkpoints.sources import read_config
 from quantizers.checkpoints.tokenizer_files import tokenizer_files
 from quantizers.inspection.agreement import compare_weights
 from quantizers.inspection.dequantize import PACKED, TensorFiles
+from quantizers.inspection.embeddings import check_embeddings
 from registry.contracts import ArtifactRecord, CheckpointRecord, InspectionCheck, InspectionRecord, StageJob
-from registry.contracts.base import Device, DType, format_of
+from registry.contracts.base import Device, DType, format_of, is_imported
 from registry.hashing import manifest_of
 from registry.os_faults import check_not_refused
 
@@ -90,6 +91,8 @@ def inspect(job: InspectJob, clock: StageClock) -> tuple[InspectionRecord, dict[
                 read_config(job.artifact_dir)["quantization_config"],
                 lambda done, total: clock.progress("compare", done, total),
             )
+            if is_imported(job.artifact.method):
+                checks.append(check_embeddings(source, artifact))
         checks.append(check_agreement(correlation, error))
     # Imported here, or the first part that needs them would be charged for it.
     with clock.part("import"):

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from quantizers.base import QuantizeJob, QuantizeOutcome
-from registry.contracts.base import Method, format_of
+from registry.contracts.base import Method, format_of, is_imported
 from registry.files import write_text_atomically
 
 READERS: dict[Method, str] = {
@@ -24,20 +24,23 @@ and tokenizer is tested in AutoAWQ's environment (tests/integration/test_transfo
 
 def write_card(job: QuantizeJob, outcome: QuantizeOutcome, folder: Path) -> None:
     """Write README.md into an artifact's folder."""
-    parameters = job.config.model_dump(mode="json", exclude={"method"})
+    parameters = job.config.model_dump(mode="json", exclude={"method"}) | outcome.found
     versions = ", ".join(f"{name} {version}" for name, version in outcome.versions.items())
     calibrated = f"\n- calibration: {job.calibration_digest}" if job.calibration_dir else ""
+    imported = is_imported(job.config.method)
+    made = "Imported by Quantbench, which changed no weight" if imported else "Made by Quantbench"
+    by = f"{outcome.engine}; {versions}; worked in {job.dtype} on {job.device}" if not imported else outcome.engine
     write_text_atomically(
         folder / "README.md",
         f"""\
 # {job.checkpoint.architecture}, quantized by {job.config.method}
 
-Made by Quantbench. What it was measured to have lost and gained stands in its run's record, which knows it by the
+{made}. What it was measured to have lost and gained stands in its run's record, which knows it by the
 digest of this folder.
 
 - base model: {job.checkpoint.origin}, {job.checkpoint.digest}
 - method: {job.config.method} {json.dumps(parameters, sort_keys=True)}{calibrated}
-- engine: {outcome.engine}; {versions}; worked in {job.dtype} on {job.device}
+- engine: {by}
 - read by: {READERS[format_of(job.config.method)]}; transformers 4 reads its config and tokenizer
 """,
     )

@@ -8,13 +8,41 @@ from configs.base import StrictModel
 
 DType = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
-Method = Literal["gptq", "awq", "bnb_nf4", "bnb_int8", "rtn", "w8a8", "gptq_autogptq", "awq_autoawq"]
-_FORMATS: dict[Method, Method] = {"gptq_autogptq": "gptq", "awq_autoawq": "awq"}
+Method = Literal[
+    "gptq",
+    "awq",
+    "bnb_nf4",
+    "bnb_int8",
+    "rtn",
+    "w8a8",
+    "gptq_autogptq",
+    "awq_autoawq",
+    "gptq_imported",
+    "awq_imported",
+    "bnb_nf4_imported",
+    "bnb_int8_imported",
+    "rtn_imported",
+    "w8a8_imported",
+]
+_IMPORTED: dict[Method, Method] = {
+    "gptq_imported": "gptq",
+    "awq_imported": "awq",
+    "bnb_nf4_imported": "bnb_nf4",
+    "bnb_int8_imported": "bnb_int8",
+    "rtn_imported": "rtn",
+    "w8a8_imported": "w8a8",
+}
+_FORMATS: dict[Method, Method] = {"gptq_autogptq": "gptq", "awq_autoawq": "awq", **_IMPORTED}
 
 
 def format_of(method: Method) -> Method:
     """The method by which a format is known: whose artifacts `method`'s are read, served and inspected like."""
     return _FORMATS.get(method, method)
+
+
+def is_imported(method: Method) -> bool:
+    """Whether `method` takes in what was quantized elsewhere, and quantizes nothing."""
+    return method in _IMPORTED
 
 
 class Record(StrictModel):

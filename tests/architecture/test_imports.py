@@ -124,6 +124,8 @@ TELL_OF_VLLM = {
     "quantizers/methods/awq.py",
     "quantizers/methods/bitsandbytes_nf4.py",
     "quantizers/methods/gptq.py",
+    "quantizers/checkpoints/schemes.py",
+    "quantizers/methods/imported.py",
     "quantizers/methods/card.py",  # which engines read an artifact
     "evals/asking/client.py",
     "pipelines/rendering/deploy/targets.py",  # what took the place of engines that have ended

@@ -125,7 +125,7 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["no-such-package-here", "/no/where", "a/b/c", "org/na me", "https://hub/org/name"])
 def test_what_names_nothing_is_refused_without_the_hub(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_look, "_hub_folder", lambda *asked: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(first_look, "told_folder", lambda *asked: pytest.fail("the hub was asked"))
     with pytest.raises(RequestError, match="is no model") as caught:
         source_named(word)
     assert "org/name[@revision]" in caught.value.remedy
@@ -159,7 +159,7 @@ def test_a_hub_id_gets_the_commit_it_points_to(tmp_path: Path, monkeypatch: pyte
 
 def test_a_hub_model_that_is_none_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = model_folder(tmp_path / "quantized", quantization_config={"quant_method": "gptq"})
-    monkeypatch.setattr(first_look, "_hub_folder", lambda *asked: folder)
+    monkeypatch.setattr(first_look, "told_folder", lambda *asked: folder)
     source = HubSource(kind="hub", id="org/name", revision="main")
     with pytest.raises(RequestError, match="is quantized already"):
         outline_of(source)
