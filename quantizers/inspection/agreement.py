@@ -7,6 +7,8 @@ source's only after that is undone:
 * behind a Linear (o behind v, down behind up): that Linear's rows were divided by the scale and then rounded. The scale
   is fitted row by row, and the *same* numbers are used to undo the columns of the Linear behind it.
 
+SmoothQuant moves scales into norms alone.
+
 Columns that nothing reads are left out: those whose input is always zero, behind a norm weight or a row of zeros.
 Methods that look at activations may write anything there.
 
@@ -36,6 +38,8 @@ _BEHIND_NORM = {
 
 _BEHIND_LINEAR = {"self_attn.o_proj": "self_attn.v_proj", "mlp.down_proj": "mlp.up_proj"}
 
+_SMOOTHED: frozenset[Method] = frozenset({"w8a8_gptq"})
+"""Methods whose scales lie in norms; where they were not asked for, the norms are the source's and nothing is undone."""
 
 _TINY = sys.float_info.min
 """Keeps a module of zeros from a division by zero."""
@@ -75,7 +79,9 @@ def compare_weights(
         read = _columns_read(source, module, checkpoint, norm_offset)
         original = source.read(f"{module}.weight").float()
         restored = dequantize(artifact, module, method, quantization_config)
-        if format_of(method) == "awq":
+        if method in _SMOOTHED:
+            restored = _scaled(restored, _norm_ratio(source, artifact, module, norm_offset))
+        elif format_of(method) == "awq":
             scale = _norm_ratio(source, artifact, module, norm_offset)
             row_module = _row_partner(module, checkpoint)
             if row_module is not None:

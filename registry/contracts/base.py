@@ -8,8 +8,26 @@ from configs.base import StrictModel
 
 DType = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
-Method = Literal["gptq", "awq", "bnb_nf4", "bnb_int8", "rtn", "w8a8", "gptq_autogptq", "awq_autoawq"]
-_FORMATS: dict[Method, Method] = {"gptq_autogptq": "gptq", "awq_autoawq": "awq"}
+Method = Literal[
+    "gptq",
+    "awq",
+    "bnb_nf4",
+    "bnb_int8",
+    "rtn",
+    "w8a8",
+    "w8a8_gptq",
+    "w4a16_gptq",
+    "fp8",
+    "nvfp4",
+    "gptq_autogptq",
+    "awq_autoawq",
+]
+_FORMATS: dict[Method, Method] = {
+    "w8a8_gptq": "w8a8",
+    "w4a16_gptq": "rtn",
+    "gptq_autogptq": "gptq",
+    "awq_autoawq": "awq",
+}
 
 
 def format_of(method: Method) -> Method:
