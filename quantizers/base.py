@@ -39,6 +39,7 @@ METHODS: dict[Method, str] = {
     "w4a16_gptq": "quantizers.methods.w4a16_gptq:W4A16GPTQ",
     "fp8": "quantizers.methods.fp8:FP8",
     "nvfp4": "quantizers.methods.nvfp4:NVFP4",
+    "autoround": "quantizers.methods.autoround:AutoRound",
     "gptq_autogptq": "quantizers.methods.gptq_autogptq:AutoGPTQ",
     "awq_autoawq": "quantizers.methods.awq_autoawq:AutoAWQ",
 }

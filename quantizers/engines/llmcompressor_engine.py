@@ -1,8 +1,8 @@
 """llm-compressor 0.14, whose GPTQ writes compressed-tensors: integers for the activations too, and NVFP4.
 
-What is ours around it: rows are handed over one at a time as they are, so that it can cut and mix none; each Linear's own
-count of rows is read back, since it would go on with fewer; SmoothQuant's scales go into the norms that feed the Linears,
-where its table of architectures names another norm (of Gemma's four, the one behind attention).
+What is ours around it: rows are handed over one at a time as they are, so that it can cut and mix none; each Linear's
+own count of rows is read back, since it would go on with fewer; SmoothQuant's scales go into the norms that feed the
+Linears, where its table of architectures names another norm (of Gemma's four, the one behind attention).
 
 It runs in an environment of its own, beside another compressed-tensors than the serving engine's.
 """
@@ -65,7 +65,6 @@ def run_engine(
         with clock.part("import"):
             import torch
             from llmcompressor import oneshot
-            from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
             from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
         torch.set_num_threads(job.threads)
         with clock.part("load"):
@@ -73,11 +72,9 @@ def run_engine(
                 checkpoint_dir, dtype=getattr(torch, job.dtype), device_map=job.device
             )
         modules: list[QuantizedModule] = []
-        rounding = _rounding(clock, modules, len(rows), job, scheme, dampening)
-        modifiers = [rounding]
+        modifiers = [_rounding(clock, modules, len(rows), job, scheme, dampening)]
         if smoothing is not None:
-            mappings = smoothed(list(dict(model.named_modules())))
-            modifiers.insert(0, SmoothQuantModifier(smoothing_strength=smoothing, mappings=mappings))
+            modifiers.insert(0, _smoothing(model, smoothing))
         print(f"{ENGINE}: {job.name}, {len(rows)} calibration rows, all of each", file=sys.stderr)
         with clock.part("quantize"):
             oneshot(
@@ -111,7 +108,7 @@ def smoothed(modules: Sequence[str]) -> list[tuple[list[str], str]]:
         StageError: A norm feeds other Linears than these, or none: the model would be another one.
     """
     kinds = {name.rsplit(".", 1)[-1] for name in modules}
-    # A norm of that name stands before the MLP where it is the second of two, and behind attention where there are four.
+    # The norm of that name stands before the MLP where there are two, and behind attention where there are four.
     of_mlp = "pre_feedforward_layernorm" if "pre_feedforward_layernorm" in kinds else "post_attention_layernorm"
     found = [
         (next((linears for linears in choices if kinds >= set(linears)), None), norm)
@@ -125,6 +122,14 @@ def smoothed(modules: Sequence[str]) -> list[tuple[list[str], str]]:
             blame="recipe",
         )
     return [([f"re:.*[.]{one}$" for one in linears or ()], f"re:.*[.]{norm}$") for linears, norm in found]
+
+
+def _smoothing(model: Any, strength: float) -> Any:
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+    return SmoothQuantModifier(
+        smoothing_strength=strength, mappings=smoothed([name for name, _ in model.named_modules()])
+    )
 
 
 def _one_at_a_time(rows: Sequence[Sequence[int]]) -> Any:
@@ -204,7 +209,7 @@ def _losses() -> Iterator[list[float]]:
 
 @contextlib.contextmanager
 def _scales_as_stored(observer: Any, dtype: torch.dtype) -> Iterator[None]:
-    """Have `observer` give scales that `dtype` holds: rounded later, they would move every level of what was made up for.
+    """Have `observer` give scales that `dtype` holds: rounded later, they would move the levels below the weights.
 
     Scales below a global one are rounded by the engine itself.
     """

@@ -39,7 +39,7 @@ _BEHIND_NORM = {
 _BEHIND_LINEAR = {"self_attn.o_proj": "self_attn.v_proj", "mlp.down_proj": "mlp.up_proj"}
 
 _SMOOTHED: frozenset[Method] = frozenset({"w8a8_gptq"})
-"""Methods whose scales lie in norms; where they were not asked for, the norms are the source's and nothing is undone."""
+"""Methods whose scales lie in norms; where none were asked for, the norms are the source's and nothing is undone."""
 
 _TINY = sys.float_info.min
 """Keeps a module of zeros from a division by zero."""

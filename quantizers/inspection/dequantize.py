@@ -84,14 +84,11 @@ def dequantize(files: TensorFiles, module: str, method: Method, quantization_con
             return _awq(files, module, quantization_config["bits"])
         case "bnb_nf4":
             return _nf4(files, module)
-        case "bnb_int8":
-            rows = files.read(f"{module}.SCB").float() / _INT8_RANGE
-            return files.read(f"{module}.weight").float() * rows[:, None]
+        case "bnb_int8" | "w8a8" | "fp8":
+            return _rows(files, module)
         case "rtn":
             (scheme,) = quantization_config["config_groups"].values()
             return _packed_integers(files, module, scheme["weights"]["num_bits"])
-        case "w8a8" | "fp8":
-            return files.read(f"{module}.weight").float() * files.read(f"{module}.weight_scale").float()
         case "nvfp4":
             return _nvfp4(files, module)
         case other:
@@ -129,6 +126,16 @@ def _packed_integers(files: TensorFiles, module: str, bits: int) -> torch.Tensor
     return grouped.sub_(zeros).mul_(scales[..., None]).view_as(codes)
 
 
+def _rows(files: TensorFiles, module: str) -> torch.Tensor:
+    """weight [out, in] in 8 bits, with a scale a row: SCB [out] is its range, weight_scale [out, 1] its step."""
+    range_name = f"{module}.SCB"
+    if range_name in files:
+        scales = files.read(range_name).float()[:, None] / _INT8_RANGE
+    else:
+        scales = files.read(f"{module}.weight_scale").float()
+    return files.read(f"{module}.weight").float() * scales
+
+
 def _nf4(files: TensorFiles, module: str) -> torch.Tensor:
     """Two codes a byte, the first in the high half; a maximum for each block, itself 8-bit where they are nested."""
     import torch
@@ -149,7 +156,7 @@ def _nf4(files: TensorFiles, module: str) -> torch.Tensor:
 
 
 def _nvfp4(files: TensorFiles, module: str) -> torch.Tensor:
-    """weight_packed [out, in / 2], the first code in the low half; weight_scale [out, groups] in FP8, over a global one."""
+    """weight_packed [out, in / 2], the first code in the low half; weight_scale [out, groups] over one for all."""
     import torch
 
     levels = torch.tensor([*_E2M1, *(-level for level in _E2M1)])

@@ -59,7 +59,9 @@ class W4A16GPTQ:
 
         config = cast(Config, job.config)
         weights = {"num_bits": 4, "symmetric": config.symmetric}
-        grouped = {"strategy": "channel"} if config.group_size == -1 else {
-            "strategy": "group", "group_size": config.group_size
-        }
+        grouped = (
+            {"strategy": "channel"}
+            if config.group_size == -1
+            else {"strategy": "group", "group_size": config.group_size}
+        )
         return run_engine(job, clock, {"weights": {**weights, **grouped}}, dampening=config.damp_percent)

@@ -25,7 +25,7 @@ class Config(CalibratedMethodConfig):
 
     method: Literal["w8a8_gptq"] = "w8a8_gptq"
     smoothing_strength: Share | None = Field(default=0.8, ge=0, le=1)
-    """How much of the activations' range goes into the weights: 0 none of it, 1 all; null leaves the norms as they are."""
+    """How much of the activations' range goes into the weights: 0 nothing, 1 all; null leaves the norms as they are."""
     damp_percent: Share = Field(default=0.01, gt=0, lt=1)
     """Share of the mean Hessian diagonal that is added to the diagonal (GPTQ's dampening); llm-compressor's default."""
 

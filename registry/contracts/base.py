@@ -19,12 +19,14 @@ Method = Literal[
     "w4a16_gptq",
     "fp8",
     "nvfp4",
+    "autoround",
     "gptq_autogptq",
     "awq_autoawq",
 ]
 _FORMATS: dict[Method, Method] = {
     "w8a8_gptq": "w8a8",
     "w4a16_gptq": "rtn",
+    "autoround": "gptq",
     "gptq_autogptq": "gptq",
     "awq_autoawq": "awq",
 }
