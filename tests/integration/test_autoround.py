@@ -42,9 +42,11 @@ def test_rows_of_several_lengths_are_refused(source: Path, tmp_path: Path) -> No
 
 def test_rows_that_the_engine_leaves_out_are_told(source: Path, tmp_path: Path) -> None:
     job = job_in(tmp_path, source, token_ids(16, 48), ENTRY)
-    cut = (
-        "import torch; made = torch.tensor; torch.tensor = lambda rows: made([rows[0][: 48 if rows[0][0] % 2 else 40]])"
+    one_less = (
+        "import auto_round; whole = auto_round.AutoRound\n"
+        "auto_round.AutoRound = lambda model, tokenizer, *, dataset, **options: whole("
+        "model, tokenizer, dataset=dataset[1:], **options)"
     )
-    failure = run_replaced(job, "autoround_engine", cut).failure
+    failure = run_replaced(job, "autoround_engine", one_less).failure
     assert failure is not None
-    assert "of 16 calibration rows out" in failure.what
+    assert "left 1 of 16 calibration rows out" in failure.what
