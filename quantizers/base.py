@@ -35,6 +35,11 @@ METHODS: dict[Method, str] = {
     "bnb_int8": "quantizers.methods.bitsandbytes_int8:BitsAndBytesInt8",
     "rtn": "quantizers.methods.round_to_nearest:RoundToNearest",
     "w8a8": "quantizers.methods.w8a8:W8A8",
+    "w8a8_gptq": "quantizers.methods.w8a8_gptq:W8A8GPTQ",
+    "w4a16_gptq": "quantizers.methods.w4a16_gptq:W4A16GPTQ",
+    "fp8": "quantizers.methods.fp8:FP8",
+    "nvfp4": "quantizers.methods.nvfp4:NVFP4",
+    "autoround": "quantizers.methods.autoround:AutoRound",
     "gptq_autogptq": "quantizers.methods.gptq_autogptq:AutoGPTQ",
     "awq_autoawq": "quantizers.methods.awq_autoawq:AutoAWQ",
 }
@@ -51,7 +56,15 @@ IMPORTS: dict[Method, str] = {
 """The same of what was quantized elsewhere, by its format; nobody chooses these for a model."""
 
 
-_BITS: dict[Method, int] = {"bnb_nf4": 4, "bnb_int8": 8, "w8a8": 8}
+_BITS: dict[Method, int] = {
+    "bnb_nf4": 4,
+    "bnb_int8": 8,
+    "w8a8": 8,
+    "w8a8_gptq": 8,
+    "w4a16_gptq": 4,
+    "fp8": 8,
+    "nvfp4": 4,
+}
 
 
 def bits_of(artifact: ArtifactRecord) -> int:

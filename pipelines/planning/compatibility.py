@@ -110,6 +110,14 @@ REFUSALS = (
         device="cpu",
         instructions=_AVX512 | {"avx512_vnni"},
     ),
+    Refusal(
+        because="it has no kernel for NVFP4 on a CPU",
+        remedy="take w4a16_gptq, or serve on a GPU",
+        source="vllm/model_executor/kernels/linear/__init__.py",
+        says="        EmulationNvFp4LinearKernel,\n    ],\n}\n\n_POSSIBLE_MXFP6_KERNELS",
+        method="nvfp4",
+        device="cpu",
+    ),
     _8_BITS_PACKED._replace(method="gptq"),
     _8_BITS_PACKED._replace(method="rtn"),
     Refusal(

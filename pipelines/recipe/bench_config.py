@@ -84,5 +84,12 @@ def method_of(model_dir: Path) -> Method | None:
         return "bnb_nf4" if quantization.get("load_in_4bit") else "bnb_int8"
     if method == "compressed-tensors":
         method = quantization.get("format")
-    known: dict[str, Method] = {"gptq": "gptq", "awq": "awq", "pack-quantized": "rtn", "int-quantized": "w8a8"}
+    known: dict[str, Method] = {
+        "gptq": "gptq",
+        "awq": "awq",
+        "pack-quantized": "rtn",
+        "int-quantized": "w8a8",
+        "float-quantized": "fp8",
+        "nvfp4-pack-quantized": "nvfp4",
+    }
     return known.get(method)

@@ -33,6 +33,8 @@ _LIBRARY_TAGS: dict[Method, str] = {
     "bnb_int8": "bitsandbytes",
     "rtn": "compressed-tensors",
     "w8a8": "compressed-tensors",
+    "fp8": "compressed-tensors",
+    "nvfp4": "compressed-tensors",
 }
 """How the hub calls a format; the others are called as their method is."""
 

@@ -7,6 +7,8 @@ checkpoints made elsewhere went through; their weights agree with the source's o
 * behind a Linear (o behind v, down behind up): that Linear's rows were divided by the scale and then rounded. The scale
   is fitted row by row, and the *same* numbers are used to undo the columns of the Linear behind it.
 
+SmoothQuant moves scales into norms alone.
+
 Columns that nothing reads are left out: those whose input is always zero, behind a norm weight or a row of zeros.
 Methods that look at activations may write anything there.
 
@@ -36,6 +38,8 @@ _BEHIND_NORM = {
 
 _BEHIND_LINEAR = {"self_attn.o_proj": "self_attn.v_proj", "mlp.down_proj": "mlp.up_proj"}
 
+_SMOOTHED: frozenset[Method] = frozenset({"w8a8_gptq"})
+"""Methods whose scales lie in norms alone: no rows are scaled, and none are fitted."""
 
 _TINY = sys.float_info.min
 """Keeps a module of zeros from a division by zero."""
@@ -80,7 +84,7 @@ def compare_weights(
         restored = dequantize(artifact, module, method, quantization_config)
         if scaled:
             scale = _norm_ratio(source, artifact, module, norm_offset)
-            row_module = _row_partner(module, checkpoint)
+            row_module = None if method in _SMOOTHED else _row_partner(module, checkpoint)
             if row_module is not None:
                 row_source = source.read(f"{row_module}.weight").float()
                 row_artifact = dequantize(artifact, row_module, method, quantization_config)
@@ -88,7 +92,7 @@ def compare_weights(
                 row_read = _columns_read(source, row_module, checkpoint, norm_offset)
                 scale = _row_fit(_kept(row_source, row_read), _kept(row_artifact, row_read))
             restored = _scaled(restored, scale)
-            if module in {_row_partner(name, checkpoint) for name in _siblings(module)}:
+            if method not in _SMOOTHED and module in {_row_partner(name, checkpoint) for name in _siblings(module)}:
                 restored = restored / _row_fit(_kept(original, read), _kept(restored, read))[:, None]
         if original.shape == restored.shape:
             original, restored = _kept(original, read), _kept(restored, read)

@@ -3,7 +3,7 @@
 An engine that packs wrongly and unpacks wrongly in the same way would agree with itself; it does not agree with this.
 Formats: GPTQ v1 and v2 (gptqmodel/nn_modules/qlinear), AWQ GEMM (casper-hansen/AutoAWQ, awq/utils/packing_utils.py),
 NF4 with nested statistics (bitsandbytes/functional.py, `QuantState`), INT8 rows (bitsandbytes, `SCB`), packed and plain
-integers (compressed_tensors/compressors, `pack_quantized` and `naive_quantized`).
+integers and FP8 (compressed_tensors/compressors, `pack_quantized` and `naive_quantized`), NVFP4 (the same, `nvfp4`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ PACKED: dict[Method, tuple[str, str]] = {
     "bnb_int8": ("weight", "I8"),
     "rtn": ("weight_packed", "I32"),
     "w8a8": ("weight", "I8"),
+    "fp8": ("weight", "F8_E4M3"),
+    "nvfp4": ("weight_packed", "U8"),
 }
 """Format -> (the packed tensor's name in its module, its safetensors dtype)."""
 
@@ -34,6 +36,8 @@ _WORD_BITS = 32
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
 """Where in a 32-bit word the GEMM format keeps the n-th of eight neighbours."""
 _INT8_RANGE = 127
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""What the lower three bits of a code in 4-bit floating point stand for; the highest is the sign."""
 
 
 class TensorFiles:
@@ -80,14 +84,13 @@ def dequantize(files: TensorFiles, module: str, method: Method, quantization_con
             return _awq(files, module, quantization_config["bits"])
         case "bnb_nf4":
             return _nf4(files, module)
-        case "bnb_int8":
-            rows = files.read(f"{module}.SCB").float() / _INT8_RANGE
-            return files.read(f"{module}.weight").float() * rows[:, None]
+        case "bnb_int8" | "w8a8" | "fp8":
+            return _rows(files, module)
         case "rtn":
             (scheme,) = quantization_config["config_groups"].values()
             return _packed_integers(files, module, scheme["weights"]["num_bits"])
-        case "w8a8":
-            return files.read(f"{module}.weight").float() * files.read(f"{module}.weight_scale").float()
+        case "nvfp4":
+            return _nvfp4(files, module)
         case other:
             raise ValueError(f"{other} is no format of its own")
 
@@ -128,6 +131,16 @@ def _packed_integers(files: TensorFiles, module: str, bits: int) -> torch.Tensor
     return grouped.sub_(zeros).mul_(scales[..., None]).view_as(codes)
 
 
+def _rows(files: TensorFiles, module: str) -> torch.Tensor:
+    """weight [out, in] in 8 bits, with a scale a row: SCB [out] is its range, weight_scale [out, 1] its step."""
+    range_name = f"{module}.SCB"
+    if range_name in files:
+        scales = files.read(range_name).float()[:, None] / _INT8_RANGE
+    else:
+        scales = files.read(f"{module}.weight_scale").float()
+    return files.read(f"{module}.weight").float() * scales
+
+
 def _nf4(files: TensorFiles, module: str) -> torch.Tensor:
     """Two codes a byte, the first in the high half; a maximum for each block, itself 8-bit where they are nested."""
     import torch
@@ -145,6 +158,18 @@ def _nf4(files: TensorFiles, module: str) -> torch.Tensor:
     padding = len(maxima) * state["blocksize"] - len(values)
     blocks = torch.nn.functional.pad(values, (0, padding)).view(len(maxima), -1)
     return blocks.mul_(maxima.float()[:, None]).flatten()[: len(values)].view(state["shape"])
+
+
+def _nvfp4(files: TensorFiles, module: str) -> torch.Tensor:
+    """weight_packed [out, in / 2], the first code in the low half; weight_scale [out, groups] over one for all."""
+    import torch
+
+    levels = torch.tensor([*_E2M1, *(-level for level in _E2M1)])
+    packed = files.read(f"{module}.weight_packed").int()
+    codes = torch.stack([packed & 0xF, packed >> 4], -1).flatten(1)
+    scales = files.read(f"{module}.weight_scale").float() / files.read(f"{module}.weight_global_scale").float()
+    grouped = levels[codes].view(*scales.shape, -1)
+    return grouped.mul_(scales[..., None]).view_as(codes)
 
 
 def _unpack(words: torch.Tensor, bits: int, *, dim: int, order: Sequence[int] | None = None) -> torch.Tensor:

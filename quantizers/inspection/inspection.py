@@ -30,6 +30,9 @@ MIN_CORRELATION = 0.9
 MAX_ERROR_WITHOUT_VARIANCE = math.sqrt(1 - MIN_CORRELATION**2)
 """The relative error of the best fit of two matrices of mean 0 that correlate by MIN_CORRELATION."""
 
+MAX_ERROR = 1.0
+"""A correlation does not see a factor: weights that are off by more than they are themselves are not the source's."""
+
 _MAX_OVERHEAD_BITS = 2.0
 """Scales, zeros and tables, per weight; large only in models of a few thousand weights a layer."""
 _SIZE_TOLERANCE = 0.10
@@ -162,7 +165,7 @@ def check_size(
 
 
 def check_agreement(correlation: dict[str, float | None], error: dict[str, float]) -> InspectionCheck:
-    """Dequantized weights have to follow the source's in every module; the error judges where none correlates."""
+    """Dequantized weights have to follow the source's in every module, and to be as large."""
     defined = {name: value for name, value in correlation.items() if value is not None}
     bad = [
         f"{name} {value:.2f}" for name, value in sorted(defined.items(), key=itemgetter(1)) if value < MIN_CORRELATION
@@ -172,6 +175,11 @@ def check_agreement(correlation: dict[str, float | None], error: dict[str, float
         for name, value in correlation.items()
         if value is None and error[name] > MAX_ERROR_WITHOUT_VARIANCE
     ]
+    bad += [
+        f"{name} (relative error {error[name]:.2g})"
+        for name, value in defined.items()
+        if value >= MIN_CORRELATION and error[name] > MAX_ERROR
+    ]
     lowest = min(defined, key=defined.__getitem__, default=None)
     detail = f"{len(correlation)} modules, " + (
         f"lowest correlation {defined[lowest]:.4f} ({lowest})" if lowest else "none with a correlation"
@@ -179,8 +187,8 @@ def check_agreement(correlation: dict[str, float | None], error: dict[str, float
     detail += f", median relative error {statistics.median(error.values()):.4f}"
     if bad:
         detail += (
-            f"; below {MIN_CORRELATION}: {', '.join(bad[:3])} ({len(bad)} in all). The artifact does not hold the"
-            " source's weights: throw it away and quantize again, in another dtype if the engine has one"
+            f"; below {MIN_CORRELATION} or too far off: {', '.join(bad[:3])} ({len(bad)} in all). The artifact does not"
+            " hold the source's weights: throw it away and quantize again, in another dtype if the engine has one"
         )
     return InspectionCheck(name="weight_agreement", passed=not bad, detail=detail)
 

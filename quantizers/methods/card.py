@@ -17,6 +17,8 @@ READERS: dict[Method, str] = {
     "bnb_int8": "transformers 5 with bitsandbytes, and vLLM with vllm-bnb-plugin",
     "rtn": "vLLM, and transformers 5 with compressed-tensors",
     "w8a8": "vLLM, and transformers 5 with compressed-tensors",
+    "fp8": "vLLM, and transformers 5 with compressed-tensors",
+    "nvfp4": "vLLM, and transformers 5 with compressed-tensors",
 }
 """Format -> what reads it: these load and serve every artifact of a run. That transformers 4 reads each one's config
 and tokenizer is tested in AutoAWQ's environment (tests/integration/test_transformers_4.py)."""

@@ -15,6 +15,11 @@ Method = Literal[
     "bnb_int8",
     "rtn",
     "w8a8",
+    "w8a8_gptq",
+    "w4a16_gptq",
+    "fp8",
+    "nvfp4",
+    "autoround",
     "gptq_autogptq",
     "awq_autoawq",
     "gptq_imported",
@@ -32,7 +37,14 @@ _IMPORTED: dict[Method, Method] = {
     "rtn_imported": "rtn",
     "w8a8_imported": "w8a8",
 }
-_FORMATS: dict[Method, Method] = {"gptq_autogptq": "gptq", "awq_autoawq": "awq", **_IMPORTED}
+_FORMATS: dict[Method, Method] = {
+    "w8a8_gptq": "w8a8",
+    "w4a16_gptq": "rtn",
+    "autoround": "gptq",
+    "gptq_autogptq": "gptq",
+    "awq_autoawq": "awq",
+    **_IMPORTED,
+}
 
 
 def format_of(method: Method) -> Method:

@@ -60,7 +60,7 @@ class TransformersEngine(LaunchedEngine):
     config_type = TransformersServerConfig
     distributions = ("transformers",)
     plugins = ("torch", "accelerate", "gptqmodel", "bitsandbytes", "optimum")
-    formats_in_16_bits_only = frozenset({"gptq", "awq", "bnb_nf4", "rtn"})
+    formats_in_16_bits_only = frozenset({"gptq", "awq", "bnb_nf4", "rtn", "nvfp4"})
     """As the artifacts are inspected: through transformers, in the dtype that they were written for."""
     config: TransformersServerConfig
 

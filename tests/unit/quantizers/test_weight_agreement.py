@@ -36,6 +36,16 @@ def test_a_matrix_without_variance_is_judged_by_its_error(value: float, kept: bo
     assert check_agreement({"a": correlation}, {"a": error}).passed == kept
 
 
+def test_weights_that_are_off_by_a_factor_are_caught() -> None:
+    import torch
+
+    original = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+    correlation, error = agreement(original, original * 5)
+    check = check_agreement({"a": correlation, "b": 0.99}, {"a": error, "b": 0.1})
+    assert not check.passed
+    assert "a (relative error 4) (1 in all)" in check.detail
+
+
 def test_weights_that_became_nothing_are_caught() -> None:
     import torch
 

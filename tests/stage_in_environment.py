@@ -1,0 +1,80 @@
+"""A quantize stage of another engine's environment, as a run starts it, and one with a piece of the engine replaced."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipelines.environments.definition import environment_named
+from pipelines.environments.making import OUR_CODE, in_use
+from pipelines.execution.stage_job import run_job
+from quantizers.base import QuantizeJob, load_method
+from quantizers.checkpoints.checkpoint import describe
+from quantizers.inspection.inspection import InspectJob, inspect
+from registry.contracts import ArtifactRecord, InspectionRecord, StageResult
+from registry.stage_process import StageClock
+from serving_checks.processes import supervisor
+from serving_checks.processes.pulse import UNBOUNDED
+
+_REPLACED = """\
+import runpy, sys
+import quantizers.engines.{engine} as engine
+{replacement}
+runpy.run_module("quantizers", run_name="__main__", alter_sys=True)
+"""
+
+
+def job_in(folder: Path, source: Path, rows: list[list[int]], config: dict[str, Any]) -> QuantizeJob:
+    """A job that makes an artifact of `source` below `folder`, in bfloat16 on one thread."""
+    output = folder / "artifact"
+    output.mkdir(parents=True)
+    (folder / "rows.json").write_text(json.dumps(rows))
+    return QuantizeJob(
+        stage="quantize",
+        result_file=folder / "quantize.result.json",
+        output_dir=output,
+        name="mine",
+        config=config,  # type: ignore[arg-type]
+        checkpoint_dir=source,
+        checkpoint=describe(source, origin="a random model"),
+        calibration_dir=folder,
+        calibration_digest="sha256:0",
+        device="cpu",
+        dtype="bfloat16",
+        threads=1,
+    )
+
+
+def run(job: QuantizeJob) -> StageResult:
+    """The job's result, of the method's own environment."""
+    environment = environment_named(load_method(job.config.method).environment, "cpu")
+    options: dict[str, Any] = {"env": {}, "patience": UNBOUNDED, "on_progress": lambda _: None}
+    log_file = job.result_file.with_suffix(".log")
+    return run_job(job, "quantizers", "quantize:mine", log_file, interpreter=environment, **options)
+
+
+def run_replaced(job: QuantizeJob, engine: str, replacement: str) -> StageResult:
+    """The same with a line of Python before it, in which the module of `quantizers/engines` is called `engine`."""
+    job_file = job.result_file.with_suffix(".job.json")
+    job_file.write_text(job.model_dump_json())
+    program = _REPLACED.format(engine=engine, replacement=replacement)
+    with in_use(environment_named(load_method(job.config.method).environment, "cpu"), print) as python:
+        argv = [str(python), "-P", "-c", program, str(job_file)]
+        supervisor.run(argv, log_file=job.result_file.with_suffix(".log"), env=OUR_CODE)
+    return StageResult.model_validate_json(job.result_file.read_text())
+
+
+def inspected(job: QuantizeJob, made: StageResult) -> InspectionRecord:
+    """What our own inspection says of the artifact."""
+    assert job.output_dir is not None
+    seen = InspectJob(
+        stage="inspect",
+        result_file=job.result_file,
+        checkpoint_dir=job.checkpoint_dir,
+        checkpoint=job.checkpoint,
+        artifact_dir=job.output_dir,
+        artifact=ArtifactRecord.model_validate(made.record),
+        device="cpu",
+        dtype="bfloat16",
+        threads=1,
+    )
+    return inspect(seen, StageClock(job.result_file.with_suffix(".progress")))[0]
