@@ -23,8 +23,10 @@ from pipelines.planning.stages import STAGE_MODULES, Stage
 from pipelines.records.events import EventLog, How, StageOutcome
 from pipelines.stage_programs.measure import MeasureJob
 from pipelines.stage_programs.serving_stage import ServeJob
+from quantizers.sensitivity.stage import SensitivityJob
 from registry.contracts import Failure, InspectionRecord, SoundnessRecord, StageResult
 from registry.explain import explanation_of
+from registry.stage_cache import StageKey
 from registry.store import DamagedObject
 
 OnProgress = Callable[[str, str], None]
@@ -178,17 +180,23 @@ class Runner:
             if cached is None:
                 self._workspace.cache.forget(key)
             check_free_space(self._workspace.root, stage, self._context.config.source, results, beside)
-            result = self._execute(stage)
+            result = self._execute(stage, key)
             if result.failure is None:
                 self._workspace.cache.put(key, stage.name, result)
+                if stage.kind == "sensitivity":
+                    self._trials_file(key).unlink(missing_ok=True)  # the result holds them now
         return result, "failed" if result.failure else "done"
 
-    def _execute(self, stage: Stage) -> StageResult:
-        """Run the stage's process and move its files into the store; leaves nothing behind when it fails."""
-        with self._workspace.store.staging() as staging:
-            return self._executed(stage, staging)
+    def _trials_file(self, key: StageKey) -> Path:
+        return self._workspace.trials_dir / f"{key.digest.removeprefix('sha256:')}.jsonl"
 
-    def _executed(self, stage: Stage, staging: Path) -> StageResult:
+    def _execute(self, stage: Stage, key: StageKey) -> StageResult:
+        """Run the stage's process and move its files into the store; what it leaves behind when it fails are trials
+        that are worth keeping."""
+        with self._workspace.store.staging() as staging:
+            return self._executed(stage, key, staging)
+
+    def _executed(self, stage: Stage, key: StageKey, staging: Path) -> StageResult:
         stem = stage.name.replace(":", "-")
         result_file = self._run_dir / "stages" / f"{stem}.result.json"
         result_file.parent.mkdir(exist_ok=True)
@@ -199,6 +207,8 @@ class Runner:
         if isinstance(job, ServeJob) and self._fork_servers:
             fork_server = self._fork_servers.for_model_servers(stage, job.serving)
             job = job.model_copy(update={"fork_server": fork_server})
+        if isinstance(job, SensitivityJob):
+            job = job.model_copy(update={"trials_file": self._trials_file(key)})
         if isinstance(job, MeasureJob):
             told = {"answers_dir": self._workspace.answers_dir, "turns_dir": self._machine.turns_dir}
             job = job.model_copy(update=told)

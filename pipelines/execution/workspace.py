@@ -28,8 +28,8 @@ _LOCK_POLL_SECONDS = 0.5
 
 
 class Workspace:
-    """`store/`, `cache/`, `answers/`, `runs/<id>/`, `bench/<name>/<time>/`, `shadow/<name>/`, `mlflow.db` below one
-    folder.
+    """`store/`, `cache/`, `answers/`, `trials/`, `runs/<id>/`, `bench/<name>/<time>/`, `shadow/<name>/`, `mlflow.db`
+    below one folder.
 
     The folder need not be there yet.
 
@@ -82,6 +82,11 @@ class Workspace:
     def answers_dir(self) -> Path:
         """What models answered in evaluations, a file for each model and engine (`evals.asking.request_cache`)."""
         return self.root / "answers"
+
+    @property
+    def trials_dir(self) -> Path:
+        """What stages that were killed had measured trial by trial, a file for each key; gone at their end."""
+        return self.root / "trials"
 
     @property
     def default_tracking_uri(self) -> str:
