@@ -165,8 +165,13 @@ class QuantizeJob(FilesJob):
         return None if bits == own_bits(self.config.method, self.config.__dict__) else bits
 
     @property
+    def left_alone(self) -> list[str]:
+        """Linears that stay as they are."""
+        return [name for name in self.checkpoint.linear_shapes if self.bits_of_module(name) == AS_IT_IS]
+
+    @property
     def quantized_linears(self) -> LinearShapes:
-        """Those that are not to be left as they are."""
+        """All others."""
         shapes = self.checkpoint.linear_shapes
         return {name: shape for name, shape in shapes.items() if self.bits_of_module(name) != AS_IT_IS}
 

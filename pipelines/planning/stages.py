@@ -237,7 +237,8 @@ def _sensitivities(config: RunConfig, machine: MachineRecord, calibrate: Stage) 
         if mixed := mixed_precision_of(method):
             size = packing_of(method).group_size
             trials[size] = max(trials.get(size, 0), mixed.trials)
-    dtype = _or_auto(config.dtype.quantize, machine.quantize_dtype(None))
+    # What 8 bits lose is about what bfloat16 does.
+    dtype = _or_auto(config.dtype.quantize, "float32")
     return [
         Stage(
             "sensitivity",

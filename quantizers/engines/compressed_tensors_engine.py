@@ -49,12 +49,8 @@ def run_compressed_tensors(
         from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
         from transformers import AutoModelForCausalLM, GenerationConfig
     torch.set_num_threads(job.threads)
-    groups = {
-        name: {"targets": targets, "weights": weights | other, "input_activations": input_activations}
-        for name, targets, other in _groups(job)
-    }
-    left_alone = [name for name in job.checkpoint.linear_shapes if name not in job.quantized_linears]
-    config = QuantizationConfig(config_groups=groups, ignore=[_OUTPUT_LAYER, *left_alone])
+    groups = _groups(job, weights, input_activations)
+    config = QuantizationConfig(config_groups=groups, ignore=[_OUTPUT_LAYER, *job.left_alone])
     try:
         with clock.part("load"):
             model = AutoModelForCausalLM.from_pretrained(
@@ -94,8 +90,10 @@ def run_compressed_tensors(
     )
 
 
-def _groups(job: QuantizeJob) -> list[tuple[str, list[str], dict[str, Any]]]:
-    """(name, targets, what differs from the method's own) of each precision; those that name modules come first.
+def _groups(
+    job: QuantizeJob, weights: dict[str, Any], input_activations: dict[str, Any] | None
+) -> dict[str, dict[str, Any]]:
+    """The library's schemes, one for each precision; those that name modules come first.
 
     vLLM looks for the name of the matrix that it has made of several Linears before it looks for a class.
     """
@@ -104,11 +102,14 @@ def _groups(job: QuantizeJob) -> list[tuple[str, list[str], dict[str, Any]]]:
         bits = job.bits_of_module(module)
         if bits is not None:
             named.setdefault(bits, []).append(module)
-    found = [
-        (f"linear_{bits}_bits", list(dict.fromkeys([*modules, *map(unit_name, modules)])), {"num_bits": bits})
+    schemes = {
+        f"linear_{bits}_bits": (list(dict.fromkeys([*modules, *map(unit_name, modules)])), {"num_bits": bits})
         for bits, modules in named.items()
-    ]
-    return [*found, ("linear", ["Linear"], {})]
+    } | {"linear": (["Linear"], {})}
+    return {
+        name: {"targets": targets, "weights": weights | other, "input_activations": input_activations}
+        for name, (targets, other) in schemes.items()
+    }
 
 
 def _round(linear: Any, stored: torch.dtype) -> None:

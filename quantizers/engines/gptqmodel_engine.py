@@ -198,11 +198,10 @@ def _read_entry(name: str, loss: Any) -> QuantizedModule:
 
 def _name_left_alone(job: QuantizeJob, output_dir: Path) -> None:
     """Write what was left as it is where readers of AWQ look for it: they do not know `dynamic`, the engine's own."""
-    left = [name for name in job.checkpoint.linear_shapes if name not in job.quantized_linears]
-    if format_of(job.config.method) != "awq" or not left:
+    if format_of(job.config.method) != "awq" or not job.left_alone:
         return
     config = read_config(output_dir)
-    config["quantization_config"]["modules_to_not_convert"] = left
+    config["quantization_config"]["modules_to_not_convert"] = job.left_alone
     write_text_atomically(output_dir / "config.json", json.dumps(config, indent=2) + "\n")
 
 

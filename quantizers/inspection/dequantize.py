@@ -73,10 +73,13 @@ def dequantize(files: TensorFiles, module: str, method: Method, quantization_con
         method: Chooses the format.
         quantization_config: config.json's; AWQ reads `bits`, GPTQ `checkpoint_format`.
     """
-    stored_as = "as it is" if is_left_alone(files.headers, module) else format_of(method)
+    if is_left_alone(files.headers, module):
+        return files.read(f"{module}.weight").float()
+    return _unpacked(files, module, format_of(method), quantization_config)
+
+
+def _unpacked(files: TensorFiles, module: str, stored_as: Method, quantization_config: dict[str, Any]) -> torch.Tensor:
     match stored_as:
-        case "as it is":
-            return files.read(f"{module}.weight").float()
         case "gptq":
             return _gptq(files, module, quantization_config.get("checkpoint_format"))
         case "awq":

@@ -41,26 +41,11 @@ def estimated_losses(
     import torch
 
     found = {name: dict.fromkeys(MEASURED_BITS, 0.0) for name in linears}
-
-    def watch(name: str, linear: torch.nn.Linear) -> Any:
-        def forward_hook(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            x = inputs[0].detach()
-
-            def backward_hook(gradient: torch.Tensor) -> None:
-                for bits in MEASURED_BITS:
-                    change = rounded(linear.weight, bits, group_size) - linear.weight.float()
-                    moved = ((x.float() @ change.t()) * gradient.float()).sum(-1)
-                    found[name][bits] += float(moved.square().sum()) / 2
-
-            output.register_hook(backward_hook)
-
-        return linear.register_forward_hook(forward_hook)
-
     model.requires_grad_(False)
     # The pass back begins at the answers and ends at the embeddings, which no gradient is kept of.
     hooks = [
         model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.detach().requires_grad_()),
-        *(watch(name, linear) for name, linear in linears.items()),
+        *(_watched(linear, group_size, found[name]) for name, linear in linears.items()),
     ]
     tokens = 0
     try:
@@ -74,12 +59,33 @@ def estimated_losses(
     finally:
         for hook in hooks:
             hook.remove()
+    _check_numbers(found)
+    return {name: {bits: nats / tokens for bits, nats in of_bits.items()} for name, of_bits in found.items()}
+
+
+def _watched(linear: torch.nn.Linear, group_size: int, nats: dict[int, float]) -> Any:
+    """Have every pass back through a Linear add what rounding it loses to `nats`, bits -> sum over tokens."""
+
+    def forward_hook(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        x = inputs[0].detach()
+
+        def backward_hook(gradient: torch.Tensor) -> None:
+            for bits in MEASURED_BITS:
+                change = rounded(linear.weight, bits, group_size) - linear.weight.float()
+                moved = ((x.float() @ change.t()) * gradient.float()).sum(-1)
+                nats[bits] += float(moved.square().sum()) / 2
+
+        output.register_hook(backward_hook)
+
+    return linear.register_forward_hook(forward_hook)
+
+
+def _check_numbers(found: Mapping[str, Mapping[int, float]]) -> None:
     for name, of_bits in found.items():
         for bits, nats in of_bits.items():
             if not math.isfinite(nats):
                 raise StageError(
                     f"the estimated loss of {name} in {bits} bits is no number ({nats})",
-                    remedy="take float32 for dtype.quantize: its activations or gradients leave what this one holds",
+                    remedy="take float32 for dtype.quantize: activations or gradients leave what a narrower one holds",
                     blame="source",
                 )
-    return {name: {bits: nats / tokens for bits, nats in of_bits.items()} for name, of_bits in found.items()}
