@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from configs.base import StrictModel
 from configs.quantities import Count, Label
@@ -36,15 +36,15 @@ def parse_budget(text: str) -> Budget:
     return Budget(amount, None) if unit == "bits" else Budget(None, int(amount * _UNITS[unit]))
 
 
-def _known_budget(text: str) -> str:
-    parse_budget(text)
-    return text
+def _known_budget(value: object) -> object:
+    parse_budget(str(value))  # a number without a unit is none either
+    return value
 
 
 class MixedPrecision(StrictModel):
     """A few modules in more bits than the others: those in which a bit saves most of what rounding loses."""
 
-    budget: Annotated[str, AfterValidator(_known_budget)]
+    budget: Annotated[str, BeforeValidator(_known_budget)]
     """Size that the artifact keeps within: `4.6 bits` a weight of the Linears, scales included, or that of the weights'
     files, as `95 MB`."""
     choices: list[Bits] = Field(default=[4, 8, 16], min_length=2)
