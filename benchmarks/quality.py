@@ -149,6 +149,7 @@ class Bench:
             job = SensitivityJob(
                 stage="sensitivity",
                 group_size=packing.group_size,
+                bits=[4, 8],
                 trials=mixed.trials,
                 trials_file=kept.with_suffix(".jsonl"),
                 **common,  # type: ignore[arg-type]

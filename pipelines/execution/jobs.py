@@ -100,6 +100,7 @@ def _checkpoint_job(
             calibration_dir=directories["calibration"],
             calibration_digest=_object_digest(calibration),
             group_size=stage.config["group_size"],
+            bits=stage.config["bits"],
             trials=stage.config["trials"],
         )
     return QuantizeJob(

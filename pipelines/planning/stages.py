@@ -17,6 +17,7 @@ from pipelines.planning.interpreters import Interpreter, interpreter_of, version
 from pipelines.recipe.bench_config import method_of
 from pipelines.recipe.run_config import RunConfig
 from quantizers.base import MethodConfig, load_method, mixed_precision_of, needs_rows, packing_of
+from quantizers.precision.config import AS_IT_IS, MixedPrecision
 from registry.contracts import MeasurementRecord, ProofScope, StageResult
 from registry.contracts.base import DType, Method
 from registry.hashing import digest_of, digest_of_file
@@ -230,24 +231,29 @@ def _calibrate(config: RunConfig, machine: MachineRecord, fingerprints: Fingerpr
 
 
 def _sensitivities(config: RunConfig, machine: MachineRecord, calibrate: Stage) -> list[Stage]:
-    """What mixed precision is chosen by: one for all entries that round in groups of one size, by the most trials that
-    one of them allows. All replicates of an entry share its choice."""
-    trials: dict[int, int] = {}
+    """What mixed precision is chosen by: one for all entries that round in groups of one size, in all bits that one of
+    them may choose, by the most trials that one of them allows. All replicates of an entry share its choice."""
+    asked: dict[int, list[MixedPrecision]] = {}
     for method in config.methods.values():
         if mixed := mixed_precision_of(method):
-            size = packing_of(method).group_size
-            trials[size] = max(trials.get(size, 0), mixed.trials)
+            asked.setdefault(packing_of(method).group_size, []).append(mixed)
     # What 8 bits lose is about what bfloat16 does.
     dtype = _or_auto(config.dtype.quantize, "float32")
     return [
         Stage(
             "sensitivity",
             _rounded_in(size),
-            {"group_size": size, "trials": most, "device": machine.device, "dtype": dtype},
+            {
+                "group_size": size,
+                "bits": sorted({bits for one in alike for bits in one.choices if bits != AS_IT_IS}),
+                "trials": max(one.trials for one in alike),
+                "device": machine.device,
+                "dtype": dtype,
+            },
             {"checkpoint": "prepare", "calibration": calibrate.name},
             dtype=dtype,
         )
-        for size, most in trials.items()
+        for size, alike in asked.items()
     ]
 
 

@@ -157,7 +157,7 @@ def check_size(
     expected = source_size - linear + weights * bits / 8
     passed = nominal <= bits <= nominal + _MAX_OVERHEAD_BITS and abs(size / expected - 1) <= _SIZE_TOLERANCE
     detail = (
-        f"{bits:.2f} bits per weight where {nominal:g} were asked for; {size} bytes, {100 * size / source_size:.1f} %"
+        f"{bits:.2f} bits per weight where {nominal:.4g} were asked for; {size} bytes, {100 * size / source_size:.1f} %"
         f" of the source, where {expected:.0f} were expected"
     )
     if not passed:
@@ -171,7 +171,7 @@ def _nominal_bits(artifact: ArtifactRecord, linear_shapes: LinearShapes) -> floa
         return bits_of(artifact)
     sizes = {module: rows * columns for module, (rows, columns) in linear_shapes.items()}
     of_all = sum(size * artifact.precision.module_bits[module] for module, size in sizes.items())
-    return round(of_all / sum(sizes.values()), 3)
+    return of_all / sum(sizes.values())
 
 
 def check_agreement(correlation: dict[str, float | None], error: dict[str, float]) -> InspectionCheck:

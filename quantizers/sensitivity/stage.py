@@ -44,6 +44,8 @@ class SensitivityJob(StageJob):
     calibration_digest: str
     group_size: int
     """Weights of a row that share a scale while modules are rounded; -1 is the whole row."""
+    bits: list[int]
+    """That somebody may choose; trials are made in no others."""
     trials: int
     """Whole-model measurements at most."""
     trials_file: Path | None = None
@@ -89,7 +91,7 @@ def measure_sensitivity(job: SensitivityJob, clock: StageClock) -> tuple[Sensiti
             own = HeldOut(model, held_out)
             members = {unit.name: unit.modules for unit in units} | {ALL_UNITS: tuple(linears)}
             measured = run_trials(
-                candidates(units, estimated, job.trials),
+                candidates(units, estimated, job.bits, job.trials),
                 lambda unit, bits: own.nats([linears[module] for module in members[unit]], bits, job.group_size),
                 job.trials_file,
                 lambda done, all_: clock.progress("trials", done, all_),

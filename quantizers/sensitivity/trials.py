@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from configs.errors import StageError
 from quantizers.precision.config import AS_IT_IS
 from quantizers.precision.units import Unit
-from quantizers.sensitivity.rounding import MEASURED_BITS, rounded_inside
+from quantizers.sensitivity.rounding import rounded_inside
 from registry.contracts import SensitivityTrial
 from registry.contracts.sensitivity import ALL_UNITS
 from registry.journal import Journal, opened_journal, read_journal
@@ -23,15 +23,17 @@ Candidate = tuple[str, int]
 """Unit and bits."""
 
 
-def candidates(units: Sequence[Unit], estimated: Mapping[str, Mapping[int, float]], most: int) -> list[Candidate]:
+def candidates(
+    units: Sequence[Unit], estimated: Mapping[str, Mapping[int, float]], choices: Sequence[int], most: int
+) -> list[Candidate]:
     """What is worth a trial: all units at once, then those that seem to lose most for each bit that they would take."""
     worth = {
         (unit.name, bits): estimated[unit.name][bits] / (unit.weights * (AS_IT_IS - bits))
         for unit in units
-        for bits in MEASURED_BITS
+        for bits in choices
     }
     ordered = sorted(worth, key=lambda one: (-worth[one], one))
-    return [*((ALL_UNITS, bits) for bits in MEASURED_BITS), *ordered][:most]
+    return [*((ALL_UNITS, bits) for bits in choices), *ordered][:most]
 
 
 def run_trials(

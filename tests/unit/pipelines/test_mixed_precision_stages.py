@@ -45,6 +45,7 @@ def test_one_measurement_serves_all_methods_and_budgets_of_a_group_size() -> Non
         "sensitivity:group32",
     ]
     assert made["sensitivity:group64"].config["trials"] == 48
+    assert made["sensitivity:group64"].config["bits"] == [4]
     assert made["sensitivity:group64"].dtype == "float32"
     assert {name: "sensitivity" in stage.inputs for name, stage in made.items() if stage.kind == "quantize"} == {
         "quantize:gptq": True,

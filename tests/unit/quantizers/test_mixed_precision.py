@@ -83,7 +83,9 @@ def test_a_budget_is_bits_a_weight_or_a_size(text: str, expected: Budget) -> Non
     assert parse_budget(text) == expected
 
 
-@pytest.mark.parametrize("text", ["4.6", "bits", "-4 bits", "4,6 bits", "0 MB", "1e3 bits", "nan bits", "95 mb", "", 4.6, None])
+@pytest.mark.parametrize(
+    "text", ["4.6", "bits", "-4 bits", "4,6 bits", "0 MB", "1e3 bits", "nan bits", "95 mb", "", 4.6, None]
+)
 def test_any_other_budget_is_refused(text: object) -> None:
     with pytest.raises(ValidationError, match=r"a budget is `4\.6 bits`"):
         MixedPrecision.model_validate({"budget": text})

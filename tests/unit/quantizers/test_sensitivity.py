@@ -143,9 +143,10 @@ def test_trials_that_somebody_changed_are_not_believed(tmp_path: Path) -> None:
 def test_trials_are_for_what_seems_to_matter_most_for_its_size() -> None:
     units = [Unit("large", ("large",), 1000), Unit("small", ("small",), 100)]
     estimated = {"large": {4: 0.5, 8: 0.001}, "small": {4: 0.1, 8: 0.0001}}
-    wanted = candidates(units, estimated, 100)
+    wanted = candidates(units, estimated, (4, 8), 100)
     assert wanted == [(ALL_UNITS, 4), (ALL_UNITS, 8), ("small", 4), ("large", 4), ("large", 8), ("small", 8)]
-    assert candidates(units, estimated, 3) == wanted[:3]
+    assert candidates(units, estimated, (4, 8), 3) == wanted[:3]
+    assert candidates(units, estimated, (8,), 9) == [(ALL_UNITS, 8), ("large", 8), ("small", 8)]
 
 
 def test_estimates_and_trials_read_different_rows() -> None:
