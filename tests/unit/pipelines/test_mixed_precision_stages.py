@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from pipelines.planning.context import JobContext
 from pipelines.planning.preflight import rule_violations
 from pipelines.planning.stages import Stage, stages_of
 from pipelines.recipe.run_config import RunConfig
+from pipelines.report.markdown import escaped
+from pipelines.report.notes import notes_of
+from pipelines.report.page import render_page
 from quantizers.precision.telling import told_precision
 from registry.contracts import PrecisionRecord
 from tests.records import checkpoint_record
+from tests.unit.pipelines.report_records import report_record, report_rows
 from tests.unit.pipelines.test_runner import FINGERPRINTS, MACHINE, ROOT, Bench, run_config
 from tests.walks import take, walk_of
 
@@ -145,3 +150,29 @@ def test_the_bits_are_told_by_part_and_layer() -> None:
 
 def test_the_walk_prints_what_the_document_says(capsys: pytest.CaptureFixture[str]) -> None:
     take(walk_of(ROOT / "docs" / "mixed-precision.md"), capsys)
+
+
+def test_page_and_notes_show_modules_and_why(tmp_path: Path) -> None:
+    rows = report_rows()
+    place = next(place for place, row in enumerate(rows) if row.artifact)
+    artifact = rows[place].artifact
+    assert artifact is not None
+    precision = PrecisionRecord(
+        budget="4.6 bits",
+        budget_bytes=1,
+        expected_bytes=1,
+        module_bits={DOWN: 16, "model.layers.1.mlp.down_proj": 4},
+        chosen_by={DOWN: "0.25 nats a token saved with 1,000 bytes, measured"},
+        expected_nats=0.125,
+        uniform_nats=0.375,
+        sensitivity_digest="sha256:s",
+    )
+    mixed_artifact = artifact.model_copy(update={"precision": precision})
+    rows[place] = rows[place].model_copy(update={"artifact": mixed_artifact})
+    record = report_record(tmp_path, rows=rows)
+    page = render_page(record, load_suite("demo"), datetime(2026, 1, 1, tzinfo=UTC))
+    told = "within 4.6 bits: as they are: mlp.down_proj of layer 0; all others 4 bits"
+    assert told in page
+    assert "0.25 nats a token saved with 1,000 bytes, measured" in page
+    assert "modules lose 0.125 nats a token in all, and 0.375 if all had 4 bits" in page
+    assert escaped(told) in notes_of(record).rows[rows[place].name]
