@@ -10,6 +10,9 @@ entries as in a recipe, those of calibrated methods with a calibration of their 
     {"nf4": {"method": "bnb_nf4"},
      "gptq": {"method": "gptq", "group_size": 64, "calibration": {"source": "self", "samples": 64, "tokens": 128}}}
 
+An entry may ask for mixed precision; what it is chosen by is measured once for all entries with one group size. Beside
+each perplexity stand the bits a weight, so that settings of equal size can be compared (mixed_precision.json).
+
 Perplexity is of whole artifacts on one text; differences of one or two per cent are not evidence. Categories are of the
 suite `demo`: the share of their items that lm-eval's own `hf` scores as right, of each kind and of all.
 """
@@ -21,19 +24,31 @@ import math
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 from configs.reading.json_text import read_json_lines, read_json_object
 from evals.suites.resolve import load_suite, resolve
-from quantizers.base import LinearShapes, QuantizeJob, load_method, parse_config
+from quantizers.base import (
+    LinearShapes,
+    MethodConfig,
+    QuantizeJob,
+    load_method,
+    mixed_precision_of,
+    packing_of,
+    parse_config,
+)
 from quantizers.calibration.calibration import ROWS_FILE, calibrate
 from quantizers.calibration.config import CalibrateJob
 from quantizers.checkpoints.checkpoint import describe
+from quantizers.checkpoints.safetensors_header import read_headers
 from quantizers.checkpoints.sources import read_config
 from quantizers.inspection.dequantize import TensorFiles, dequantize
-from registry.contracts import CheckpointRecord
+from quantizers.inspection.inspection import bits_per_weight
+from quantizers.precision.choice import choose_precision
+from quantizers.sensitivity.stage import SensitivityJob, measure_sensitivity
+from registry.contracts import CheckpointRecord, PrecisionRecord, SensitivityRecord
 from registry.contracts.base import Method
 from registry.hashing import digest_of
 from registry.stage_process import StageClock
@@ -91,8 +106,8 @@ class Bench:
                         right[name].append(float(item[category.metric]))
         return {name: round(sum(values) / len(values), 3) for name, values in right.items()}
 
-    def quantize(self, name: str, setting: dict[str, Any]) -> tuple[float, float]:
-        """Give the model the weights of one setting; seconds to calibrate and to quantize."""
+    def quantize(self, name: str, setting: dict[str, Any]) -> dict[str, Any]:
+        """Give the model the weights of one setting; seconds, and the bits that they take."""
         setting = dict(setting)
         calibration = setting.pop("calibration", None)
         rows, calibrate_seconds = self._calibrated(calibration) if calibration else (None, 0.0)
@@ -105,13 +120,43 @@ class Bench:
                 config=config,
                 calibration_dir=rows,
                 calibration_digest=None,
+                precision=self._precision(config, rows),
                 **self.common,  # type: ignore[arg-type]
             )
             start = time.perf_counter()
             load_method(config.method).quantize(job, self.clock)
             seconds = time.perf_counter() - start
             take_weights(self.model, Path(output), config.method, self.record.linear_shapes)
-        return calibrate_seconds, seconds
+            bits = bits_per_weight(read_headers(Path(output)), self.record.linear_shapes)
+        more = Counter(job.precision.module_bits.values()) if job.precision else {}
+        return {
+            "calibrate_seconds": round(calibrate_seconds, 1),
+            "quantize_seconds": round(seconds, 1),
+            "bits_per_weight": round(bits, 4),
+            **({"modules": dict(sorted(more.items()))} if more else {}),
+        }
+
+    def _precision(self, config: MethodConfig, rows: Path | None) -> PrecisionRecord | None:
+        """What mixed precision chooses, from losses that are measured once for a group size and its rows."""
+        mixed, packing = mixed_precision_of(config), packing_of(config)
+        if mixed is None:
+            return None
+        if rows is None:
+            raise ValueError("mixed precision is chosen by calibration rows; give the setting a `calibration`")
+        kept = self.work / f"sensitivity-{rows.name}-{packing.group_size}-{mixed.trials}.json"
+        if not kept.exists():
+            common = self.common | {"dtype": "float32", "calibration_dir": rows, "calibration_digest": rows.name}
+            job = SensitivityJob(
+                stage="sensitivity",
+                group_size=packing.group_size,
+                bits=[4, 8],
+                trials=mixed.trials,
+                trials_file=kept.with_suffix(".jsonl"),
+                **common,  # type: ignore[arg-type]
+            )
+            kept.write_text(measure_sensitivity(job, self.clock)[0].model_dump_json(indent=1))
+        sensitivity = SensitivityRecord.model_validate_json(kept.read_text())
+        return choose_precision(mixed, packing, self.record, sensitivity)
 
     def _calibrated(self, config: dict[str, Any]) -> tuple[Path, float]:
         """The folder with the rows, and how long they took; 0 where they are there already."""
@@ -182,8 +227,7 @@ def main() -> None:
             took = {}
             try:
                 if setting is not None:
-                    calibrating, quantizing = bench.quantize(name, setting)
-                    took = {"calibrate_seconds": round(calibrating, 1), "quantize_seconds": round(quantizing, 1)}
+                    took = bench.quantize(name, setting)
                 found = {"setting": name, "perplexity": round(bench.perplexity(), 2)}
                 print(json.dumps(found | took | bench.scores()), flush=True)
             except Exception as error:  # The next setting may do.

@@ -1,4 +1,4 @@
-"""`python -P -m quantizers job.json`: the prepare, soundness, calibrate, quantize and inspect stages."""
+"""`python -P -m quantizers job.json`: the prepare, soundness, calibrate, sensitivity, quantize and inspect stages."""
 
 import sys
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from configs.errors import RequestError, blaming
-from quantizers.base import QuantizeJob, check_rules, load_method
+from quantizers.base import QuantizeJob, check_rules, load_method, mixed_precision_of
 from quantizers.calibration.calibration import calibrate
 from quantizers.calibration.config import CalibrateJob
 from quantizers.checkpoints.checkpoint import PrepareJob, prepare
@@ -15,6 +15,7 @@ from quantizers.checkpoints.safetensors_header import read_headers, weight_files
 from quantizers.inspection.inspection import InspectJob, bits_per_weight, inspect
 from quantizers.inspection.soundness import SoundnessJob, prove_soundness
 from quantizers.methods.card import write_card
+from quantizers.sensitivity.stage import SensitivityJob, measure_sensitivity
 from registry.contracts import ArtifactRecord, ObjectRef, StageJob, StageResult
 from registry.hashing import manifest_of
 from registry.stage_process import StageClock, main
@@ -46,6 +47,12 @@ def calibrate_stage(job: StageJob, clock: StageClock) -> StageResult:
     )
 
 
+def sensitivity_stage(job: StageJob, clock: StageClock) -> StageResult:
+    """Checkpoint and calibration rows -> SensitivityRecord."""
+    record, versions = measure_sensitivity(cast(SensitivityJob, job), clock)
+    return StageResult(stage=job.stage, record=record.model_dump(mode="json"), versions=versions)
+
+
 def quantize_stage(job: StageJob, clock: StageClock) -> StageResult:
     """Checkpoint, calibration and method -> ArtifactRecord and the artifact's folder."""
     job = cast(QuantizeJob, job)
@@ -60,6 +67,11 @@ def quantize_stage(job: StageJob, clock: StageClock) -> StageResult:
     )
     if method.needs_calibration and job.calibration_dir is None:
         raise RequestError(f"{job.config.method} needs calibration rows", remedy="add a calibration to the recipe")
+    if mixed_precision_of(job.config) and job.precision is None:
+        raise RequestError(
+            f"{job.name} asks for mixed precision, and the job says no module's bits",
+            remedy="give the job a `precision`, as runs do from the sensitivity stage's record",
+        )
     start = time.perf_counter()
     outcome = method.quantize(job, clock)
     keep_readable(job.output_dir)
@@ -83,6 +95,7 @@ def quantize_stage(job: StageJob, clock: StageClock) -> StageResult:
             quantize_dtype=job.dtype,
             quantize_device=job.device,
             duration_seconds=duration_seconds,
+            precision=job.precision,
         )
     return StageResult(stage=job.stage, record=record.model_dump(mode="json"), object=made, versions=outcome.versions)
 
@@ -105,6 +118,7 @@ if __name__ == "__main__":
                 "prepare": (PrepareJob, prepare_stage),
                 "soundness": (SoundnessJob, soundness_stage),
                 "calibrate": (CalibrateJob, calibrate_stage),
+                "sensitivity": (SensitivityJob, sensitivity_stage),
                 "quantize": (QuantizeJob, quantize_stage),
                 "inspect": (InspectJob, inspect_stage),
             }

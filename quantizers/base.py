@@ -11,14 +11,16 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, cast
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from configs.base import StrictModel
 from configs.errors import RequestError
 from configs.quantities import Count
-from registry.contracts import ArtifactRecord, CheckpointRecord, FilesJob, QuantizedModule
+from quantizers.precision.config import AS_IT_IS, MixedPrecision
+from quantizers.precision.storage import Packing
+from registry.contracts import ArtifactRecord, CheckpointRecord, FilesJob, PrecisionRecord, QuantizedModule
 from registry.contracts.base import Device, DType, Method, format_of
 
 if TYPE_CHECKING:
@@ -68,8 +70,14 @@ _BITS: dict[Method, int] = {
 
 
 def bits_of(artifact: ArtifactRecord) -> int:
-    """Bits of a weight's code, scales and zero points left out: what a method was asked for or always has."""
-    return _BITS.get(format_of(artifact.method)) or int(artifact.parameters["bits"])
+    """Bits of a weight's code, scales and zero points left out: what a method was asked for or always has. Those of
+    most modules, where some have more."""
+    return own_bits(artifact.method, artifact.parameters)
+
+
+def own_bits(method: Method, parameters: Mapping[str, Any]) -> int:
+    """The same of a method and its parameters."""
+    return _BITS.get(format_of(method)) or int(parameters["bits"])
 
 
 class MethodConfig(StrictModel):
@@ -83,6 +91,46 @@ class CalibratedMethodConfig(MethodConfig):
 
     calibration_rows: Count | None = Field(default=None, ge=1)
     """Rows of the calibration set to use, the first ones; all when null. AWQ's time grows with each of them."""
+
+
+class MixedMethodConfig(MethodConfig):
+    """A method whose format stores modules of one model in several precisions."""
+
+    storable: ClassVar[tuple[int, ...]]
+    """Bits that the format has; 16 leaves a module as it is."""
+    # No part of a dump where it is not used: keys and cards of all other artifacts stay what they were.
+    mixed_precision: MixedPrecision | None = Field(default=None, exclude_if=lambda value: value is None)
+    """More bits for a few modules, within a size."""
+
+    @model_validator(mode="after")
+    def _choices_begin_with_own_bits(self) -> Self:
+        if self.mixed_precision is None:
+            return self
+        choices, own = self.mixed_precision.choices, own_bits(self.method, self.__dict__)
+        beyond = sorted(set(choices) - set(self.storable))
+        if beyond or choices[0] != own:
+            possible = [bits for bits in self.storable if bits >= own]
+            raise ValueError(
+                f"{self.method} in {own} bits mixes {', '.join(map(str, possible))}, beginning with {own}; set"
+                f" mixed_precision.choices to {possible} or less of it, not {choices}"
+            )
+        return self
+
+
+def packing_of(config: MethodConfig) -> Packing:
+    """How a method entry's modules are stored."""
+    zero_points = not getattr(config, "symmetric", True) or getattr(config, "zero_point", False)
+    return Packing(format_of(config.method), int(getattr(config, "group_size", -1)), zero_points)
+
+
+def mixed_precision_of(config: MethodConfig) -> MixedPrecision | None:
+    """What a method entry asks for; None where all modules get the same bits."""
+    return config.mixed_precision if isinstance(config, MixedMethodConfig) else None
+
+
+def needs_rows(config: MethodConfig) -> bool:
+    """Whether a method entry looks at calibration rows: to quantize, or to choose precisions."""
+    return load_method(config.method).needs_calibration or mixed_precision_of(config) is not None
 
 
 @dataclass(frozen=True)
@@ -127,10 +175,30 @@ class QuantizeJob(FilesJob):
     calibration_dir: Path | None
     """Holds `rows.json`; None for methods that need no calibration."""
     calibration_digest: str | None
+    precision: PrecisionRecord | None = None
+    """The bits of each Linear; None where all have the method's own."""
     device: Device
     dtype: DType
     """What the weights are held in while the method runs."""
     threads: int
+
+    def bits_of_module(self, module: str) -> int | None:
+        """Where it differs from the method's own; 16 leaves the module as it is."""
+        if self.precision is None:
+            return None
+        bits = self.precision.module_bits[module]
+        return None if bits == own_bits(self.config.method, self.config.__dict__) else bits
+
+    @property
+    def left_alone(self) -> list[str]:
+        """Linears that stay as they are."""
+        return [name for name in self.checkpoint.linear_shapes if self.bits_of_module(name) == AS_IT_IS]
+
+    @property
+    def quantized_linears(self) -> LinearShapes:
+        """All others."""
+        shapes = self.checkpoint.linear_shapes
+        return {name: shape for name, shape in shapes.items() if self.bits_of_module(name) != AS_IT_IS}
 
 
 class Quantizer(Protocol):

@@ -33,6 +33,7 @@ from tests.records import (
     profile_record,
     prompt_logprobs,
     samples,
+    sensitivity_record,
     soundness_record,
     tuned_record,
 )
@@ -76,6 +77,7 @@ def work(job: StageJob, clock: StageClock) -> StageResult:
         "prepare": lambda: checkpoint_record(digest),
         "calibrate": lambda: calibration_record(digest),
         "soundness": lambda: soundness_record(digest, behaviour),
+        "sensitivity": sensitivity_record,
         "quantize": lambda: artifact_record(digest, name=job.name),
         "inspect": lambda: inspection_record(digest),
         "tune": lambda: tuned_record(job.model_digest, job.serving["max_num_seqs"]),
@@ -137,7 +139,8 @@ if __name__ == "__main__":
     sys.exit(
         main(
             dict.fromkeys(
-                ("prepare", "soundness", "calibrate", "quantize", "inspect", "measure", "tune"), (FakeJob, work)
+                ("prepare", "soundness", "calibrate", "sensitivity", "quantize", "inspect", "measure", "tune"),
+                (FakeJob, work),
             )
         )
     )

@@ -21,10 +21,12 @@ from registry.contracts import (
     ProfileRecord,
     PromptLogprobs,
     QuantizedModule,
+    SensitivityRecord,
     ServingRecord,
     SoundnessCheck,
     SoundnessRecord,
     TaskScore,
+    UnitSensitivity,
 )
 
 ITEMS = 20
@@ -62,6 +64,25 @@ def calibration_record(digest: str) -> CalibrationRecord:
         seed=0,
         chat_template=False,
         rejected_rows=0,
+    )
+
+
+def sensitivity_record() -> SensitivityRecord:
+    """Of `checkpoint_record`'s two Linears; the second one loses more."""
+    return SensitivityRecord(
+        checkpoint_digest="sha256:c",
+        calibration_digest="sha256:r",
+        group_size=64,
+        units=[
+            UnitSensitivity(name=name, modules=[name], weights=rows * columns, estimated_nats={4: nats, 8: nats / 256})
+            for (name, (rows, columns)), nats in zip(
+                checkpoint_record("sha256:c").linear_shapes.items(), (0.01, 0.5), strict=True
+            )
+        ],
+        uniform_nats={4: 0.6},
+        estimate_tokens=1024,
+        held_out_tokens=1024,
+        dtype="float32",
     )
 
 

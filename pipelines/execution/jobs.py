@@ -12,12 +12,22 @@ from pipelines.planning.stages import Stage, proved_by
 from pipelines.recipe.tune_config import cell_load
 from pipelines.stage_programs.measure import MeasureJob
 from pipelines.stage_programs.serving_stage import ServeJob
-from quantizers.base import QuantizeJob
+from quantizers.base import QuantizeJob, mixed_precision_of, packing_of
 from quantizers.calibration.config import CalibrateJob
 from quantizers.checkpoints.checkpoint import PrepareJob
 from quantizers.inspection.inspection import InspectJob
 from quantizers.inspection.soundness import SoundnessJob
-from registry.contracts import ArtifactRecord, CheckpointRecord, MeasurementRecord, StageJob, StageResult
+from quantizers.precision.choice import choose_precision
+from quantizers.sensitivity.stage import SensitivityJob
+from registry.contracts import (
+    ArtifactRecord,
+    CheckpointRecord,
+    MeasurementRecord,
+    PrecisionRecord,
+    SensitivityRecord,
+    StageJob,
+    StageResult,
+)
 from registry.store import Store
 
 
@@ -83,13 +93,35 @@ def _checkpoint_job(
             artifact=ArtifactRecord.model_validate(results[stage.inputs["artifact"]].record),
         )
     calibration = results[stage.inputs["calibration"]] if "calibration" in stage.inputs else None
+    if stage.kind == "sensitivity":
+        assert calibration is not None, "its rows are what it measures on"  # noqa: S101
+        return SensitivityJob(
+            **reading,
+            calibration_dir=directories["calibration"],
+            calibration_digest=_object_digest(calibration),
+            group_size=stage.config["group_size"],
+            bits=stage.config["bits"],
+            trials=stage.config["trials"],
+        )
     return QuantizeJob(
         **reading,
         name=stage.subject,
         config=stage.method,
         calibration_dir=directories.get("calibration"),
         calibration_digest=_object_digest(calibration) if calibration else None,
+        precision=_precision(stage, results, reading["checkpoint"]),
     )
+
+
+def _precision(
+    stage: Stage, results: Mapping[str, StageResult], checkpoint: CheckpointRecord
+) -> PrecisionRecord | None:
+    """The bits of each Linear, of an entry that asks for mixed precision."""
+    mixed = mixed_precision_of(stage.method) if stage.method else None
+    if stage.method is None or mixed is None:
+        return None
+    sensitivity = SensitivityRecord.model_validate(results[stage.inputs["sensitivity"]].record)
+    return choose_precision(mixed, packing_of(stage.method), checkpoint, sensitivity)
 
 
 def _adaptive(

@@ -14,6 +14,7 @@ from pipelines.planning.context import JobContext
 from pipelines.planning.stages import STAGE_MODULES, Stage
 from pipelines.stage_programs.measure import MeasureJob
 from pipelines.stage_programs.serving_stage import ServeJob
+from quantizers.sensitivity.stage import SensitivityJob
 from registry.contracts import StageResult
 
 
@@ -85,6 +86,8 @@ class WorkHere:
         if isinstance(job, ServeJob) and self._fork_servers:
             fork_server = self._fork_servers.for_model_servers(stage, job.serving)
             job = job.model_copy(update={"fork_server": fork_server})
+        if isinstance(job, SensitivityJob) and (key := stage.key(results)):
+            job = job.model_copy(update={"trials_file": self._workspace.trials_file(key)})
         if isinstance(job, MeasureJob):
             told = {"answers_dir": self._workspace.answers_dir, "turns_dir": self._machine.turns_dir}
             job = job.model_copy(update=told)

@@ -19,7 +19,7 @@ from registry.contracts.base import Record
 from registry.contracts.record_types import RECORD_TYPES
 from registry.explain import explanation_of
 from registry.files import make_way
-from registry.stage_cache import StageCache
+from registry.stage_cache import StageCache, StageKey
 from registry.store import Store
 from registry.tracking.address import sqlite_uri
 from serving_checks.processes.pulse import vitals_of
@@ -28,8 +28,8 @@ _LOCK_POLL_SECONDS = 0.5
 
 
 class Workspace:
-    """`store/`, `cache/`, `answers/`, `runs/<id>/`, `bench/<name>/<time>/`, `shadow/<name>/`, `mlflow.db` below one
-    folder.
+    """`store/`, `cache/`, `answers/`, `trials/`, `runs/<id>/`, `bench/<name>/<time>/`, `shadow/<name>/`, `mlflow.db`
+    below one folder.
 
     The folder need not be there yet.
 
@@ -82,6 +82,10 @@ class Workspace:
     def answers_dir(self) -> Path:
         """What models answered in evaluations, a file for each model and engine (`evals.asking.request_cache`)."""
         return self.root / "answers"
+
+    def trials_file(self, key: StageKey) -> Path:
+        """What a stage has measured trial by trial, for the next one if it is killed; gone once its result is kept."""
+        return self.root / "trials" / f"{key.digest.removeprefix('sha256:')}.jsonl"
 
     @property
     def default_tracking_uri(self) -> str:

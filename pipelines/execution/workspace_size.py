@@ -15,6 +15,7 @@ _KINDS = {
     "answers": "answers",
     "cache": "cache",
     "shadow": "shadow",
+    "trials": "trials",
     "bench": "bench",
     "mlartifacts": "MLflow",
     "mlflow.db": "MLflow",

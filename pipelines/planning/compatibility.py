@@ -1,4 +1,5 @@
-"""What engines do not serve, as data: by method, engine, ranks, device, instructions, bits, head size; with sources."""
+"""What engines do not serve, as data: by method, engine, ranks, device, instructions, bits, head size, mixed precision;
+with sources."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -31,6 +32,8 @@ class Refusal(NamedTuple):
     """Per weight."""
     head_sizes: tuple[int, ...] | None = None
     """Features of an attention head that are served; the row holds for all others."""
+    mixed: bool | None = None
+    """True: modules of one artifact have several precisions."""
 
 
 class Asked(NamedTuple):
@@ -49,6 +52,7 @@ class Asked(NamedTuple):
     """None where it is not known, as below."""
     bits: int | None = None
     head_size: int | None = None
+    mixed: bool = False
 
 
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
@@ -72,7 +76,7 @@ _4_BITS_WITHOUT_AVX512 = Refusal(
 )
 _8_BITS_PACKED = Refusal(
     because="it has no CPU kernel for packed weights in 8 bits",
-    remedy="set bits to 4, or take w8a8 or bnb_int8",
+    remedy="set bits to 4 (mixed_precision.choices: [4, 16]), or take w8a8 or bnb_int8",
     source="vllm/model_executor/kernels/linear/mixed_precision/cpu.py",
     says="_CPUWNA16_SUPPORTED_QUANT_TYPES = (scalar_types.uint4, scalar_types.uint4b8)",
     device="cpu",
@@ -128,6 +132,15 @@ REFUSALS = (
         device="cpu",
         head_sizes=(32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512),
     ),
+    Refusal(
+        because="transformers takes all modules of a GPTQ artifact for packed, and all in the same bits",
+        remedy="set serving.engine to vllm, or leave mixed_precision out, or take awq or rtn",
+        source="gptqmodel/models/auto.py",
+        says="fully supported in latest vLLM and SGLang but not yet available in hf transformers",
+        method="gptq",
+        engine="transformers",
+        mixed=True,
+    ),
     _TRANSFORMERS_ONE_PROCESS._replace(tensor_parallel=True),
     _TRANSFORMERS_ONE_PROCESS._replace(pipeline_parallel=True),
 )
@@ -150,6 +163,7 @@ def _holds(row: Refusal, asked: Asked) -> bool:
         (row.pipeline_parallel, asked.pipeline_parallel > 1),
         (row.device, asked.device),
         (row.bits, asked.bits),
+        (row.mixed, asked.mixed),
     )
     if row.head_sizes and (asked.head_size is None or asked.head_size in row.head_sizes):
         return False

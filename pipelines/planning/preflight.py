@@ -17,11 +17,13 @@ from pipelines.planning.interpreters import check_interpreter
 from pipelines.planning.memory_split import split_violations
 from pipelines.planning.stages import STAGE_MODULES, Stage, quantize_dtype, serve_dtype
 from pipelines.recipe.run_config import RunConfig
-from quantizers.base import METHODS, MethodConfig, load_method
+from quantizers.base import METHODS, MethodConfig, load_method, mixed_precision_of, needs_rows, packing_of
 from quantizers.calibration.config import check_calibration
 from quantizers.checkpoints.sources import SourceConfig, checkpoint_bytes, shared_bytes
 from quantizers.methods.families import family_violations
 from quantizers.methods.rules import range_violations, tensor_parallel_violations
+from quantizers.precision.choice import precision_violations
+from quantizers.precision.config import AS_IT_IS
 from registry.contracts import CheckpointRecord, StageResult
 from registry.contracts.base import Device
 from serving_checks.engines.base import ServingConfig
@@ -97,14 +99,14 @@ def _refused_by_machine(config: RunConfig, machine: MachineRecord, name: str) ->
     entry, asked = config.methods[name], _asked(config, machine)
     served = _asked_of(asked, entry)
     # Of all models, or on every machine: then the recipe is wrong, and the run is refused for it.
-    others = serving_violations(asked) + serving_violations(served._replace(device=None, cpu_flags=None))
+    others = serving_violations(asked)
+    others += [line for one in served for line in serving_violations(one._replace(device=None, cpu_flags=None))]
     # Without shapes, what is left to refuse is the device.
     dtype = quantize_dtype(config, machine, entry.method)
     made = load_method(entry.method).violations(entry, {}, 1, machine.device, dtype)
     elsewhere = load_method(entry.method).violations(entry, {}, 1, _OTHER_DEVICE[machine.device], dtype)
-    return [line for line in serving_violations(served) if line not in others] + [
-        line for line in made if line not in elsewhere
-    ]
+    refused = dict.fromkeys(line for one in served for line in serving_violations(one))
+    return [line for line in refused if line not in others] + [line for line in made if line not in elsewhere]
 
 
 _OTHER_DEVICE: dict[Device, Device] = {"cpu": "cuda", "cuda": "cpu"}
@@ -116,8 +118,12 @@ def _asked(config: RunConfig, machine: MachineRecord, head_size: int | None = No
     return Asked(None, machine.device, ranks, stages, engine.name, machine.cpu_flags, head_size=head_size)
 
 
-def _asked_of(asked: Asked, method: MethodConfig) -> Asked:
-    return asked._replace(method=method.method, bits=getattr(method, "bits", None))
+def _asked_of(asked: Asked, method: MethodConfig) -> list[Asked]:
+    """An artifact as it is to be served, once for each of the bits that its packed modules may have."""
+    mixed = mixed_precision_of(method)
+    own = getattr(method, "bits", None)
+    packed = [own] if mixed is None or own is None else [bits for bits in mixed.choices if bits != AS_IT_IS]
+    return [asked._replace(method=method.method, bits=bits, mixed=mixed is not None) for bits in packed]
 
 
 def check_rules(context: JobContext, checkpoint: CheckpointRecord) -> None:
@@ -156,15 +162,17 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
             f"{engine.name} gives no log-probabilities of tokens by their ids, which the evaluation asks for;"
             " set serving.engine to one that does, or load and check it without an evaluation: `quantbench bench`"
         )
-    if any(load_method(method.method).needs_calibration for method in config.methods.values()):
+    if any(needs_rows(method) for method in config.methods.values()):
         found += _calibration_violations(context, checkpoint)
     for name, method in config.methods.items():
         dtype = quantize_dtype(config, machine, method.method)
         shapes = checkpoint.linear_shapes
         lines = load_method(method.method).violations(method, shapes, ranks, machine.device, dtype)
         lines += family_violations(method.method, checkpoint.architecture)
-        refused = serving_violations(_asked_of(asked, method))
-        lines += [line for line in refused if line not in for_all]
+        if mixed := mixed_precision_of(method):
+            lines += precision_violations(mixed, packing_of(method), checkpoint)
+        refused = [line for one in _asked_of(asked, method) for line in serving_violations(one)]
+        lines += [line for line in dict.fromkeys(refused) if line not in for_all]
         lines += _range_violations(context, checkpoint, method)
         in_16_bits_only = engine.serves_in_16_bits_only(method.method)
         if serve_dtype(config, machine, method.method) == "float32" and in_16_bits_only:

@@ -17,7 +17,8 @@ from pipelines.planning.device import MachineRecord
 from pipelines.planning.interpreters import Interpreter, interpreter_of, versions_of
 from pipelines.recipe.bench_config import method_of
 from pipelines.recipe.run_config import RunConfig
-from quantizers.base import MethodConfig, load_method
+from quantizers.base import MethodConfig, load_method, mixed_precision_of, needs_rows, packing_of
+from quantizers.precision.config import AS_IT_IS, MixedPrecision
 from registry.contracts import MeasurementRecord, ProofScope, StageResult
 from registry.contracts.base import DType, Method
 from registry.hashing import digest_of, digest_of_file
@@ -26,13 +27,23 @@ from serving_checks.engines.base import ServingConfig
 from serving_checks.engines.table import engine_type
 from serving_checks.load.prompts import read_text
 
-STAGE_VERSIONS = {"prepare": 6, "soundness": 1, "calibrate": 3, "quantize": 5, "inspect": 3, "measure": 6, "tune": 2}
+STAGE_VERSIONS = {
+    "prepare": 6,
+    "soundness": 1,
+    "calibrate": 3,
+    "sensitivity": 1,
+    "quantize": 5,
+    "inspect": 3,
+    "measure": 6,
+    "tune": 2,
+}
 """Of our own code: a number goes up when the same inputs would give another result."""
 
 STAGE_MODULES = {
     "prepare": "quantizers",
     "soundness": "quantizers",
     "calibrate": "quantizers",
+    "sensitivity": "quantizers",
     "quantize": "quantizers",
     "inspect": "quantizers",
     "measure": "pipelines.stage_programs.measure",
@@ -61,7 +72,7 @@ class Stage:
     """One stage of one run.
 
     Args:
-        kind: `prepare`, `soundness`, `calibrate`, `quantize`, `inspect`, `measure` or `tune`.
+        kind: `prepare`, `soundness`, `calibrate`, `sensitivity`, `quantize`, `inspect`, `measure` or `tune`.
         subject: An artifact's name, or `baseline`, or a tuner's cell, or nothing for stages that all share.
         config: What of the config (and of the machine) shapes the result.
         inputs: Role -> name of the stage whose object is read, such as `checkpoint` -> `prepare`.
@@ -167,14 +178,15 @@ def stages_of(config: RunConfig, machine: MachineRecord, fingerprints: Fingerpri
     plain: list[tuple[str, MethodConfig]] = []
     calibrated: list[tuple[str, MethodConfig]] = []
     for name, method in config.methods.items():
-        needs_calibration = load_method(method.method).needs_calibration
-        (calibrated if needs_calibration else plain).append((name, method))
+        (calibrated if needs_rows(method) else plain).append((name, method))
     # Methods that need no calibration are quick: their rows fill first.
     for name, method in plain:
         stages += _artifact_stages(config, machine, fingerprints, name, method)
     for number in range(1, 1 + max((config.replicates.get(name, 1) for name, _ in calibrated), default=0)):
         calibrate = _calibrate(config, machine, fingerprints, number)
         stages.append(calibrate)
+        if number == 1:
+            stages += _sensitivities(config, machine, calibrate)
         for name, method in calibrated:
             if number <= config.replicates.get(name, 1):
                 artifact = replicate_of(name, number)
@@ -226,6 +238,37 @@ def _calibrate(config: RunConfig, machine: MachineRecord, fingerprints: Fingerpr
     return Stage("calibrate", subject, shaping, {"checkpoint": "prepare"}, dtype=dtype)
 
 
+def _sensitivities(config: RunConfig, machine: MachineRecord, calibrate: Stage) -> list[Stage]:
+    """What mixed precision is chosen by: one for all entries that round in groups of one size, in all bits that one of
+    them may choose, by the most trials that one of them allows. All replicates of an entry share its choice."""
+    asked: dict[int, list[MixedPrecision]] = {}
+    for method in config.methods.values():
+        if mixed := mixed_precision_of(method):
+            asked.setdefault(packing_of(method).group_size, []).append(mixed)
+    # What 8 bits lose is about what bfloat16 does.
+    dtype = _or_auto(config.dtype.quantize, "float32")
+    return [
+        Stage(
+            "sensitivity",
+            _rounded_in(size),
+            {
+                "group_size": size,
+                "bits": sorted({bits for one in alike for bits in one.choices if bits != AS_IT_IS}),
+                "trials": max(one.trials for one in alike),
+                "device": machine.device,
+                "dtype": dtype,
+            },
+            {"checkpoint": "prepare", "calibration": calibrate.name},
+            dtype=dtype,
+        )
+        for size, alike in asked.items()
+    ]
+
+
+def _rounded_in(group_size: int) -> str:
+    return f"group{group_size}" if group_size > 0 else "row"
+
+
 def _artifact_stages(
     config: RunConfig,
     machine: MachineRecord,
@@ -236,7 +279,11 @@ def _artifact_stages(
 ) -> list[Stage]:
     dtype = quantize_dtype(config, machine, method.method)
     inputs = {"checkpoint": "prepare"}
-    quantize_inputs = inputs | ({"calibration": calibrate.name} if calibrate else {})
+    quantize_inputs = dict(inputs)
+    if calibrate and load_method(method.method).needs_calibration:
+        quantize_inputs["calibration"] = calibrate.name
+    if mixed_precision_of(method):
+        quantize_inputs["sensitivity"] = f"sensitivity:{_rounded_in(packing_of(method).group_size)}"
     shaping: dict[str, Any] = {
         "method": method.model_dump(mode="json"),
         "device": machine.device,

@@ -21,6 +21,8 @@ class Deadlines(StrictModel):
     """A download included."""
     soundness_minutes: _Long = 12 * 60
     calibrate_minutes: _Long = 24 * 60
+    sensitivity_minutes: _Long = 24 * 60
+    """A run that is started again goes on from the last trial."""
     quantize_minutes: _Long = 72 * 60
     """Of one method."""
     inspect_minutes: _Long = 12 * 60

@@ -4,6 +4,7 @@ import math
 
 from pipelines.records.events import StageOutcome
 from pipelines.records.rows import UNQUANTIZED, Row, concurrencies
+from quantizers.precision.telling import told_precision
 from registry.contracts import ArtifactRecord, CalibrationRecord, CheckpointRecord, InspectionRecord, SoundnessRecord
 from registry.hashing import digest_of
 
@@ -69,6 +70,7 @@ def _of_artifact(artifact: ArtifactRecord) -> dict[str, Shown]:
         "method": artifact.method,
         "engine": artifact.engine,
         "bits_per_weight": artifact.bits_per_weight,
+        "precision": told_precision(artifact.precision) if artifact.precision else None,
         "size_bytes": artifact.size_bytes,
         "fallback_modules": artifact.fallback_count,
     }

@@ -21,7 +21,8 @@ from pipelines.report.markdown import escaped, table_head, table_line
 from pipelines.report.summary import sentences
 from pipelines.report.table import UNKNOWN, kept_text, mebibytes, plain
 from quantizers.base import bits_of
-from quantizers.methods.card import READERS
+from quantizers.methods.card import readers_of
+from quantizers.precision.telling import told_precision
 from registry.contracts import CategoryScore
 from registry.contracts.base import Method, format_of
 from registry.numerals import significant
@@ -183,6 +184,7 @@ def _made(found: ArtifactOfRun) -> list[str]:
             f" for {artifact.duration_seconds:.0f} s",
             f"- quantized: {fallbacks}",
             f"- calibration data: {calibrated}",
+            *([f"- precisions: {escaped(told_precision(artifact.precision))}"] if artifact.precision else []),
             f"- base model's files: `{artifact.checkpoint_digest}`",
             f"- recorded in run {escaped(found.run.run_id)}, which ended at {found.ended_at:%Y-%m-%d %H:%M:%S} UTC",
         )
@@ -240,7 +242,7 @@ def _priced(rows: list[Row], level: int, pricing: Pricing | None, at: str) -> li
 
 
 def _serving(found: ArtifactOfRun) -> list[str]:
-    told = [f"Read by {READERS[format_of(found.artifact.method)]}."]
+    told = [f"Read by {readers_of(found.artifact.method, found.artifact.precision)}."]
     if found.row.measurement:
         serving = found.row.measurement.serving
         context = found.row.measurement.evaluation.conditions.max_model_len

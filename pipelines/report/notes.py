@@ -7,6 +7,7 @@ from pipelines.records.run_record import Notes, RunRecord
 from pipelines.report.markdown import escaped, table_head, table_line
 from pipelines.report.summary import Sentence, sentences
 from pipelines.report.table import kept_text
+from quantizers.precision.telling import told_precision
 from registry.contracts import CategoryRetention, CategoryScore
 from registry.numerals import significant
 
@@ -58,6 +59,8 @@ def _of_row(row: Row, baseline: Row, told: Sequence[Sentence]) -> list[str]:
             lines.append(table_line([escaped(kept.category), *cells, kept.verdict]))
     if row.artifact:
         lines += ["", f"`{row.artifact.digest}`, {row.artifact.bits_per_weight:.2f} bits a weight"]
+        if row.artifact.precision:
+            lines += ["", escaped(told_precision(row.artifact.precision))]
     return lines
 
 

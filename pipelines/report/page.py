@@ -47,6 +47,7 @@ from pipelines.report.table import (
     tone_of,
     with_stderr,
 )
+from quantizers.precision.telling import told_precision
 from registry.contracts import CalibrationRecord, StageResult
 from registry.numerals import significant
 from serving_checks.readings.bounds import decode_share, prefill_share
@@ -148,6 +149,7 @@ def serving_parts(rows: Sequence[ServedModel], pricing: Pricing | None) -> dict[
         "limit_lines": limit_lines,
         "doubt": doubt,
         "load_text": load_text,
+        "told_precision": told_precision,
         "milliseconds": milliseconds,
         "significant": significant,
         "costs": cost_part(rows, pricing),

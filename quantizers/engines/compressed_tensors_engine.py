@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from configs.errors import StageError
 from quantizers.base import QuantizeOutcome
 from quantizers.checkpoints.tokenizer_files import carry_over
+from quantizers.precision.units import unit_name
 from registry.contracts import QuantizedModule
 from registry.os_faults import check_not_refused
 
@@ -48,8 +49,8 @@ def run_compressed_tensors(
         from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
         from transformers import AutoModelForCausalLM, GenerationConfig
     torch.set_num_threads(job.threads)
-    scheme = {"targets": ["Linear"], "weights": weights, "input_activations": input_activations}
-    config = QuantizationConfig(config_groups={"linear": scheme}, ignore=[_OUTPUT_LAYER])
+    groups = _groups(job, weights, input_activations)
+    config = QuantizationConfig(config_groups=groups, ignore=[_OUTPUT_LAYER, *job.left_alone])
     try:
         with clock.part("load"):
             model = AutoModelForCausalLM.from_pretrained(
@@ -74,7 +75,7 @@ def run_compressed_tensors(
             remedy="it would do so again: take another method; the traceback is in the stage's log",
             blame="engine",
         ) from error
-    left = sorted(set(job.checkpoint.linear_shapes) - linears.keys())
+    left = sorted(set(job.quantized_linears) - linears.keys())
     if left:
         raise StageError(
             f"{ENGINE} left {len(left)} Linears unquantized: {', '.join(left[:3])}",
@@ -87,6 +88,28 @@ def run_compressed_tensors(
         versions={library: version(library) for library in LIBRARIES},
         engine=ENGINE,
     )
+
+
+def _groups(
+    job: QuantizeJob, weights: dict[str, Any], input_activations: dict[str, Any] | None
+) -> dict[str, dict[str, Any]]:
+    """The library's schemes, one for each precision; those that name modules come first.
+
+    vLLM looks for the name of the matrix that it has made of several Linears before it looks for a class.
+    """
+    named: dict[int, list[str]] = {}
+    for module in job.quantized_linears:
+        bits = job.bits_of_module(module)
+        if bits is not None:
+            named.setdefault(bits, []).append(module)
+    schemes = {
+        f"linear_{bits}_bits": (list(dict.fromkeys([*modules, *map(unit_name, modules)])), {"num_bits": bits})
+        for bits, modules in named.items()
+    } | {"linear": (["Linear"], {})}
+    return {
+        name: {"targets": targets, "weights": weights | other, "input_activations": input_activations}
+        for name, (targets, other) in schemes.items()
+    }
 
 
 def _round(linear: Any, stored: torch.dtype) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.machinery
+import json
 import os
 import sys
 import types
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
+from quantizers.checkpoints.sources import read_config
 from quantizers.checkpoints.tokenizer_files import carry_over
 from quantizers.engines.engine_frame import check_complete, engine_at_work, read_rows
 from quantizers.engines.layer_kinds import own_positions
 from quantizers.engines.packing import whole_tensor_packing
 from registry.contracts import QuantizedModule
+from registry.contracts.base import format_of
+from registry.files import write_text_atomically
 
 if TYPE_CHECKING:
     from quantizers.base import QuantizeJob
@@ -107,11 +111,12 @@ def run_engine(
         # The engine logs in the order its workers finished; equal work is to give equal records.
         modules.sort(key=lambda module: module.name)
         # With fallbacks off, it leaves a module that saw no tokens as it was.
-        check_complete(ENGINE, modules, job.checkpoint.linear_shapes)
+        check_complete(ENGINE, modules, job.quantized_linears)
         with clock.part("save"):
             _restore_dtype(model, job)
             model.save(str(output_dir))
             _finish_artifact(job.checkpoint_dir, output_dir)
+            _name_left_alone(job, output_dir)
     return QuantizeOutcome(
         modules=modules, versions={library: version(library) for library in LIBRARIES}, engine=ENGINE
     )
@@ -129,6 +134,18 @@ def _load(gptqmodel: Any, job: QuantizeJob, engine_config: Mapping[str, Any]) ->
     # Dense models only: the engine turns a missing value into its default (fallback on), so it is cleared afterwards.
     config.fallback = None
     return gptqmodel.GPTQModel.load(str(job.checkpoint_dir), config, dtype=getattr(torch, job.dtype))
+
+
+def load_artifact(artifact_dir: Path, device: str, dtype: Any, threads: int, kernel: str) -> Any:
+    """A GPTQ artifact as the engine itself reads it, each module in its own bits.
+
+    Args:
+        kernel: Name of the engine's backend, in transformers' spelling.
+    """
+    gptqmodel = import_engine(threads)
+    backend = getattr(gptqmodel.BACKEND, kernel.upper())
+    loaded = gptqmodel.GPTQModel.load(str(artifact_dir), device=device, dtype=dtype, backend=backend)
+    return loaded.model
 
 
 def _restore_dtype(model: Any, job: QuantizeJob) -> None:
@@ -177,6 +194,15 @@ def _read_entry(name: str, loss: Any) -> QuantizedModule:
     if value >= _GAVE_UP_LOSS:
         return QuantizedModule(name=name, fallback="round-to-nearest: its Hessian could not be inverted")
     return QuantizedModule(name=name, loss=value)
+
+
+def _name_left_alone(job: QuantizeJob, output_dir: Path) -> None:
+    """Write what was left as it is where readers of AWQ look for it: they do not know `dynamic`, the engine's own."""
+    if format_of(job.config.method) != "awq" or not job.left_alone:
+        return
+    config = read_config(output_dir)
+    config["quantization_config"]["modules_to_not_convert"] = job.left_alone
+    write_text_atomically(output_dir / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def _finish_artifact(checkpoint_dir: Path, output_dir: Path) -> None:

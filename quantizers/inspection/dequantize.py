@@ -8,13 +8,13 @@ integers and FP8 (compressed_tensors/compressors, `pack_quantized` and `naive_qu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.reading.json_text import parse_json
-from quantizers.checkpoints.safetensors_header import TensorInfo, read_headers
+from quantizers.checkpoints.safetensors_header import FLOATS, TensorInfo, read_headers
 from registry.contracts.base import Method, format_of
 
 if TYPE_CHECKING:
@@ -75,11 +75,17 @@ def dequantize(files: TensorFiles, module: str, method: Method, quantization_con
         files: The artifact.
         module: Name of the Linear.
         method: Chooses the format.
-        quantization_config: config.json's; GPTQ and AWQ read `bits`, GPTQ `checkpoint_format` too, RTN `num_bits`.
+        quantization_config: config.json's; AWQ reads `bits`, GPTQ `checkpoint_format`.
     """
-    match format_of(method):
+    if is_left_alone(files.headers, module):
+        return files.read(f"{module}.weight").float()
+    return _unpacked(files, module, format_of(method), quantization_config)
+
+
+def _unpacked(files: TensorFiles, module: str, stored_as: Method, quantization_config: dict[str, Any]) -> torch.Tensor:
+    match stored_as:
         case "gptq":
-            return _gptq(files, module, quantization_config["bits"], quantization_config.get("checkpoint_format"))
+            return _gptq(files, module, quantization_config.get("checkpoint_format"))
         case "awq":
             return _awq(files, module, quantization_config["bits"])
         case "bnb_nf4":
@@ -87,16 +93,22 @@ def dequantize(files: TensorFiles, module: str, method: Method, quantization_con
         case "bnb_int8" | "w8a8" | "fp8":
             return _rows(files, module)
         case "rtn":
-            (scheme,) = quantization_config["config_groups"].values()
-            return _packed_integers(files, module, scheme["weights"]["num_bits"])
+            return _packed_integers(files, module)
         case "nvfp4":
             return _nvfp4(files, module)
         case other:
             raise ValueError(f"{other} is no format of its own")
 
 
-def _gptq(files: TensorFiles, module: str, bits: int, checkpoint_format: str | None) -> torch.Tensor:
+def is_left_alone(headers: Mapping[str, TensorInfo], module: str) -> bool:
+    """Whether a Linear is stored as the source has it: in a float dtype."""
+    weight = headers.get(f"{module}.weight")
+    return weight is not None and weight.dtype in FLOATS
+
+
+def _gptq(files: TensorFiles, module: str, checkpoint_format: str | None) -> torch.Tensor:
     """qweight [in / per_word, out], qzeros [groups, out / per_word], scales [groups, out], g_idx [in]."""
+    bits = _WORD_BITS * files.headers[f"{module}.qweight"].shape[0] // files.headers[f"{module}.g_idx"].shape[0]
     codes = _unpack(files.read(f"{module}.qweight"), bits, dim=0)
     # Version 1 stores every zero point less one.
     zeros = _unpack(files.read(f"{module}.qzeros"), bits, dim=1) + (0 if checkpoint_format == "gptq_v2" else 1)
@@ -115,9 +127,12 @@ def _awq(files: TensorFiles, module: str, bits: int) -> torch.Tensor:
     return grouped.sub_(zeros[:, None]).mul_(scales[:, None]).view_as(codes).T
 
 
-def _packed_integers(files: TensorFiles, module: str, bits: int) -> torch.Tensor:
-    """weight_packed [out, in / per_word], weight_scale [out, groups], weight_zero_point [out / per_word, groups];
-    weight_g_idx [in] where columns were grouped in another order."""
+def _packed_integers(files: TensorFiles, module: str) -> torch.Tensor:
+    """weight_packed [out, in / per_word], weight_scale [out, groups], weight_zero_point [out / per_word, groups]; the
+    shape itself is beside them, since its last words may be filled up. weight_g_idx [in] where columns were grouped in another
+    order."""
+    columns = int(files.read(f"{module}.weight_shape")[1])
+    bits = _WORD_BITS * files.headers[f"{module}.weight_packed"].shape[1] // columns
     codes = _unpack(files.read(f"{module}.weight_packed"), bits, dim=1).float()
     scales = files.read(f"{module}.weight_scale").float()
     zeros: torch.Tensor | float = 2.0 ** (bits - 1)

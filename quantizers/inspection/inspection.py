@@ -16,6 +16,8 @@ from quantizers.checkpoints.tokenizer_files import tokenizer_files
 from quantizers.inspection.agreement import compare_weights
 from quantizers.inspection.dequantize import PACKED, TensorFiles
 from quantizers.inspection.embeddings import check_embeddings
+from quantizers.inspection.precision import check_budget, check_precision
+from quantizers.precision.config import AS_IT_IS
 from registry.contracts import ArtifactRecord, CheckpointRecord, InspectionCheck, InspectionRecord, StageJob
 from registry.contracts.base import Device, DType, format_of, is_imported
 from registry.hashing import manifest_of
@@ -78,6 +80,10 @@ def inspect(job: InspectJob, clock: StageClock) -> tuple[InspectionRecord, dict[
     headers = read_headers(job.artifact_dir)
     checks.append(check_packed(headers, job.checkpoint, job.artifact))
     checks.append(check_size(headers, job.checkpoint, job.artifact, read_headers(job.checkpoint_dir)))
+    if precision := job.artifact.precision:
+        shapes, declared = job.checkpoint.linear_shapes, read_config(job.artifact_dir)["quantization_config"]
+        checks.append(check_precision(headers, shapes, job.artifact, precision, declared))
+        checks.append(check_budget(bits_per_weight(headers, shapes), job.artifact_dir, precision))
     correlation: dict[str, float | None] = {}
     error: dict[str, float] = {}
     if checks[1].passed:
@@ -126,16 +132,17 @@ def check_packed(
 ) -> InspectionCheck:
     """Every Linear has to be stored in the method's packed dtype."""
     name, dtype = PACKED[format_of(artifact.method)]
-    plain = [
-        module
-        for module in checkpoint.linear_shapes
-        if f"{module}.{name}" not in headers or headers[f"{module}.{name}"].dtype != dtype
+    shapes = checkpoint.linear_shapes
+    unpacked = [
+        module for module in shapes if f"{module}.{name}" not in headers or headers[f"{module}.{name}"].dtype != dtype
     ]
-    total = sum(rows * columns for rows, columns in checkpoint.linear_shapes.values())
-    share = (
-        1 - sum(checkpoint.linear_shapes[module][0] * checkpoint.linear_shapes[module][1] for module in plain) / total
-    )
+    asked = artifact.precision.module_bits if artifact.precision else {}
+    plain = [module for module in unpacked if asked.get(module) != AS_IT_IS]
+    total = sum(rows * columns for rows, columns in shapes.values())
+    share = 1 - sum(shapes[module][0] * shapes[module][1] for module in unpacked) / total
     detail = f"{100 * share:.1f} % of the Linear weights are stored as {dtype}"
+    if len(unpacked) > len(plain):
+        detail += f", {len(unpacked) - len(plain)} modules are left as they are, as asked"
     if plain:
         detail += f"; not so: {', '.join(plain[:3])} ({len(plain)} in all). The engine left them out: read its log"
     return InspectionCheck(name="packed_dtypes", passed=not plain, detail=detail)
@@ -147,21 +154,30 @@ def check_size(
     artifact: ArtifactRecord,
     source_headers: dict[str, TensorInfo],
 ) -> InspectionCheck:
-    """Bits per weight have to fit the method, and the rest of the model has to be as large as it was."""
+    """Bits per weight have to fit what was asked for, and the rest of the model has to be as large as it was."""
     bits = bits_per_weight(headers, checkpoint.linear_shapes)
-    nominal = bits_of(artifact)
+    nominal = _nominal_bits(artifact, checkpoint.linear_shapes)
     size, source_size = _total(headers), _total(source_headers)
     weights = sum(rows * columns for rows, columns in checkpoint.linear_shapes.values())
     linear = sum(source_headers[f"{module}.weight"].size_bytes for module in checkpoint.linear_shapes)
     expected = source_size - linear + weights * bits / 8
     passed = nominal <= bits <= nominal + _MAX_OVERHEAD_BITS and abs(size / expected - 1) <= _SIZE_TOLERANCE
     detail = (
-        f"{bits:.2f} bits per weight for a {nominal}-bit method; {size} bytes, {100 * size / source_size:.1f} % of the"
-        f" source, where {expected:.0f} were expected"
+        f"{bits:.2f} bits per weight where {nominal:.4g} were asked for; {size} bytes, {100 * size / source_size:.1f} %"
+        f" of the source, where {expected:.0f} were expected"
     )
     if not passed:
         detail += "; compare the tensors of both folders: something is stored twice, widened or missing"
     return InspectionCheck(name="size", passed=passed, detail=detail)
+
+
+def _nominal_bits(artifact: ArtifactRecord, linear_shapes: LinearShapes) -> float:
+    """Bits of a weight's code, on average where modules differ."""
+    if artifact.precision is None:
+        return bits_of(artifact)
+    sizes = {module: rows * columns for module, (rows, columns) in linear_shapes.items()}
+    of_all = sum(size * artifact.precision.module_bits[module] for module, size in sizes.items())
+    return of_all / sum(sizes.values())
 
 
 def check_agreement(correlation: dict[str, float | None], error: dict[str, float]) -> InspectionCheck:
@@ -262,26 +278,37 @@ def _config_to_reload(artifact_dir: Path, device: Device) -> Any:
     return config
 
 
-def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
-    """Load through transformers alone, as a user of the artifact would, and answer the probe prompt greedily."""
+def _reloaded(job: InspectJob) -> Any:
+    """The artifact through transformers alone; through its own engine where transformers would take modules of several
+    precisions for alike (GPTQ's `dynamic`)."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
+    dtype = getattr(torch, job.dtype)
+    if job.artifact.precision and format_of(job.artifact.method) == "gptq":
+        from quantizers.engines.gptqmodel_engine import load_artifact
+
+        return load_artifact(job.artifact_dir, job.device, dtype, job.threads, _KERNELS_OF_ANY_SHAPE["gptq"])
+    config = _config_to_reload(job.artifact_dir, job.device)
+    return AutoModelForCausalLM.from_pretrained(job.artifact_dir, config=config, dtype=dtype, device_map=job.device)
+
+
+def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
+    """Load as a user of the artifact would, and answer the probe prompt greedily."""
+    import torch
+    from transformers import AutoTokenizer
+
+    reader = "gptqmodel" if job.artifact.precision and format_of(job.artifact.method) == "gptq" else "transformers"
     try:
         tokenizer = AutoTokenizer.from_pretrained(job.artifact_dir)
-        model = AutoModelForCausalLM.from_pretrained(
-            job.artifact_dir,
-            config=_config_to_reload(job.artifact_dir, job.device),
-            dtype=getattr(torch, job.dtype),
-            device_map=job.device,
-        )
+        model = _reloaded(job)
         prompt = tokenizer(_PROBE_PROMPT, return_tensors="pt").to(job.device)
         with torch.inference_mode():
             finite = bool(torch.isfinite(model(**prompt).logits).all())
             output = model.generate(**prompt, max_new_tokens=_PROBE_TOKENS, min_new_tokens=1, do_sample=False)
     except Exception as error:  # Whatever else stops it, the artifact does not load, and that is the finding.
         check_not_refused(error, "reloading the artifact", job.artifact_dir)
-        detail = f"transformers does not run the artifact: {type(error).__name__}: {error}"
+        detail = f"{reader} does not run the artifact: {type(error).__name__}: {error}"
         return InspectionCheck(name="reload", passed=False, detail=detail), ""
     answer = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :])
     passed = finite and bool(answer)

@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
+from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, MixedMethodConfig, QuantizeOutcome
 from quantizers.methods.rules import packed_violations
+from quantizers.precision.rules import dynamic_rules
 from registry.contracts.base import Device, DType
 
 if TYPE_CHECKING:
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from registry.stage_process import StageClock
 
 
-class Config(CalibratedMethodConfig):
+class Config(CalibratedMethodConfig, MixedMethodConfig):
     """AWQ's parameters."""
 
+    storable: ClassVar[tuple[int, ...]] = (4, 16)
     method: Literal["awq"] = "awq"
     bits: Literal[4] = 4
     """Bits per weight; vLLM serves AWQ in 4 bits only."""
@@ -66,6 +68,7 @@ class AWQ:
             "bits": config.bits,
             "group_size": config.group_size,
             "sym": not config.zero_point,
+            "dynamic": dynamic_rules(job.precision, config.bits),
         }
         # The engine's default kernel for AWQ is compiled for CUDA; the torch kernel packs the same bytes.
         return run_engine(job, clock, engine_config, _overrides(config.rounding), backend="AWQ_TORCH")

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 from quantizers.base import QuantizeJob, QuantizeOutcome
+from quantizers.precision.telling import told_precision
+from registry.contracts import PrecisionRecord
 from registry.contracts.base import Method, format_of, is_imported
 from registry.files import write_text_atomically
 
@@ -24,6 +26,13 @@ READERS: dict[Method, str] = {
 and tokenizer is tested in AutoAWQ's environment (tests/integration/test_transformers_4.py)."""
 
 
+def readers_of(method: Method, precision: PrecisionRecord | None) -> str:
+    """What reads an artifact, with modules of several precisions or of one."""
+    if precision and format_of(method) == "gptq":
+        return "vLLM and GPTQModel; transformers takes all modules for alike, and is wrong about those named"
+    return READERS[format_of(method)]
+
+
 def write_card(job: QuantizeJob, outcome: QuantizeOutcome, folder: Path) -> None:
     """Write README.md into an artifact's folder."""
     parameters = job.config.model_dump(mode="json", exclude={"method"}) | outcome.found
@@ -32,6 +41,7 @@ def write_card(job: QuantizeJob, outcome: QuantizeOutcome, folder: Path) -> None
     imported = is_imported(job.config.method)
     made = "Imported by Quantbench, which changed no weight" if imported else "Made by Quantbench"
     by = f"{outcome.engine}; {versions}; worked in {job.dtype} on {job.device}" if not imported else outcome.engine
+    precisions = f"\n- precisions: {told_precision(job.precision)}" if job.precision else ""
     write_text_atomically(
         folder / "README.md",
         f"""\
@@ -41,8 +51,8 @@ def write_card(job: QuantizeJob, outcome: QuantizeOutcome, folder: Path) -> None
 digest of this folder.
 
 - base model: {job.checkpoint.origin}, {job.checkpoint.digest}
-- method: {job.config.method} {json.dumps(parameters, sort_keys=True)}{calibrated}
+- method: {job.config.method} {json.dumps(parameters, sort_keys=True)}{calibrated}{precisions}
 - engine: {by}
-- read by: {READERS[format_of(job.config.method)]}; transformers 4 reads its config and tokenizer
+- read by: {readers_of(job.config.method, job.precision)}; transformers 4 reads its config and tokenizer
 """,
     )

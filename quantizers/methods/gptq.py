@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 from pydantic import Field
 
 from configs.quantities import Share
-from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
+from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, MixedMethodConfig, QuantizeOutcome
 from quantizers.methods.rules import packed_violations
+from quantizers.precision.rules import dynamic_rules
 from registry.contracts.base import Device, DType
 
 if TYPE_CHECKING:
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from registry.stage_process import StageClock
 
 
-class Config(CalibratedMethodConfig):
+class Config(CalibratedMethodConfig, MixedMethodConfig):
     """GPTQ's parameters."""
 
+    storable: ClassVar[tuple[int, ...]] = (4, 8, 16)
     method: Literal["gptq"] = "gptq"
     bits: Literal[4, 8] = 4
     """Bits per weight."""
@@ -74,6 +76,7 @@ class GPTQ:
             "desc_act": config.desc_act,
             "act_group_aware": not config.desc_act and config.group_size > 0,
             "damp_percent": config.damp_percent,
+            "dynamic": dynamic_rules(job.precision, config.bits),
         }
         return run_engine(job, clock, engine_config, _overrides(config.range_search, job.device))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-from quantizers.base import LinearShapes, MethodConfig, QuantizeOutcome
+from quantizers.base import LinearShapes, MethodConfig, MixedMethodConfig, QuantizeOutcome
 from quantizers.methods.rules import packed_violations
 from registry.contracts.base import Device, DType
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from registry.stage_process import StageClock
 
 
-class Config(MethodConfig):
+class Config(MixedMethodConfig):
     """Round-to-nearest's parameters."""
 
+    storable: ClassVar[tuple[int, ...]] = (4, 8, 16)
     method: Literal["rtn"] = "rtn"
     bits: Literal[4, 8] = 4
     """Bits per weight."""

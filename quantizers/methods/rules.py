@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from quantizers.base import LinearShapes
+from quantizers.precision.units import fused_name
 from registry.contracts import CheckpointRecord
 from registry.contracts.base import Device
 
@@ -21,11 +22,6 @@ _ROW_PARALLEL = ("o_proj", "down_proj", "dense", "fc2")
 _INT32_BITS = 32
 
 _CPU_KERNEL_MULTIPLE = 32
-_FUSED = {
-    **dict.fromkeys((".q_proj", ".k_proj", ".v_proj"), ".qkv_proj"),
-    **dict.fromkeys((".gate_proj", ".up_proj"), ".gate_up_proj"),
-}
-"""What vLLM loads as one matrix."""
 
 
 def shard_shape(name: str, shape: tuple[int, int], tensor_parallel: int) -> tuple[float, float]:
@@ -107,17 +103,13 @@ def cpu_kernel_violations(linear_shapes: LinearShapes, tensor_parallel: int, dev
         rows, columns = shard_shape(name, shape, tensor_parallel)
         if columns % _CPU_KERNEL_MULTIPLE:
             unfit[name] = columns
-        outputs[_fused(name)] = outputs.get(_fused(name), 0) + rows
+        outputs[fused_name(name)] = outputs.get(fused_name(name), 0) + rows
     unfit |= {name: features for name, features in outputs.items() if features % _CPU_KERNEL_MULTIPLE}
     return [
         f"the CPU kernel for packed weights takes multiples of {_CPU_KERNEL_MULTIPLE} features, and {layers} has"
         f" {features:g} at tensor parallel {tensor_parallel}; use a bitsandbytes method, or serve on a GPU"
         for layers, features in _summarize(unfit)
     ]
-
-
-def _fused(name: str) -> str:
-    return re.sub(r"\.(?:[qkv]_proj|(?:gate|up)_proj)$", lambda match: _FUSED[match[0]], name)
 
 
 def range_violations(beyond_float16: Mapping[str, float], dtypes: Sequence[str], why: str = "") -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from quantizers.base import LinearShapes, MethodConfig, QuantizeOutcome
+from quantizers.base import LinearShapes, MethodConfig, MixedMethodConfig, QuantizeOutcome
 from registry.contracts.base import Device, DType
 
 if TYPE_CHECKING:
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from registry.stage_process import StageClock
 
 
-class Config(MethodConfig):
-    """W8A8 has no parameters."""
+class Config(MixedMethodConfig):
+    """W8A8 has no parameters but the modules that it leaves as they are."""
 
+    storable: ClassVar[tuple[int, ...]] = (8, 16)
     method: Literal["w8a8"] = "w8a8"
 
 

@@ -52,6 +52,12 @@ from registry.contracts.route import (
     RouteOutcome,
     RouteRecord,
 )
+from registry.contracts.sensitivity import (
+    PrecisionRecord,
+    SensitivityRecord,
+    SensitivityTrial,
+    UnitSensitivity,
+)
 from registry.contracts.serving import (
     SLO,
     CheckRecord,
@@ -113,6 +119,7 @@ __all__ = [
     "Pair",
     "PartDrops",
     "Percentiles",
+    "PrecisionRecord",
     "ProfileRecord",
     "PromptAgreement",
     "PromptLogprobs",
@@ -133,6 +140,8 @@ __all__ = [
     "RouteOutcome",
     "RouteRecord",
     "RoutedClass",
+    "SensitivityRecord",
+    "SensitivityTrial",
     "ServingRecord",
     "ShadowVerdict",
     "SoundnessCheck",
@@ -145,6 +154,7 @@ __all__ = [
     "TokenCost",
     "TokenWork",
     "ToolCall",
+    "UnitSensitivity",
     "VerbosityRecord",
     "VerdictStatus",
     "VersionRead",

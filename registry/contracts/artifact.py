@@ -3,6 +3,7 @@
 from typing import Any
 
 from registry.contracts.base import DType, Method, Record
+from registry.contracts.sensitivity import PrecisionRecord
 
 
 class QuantizedModule(Record):
@@ -38,6 +39,8 @@ class ArtifactRecord(Record):
     """What the weights were held in while the method ran."""
     quantize_device: str
     duration_seconds: float
+    precision: PrecisionRecord | None = None
+    """The bits of each Linear; None where all have the method's own."""
 
 
 class InspectionCheck(Record):

@@ -7,7 +7,7 @@ from registry.contracts.base import Record
 
 class StageJob(Record):
     stage: str
-    """The stage's kind: `prepare`, `soundness`, `calibrate`, `quantize`, `inspect`, `measure`."""
+    """The stage's kind: `prepare`, `soundness`, `calibrate`, `sensitivity`, `quantize`, `inspect`, `measure`."""
     result_file: Path
     """Where the StageResult goes, atomically, at the end."""
     output_dir: Path | None = None

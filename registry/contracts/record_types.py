@@ -8,6 +8,7 @@ from registry.contracts.calibration import CalibrationRecord
 from registry.contracts.checkpoint import CheckpointRecord
 from registry.contracts.measurement import MeasurementRecord
 from registry.contracts.replay import ReplayRecord
+from registry.contracts.sensitivity import SensitivityRecord
 from registry.contracts.serving import ServingRecord
 from registry.contracts.soundness import SoundnessRecord
 
@@ -15,6 +16,7 @@ RECORD_TYPES: Mapping[str, type[Record]] = {
     "prepare": CheckpointRecord,
     "soundness": SoundnessRecord,
     "calibrate": CalibrationRecord,
+    "sensitivity": SensitivityRecord,
     "quantize": ArtifactRecord,
     "inspect": InspectionRecord,
     "measure": MeasurementRecord,

@@ -22,6 +22,14 @@ LINEARS = 14
 class Job(SimpleNamespace):
     """The fields of a QuantizeJob that a method reads."""
 
+    precision = None
+    left_alone: list[str] = []
+
+    @property
+    def quantized_linears(self) -> dict[str, Any]:
+        shapes: dict[str, Any] = self.checkpoint.linear_shapes
+        return shapes
+
     def model_copy(self, update: dict[str, Any]) -> "Job":
         return Job(**{**vars(self), **update})
 
