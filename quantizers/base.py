@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, cast
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
@@ -60,6 +60,13 @@ class CalibratedMethodConfig(MethodConfig):
 
     calibration_rows: Count | None = Field(default=None, ge=1)
     """Rows of the calibration set to use, the first ones; all when null. AWQ's time grows with each of them."""
+
+
+class MixtureMethodConfig(CalibratedMethodConfig):
+    """A method that can round an expert which no calibration token reached, and all others as it does."""
+
+    unreached_experts: Literal["refuse", "round"] = "refuse"
+    """Experts that no calibration token reached: `refuse` ends the stage, `round` rounds them to nearest."""
 
 
 @dataclass(frozen=True)

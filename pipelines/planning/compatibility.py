@@ -31,6 +31,8 @@ class Refusal(NamedTuple):
     """Per weight."""
     head_sizes: tuple[int, ...] | None = None
     """Features of an attention head that are served; the row holds for all others."""
+    experts: bool | None = None
+    """True: of mixtures of experts."""
 
 
 class Asked(NamedTuple):
@@ -49,6 +51,8 @@ class Asked(NamedTuple):
     """None where it is not known, as below."""
     bits: int | None = None
     head_size: int | None = None
+    experts: bool = False
+    """Whether the model is a mixture of experts; False also where that is not known yet."""
 
 
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
@@ -77,6 +81,15 @@ _8_BITS_PACKED = Refusal(
     says="_CPUWNA16_SUPPORTED_QUANT_TYPES = (scalar_types.uint4, scalar_types.uint4b8)",
     device="cpu",
     bits=8,
+)
+_EXPERTS_WITHOUT_AMX = Refusal(
+    because="its CPU kernels for quantized experts are made of AMX instructions, which this CPU lacks",
+    remedy="make and inspect the artifact on a machine that serves it: a GPU, or a CPU with AMX",
+    source="vllm/model_executor/layers/fused_moe/experts/cpu_moe.py",
+    says="and torch.cpu._is_amx_tile_supported()",
+    device="cpu",
+    instructions=frozenset({"amx_bf16"}),
+    experts=True,
 )
 _TRANSFORMERS_ONE_PROCESS = Refusal(
     because="it runs a model in one process",
@@ -110,6 +123,9 @@ REFUSALS = (
         device="cpu",
         instructions=_AVX512 | {"avx512_vnni"},
     ),
+    _EXPERTS_WITHOUT_AMX._replace(method="gptq"),
+    _EXPERTS_WITHOUT_AMX._replace(method="awq"),
+    _EXPERTS_WITHOUT_AMX._replace(method="rtn"),
     _8_BITS_PACKED._replace(method="gptq"),
     _8_BITS_PACKED._replace(method="rtn"),
     Refusal(
@@ -142,6 +158,7 @@ def _holds(row: Refusal, asked: Asked) -> bool:
         (row.pipeline_parallel, asked.pipeline_parallel > 1),
         (row.device, asked.device),
         (row.bits, asked.bits),
+        (row.experts, asked.experts),
     )
     if row.head_sizes and (asked.head_size is None or asked.head_size in row.head_sizes):
         return False

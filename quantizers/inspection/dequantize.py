@@ -8,12 +8,13 @@ integers (compressed_tensors/compressors, `pack_quantized` and `naive_quantized`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.reading.json_text import parse_json
+from quantizers.checkpoints.expert_names import engine_name
 from quantizers.checkpoints.safetensors_header import TensorInfo, read_headers
 from registry.contracts.base import Method, format_of
 
@@ -73,6 +74,7 @@ def dequantize(files: TensorFiles, module: str, method: Method, quantization_con
         method: Chooses the format.
         quantization_config: config.json's; GPTQ and AWQ read `bits`, GPTQ `checkpoint_format` too, RTN `num_bits`.
     """
+    module = stored_name(files.headers, module, method)
     match format_of(method):
         case "gptq":
             return _gptq(files, module, quantization_config["bits"], quantization_config.get("checkpoint_format"))
@@ -90,6 +92,12 @@ def dequantize(files: TensorFiles, module: str, method: Method, quantization_con
             return files.read(f"{module}.weight").float() * files.read(f"{module}.weight_scale").float()
         case other:
             raise ValueError(f"{other} is no format of its own")
+
+
+def stored_name(headers: Mapping[str, object], module: str, method: Method) -> str:
+    """What an artifact calls a module of the checkpoint: engines that take experts apart name them in their own way."""
+    packed, _ = PACKED[format_of(method)]
+    return module if f"{module}.{packed}" in headers else engine_name(module)
 
 
 def _gptq(files: TensorFiles, module: str, bits: int, checkpoint_format: str | None) -> torch.Tensor:

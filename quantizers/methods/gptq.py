@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 from pydantic import Field
 
 from configs.quantities import Share
-from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
+from quantizers.base import LinearShapes, MethodConfig, MixtureMethodConfig, QuantizeOutcome
+from quantizers.checkpoints.expert_names import has_experts
 from quantizers.methods.rules import packed_violations
 from registry.contracts.base import Device, DType
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from registry.stage_process import StageClock
 
 
-class Config(CalibratedMethodConfig):
+class Config(MixtureMethodConfig):
     """GPTQ's parameters."""
 
     method: Literal["gptq"] = "gptq"
@@ -75,15 +76,16 @@ class GPTQ:
             "act_group_aware": not config.desc_act and config.group_size > 0,
             "damp_percent": config.damp_percent,
         }
-        return run_engine(job, clock, engine_config, _overrides(config.range_search, job.device))
+        # Waiting rows keep a layer's activations alive, which a CPU has room for; on CUDA the passes are cheap anyway.
+        # Each expert reads tokens of its own, where the one pass wants a group of Linears to share what they read.
+        one_pass = job.device == "cpu" and not has_experts(job.checkpoint.linear_shapes)
+        return run_engine(job, clock, engine_config, lambda _: _overrides(config.range_search, one_pass))
 
 
 @contextlib.contextmanager
-def _overrides(range_search: bool, device: Device) -> Iterator[None]:
+def _overrides(range_search: bool, one_pass: bool) -> Iterator[None]:
     from quantizers.engines.gptq_forward import one_forward_pass
     from quantizers.engines.gptq_round import whole_row_rounding
 
-    # Waiting rows keep a layer's activations alive, which a CPU has room for; on CUDA the passes are cheap anyway.
-    passes = one_forward_pass() if device == "cpu" else contextlib.nullcontext()
-    with whole_row_rounding(range_search), passes:
+    with whole_row_rounding(range_search), one_forward_pass() if one_pass else contextlib.nullcontext():
         yield
