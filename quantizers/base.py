@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self, cast
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
@@ -131,6 +131,14 @@ def mixed_precision_of(config: MethodConfig) -> MixedPrecision | None:
 def needs_rows(config: MethodConfig) -> bool:
     """Whether a method entry looks at calibration rows: to quantize, or to choose precisions."""
     return load_method(config.method).needs_calibration or mixed_precision_of(config) is not None
+
+
+class MixtureMethodConfig(CalibratedMethodConfig):
+    """A method that can round an expert which no calibration token reached, and all others as it does."""
+
+    # No part of a dump where it is not used: keys and cards of all other artifacts stay what they were.
+    unreached_experts: Literal["refuse", "round"] = Field(default="refuse", exclude_if=lambda value: value == "refuse")
+    """Experts that no calibration token reached: `refuse` ends the stage, `round` rounds them to nearest."""
 
 
 @dataclass(frozen=True)

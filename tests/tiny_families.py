@@ -1,46 +1,93 @@
-"""A tiny random checkpoint of every architecture that is supported, with the tokenizer of the tiny Llama."""
+"""A tiny random checkpoint of any architecture of transformers, with the tokenizer of the tiny Llama.
+
+The config class has the names, and says by its defaults what kind of layers there are; sizes are made small by name.
+Weights are larger than a class makes them, and some channels much larger than others, as in trained models: without
+that, norms, experts and scales hardly show in the logits.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from tests.tiny_llama import make_tiny_tokenizer
 
-_SHAPE = {
-    "hidden_size": 128,
-    "num_hidden_layers": 2,
-    "intermediate_size": 256,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "vocab_size": 512,
-    "max_position_embeddings": 512,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "pad_token_id": 2,
+_SIZES: dict[str, Any] = {
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "word_embed_proj_dim"), 128),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), 2),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "ffn_hidden_size", "intermediate_size_mlp"), 256),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"), 128),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads"), 4),
+    **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "num_experts_per_tok", "moe_k", "moe_topk"), 2),
+    **dict.fromkeys(("head_dim", "q_lora_rank", "kv_lora_rank"), 32),
+    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "query_pre_attn_scalar"), 32),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len"), 512),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace", "n_shared_experts", "num_dense_layers"), 1),
+    **{"vocab_size": 512, "sliding_window": 64, "vocab_size_per_layer_input": 512, "hidden_size_per_layer_input": 32},
+    **{"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 2, "num_nextn_predict_layers": 0, "rotary_dim": 16},
 }
-_GEMMA = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 64, "query_pre_attn_scalar": 32}
+_OWN: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": None},
+    "phi3": {"sliding_window": None},
+    "smollm3": {"no_rope_layers": [1, 0]},
+    **{
+        latent: {"num_key_value_heads": 4}
+        for latent in ("deepseek_v2", "deepseek_v3", "deepseek_v32", "minicpm3", "glm4_moe_lite", "glm_moe_dsa")
+    },
+}
+"""What a config wants besides; attention by latent vectors has as many key-value heads as heads."""
 
-FAMILIES: dict[str, dict[str, Any]] = {
-    "LlamaForCausalLM": {},
-    "MistralForCausalLM": {"sliding_window": None},
-    "Qwen2ForCausalLM": {},
-    "Qwen3ForCausalLM": {},
-    "Gemma2ForCausalLM": _GEMMA,
-    "Gemma3ForCausalLM": _GEMMA,
-    "Phi3ForCausalLM": {"sliding_window": None},
-    "SmolLM3ForCausalLM": {"no_rope_layers": [1, 0]},
-}
-"""Architecture -> what its config wants besides the common shape; Gemma's two kinds of layers are one each."""
+
+def tiny_config(model_type: str) -> Any:
+    """A config of transformers' `model_type` with two layers, one of each kind where there are two kinds."""
+    from transformers import CONFIG_MAPPING
+
+    config_class = CONFIG_MAPPING[model_type]
+    defaults = config_class().to_dict()
+    told = {name: value for name, value in _SIZES.items() if name in defaults}
+    for kinds in ("layer_types", "mlp_layer_types"):
+        if defaults.get(kinds):
+            own = list(dict.fromkeys(defaults[kinds]))
+            told[kinds] = [own[0], own[-1]]
+    return config_class(**told | _OWN.get(model_type, {}))
 
 
 def make_tiny(architecture: str, path: Path, seed: int = 0) -> Path:
-    """Write a random bfloat16 checkpoint of `architecture` into `path` and return `path`."""
+    """Write a random bfloat16 checkpoint of `architecture`, a class of transformers, into `path` and return `path`."""
     import torch
     import transformers
 
+    return make_tiny_of(getattr(transformers, architecture).config_class.model_type, path, seed, torch.bfloat16)
+
+
+def make_tiny_of(model_type: str, path: Path, seed: int = 0, dtype: Any = None, *, lonely_expert: bool = False) -> Path:
+    """The same of a model type; see `make_tiny`.
+
+    Args:
+        model_type: transformers' name.
+        path: The folder.
+        seed: Of the weights.
+        dtype: Of the weights; bfloat16 when None.
+        lonely_expert: Each token goes to one expert, and never to the last of each layer.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
     torch.manual_seed(seed)
-    model_type = getattr(transformers, architecture)
-    config = model_type.config_class(**_SHAPE, **FAMILIES[architecture])
-    model_type(config).to(torch.bfloat16).save_pretrained(path)
+    config = tiny_config(model_type)
+    if lonely_expert:
+        config.num_experts_per_tok = 1
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype or torch.bfloat16)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(3)
+            elif "norm" in name and name.endswith("weight"):
+                parameter.add_(0.5 * torch.rand(parameter.shape).to(parameter.dtype))
+        model.get_input_embeddings().weight[:, ::16] *= 8
+        if lonely_expert:
+            for layer in model.model.layers:
+                router = layer.mlp.gate.weight
+                router[1], router[-1] = -router[0], 0
+    model.save_pretrained(path)
     make_tiny_tokenizer(path)
     return path

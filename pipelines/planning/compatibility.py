@@ -34,6 +34,8 @@ class Refusal(NamedTuple):
     """Features of an attention head that are served; the row holds for all others."""
     mixed: bool | None = None
     """True: modules of one artifact have several precisions."""
+    experts: bool | None = None
+    """True: of mixtures of experts."""
 
 
 class Asked(NamedTuple):
@@ -53,6 +55,8 @@ class Asked(NamedTuple):
     bits: int | None = None
     head_size: int | None = None
     mixed: bool = False
+    experts: bool = False
+    """Whether the model is a mixture of experts; False also where that is not known yet."""
 
 
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
@@ -81,6 +85,15 @@ _8_BITS_PACKED = Refusal(
     says="_CPUWNA16_SUPPORTED_QUANT_TYPES = (scalar_types.uint4, scalar_types.uint4b8)",
     device="cpu",
     bits=8,
+)
+_EXPERTS_WITHOUT_AMX = Refusal(
+    because="its CPU kernels for quantized experts are made of AMX instructions, which this CPU lacks",
+    remedy="make and inspect the artifact on a machine that serves it: a GPU, or a CPU with AMX",
+    source="vllm/model_executor/layers/fused_moe/experts/cpu_moe.py",
+    says="and torch.cpu._is_amx_tile_supported()",
+    device="cpu",
+    instructions=frozenset({"amx_bf16"}),
+    experts=True,
 )
 _TRANSFORMERS_ONE_PROCESS = Refusal(
     because="it runs a model in one process",
@@ -122,6 +135,9 @@ REFUSALS = (
         method="nvfp4",
         device="cpu",
     ),
+    _EXPERTS_WITHOUT_AMX._replace(method="gptq"),
+    _EXPERTS_WITHOUT_AMX._replace(method="awq"),
+    _EXPERTS_WITHOUT_AMX._replace(method="rtn"),
     _8_BITS_PACKED._replace(method="gptq"),
     _8_BITS_PACKED._replace(method="rtn"),
     Refusal(
@@ -164,6 +180,7 @@ def _holds(row: Refusal, asked: Asked) -> bool:
         (row.device, asked.device),
         (row.bits, asked.bits),
         (row.mixed, asked.mixed),
+        (row.experts, asked.experts),
     )
     if row.head_sizes and (asked.head_size is None or asked.head_size in row.head_sizes):
         return False

@@ -19,6 +19,7 @@ from pipelines.planning.stages import STAGE_MODULES, Stage, quantize_dtype, serv
 from pipelines.recipe.run_config import RunConfig
 from quantizers.base import METHODS, MethodConfig, load_method, mixed_precision_of, needs_rows, packing_of
 from quantizers.calibration.config import check_calibration
+from quantizers.checkpoints.expert_names import has_experts
 from quantizers.checkpoints.sources import SourceConfig, checkpoint_bytes, shared_bytes
 from quantizers.methods.families import family_violations
 from quantizers.methods.rules import range_violations, tensor_parallel_violations
@@ -152,7 +153,7 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
     if compared and compared != ranks:
         found += [f"checks.sharding: {line}" for line in tensor_parallel_violations(checkpoint, compared)]
     found += length_violations(config.serving, checkpoint.positions) + _token_violations(checkpoint)
-    asked = _asked(config, machine, checkpoint.head_size)
+    asked = _asked(config, machine, checkpoint.head_size)._replace(experts=has_experts(checkpoint.linear_shapes))
     for_all = serving_violations(asked)
     found += for_all
     served = serve_dtype(config, machine, None)

@@ -118,7 +118,7 @@ def describe(folder: Path, *, origin: str, note: str | None = None) -> Checkpoin
             does not load.
     """
     check_architecture(read_config(folder), folder)
-    config = refuse_incomplete(folder)
+    config, linears = refuse_incomplete(folder)
     headers = read_headers(folder)
     beyond = beyond_float16(folder)
     tokenizer = _tokenizer(folder)
@@ -144,7 +144,7 @@ def describe(folder: Path, *, origin: str, note: str | None = None) -> Checkpoin
         linear_shapes={
             name.removesuffix(".weight"): (info.shape[0], info.shape[1])
             for name, info in headers.items()
-            if ".layers." in name and name.endswith(".weight") and len(info.shape) == 2
+            if name.removesuffix(".weight") in linears
         },
         beyond_float16=beyond,
         num_attention_heads=_whole_number(config, "num_attention_heads", folder),
@@ -163,7 +163,7 @@ def positions(config: PretrainedConfig) -> int:
 
     Linear and dynamic rope scaling come on top of `max_position_embeddings`; every other kind, and Gemma 3's, is in it.
     """
-    scaling: dict[str, Any] = config.rope_parameters or {}
+    scaling: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
     # Models with layers of several kinds have parameters for each kind.
     kinds = [scaling] if "rope_type" in scaling else [kind for kind in scaling.values() if isinstance(kind, dict)]
     factors = [kind.get("factor") or 1.0 for kind in kinds if kind.get("rope_type") in ("linear", "dynamic")]

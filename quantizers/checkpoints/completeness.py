@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.errors import RequestError
+from quantizers.checkpoints.expert_names import is_expert, is_router
 from quantizers.checkpoints.safetensors_header import FLOATS, TensorInfo, read_headers
 
 if TYPE_CHECKING:
@@ -21,13 +22,19 @@ _SHOWN = 4
 _NOT_WHOLE = "fetch the checkpoint again, or name the config.json that belongs to these weights"
 
 
-def refuse_incomplete(folder: Path) -> PretrainedConfig:
+class WholeCheckpoint(NamedTuple):
+    """What the model's class says of a checkpoint that is whole."""
+
+    config: PretrainedConfig
+    """As the class reads it, complete with its defaults."""
+    linears: frozenset[str]
+    """Names, in the files, of the Linears in its layers and of its experts' matrices, routers left out."""
+
+
+def refuse_incomplete(folder: Path) -> WholeCheckpoint:
     """Refuse a folder whose tensors are not those of its architecture (RequestError); no weight is read.
 
     Only an output embedding that is stored beside the input embedding it is tied to is read, to compare the two.
-
-    Returns:
-        The config as the model's class reads it, complete with its defaults.
     """
     from transformers import AutoModelForCausalLM
 
@@ -46,7 +53,8 @@ def refuse_incomplete(folder: Path) -> PretrainedConfig:
             f"transformers cannot make a model of {folder}/config.json: {type(error).__name__}: {error}",
             remedy=_NOT_WHOLE,
         ) from error
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    stored = _as_stored(model)
+    expected = {name: tuple(tensor.shape) for name, tensor in stored.items()}
     tied = dict(model.all_tied_weights_keys) if model.config.tie_word_embeddings else {}
     missing = {name for name in expected if name not in headers and name not in tied} | loaded["missing_keys"]
     refuse_gaps(f"the weights in {folder}", missing, loaded["unexpected_keys"])
@@ -59,9 +67,29 @@ def refuse_incomplete(folder: Path) -> PretrainedConfig:
             f"the weights in {folder} do not have the shapes that config.json promises: {_listed(shown)}",
             remedy=_NOT_WHOLE,
         )
-    _refuse_dtypes(folder, {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}, headers)
+    _refuse_dtypes(folder, {name for name, tensor in stored.items() if tensor.is_floating_point()}, headers)
     _refuse_two_heads(folder, tied, headers)
-    return model.config
+    return WholeCheckpoint(model.config, _linears(model, stored))
+
+
+def _as_stored(model: Any) -> dict[str, Any]:
+    """The model's tensors by the names and in the shapes that files have: transformers packs experts when it loads."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    found: dict[str, Any] = revert_weight_conversion(model, model.state_dict())
+    return found
+
+
+def _linears(model: Any, stored: Mapping[str, Any]) -> frozenset[str]:
+    import torch
+
+    own = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    matrices = {
+        name.removesuffix(".weight") for name, tensor in stored.items() if name.endswith(".weight") and tensor.ndim == 2
+    }
+    return frozenset(
+        name for name in matrices if ".layers." in name and (name in own or is_expert(name)) and not is_router(name)
+    )
 
 
 def _refuse_dtypes(folder: Path, weights: Iterable[str], headers: Mapping[str, TensorInfo]) -> None:

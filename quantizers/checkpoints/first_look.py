@@ -16,7 +16,7 @@ from quantizers.checkpoints import gguf_header
 from quantizers.checkpoints.chat_templates import has_chat_template
 from quantizers.checkpoints.recognition import TELLING_FILES, refuse_adapter, refuse_quantized
 from quantizers.checkpoints.sources import (
-    ARCHITECTURES,
+    GGUF_NAMES,
     FolderSource,
     GgufSource,
     HubSource,
@@ -46,7 +46,7 @@ class ModelOutline(Record):
     name: str
     """Of its folder, file, package or hub id."""
     architecture: str
-    """A key of ARCHITECTURES."""
+    """A key of GGUF_NAMES."""
     num_hidden_layers: int
     hidden_size: int
     intermediate_size: int
@@ -147,11 +147,17 @@ def outline_of_folder(folder: Path, name: str | None = None) -> ModelOutline:
     """Read the outline from a folder's config.json, quantized or not.
 
     Raises:
-        RequestError: It is no model of ARCHITECTURES, or does not tell a size.
+        RequestError: Its sizes do not tell its Linears, or one is not told.
     """
     config = read_config(folder)
     check_architecture(config, folder)
     place = folder / "config.json"
+    architecture = config["architectures"][0]
+    if architecture not in GGUF_NAMES:
+        raise RequestError(
+            f"the sizes in {place} do not tell the Linears of {architecture}",
+            remedy="write its recipe from one of configs/recipes; `quantbench plan` says what this model takes",
+        )
     sizes = {
         key: _size(config, key, place)
         for key in (
@@ -165,7 +171,7 @@ def outline_of_folder(folder: Path, name: str | None = None) -> ModelOutline:
     heads = sizes["num_attention_heads"]
     outline = ModelOutline(
         name=name or folder.name,
-        architecture=config["architectures"][0],
+        architecture=architecture,
         **sizes,
         num_key_value_heads=_size(config, "num_key_value_heads", place, heads),
         head_dim=_size(config, "head_dim", place, sizes["hidden_size"] // heads),
@@ -186,7 +192,7 @@ def _in_layers(outline: ModelOutline) -> int:
 def _from_gguf(name: str, path: Path) -> ModelOutline:
     try:
         architecture = gguf_architecture(path)
-        kind = ARCHITECTURES[architecture]
+        kind = GGUF_NAMES[architecture]
         told = gguf_header.metadata(path, (f"{kind}.", "tokenizer.chat_template"), lists=False)
         parameters = gguf_header.element_count(path)
     except ValueError as error:

@@ -12,6 +12,7 @@ from configs.errors import RequestError
 from configs.quantities import Label, LocalPath
 from configs.reading.json_text import read_json_object
 from quantizers.checkpoints import gguf_header
+from quantizers.checkpoints.architectures import architecture_table
 from quantizers.checkpoints.chat_templates import check_chat_templates
 from quantizers.checkpoints.gguf_vocabulary import check_vocabulary
 from quantizers.checkpoints.model_texts import check_model_texts
@@ -26,7 +27,7 @@ from quantizers.checkpoints.safetensors_header import (
 from quantizers.checkpoints.tokenizer_files import tokenizer_files
 from registry.shared_bytes import would_share
 
-ARCHITECTURES: dict[str, str] = {
+GGUF_NAMES: dict[str, str] = {
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
@@ -36,7 +37,7 @@ ARCHITECTURES: dict[str, str] = {
     "Phi3ForCausalLM": "phi3",
     "SmolLM3ForCausalLM": "smollm3",
 }
-"""Dense decoder-only models that transformers, the quantizing engines and vLLM all know -> GGUF's name for them."""
+"""Architecture -> GGUF's name for it, of those whose GGUF files are read, and whose outline sizes alone tell."""
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -216,12 +217,16 @@ def _members(path: Path) -> dict[str, Any]:
 
 
 def check_architecture(config: dict[str, Any], place: Path) -> None:
-    """Refuse a config that names none of ARCHITECTURES (RequestError with the nearest name)."""
+    """Refuse a config whose architecture no method makes or no engine serves (RequestError with the nearest name)."""
     named = config.get("architectures") or []
     if not named:
         raise RequestError(f"{place} is no model: its config.json names no architecture", remedy=_supported())
-    if named[0] not in ARCHITECTURES:
-        raise RequestError(f"the architecture {named[0]} in {place} is not supported", remedy=_supported(named[0]))
+    table = architecture_table()
+    if named[0] not in table.architectures:
+        why = table.unknown.get(named[0], "transformers does not know it")
+        raise RequestError(
+            f"the architecture {named[0]} in {place} is not supported: {why}", remedy=_supported(named[0])
+        )
 
 
 def told_architecture(source: SourceConfig) -> str | None:
@@ -236,9 +241,9 @@ def told_architecture(source: SourceConfig) -> str | None:
 
 
 def gguf_architecture(path: Path) -> str:
-    """The key of ARCHITECTURES that a sound GGUF file's header means."""
+    """The architecture that a sound GGUF file's header means."""
     kind = gguf_header.architecture(path)
-    return next(one for one, of_gguf in ARCHITECTURES.items() if of_gguf == kind)
+    return next(one for one, of_gguf in GGUF_NAMES.items() if of_gguf == kind)
 
 
 def locate_gguf(source: GgufSource | PackageGgufSource) -> Path:
@@ -284,7 +289,7 @@ def check_gguf(path: Path) -> None:
             f"{path} is one of {parts} parts of a model",
             remedy="join them first (llama.cpp: `llama-gguf-split --merge FIRST_PART WHOLE`) and name the whole file",
         )
-    if name not in ARCHITECTURES.values():
+    if name not in GGUF_NAMES.values():
         raise RequestError(f"the GGUF architecture {name!r} in {path} is not supported", remedy=_supported(name))
     check_vocabulary(path)
 
@@ -302,5 +307,6 @@ def _refuse_remote_code(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _supported(name: str = "") -> str:
-    near = difflib.get_close_matches(name, [*ARCHITECTURES, *ARCHITECTURES.values()], n=1)
-    return (f"the nearest supported one is {near[0]}; " if near else "") + f"supported: {', '.join(ARCHITECTURES)}"
+    known = architecture_table().architectures
+    near = difflib.get_close_matches(name, [*known, *GGUF_NAMES.values()], n=1)
+    return (f"the nearest supported one is {near[0]}; " if near else "") + f"supported: {', '.join(known)}"

@@ -73,6 +73,14 @@ def _round_layer(
     return []
 
 
+def _round_blindly(self: Any, linear: Any) -> Any:
+    import torch
+
+    weight = getattr(linear, "module", linear).weight.data
+    inputs = torch.eye(weight.shape[1], device=weight.device)
+    return round_linear(weight, inputs, group_size=self.qcfg.group_size, bits=self.qcfg.bits)
+
+
 def _take_rounded(self: Any, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Stand in for `AWQProcessor.pseudo_quantize_tensor`: (rounded weights, scales, zeros) of the Linear whose turn it
     is, in the dtype of `w`."""
@@ -91,7 +99,14 @@ def compensated_rounding() -> Iterator[None]:
     originals = {name: getattr(AWQProcessor, name) for name in names}
 
     def apply_in_turn(self: Any, named_linears: Mapping[str, Any], scales_list: Any) -> None:
-        self.in_turn = iter([self.rounded.pop(name) for name in named_linears])
+        # Where no token reached an expert, the engine has nothing to show of its group: every input counts alike then.
+        # The stage refuses the artifact once the engine is done, and the engine ends the process where it raises.
+        self.in_turn = iter(
+            [
+                self.rounded.pop(name) if name in self.rounded else _round_blindly(self, linear)
+                for name, linear in named_linears.items()
+            ]
+        )
         originals["apply_quant"](self, named_linears, scales_list)
 
     for name, stand_in in zip(names, (_round_layer, _take_rounded, apply_in_turn), strict=True):

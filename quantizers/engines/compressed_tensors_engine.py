@@ -7,12 +7,17 @@ second rounding of the scales comes between weights and codes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import StageError
 from quantizers.base import QuantizeOutcome
+from quantizers.checkpoints.expert_names import checkpoint_names, engine_name, is_expert
+from quantizers.checkpoints.safetensors_header import weight_files
 from quantizers.checkpoints.tokenizer_files import carry_over
+from quantizers.engines.experts import take_apart
 from quantizers.precision.units import unit_name
 from registry.contracts import QuantizedModule
 from registry.os_faults import check_not_refused
@@ -27,6 +32,8 @@ ENGINE = "compressed-tensors"
 LIBRARIES = (ENGINE, "torch", "transformers")
 """Whose versions shape the weights."""
 _OUTPUT_LAYER = "lm_head"
+_ROUTERS = (r"re:.*\.(gate|router|classifier|shared_expert_gate)$", r"re:.*\.router\..*")
+"""As `quantizers.checkpoints.expert_names.is_router` has it, in the library's own terms."""
 
 
 def run_compressed_tensors(
@@ -49,14 +56,16 @@ def run_compressed_tensors(
         from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
         from transformers import AutoModelForCausalLM, GenerationConfig
     torch.set_num_threads(job.threads)
+    shapes = dict.fromkeys(job.quantized_linears)
     groups = _groups(job, weights, input_activations)
-    config = QuantizationConfig(config_groups=groups, ignore=[_OUTPUT_LAYER, *job.left_alone])
+    config = QuantizationConfig(config_groups=groups, ignore=[_OUTPUT_LAYER, *_ROUTERS, *job.left_alone])
     try:
         with clock.part("load"):
             model = AutoModelForCausalLM.from_pretrained(
                 job.checkpoint_dir, dtype=getattr(torch, job.dtype), device_map=job.device
             )
         with clock.part("quantize"):
+            take_apart(model, shapes)
             apply_quantization_config(model, config)
             linears = {name: module for name, module in model.named_modules() if hasattr(module, "quantization_scheme")}
             for module in linears.values():
@@ -67,6 +76,7 @@ def run_compressed_tensors(
             # The library refuses to save some generation configs; the source's own file comes in its place anyway.
             model.generation_config = GenerationConfig()
             model.save_pretrained(job.output_dir)
+            _name_as_checkpoint(job.output_dir, shapes)
             compressor.update_config(str(job.output_dir))
     except Exception as error:  # The library raises whatever it stumbles over.
         check_not_refused(error, f"{ENGINE} at {job.name}", job.output_dir)
@@ -75,19 +85,27 @@ def run_compressed_tensors(
             remedy="it would do so again: take another method; the traceback is in the stage's log",
             blame="engine",
         ) from error
-    left = sorted(set(job.quantized_linears) - linears.keys())
+    made = _made(linears, shapes)
+    carry_over(job.checkpoint_dir, job.output_dir)
+    return QuantizeOutcome(
+        modules=[QuantizedModule(name=name) for name in sorted(made)],
+        versions={library: version(library) for library in LIBRARIES},
+        engine=ENGINE,
+    )
+
+
+def _made(linears: Iterable[str], shapes: Mapping[str, object]) -> set[str]:
+    """The checkpoint's names of the Linears that were rounded, which have to be all (StageError)."""
+    known = checkpoint_names(shapes)
+    made = {known.get(name, name) for name in linears}
+    left = sorted(set(shapes) - made)
     if left:
         raise StageError(
             f"{ENGINE} left {len(left)} Linears unquantized: {', '.join(left[:3])}",
             remedy="check that the versions in the environment are those of the lock file",
             blame="engine",
         )
-    carry_over(job.checkpoint_dir, job.output_dir)
-    return QuantizeOutcome(
-        modules=[QuantizedModule(name=name) for name in sorted(linears)],
-        versions={library: version(library) for library in LIBRARIES},
-        engine=ENGINE,
-    )
+    return made
 
 
 def _groups(
@@ -130,3 +148,24 @@ def _round(linear: Any, stored: torch.dtype) -> None:
     with torch.no_grad():
         compress_module(linear)
     linear.weight_scale.data = scales
+
+
+def _name_as_checkpoint(folder: Path, shapes: Mapping[str, object]) -> None:
+    """Give experts' tensors the checkpoint's names again, by which transformers and vLLM know them."""
+    if all(engine_name(module) == module for module in shapes):
+        return
+    from safetensors.torch import load_file, save_file
+
+    # transformers restores the name of the block and not those of the Linears in it.
+    known = {
+        f".{engine_name(one).rpartition('.')[2]}.": f".{one.rpartition('.')[2]}." for one in shapes if is_expert(one)
+    }
+    for file in weight_files(folder):
+        tensors = {}
+        for name, tensor in load_file(file).items():
+            renamed = name
+            if is_expert(name):
+                for theirs, ours in known.items():
+                    renamed = renamed.replace(theirs, ours)
+            tensors[renamed] = tensor
+        save_file(tensors, file, {"format": "pt"})

@@ -8,15 +8,17 @@ import json
 import os
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
+from quantizers.base import CalibratedMethodConfig, MixtureMethodConfig, QuantizeOutcome
+from quantizers.checkpoints.expert_names import checkpoint_names, has_experts
 from quantizers.checkpoints.sources import read_config
 from quantizers.checkpoints.tokenizer_files import carry_over
 from quantizers.engines.engine_frame import check_complete, engine_at_work, read_rows
+from quantizers.engines.experts import counted_tokens, refuse_unreached, told_unreached
 from quantizers.engines.layer_kinds import own_positions
 from quantizers.engines.packing import whole_tensor_packing
 from registry.contracts import QuantizedModule
@@ -77,7 +79,7 @@ def run_engine(
     job: QuantizeJob,
     clock: StageClock,
     engine_config: Mapping[str, Any],
-    overrides: contextlib.AbstractContextManager[None],
+    overrides: Callable[[Any], contextlib.AbstractContextManager[None]],
     backend: str = "AUTO",
 ) -> QuantizeOutcome:
     """Quantize `job.checkpoint_dir` by the engine and write a complete artifact into `job.output_dir`.
@@ -86,7 +88,7 @@ def run_engine(
         job: Its `calibration_dir` holds `rows.json`, lists of token ids.
         clock: Counts `import`, `load`, `quantize`, `save`; progress is told by decoder layer.
         engine_config: Arguments of the engine's QuantizeConfig, `device` and disk policy excepted.
-        overrides: Entered around the quantization: replaced engine functions, put back on exit.
+        overrides: Given the model, what is entered around the quantization: replaced functions, put back on exit.
         backend: Name of a member of the engine's BACKEND.
 
     Raises:
@@ -104,14 +106,28 @@ def run_engine(
             gptqmodel = import_engine(job.threads)
         with clock.part("load"):
             model = _load(gptqmodel, job, engine_config)
-        with clock.part("quantize"), whole_tensor_packing(), own_positions(model.model), overrides:
+        with (
+            clock.part("quantize"),
+            whole_tensor_packing(),
+            own_positions(model.model),
+            overrides(model.model),
+            counted_tokens(model.model) as tokens,
+        ):
             _report_layers(model, clock, job)
             model.quantize(calibration=rows, batch_size=1, backend=getattr(gptqmodel.BACKEND, backend))
-        modules = read_quant_log(model.quant_log, model.extract_layers_node())
+        known = checkpoint_names(job.checkpoint.linear_shapes)
+        modules = [
+            module.model_copy(update={"name": known.get(module.name, module.name)})
+            for module in told_unreached(read_quant_log(model.quant_log, model.extract_layers_node()), tokens)
+        ]
         # The engine logs in the order its workers finished; equal work is to give equal records.
         modules.sort(key=lambda module: module.name)
+        # It logs modules that its definition names and the model does not have.
+        modules = [module for module in modules if module.name in job.checkpoint.linear_shapes]
         # With fallbacks off, it leaves a module that saw no tokens as it was.
         check_complete(ENGINE, modules, job.quantized_linears)
+        if not (isinstance(config, MixtureMethodConfig) and config.unreached_experts == "round"):
+            refuse_unreached(modules)
         with clock.part("save"):
             _restore_dtype(model, job)
             model.save(str(output_dir))
@@ -131,21 +147,23 @@ def _load(gptqmodel: Any, job: QuantizeJob, engine_config: Mapping[str, Any]) ->
         # The weights fit in memory beside a layer's activations; offloading would also write its path into config.json.
         offload_to_disk=False,
     )
-    # Dense models only: the engine turns a missing value into its default (fallback on), so it is cleared afterwards.
-    config.fallback = None
+    # The engine turns a missing value into its default (fallback on), so it is set afterwards. An expert that saw no
+    # token has to be rounded somehow: it is packed like all others, and `refuse_unreached` judges it.
+    config.fallback = _only_without_tokens() if has_experts(job.checkpoint.linear_shapes) else None
     return gptqmodel.GPTQModel.load(str(job.checkpoint_dir), config, dtype=getattr(torch, job.dtype))
 
 
-def load_artifact(artifact_dir: Path, device: str, dtype: Any, threads: int, kernel: str) -> Any:
-    """A GPTQ artifact as the engine itself reads it, each module in its own bits.
-
-    Args:
-        kernel: Name of the engine's backend, in transformers' spelling.
-    """
+def load_artifact(folder: Path, kind: str, device: str, dtype: Any, threads: int) -> Any:
+    """A quantized model of transformers' class, read by the engine with its kernels of plain torch."""
     gptqmodel = import_engine(threads)
-    backend = getattr(gptqmodel.BACKEND, kernel.upper())
-    loaded = gptqmodel.GPTQModel.load(str(artifact_dir), device=device, dtype=dtype, backend=backend)
-    return loaded.model
+    backend = gptqmodel.BACKEND.AWQ_TORCH if kind == "awq" else gptqmodel.BACKEND.TORCH
+    return gptqmodel.GPTQModel.load(str(folder.resolve()), device=device, dtype=dtype, backend=backend).model
+
+
+def _only_without_tokens() -> Any:
+    from gptqmodel.quantization.config import Fallback
+
+    return Fallback(threshold=1)
 
 
 def _restore_dtype(model: Any, job: QuantizeJob) -> None:

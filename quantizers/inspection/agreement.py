@@ -19,6 +19,7 @@ wrong by the inverse factor, which computes the same; and everything outside the
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -31,16 +32,20 @@ if TYPE_CHECKING:
     import torch
 
 _BEHIND_NORM = {
-    ".self_attn.": ("input_layernorm",),
-    ".mlp.": ("pre_feedforward_layernorm", "post_attention_layernorm"),
+    "self_attn": ("input_layernorm",),
+    "mlp": ("pre_feedforward_layernorm", "post_attention_layernorm", "input_layernorm"),
 }
 """Part of a decoder layer -> the norm before its first Linears: the first name that the model has."""
 
-_BEHIND_LINEAR = {"self_attn.o_proj": "self_attn.v_proj", "mlp.down_proj": "mlp.up_proj"}
+_BEHIND_LINEAR = {"o_proj": "v_proj", "down_proj": "up_proj", "w2": "w3"}
+"""Linears behind another one of the same part."""
+_BESIDE = {"up_proj": "gate_proj", "w3": "w1"}
+"""What the outputs of a Linear are multiplied with."""
 
 _SMOOTHED: frozenset[Method] = frozenset({"w8a8_gptq"})
 """Methods whose scales lie in norms alone: no rows are scaled, and none are fitted."""
 
+_LAYER = re.compile(r"^(?P<layer>.+\.layers\.\d+)\.(?P<part>[^.]+)\.")
 _TINY = sys.float_info.min
 """Keeps a module of zeros from a division by zero."""
 _NOT_COMPARABLE = 1e9
@@ -131,18 +136,16 @@ def _columns_read(
     """[in_features] of bool: inputs of `module` that are not zero whatever the text; None where that is not known."""
     import torch
 
-    layer, part, name = module.rsplit(".", 2)
-    if f"{part}.{name}" not in _BEHIND_LINEAR:
-        norm = _norm_of(source, layer, part)
+    part, _, name = module.rpartition(".")
+    if name not in _BEHIND_LINEAR:
+        norm = _norm_of(source, module)
         return None if norm is None else source.read(norm).float() + norm_offset != 0
-    behind = ("v_proj",) if part == "self_attn" else ("gate_proj", "up_proj")
-    rows = [
-        _rows_that_give(source, f"{layer}.{part}.{one}") for one in behind if f"{layer}.{part}.{one}.weight" in source
-    ]
+    behind = [one for one in (_BEHIND_LINEAR[name], _BESIDE.get(_BEHIND_LINEAR[name])) if one]
+    rows = [_rows_that_give(source, f"{part}.{one}") for one in behind if f"{part}.{one}.weight" in source]
     if len(rows) < len(behind):
         return None
     read = torch.stack(rows).all(0)
-    if part == "self_attn":
+    if name == "o_proj":
         # Each head of values is read by all the heads of queries that share it.
         shared = checkpoint.num_attention_heads // checkpoint.num_key_value_heads
         read = read.view(checkpoint.num_key_value_heads, -1).repeat_interleave(shared, 0).flatten()
@@ -161,15 +164,15 @@ def _kept(weights: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
 
 
 def _siblings(module: str) -> list[str]:
-    """The Linears of the same decoder layer that can stand behind `module`."""
-    layer = module.rsplit(".", 2)[0]
-    return [f"{layer}.{name}" for name in _BEHIND_LINEAR]
+    """The Linears of the same part that can stand behind `module`."""
+    part = module.rpartition(".")[0]
+    return [f"{part}.{name}" for name in _BEHIND_LINEAR]
 
 
 def _row_partner(module: str, checkpoint: CheckpointRecord) -> str | None:
     """The Linear whose rows carry the inverse of `module`'s column scales; None where shapes rule it out."""
-    layer, part, name = module.rsplit(".", 2)
-    partner = f"{layer}.{_BEHIND_LINEAR.get(f'{part}.{name}', '')}"
+    part, _, name = module.rpartition(".")
+    partner = f"{part}.{_BEHIND_LINEAR.get(name, '')}"
     shapes = checkpoint.linear_shapes
     if partner not in shapes or module not in shapes or shapes[partner][0] != shapes[module][1]:
         return None
@@ -180,10 +183,9 @@ def _norm_ratio(source: TensorFiles, artifact: TensorFiles, module: str, offset:
     """[in_features]: the artifact's norm weights over the source's; None for modules that no norm feeds."""
     import torch
 
-    layer, part, name = module.rsplit(".", 2)
-    if f"{part}.{name}" in _BEHIND_LINEAR:
+    if module.rpartition(".")[2] in _BEHIND_LINEAR:
         return None
-    key = _norm_of(source, layer, part)
+    key = _norm_of(source, module)
     if key is None or key not in artifact:
         return None
     before, after = source.read(key).float() + offset, artifact.read(key).float() + offset
@@ -193,17 +195,20 @@ def _norm_ratio(source: TensorFiles, artifact: TensorFiles, module: str, offset:
 
 def _norms_differ(source: TensorFiles, artifact: TensorFiles, checkpoint: CheckpointRecord) -> bool:
     """Whether scales were moved into norms, as SmoothQuant and AWQ do in whatever format they are stored."""
-    parts = {tuple(name.rsplit(".", 2)[:2]) for name in checkpoint.linear_shapes}
-    norms = {norm for layer, part in parts if (norm := _norm_of(source, layer, part)) is not None}
+    norms = {norm for module in checkpoint.linear_shapes if (norm := _norm_of(source, module)) is not None}
     return any(
         name in artifact and agreement(source.read(name).float(), artifact.read(name).float())[1] > _ROUNDED
         for name in norms
     )
 
 
-def _norm_of(source: TensorFiles, layer: str, part: str) -> str | None:
+def _norm_of(source: TensorFiles, module: str) -> str | None:
     """The weights of the norm before a part's first Linears."""
-    names = (f"{layer}.{norm}.weight" for norm in _BEHIND_NORM.get(f".{part}.", ()))
+    layer = _LAYER.match(module)
+    if layer is None:
+        return None
+    part = "self_attn" if layer["part"] == "self_attn" else "mlp"
+    names = (f"{layer['layer']}.{norm}.weight" for norm in _BEHIND_NORM[part])
     return next((name for name in names if name in source), None)
 
 

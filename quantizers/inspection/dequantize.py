@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.reading.json_text import parse_json
+from quantizers.checkpoints.expert_names import engine_name
 from quantizers.checkpoints.safetensors_header import FLOATS, TensorInfo, read_headers
 from registry.contracts.base import Method, format_of
 
@@ -79,7 +80,7 @@ def dequantize(files: TensorFiles, module: str, method: Method, quantization_con
     """
     if is_left_alone(files.headers, module):
         return files.read(f"{module}.weight").float()
-    return _unpacked(files, module, format_of(method), quantization_config)
+    return _unpacked(files, stored_name(files.headers, module, method), format_of(method), quantization_config)
 
 
 def _unpacked(files: TensorFiles, module: str, stored_as: Method, quantization_config: dict[str, Any]) -> torch.Tensor:
@@ -104,6 +105,12 @@ def is_left_alone(headers: Mapping[str, TensorInfo], module: str) -> bool:
     """Whether a Linear is stored as the source has it: in a float dtype."""
     weight = headers.get(f"{module}.weight")
     return weight is not None and weight.dtype in FLOATS
+
+
+def stored_name(headers: Mapping[str, object], module: str, method: Method) -> str:
+    """What an artifact calls a module of the checkpoint: engines that take experts apart name them in their own way."""
+    packed, _ = PACKED[format_of(method)]
+    return module if f"{module}.{packed}" in headers else engine_name(module)
 
 
 def _gptq(files: TensorFiles, module: str, checkpoint_format: str | None) -> torch.Tensor:

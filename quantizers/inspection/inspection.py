@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import statistics
+from collections.abc import Collection
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantizers.base import LinearShapes, bits_of
+from quantizers.checkpoints.expert_names import checkpoint_names, expert_of, has_experts
 from quantizers.checkpoints.safetensors_header import TensorInfo, read_headers
 from quantizers.checkpoints.sources import read_config
 from quantizers.checkpoints.tokenizer_files import tokenizer_files
+from quantizers.engines.experts import unreached_experts
 from quantizers.inspection.agreement import compare_weights
-from quantizers.inspection.dequantize import PACKED, TensorFiles
+from quantizers.inspection.dequantize import PACKED, TensorFiles, stored_name
 from quantizers.inspection.embeddings import check_embeddings
 from quantizers.inspection.precision import check_budget, check_precision
 from quantizers.precision.config import AS_IT_IS
@@ -84,6 +87,8 @@ def inspect(job: InspectJob, clock: StageClock) -> tuple[InspectionRecord, dict[
         shapes, declared = job.checkpoint.linear_shapes, read_config(job.artifact_dir)["quantization_config"]
         checks.append(check_precision(headers, shapes, job.artifact, precision, declared))
         checks.append(check_budget(bits_per_weight(headers, shapes), job.artifact_dir, precision))
+    if has_experts(job.checkpoint.linear_shapes):
+        checks.append(check_experts(job.artifact))
     correlation: dict[str, float | None] = {}
     error: dict[str, float] = {}
     if checks[1].passed:
@@ -119,10 +124,11 @@ def inspect(job: InspectJob, clock: StageClock) -> tuple[InspectionRecord, dict[
 
 def bits_per_weight(headers: dict[str, TensorInfo], linear_shapes: LinearShapes) -> float:
     """Bits on disk for the Linears, biases left out, over the number of their weights."""
+    modules = linear_shapes.keys() | checkpoint_names(linear_shapes).keys()
     stored = sum(
         info.size_bytes
         for name, info in headers.items()
-        if _module_of(name, linear_shapes) is not None and not name.endswith(".bias")
+        if _module_of(name, modules) is not None and not name.endswith(".bias")
     )
     return 8 * stored / sum(rows * columns for rows, columns in linear_shapes.values())
 
@@ -133,9 +139,8 @@ def check_packed(
     """Every Linear has to be stored in the method's packed dtype."""
     name, dtype = PACKED[format_of(artifact.method)]
     shapes = checkpoint.linear_shapes
-    unpacked = [
-        module for module in shapes if f"{module}.{name}" not in headers or headers[f"{module}.{name}"].dtype != dtype
-    ]
+    stored = {module: headers.get(f"{stored_name(headers, module, artifact.method)}.{name}") for module in shapes}
+    unpacked = [module for module, info in stored.items() if info is None or info.dtype != dtype]
     asked = artifact.precision.module_bits if artifact.precision else {}
     plain = [module for module in unpacked if asked.get(module) != AS_IT_IS]
     total = sum(rows * columns for rows, columns in shapes.values())
@@ -209,6 +214,18 @@ def check_agreement(correlation: dict[str, float | None], error: dict[str, float
     return InspectionCheck(name="weight_agreement", passed=not bad, detail=detail)
 
 
+def check_experts(artifact: ArtifactRecord) -> InspectionCheck:
+    """Experts that calibration did not reach were rounded to nearest: allowed where the recipe says so, told always."""
+    total = {expert for module in artifact.quantized_modules if (expert := expert_of(module.name))}
+    unreached = unreached_experts(artifact.quantized_modules)
+    allowed = artifact.parameters.get("unreached_experts") == "round"
+    detail = f"{len(total)} experts, their routers in 16 bits; {len(unreached)} of them saw no calibration token"
+    if unreached:
+        detail += f" and were rounded to nearest: {', '.join(unreached[:3])}"
+        detail += ", as unreached_experts allows" if allowed else "; calibrate with more text"
+    return InspectionCheck(name="experts", passed=allowed or not unreached, detail=detail)
+
+
 def check_tokenizer(checkpoint_dir: Path, artifact_dir: Path) -> InspectionCheck:
     """Vocabulary, special tokens, chat template and the ids of probe texts have to be the source's."""
     if _same_tokenizer_files(checkpoint_dir, artifact_dir):
@@ -278,19 +295,13 @@ def _config_to_reload(artifact_dir: Path, device: Device) -> Any:
     return config
 
 
-def _reloaded(job: InspectJob) -> Any:
-    """The artifact through transformers alone; through its own engine where transformers would take modules of several
-    precisions for alike (GPTQ's `dynamic`)."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    dtype = getattr(torch, job.dtype)
-    if job.artifact.precision and format_of(job.artifact.method) == "gptq":
-        from quantizers.engines.gptqmodel_engine import load_artifact
-
-        return load_artifact(job.artifact_dir, job.device, dtype, job.threads, _KERNELS_OF_ANY_SHAPE["gptq"])
-    config = _config_to_reload(job.artifact_dir, job.device)
-    return AutoModelForCausalLM.from_pretrained(job.artifact_dir, config=config, dtype=dtype, device_map=job.device)
+def _engine_reads(job: InspectJob) -> bool:
+    """Whether GPTQModel has to read the artifact: of experts that it packed, transformers 5.19 keeps a layer's in one
+    tensor and would fill it with random numbers; modules of several precisions (`dynamic`) it takes for alike."""
+    kind = format_of(job.artifact.method)
+    return kind in ("gptq", "awq") and has_experts(job.checkpoint.linear_shapes) or (
+        kind == "gptq" and job.artifact.precision is not None
+    )
 
 
 def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
@@ -298,10 +309,13 @@ def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
     import torch
     from transformers import AutoTokenizer
 
-    reader = "gptqmodel" if job.artifact.precision and format_of(job.artifact.method) == "gptq" else "transformers"
+    reader = "gptqmodel" if _engine_reads(job) else "transformers"
     try:
         tokenizer = AutoTokenizer.from_pretrained(job.artifact_dir)
-        model = _reloaded(job)
+        model, unlike = _loaded(job)
+        if unlike:
+            detail = f"transformers fills {len(unlike)} tensors with random numbers, such as {min(unlike)}"
+            return InspectionCheck(name="reload", passed=False, detail=detail), ""
         prompt = tokenizer(_PROBE_PROMPT, return_tensors="pt").to(job.device)
         with torch.inference_mode():
             finite = bool(torch.isfinite(model(**prompt).logits).all())
@@ -314,6 +328,27 @@ def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
     passed = finite and bool(answer)
     detail = f"{_PROBE_PROMPT!r} -> {answer!r}" if finite else "the logits are not finite: quantize in another dtype"
     return InspectionCheck(name="reload", passed=passed, detail=detail), answer
+
+
+def _loaded(job: InspectJob) -> tuple[Any, Collection[str]]:
+    """The artifact as transformers loads it, and what it did not find there; or as the engine does, where only that can."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = getattr(torch, job.dtype)
+    if _engine_reads(job):
+        from quantizers.engines.gptqmodel_engine import load_artifact
+
+        kind = format_of(job.artifact.method)
+        return load_artifact(job.artifact_dir, kind, job.device, dtype, job.threads), ()
+    model, info = AutoModelForCausalLM.from_pretrained(
+        job.artifact_dir,
+        config=_config_to_reload(job.artifact_dir, job.device),
+        dtype=dtype,
+        device_map=job.device,
+        output_loading_info=True,
+    )
+    return model, info["missing_keys"]
 
 
 def _record(
@@ -333,12 +368,10 @@ def _record(
     )
 
 
-def _module_of(tensor: str, linear_shapes: LinearShapes) -> str | None:
+def _module_of(tensor: str, modules: Collection[str]) -> str | None:
     """The Linear that a tensor belongs to: `a.b.weight.absmax` belongs to `a.b`."""
     parts = tensor.split(".")
-    return next(
-        (name for end in range(len(parts) - 1, 0, -1) if (name := ".".join(parts[:end])) in linear_shapes), None
-    )
+    return next((name for end in range(len(parts) - 1, 0, -1) if (name := ".".join(parts[:end])) in modules), None)
 
 
 def _total(headers: dict[str, TensorInfo]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, MixedMethodConfig, QuantizeOutcome
@@ -71,17 +72,18 @@ class AWQ:
             "dynamic": dynamic_rules(job.precision, config.bits),
         }
         # The engine's default kernel for AWQ is compiled for CUDA; the torch kernel packs the same bytes.
-        return run_engine(job, clock, engine_config, _overrides(config.rounding), backend="AWQ_TORCH")
+        return run_engine(job, clock, engine_config, partial(_overrides, config.rounding), backend="AWQ_TORCH")
 
 
 @contextlib.contextmanager
-def _overrides(rounding: Literal["compensated", "nearest"]) -> Iterator[None]:
+def _overrides(rounding: Literal["compensated", "nearest"], model: Any) -> Iterator[None]:
     from quantizers.engines.awq_clip import gram_clip_search
+    from quantizers.engines.awq_fold import watched_folding
     from quantizers.engines.awq_round import compensated_rounding
     from quantizers.engines.awq_scale import quadratic_scale_search
 
     rounded = compensated_rounding() if rounding == "compensated" else gram_clip_search()
-    with rounded, quadratic_scale_search(), _one_capture_pass():
+    with rounded, quadratic_scale_search(), watched_folding(model), _one_capture_pass():
         yield
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 from pydantic import Field
 
 from configs.quantities import Share
-from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, MixedMethodConfig, QuantizeOutcome
+from quantizers.base import LinearShapes, MethodConfig, MixedMethodConfig, MixtureMethodConfig, QuantizeOutcome
+from quantizers.checkpoints.expert_names import has_experts
 from quantizers.methods.rules import packed_violations
 from quantizers.precision.rules import dynamic_rules
 from registry.contracts.base import Device, DType
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from registry.stage_process import StageClock
 
 
-class Config(CalibratedMethodConfig, MixedMethodConfig):
+class Config(MixtureMethodConfig, MixedMethodConfig):
     """GPTQ's parameters."""
 
     storable: ClassVar[tuple[int, ...]] = (4, 8, 16)
@@ -78,15 +79,16 @@ class GPTQ:
             "damp_percent": config.damp_percent,
             "dynamic": dynamic_rules(job.precision, config.bits),
         }
-        return run_engine(job, clock, engine_config, _overrides(config.range_search, job.device))
+        # Waiting rows keep a layer's activations alive, which a CPU has room for; on CUDA the passes are cheap anyway.
+        # Each expert reads tokens of its own, where the one pass wants a group of Linears to share what they read.
+        one_pass = job.device == "cpu" and not has_experts(job.checkpoint.linear_shapes)
+        return run_engine(job, clock, engine_config, lambda _: _overrides(config.range_search, one_pass))
 
 
 @contextlib.contextmanager
-def _overrides(range_search: bool, device: Device) -> Iterator[None]:
+def _overrides(range_search: bool, one_pass: bool) -> Iterator[None]:
     from quantizers.engines.gptq_forward import one_forward_pass
     from quantizers.engines.gptq_round import whole_row_rounding
 
-    # Waiting rows keep a layer's activations alive, which a CPU has room for; on CUDA the passes are cheap anyway.
-    passes = one_forward_pass() if device == "cpu" else contextlib.nullcontext()
-    with whole_row_rounding(range_search), passes:
+    with whole_row_rounding(range_search), one_forward_pass() if one_pass else contextlib.nullcontext():
         yield

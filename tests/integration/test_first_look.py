@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from quantizers.checkpoints.first_look import outline_of, source_named
-from quantizers.checkpoints.sources import ARCHITECTURES
+from quantizers.checkpoints.sources import GGUF_NAMES
 from tests.unit.quantizers.test_quantizer_sources import TENSORS, write_safetensors
 
 pytestmark = pytest.mark.engine
@@ -23,7 +23,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", GGUF_NAMES)
 def test_the_shapes_are_those_of_the_model_class(architecture: str, tmp_path: Path) -> None:
     import torch
     import transformers

@@ -98,20 +98,20 @@ def test_a_cache_that_the_machine_cannot_hold(
 
 
 def test_a_method_that_gets_an_architecture_wrong_is_refused_before_work() -> None:
-    gemma = checkpoint_record("sha256:c").model_copy(update={"architecture": "Gemma3ForCausalLM"})
+    phi3 = checkpoint_record("sha256:c").model_copy(update={"architecture": "Phi3ForCausalLM"})
     methods = {"awq": {"method": "awq", "group_size": 64}, "nf4": {"method": "bnb_nf4"}}
-    (line,) = [line for line in rule_violations(context(methods=methods), gemma) if "Gemma3ForCausalLM" in line]
-    assert line.startswith("awq: awq is not for Gemma3ForCausalLM")
+    (line,) = [line for line in rule_violations(context(methods=methods), phi3) if "Phi3ForCausalLM" in line]
+    assert line.startswith("awq: awq is not for Phi3ForCausalLM")
 
 
 def test_a_method_is_refused_by_what_the_source_s_config_says(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Gemma3ForCausalLM"]}))
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Phi3ForCausalLM"]}))
     methods = run_config(methods={"nf4": {"method": "bnb_nf4"}, "mine": {"method": "awq"}}).methods
     architecture = told_architecture(FolderSource(kind="folder", path=tmp_path))
-    with pytest.raises(RequestError, match=r"\n  - mine: awq is not for Gemma3ForCausalLM") as caught:
+    with pytest.raises(RequestError, match=r"\n  - mine: awq is not for Phi3ForCausalLM") as caught:
         check_families(methods, architecture)
     assert "nf4" not in caught.value.what
-    check_families(methods, told_architecture(HubSource(kind="hub", id="org/gemma", revision="1" * 40)))
+    check_families(methods, told_architecture(HubSource(kind="hub", id="org/phi3", revision="1" * 40)))
 
 
 def test_heads_that_cannot_be_shared() -> None:

@@ -1,40 +1,65 @@
-"""What is refused by architecture says why, with a source that still says so; layers of several kinds see their own."""
+"""What is refused by architecture says why, by a table of the installed libraries; layers see their own kind's."""
 
-from importlib.metadata import distribution, version
+import importlib.metadata
 from pathlib import Path
 
 import pytest
 
-from quantizers.checkpoints.sources import ARCHITECTURES
+from configs.errors import RequestError
+from quantizers.checkpoints.architectures import architecture_table
+from quantizers.checkpoints.sources import GGUF_NAMES, check_architecture
 from quantizers.engines.layer_kinds import own_positions
-from quantizers.methods.families import (
-    GPTQMODEL_VERSION,
-    MADE_BY_OLDER_ENGINES,
-    REFUSALS,
-    Refusal,
-    family_violations,
-)
+from quantizers.methods.families import MADE_BY_OLDER_ENGINES, family_violations
 from tests.tiny_families import make_tiny
+from tools import model_table
+
+TABLE = architecture_table()
 
 
-def test_awq_is_refused_for_gemma_and_nothing_is_for_llama() -> None:
-    (line,) = family_violations("awq", "Gemma3ForCausalLM")
-    assert "leave it out" in line
-    assert family_violations("gptq", "Gemma3ForCausalLM") == []
-    assert family_violations("awq", "LlamaForCausalLM") == []
+def test_a_refusal_says_what_the_trial_found_and_nothing_is_refused_for_llama() -> None:
+    (line,) = family_violations("bnb_nf4", "MixtralForCausalLM")
+    assert line.startswith("bnb_nf4 is not for MixtralForCausalLM: ")
+    assert line.endswith("leave it out, other methods take this model")
+    assert family_violations("awq", "Gemma3ForCausalLM") == []
+    assert TABLE.architectures["LlamaForCausalLM"].refused == {}
 
 
 def test_an_older_engine_makes_what_it_knows() -> None:
     (line,) = family_violations("awq_autoawq", "SmolLM3ForCausalLM")
     assert "its engine makes Gemma2ForCausalLM, LlamaForCausalLM" in line
     assert family_violations("awq_autoawq", "") == []
-    assert all(makes <= set(ARCHITECTURES) for makes in MADE_BY_OLDER_ENGINES.values())
+    assert all(makes <= set(TABLE.architectures) for makes in MADE_BY_OLDER_ENGINES.values())
 
 
-@pytest.mark.parametrize("row", REFUSALS, ids=lambda row: row.architecture)
-def test_the_source_still_says_so(row: Refusal) -> None:
-    assert version("gptqmodel") == GPTQMODEL_VERSION
-    assert row.says in Path(str(distribution("gptqmodel").locate_file(row.source))).read_text(encoding="utf-8")
+@pytest.mark.parametrize("library", model_table.LIBRARIES)
+def test_the_table_was_made_with_what_is_installed(library: str) -> None:
+    """Where it was not, `python -m tools.model_table` makes it anew."""
+    assert TABLE.versions[library] == importlib.metadata.version(library)
+
+
+def test_the_page_shows_the_table() -> None:
+    assert model_table.page_part(TABLE) in model_table.PAGE.read_text("utf-8")
+
+
+def test_all_that_have_an_outline_are_in_the_table() -> None:
+    assert set(GGUF_NAMES) <= set(TABLE.architectures)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "because"),
+    [
+        ("OlmoeForCausalLM", "GPTQModel does not know it"),
+        ("MptForCausalLM", "vLLM does not know it"),
+        ("Qwen2VLForConditionalGeneration", "it reads more than text"),
+        ("LlamaForCausalLN", "transformers does not know it"),
+    ],
+)
+def test_an_architecture_that_is_not_shared_is_refused_with_who_does_not_know_it(
+    architecture: str, because: str
+) -> None:
+    with pytest.raises(RequestError, match=f"{architecture} in here is not supported: {because}") as refused:
+        check_architecture({"architectures": [architecture]}, Path("here"))
+    assert "MixtralForCausalLM" in refused.value.remedy
 
 
 @pytest.mark.slow

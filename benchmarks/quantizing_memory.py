@@ -1,0 +1,111 @@
+"""Peak memory of quantizing: the model plus one layer's work? `python -m benchmarks.quantizing_memory FOLDER METHOD...`
+
+Each method works as a process of its own on a prepared checkpoint folder, or on a random mixture of experts of about
+1 B parameters where the folder is `moe-1b`. A row: the weights as they are held, what imports take, the peak of the
+process, and what of it is neither model nor imports, in layers.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from math import prod
+from pathlib import Path
+
+from quantizers.checkpoints.checkpoint import describe
+from quantizers.checkpoints.safetensors_header import read_headers
+from registry.contracts.base import Method
+from tests.model_trial import quantize_job
+from tests.tiny_llama import make_tiny_tokenizer
+
+GIB = 2**30
+WIDTH = {"float32": 4, "bfloat16": 2}
+
+
+def random_mixture(path: Path) -> Path:
+    """A Qwen3-MoE of 1.0 B random parameters in bfloat16: 12 layers of 32 experts, two of them a token."""
+    import torch
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    config = Qwen3MoeConfig(
+        hidden_size=1024,
+        num_hidden_layers=12,
+        moe_intermediate_size=768,
+        num_experts=32,
+        num_experts_per_tok=2,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+        head_dim=64,
+        vocab_size=32768,
+        max_position_embeddings=2048,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    torch.set_default_dtype(torch.bfloat16)
+    Qwen3MoeForCausalLM(config).save_pretrained(path)
+    make_tiny_tokenizer(path)
+    return path
+
+
+def layer_elements(folder: Path) -> int:
+    """Weights of the largest decoder layer."""
+    layers: dict[str, int] = defaultdict(int)
+    for name, info in read_headers(folder).items():
+        if ".layers." in name:
+            layers[name.split(".layers.")[1].split(".")[0]] += prod(info.shape)
+    return max(layers.values())
+
+
+def child(job_file: str) -> None:
+    """Quantize, and print the peak before and after, in bytes."""
+    from quantizers.__main__ import quantize_stage
+    from quantizers.base import QuantizeJob, load_method
+    from quantizers.engines.gptqmodel_engine import import_engine
+    from registry.stage_process import StageClock
+
+    job = QuantizeJob.model_validate_json(Path(job_file).read_text())
+    import_engine(job.threads)
+    load_method(job.config.method)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    quantize_stage(job, StageClock(job.output_dir.parent / "progress"))
+    print(json.dumps([before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+
+
+def main(folder: str, methods: list[Method]) -> None:
+    """A row a method."""
+    with tempfile.TemporaryDirectory() as room:
+        source = random_mixture(Path(room) / "model") if folder == "moe-1b" else Path(folder).resolve()
+        record = describe(source, origin=str(source))
+        layer = layer_elements(source)
+        print(f"{record.parameters / 1e9:.2f} B parameters, {layer / 1e6:.1f} M in the largest layer")
+        for method in methods:
+            work = Path(room) / method
+            work.mkdir()
+            # A random router may leave an expert out; that it is rounded then is no matter here.
+            parameters = {"unreached_experts": "round"} if method in ("gptq", "awq") else {}
+            job = quantize_job(record, method, work, **parameters)
+            (work / "job.json").write_text(job.model_dump_json())
+            done = subprocess.run(
+                [sys.executable, "-m", "benchmarks.quantizing_memory", "--child", str(work / "job.json")],
+                check=True,
+                stdout=subprocess.PIPE,
+            )
+            before, peak = json.loads(done.stdout.splitlines()[-1])
+            width = WIDTH[job.dtype]
+            model = record.parameters * width
+            beyond = (peak - before - model) / (layer * width)
+            print(
+                f"{method} in {job.dtype}: model {model / GIB:.2f} GiB, imports {before / GIB:.2f} GiB, peak"
+                f" {peak / GIB:.2f} GiB; beyond both {(peak - before - model) / GIB:.2f} GiB,"
+                f" {beyond:.1f} layers' weights"
+            )
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--child":
+        child(sys.argv[2])
+    else:
+        main(sys.argv[1], sys.argv[2:])  # type: ignore[arg-type]

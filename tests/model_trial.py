@@ -1,0 +1,136 @@
+"""One method on one tiny model, by the pipeline's own stages: made and found sound, or why not."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantizers.__main__ import inspect_stage, quantize_stage
+from quantizers.base import QuantizeJob
+from quantizers.inspection.inspection import InspectJob
+from registry.contracts import ArtifactRecord, CheckpointRecord, InspectionRecord
+from registry.contracts.base import Method
+from registry.stage_process import StageClock
+
+PARAMETERS: dict[str, dict[str, Any]] = {method: {"group_size": 32} for method in ("gptq", "awq", "rtn", "awq_autoawq")}
+TRIAL_SECONDS = 120
+WORK_DTYPES = {"bnb_int8": "float32", "gptq": "float32"}
+
+
+def token_ids(rows: int, tokens: int) -> list[list[int]]:
+    """None of them special."""
+    found: list[list[int]] = np.random.default_rng(0).integers(5, 500, (rows, tokens)).tolist()
+    return found
+
+
+def quantize_job(checkpoint: CheckpointRecord, method: Method, room: Path, **parameters: Any) -> QuantizeJob:
+    """A job that makes `room / "artifact"` of the checkpoint that the record describes; its origin is its folder."""
+    (room / "rows.json").write_text(json.dumps(token_ids(16, 48)))
+    (room / "artifact").mkdir()
+    return QuantizeJob(
+        stage="quantize",
+        result_file=room / "result.json",
+        output_dir=room / "artifact",
+        name=method,
+        config={"method": method, **PARAMETERS.get(method, {}), **parameters},  # type: ignore[arg-type]
+        checkpoint_dir=Path(checkpoint.origin),
+        checkpoint=checkpoint,
+        calibration_dir=room,
+        calibration_digest="sha256:0",
+        device="cpu",
+        dtype=WORK_DTYPES.get(method, "bfloat16"),  # type: ignore[arg-type]
+        threads=1,
+    )
+
+
+def inspected(job: QuantizeJob, made: ArtifactRecord) -> InspectionRecord:
+    """What the inspection says of the artifact of `job`."""
+    asked = InspectJob(
+        stage="inspect",
+        result_file=job.result_file,
+        checkpoint_dir=job.checkpoint_dir,
+        checkpoint=job.checkpoint,
+        artifact_dir=job.output_dir,
+        artifact=made,
+        device="cpu",
+        dtype="bfloat16",
+        threads=1,
+    )
+    clock = StageClock(job.output_dir.parent / "progress")
+    return InspectionRecord.model_validate(inspect_stage(asked, clock).record)
+
+
+def made_and_inspected(
+    checkpoint: CheckpointRecord, method: Method, room: Path, **parameters: Any
+) -> tuple[ArtifactRecord, InspectionRecord]:
+    """Quantize and inspect in this process, in the empty folder `room`."""
+    job = quantize_job(checkpoint, method, room, **parameters)
+    made = ArtifactRecord.model_validate(quantize_stage(job, StageClock(room / "progress")).record)
+    return made, inspected(job, made)
+
+
+def relative_error(source: Path, artifact: Path, kind: str = "", *, experts: bool = False) -> float:
+    """Of the logits of some tokens: how far apart the two models answer, as a share of the source's own norm.
+
+    Args:
+        source: The checkpoint.
+        artifact: What was made of it.
+        kind: The artifact's format.
+        experts: Whether it is a mixture of experts, whose GPTQ and AWQ only GPTQModel reads.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from quantizers.engines.gptqmodel_engine import load_artifact
+
+    def loaded(folder: Path) -> Any:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, device_map="cpu")
+
+    tokens = torch.tensor(token_ids(1, 40))
+    with torch.inference_mode():
+        one = loaded(source)(tokens).logits.float()
+        by_engine = experts and kind in ("gptq", "awq")
+        model = load_artifact(artifact, kind, "cpu", torch.bfloat16, 1) if by_engine else loaded(artifact)
+        other = model(tokens).logits.float()
+    return float((other - one).norm() / one.norm())
+
+
+def apart(work: Callable[[], Any]) -> Any:
+    """The result of `work` in a fork, since engines leave other classes behind; or why there is none, as ValueError."""
+    context = get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+
+    def child(pipe: Connection) -> None:
+        # The engine's log has a thread that writes, which no fork has: it makes another one for another stream.
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+        try:
+            pipe.send((True, work()))
+        except BaseException as error:  # An engine raises whatever it stumbles over.
+            pipe.send((False, _words(error)))
+        os._exit(0)
+
+    process = context.Process(target=child, args=(theirs,))
+    process.start()
+    theirs.close()
+    try:
+        sound, found = ours.recv() if ours.poll(TRIAL_SECONDS) else (False, f"it took more than {TRIAL_SECONDS} s")
+    except EOFError:
+        sound, found = False, "the engine ended its process"
+    process.kill()
+    process.join()
+    if not sound:
+        raise ValueError(found)
+    return found
+
+
+def _words(error: BaseException) -> str:
+    what = getattr(error, "what", None) or f"{type(error).__name__}: {error}"
+    what = re.sub(r"/\S*/", "", " ".join(str(what).split()))
+    return re.sub(r"\.\d+\.", ".*.", what)[:200].rstrip()

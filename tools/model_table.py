@@ -1,0 +1,182 @@
+"""Finds out which method makes which architecture: `python -m tools.model_table`, in some ten minutes.
+
+Names of architectures try these anew and keep the rest. Candidates are what transformers, vLLM and GPTQModel all know
+by their own registries. Each is made as a tiny random model and goes through the pipeline's quantize and inspect stages
+by every method that lives beside us; an artifact whose logits are far from its source's is refused too. Writes
+quantizers/checkpoints/architectures.json and the table in docs/models.md.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast
+
+from pipelines.environments.definition import MAIN
+from quantizers.base import METHODS, load_method
+from quantizers.checkpoints import checkpoint as checkpoints
+from quantizers.checkpoints.architectures import DATA_FILE, Architecture, ArchitectureTable, architecture_table
+from quantizers.checkpoints.expert_names import has_experts
+from registry.contracts.base import Method, format_of
+from registry.files import write_text_atomically
+from tests.model_trial import apart, made_and_inspected, relative_error
+from tests.tiny_families import make_tiny_of
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DATA = REPOSITORY / "quantizers" / "checkpoints" / DATA_FILE
+PAGE = REPOSITORY / "docs" / "models.md"
+BEGINS, ENDS = "<!-- made by tools/model_table.py -->", "<!-- end of what tools/model_table.py made -->"
+
+LIBRARIES = ("transformers", "gptqmodel", "compressed-tensors", "bitsandbytes", "defuser")
+"""Which all devices' locks have in one version; vLLM's distribution has another name on a CPU."""
+MOST_ERROR = 0.45
+"""Of the logits, relative to the source's: sound artifacts of these models have 0.02 to 0.35 in 4 bits."""
+
+
+def own_methods() -> list[Method]:
+    """Those whose engines live beside us."""
+    return [name for name in METHODS if load_method(name).environment == MAIN]
+
+
+def candidates() -> tuple[dict[str, str], dict[str, str]]:
+    """Architecture -> model type of those that all three know, and architecture -> who does not know it."""
+    from gptqmodel.models.auto import MODEL_MAP
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    served = set(ModelRegistry.get_supported_archs())
+    known: dict[str, str] = {}
+    unknown: dict[str, str] = {}
+    for model_type, architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
+        if architecture not in served:
+            unknown[architecture] = "vLLM does not know it"
+        elif model_type not in MODEL_MAP:
+            unknown[architecture] = "GPTQModel does not know it"
+        else:
+            known.setdefault(architecture, model_type)
+    # Whole models with encoders of images or sound: transformers has no causal language model of that name.
+    for architecture in sorted(served - set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())):
+        if architecture.endswith("ForConditionalGeneration"):
+            unknown[architecture] = "it reads more than text; name a checkpoint of its language model alone"
+    return known, {name: why for name, why in unknown.items() if name not in known}
+
+
+class NotSoundError(Exception):
+    """What was made is not what its source is."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+
+def trial(model_type: str, method: Method) -> bool:
+    """Whether the model is a mixture of experts; an exception says why it is not made.
+
+    What is not sound is tried once more with other random weights: a tiny model may answer nothing, or be a touchy one.
+    """
+    try:
+        return _trial(model_type, method, seed=0)
+    except NotSoundError:
+        return _trial(model_type, method, seed=1)
+
+
+def _trial(model_type: str, method: Method, seed: int) -> bool:
+    with tempfile.TemporaryDirectory() as room:
+        folder = make_tiny_of(model_type, Path(room) / "model", seed)
+        record = checkpoints.describe(folder, origin=str(folder))
+        experts = has_experts(record.linear_shapes)
+        _refuse_packed(folder, experts)
+        work = Path(room) / "work"
+        work.mkdir()
+        _, found = made_and_inspected(record, method, work)
+        if failed := [check for check in found.checks if not check.passed]:
+            raise NotSoundError(f"the artifact fails its inspection: {failed[0].detail}")
+        error = relative_error(folder, work / "artifact", format_of(method), experts=experts)
+        if not error < MOST_ERROR:
+            raise NotSoundError(f"a tiny artifact's logits are off by {error:.2f} of the source's")
+        return experts
+
+
+def _refuse_packed(folder: Path, experts: bool) -> None:
+    from quantizers.checkpoints.safetensors_header import read_headers
+
+    packed = [name for name, info in read_headers(folder).items() if "conv" not in name and len(info.shape) == 3]
+    if packed and not experts:
+        raise NotSoundError("its files keep a layer's experts in one tensor, which vLLM reads in 16 bits or MXFP4 only")
+
+
+def table(only: Sequence[str], before: ArchitectureTable) -> Iterator[ArchitectureTable]:
+    """Try everything, or what `only` names; each table is more complete than the one before it.
+
+    Args:
+        only: Architectures; all when empty.
+        before: The table as it is, whose other rows stay where `only` names some.
+    """
+    from quantizers.engines.gptqmodel_engine import import_engine
+
+    import_engine(1)
+    known, unknown = candidates()
+    checkpoints.check_architecture = lambda *_: None
+    architectures = dict(before.architectures) if only else {}
+    untried = {name: "not tried yet" for name in known if name not in architectures}
+    unknown |= untried | {name: why for name, why in before.unknown.items() if only and name in known}
+    versions = {name: version(name) for name in LIBRARIES}
+    for architecture in [one for one in only if one in known] or sorted(known):
+        model_type = known[architecture]
+        unknown.pop(architecture, None)
+        architectures.pop(architecture, None)
+        refused: dict[Method, str] = {}
+        experts = False
+        for method in own_methods():
+            try:
+                experts |= apart(lambda model_type=model_type, method=method: trial(model_type, method))
+            except ValueError as error:
+                refused[method] = str(error)
+        if len(refused) == len(own_methods()):
+            unknown[architecture] = next(iter(refused.values()))
+        else:
+            architectures[architecture] = Architecture(model_type=model_type, experts=experts, refused=refused)
+        print(f"{architecture}: {', '.join(refused) or 'all'}{' refused' if refused else ' methods'}", file=sys.stderr)
+        yield ArchitectureTable(
+            versions=versions,
+            architectures=dict(sorted(architectures.items())),
+            unknown=dict(sorted(unknown.items())),
+        )
+
+
+def page_part(found: ArchitectureTable) -> str:
+    """The table as the page has it."""
+    methods = own_methods()
+    lines = [
+        "",
+        f"| architecture | experts | {' | '.join(f'`{one}`' for one in methods)} |",
+        "|---" * (len(methods) + 2) + "|",
+    ]
+    notes: dict[str, int] = {}
+    for name, one in found.architectures.items():
+        cells = []
+        for method in methods:
+            why = one.refused.get(cast(Method, method))
+            cells.append("yes" if why is None else f"no ({notes.setdefault(why, len(notes) + 1)})")
+        lines.append(f"| {name} | {'yes' if one.experts else ''} | {' | '.join(cells)} |")
+    lines += ["", *(f"{number}. {why}" for why, number in notes.items()), "", "Not made or not served at all:", ""]
+    by_reason: dict[str, list[str]] = {}
+    for name, why in found.unknown.items():
+        by_reason.setdefault(why, []).append(name)
+    lines += [f"- {why}: {', '.join(names)}" for why, names in by_reason.items()]
+    return "\n".join([*lines, "", ""])
+
+
+def write_page(found: ArchitectureTable) -> None:
+    """Put the table between its two marks."""
+    text = PAGE.read_text("utf-8")
+    head, _, rest = text.partition(BEGINS)
+    write_text_atomically(PAGE, head + BEGINS + "\n" + page_part(found) + ENDS + rest.partition(ENDS)[2])
+
+
+if __name__ == "__main__":
+    for made in table(sys.argv[1:], architecture_table()):
+        write_text_atomically(DATA, json.dumps(made.model_dump(mode="json"), indent=1) + "\n")
+        write_page(made)
