@@ -136,8 +136,8 @@ def _awq(files: TensorFiles, module: str, bits: int) -> torch.Tensor:
 
 def _packed_integers(files: TensorFiles, module: str) -> torch.Tensor:
     """weight_packed [out, in / per_word], weight_scale [out, groups], weight_zero_point [out / per_word, groups]; the
-    shape itself is beside them, since its last words may be filled up. weight_g_idx [in] where columns were grouped in another
-    order."""
+    shape itself is beside them, since its last words may be filled up. weight_g_idx [in] where columns were grouped in
+    another order."""
     columns = int(files.read(f"{module}.weight_shape")[1])
     bits = _WORD_BITS * files.headers[f"{module}.weight_packed"].shape[1] // columns
     codes = _unpack(files.read(f"{module}.weight_packed"), bits, dim=1).float()

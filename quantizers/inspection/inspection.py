@@ -299,9 +299,9 @@ def _engine_reads(job: InspectJob) -> bool:
     """Whether GPTQModel has to read the artifact: of experts that it packed, transformers 5.19 keeps a layer's in one
     tensor and would fill it with random numbers; modules of several precisions (`dynamic`) it takes for alike."""
     kind = format_of(job.artifact.method)
-    return kind in ("gptq", "awq") and has_experts(job.checkpoint.linear_shapes) or (
-        kind == "gptq" and job.artifact.precision is not None
-    )
+    if has_experts(job.checkpoint.linear_shapes):
+        return kind in ("gptq", "awq")
+    return kind == "gptq" and job.artifact.precision is not None
 
 
 def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
@@ -331,7 +331,7 @@ def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
 
 
 def _loaded(job: InspectJob) -> tuple[Any, Collection[str]]:
-    """The artifact as transformers loads it, and what it did not find there; or as the engine does, where only that can."""
+    """The artifact as transformers loads it, or as its engine does where only that can; and what was not found."""
     import torch
     from transformers import AutoModelForCausalLM
 
