@@ -50,6 +50,8 @@ class _Scale(NamedTuple):
     enforce_eager: bool
 
 
+_FOR_WHO_ASKS = frozenset({"fp8"})
+"""As large as what `w8a8` makes, and no faster where both are multiplied."""
 _SCALES: dict[Device, _Scale] = {
     "cpu": _Scale(1024, 16, 64, 128, [1, 4, 8], 16, 16, True),
     "cuda": _Scale(4096, 64, 128, 512, [1, 4, 16, 64], 64, 64, False),
@@ -86,9 +88,9 @@ class FirstRecipe:
 
     def _methods(self) -> dict[str, dict[str, Any]]:
         """The methods that take the model, those without calibration first, each with the widest groups that fit; those
-        of older engines, which have environments of their own, only for who asks for them."""
+        of other engines, which have environments of their own, only for who asks for them."""
         chosen = {}
-        ours = [method for method in METHODS if load_method(method).environment == MAIN]
+        ours = [name for name in METHODS if load_method(name).environment == MAIN and name not in _FOR_WHO_ASKS]
         for method in sorted(ours, key=lambda name: load_method(name).needs_calibration):
             name = method.removeprefix("bnb_")
             refusals = []

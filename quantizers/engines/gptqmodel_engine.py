@@ -115,15 +115,7 @@ def run_engine(
         ):
             _report_layers(model, clock, job)
             model.quantize(calibration=rows, batch_size=1, backend=getattr(gptqmodel.BACKEND, backend))
-        known = checkpoint_names(job.checkpoint.linear_shapes)
-        modules = [
-            module.model_copy(update={"name": known.get(module.name, module.name)})
-            for module in told_unreached(read_quant_log(model.quant_log, model.extract_layers_node()), tokens)
-        ]
-        # The engine logs in the order its workers finished; equal work is to give equal records.
-        modules.sort(key=lambda module: module.name)
-        # It logs modules that its definition names and the model does not have.
-        modules = [module for module in modules if module.name in job.checkpoint.linear_shapes]
+        modules = _made(model, job, tokens)
         # With fallbacks off, it leaves a module that saw no tokens as it was.
         check_complete(ENGINE, modules, job.quantized_linears)
         if not (isinstance(config, MixtureMethodConfig) and config.unreached_experts == "round"):
@@ -136,6 +128,16 @@ def run_engine(
     return QuantizeOutcome(
         modules=modules, versions={library: version(library) for library in LIBRARIES}, engine=ENGINE
     )
+
+
+def _made(model: Any, job: QuantizeJob, tokens: Mapping[str, int]) -> list[QuantizedModule]:
+    """The engine's log, by the checkpoint's names, without modules that its definition names and the model lacks."""
+    shapes = job.checkpoint.linear_shapes
+    known = checkpoint_names(shapes)
+    logged = told_unreached(read_quant_log(model.quant_log, model.extract_layers_node()), tokens)
+    modules = [module.model_copy(update={"name": known.get(module.name, module.name)}) for module in logged]
+    # The engine logs in the order its workers finished; equal work is to give equal records.
+    return sorted((module for module in modules if module.name in shapes), key=lambda module: module.name)
 
 
 def _load(gptqmodel: Any, job: QuantizeJob, engine_config: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from configs.quantities import Count
+from configs.quantities import Count, Seed
 from quantizers.base import CalibratedMethodConfig, LinearShapes, MethodConfig, QuantizeOutcome
 from quantizers.methods.rules import packed_violations
 from registry.contracts.base import Device, DType
@@ -30,7 +30,7 @@ class Config(CalibratedMethodConfig):
     """Weights of a row that share one scale; -1 is the whole row. It must divide in_features."""
     iterations: Count = Field(default=200, ge=1)
     """Steps of learning for each decoder layer; the paper's and the engine's default."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the order in which rows are taken."""
 
 
