@@ -20,7 +20,7 @@ from pipelines.recipe.executor_config import RayExecutor
 from pipelines.stage_programs.ray_broker import RESOURCE, Answer, Call, ClusterNode
 from serving_checks.processes.supervisor import Supervised
 
-_CONNECT_SECONDS = 180.0
+_CONNECT_SECONDS = 90.0
 """For Ray's import and a cluster's answer; of `local`, until it is there."""
 _LISTEN_SECONDS = 0.2
 _END_SECONDS = 5.0
