@@ -187,10 +187,10 @@ def stage_processes(folder: Path) -> list[int]:
     return [pid for pid in of_node(folder) if any(one.startswith(f"{SCRATCH_VARIABLE}=") for one in _variables(pid))]
 
 
-def works_on(folder: Path, stem: str) -> bool:
-    """Whether the stage is in the middle of its work at a node."""
+def works_on(folder: Path, stem: str, times: int = 1) -> bool:
+    """Whether the stage is in the middle of its work at a node, in the run of that number that came so far."""
     begun = list(folder.glob(f"runs/*/stages/{stem}.result.progress"))
-    return bool(begun) and not list(folder.glob(f"runs/*/stages/{stem}.result.json"))
+    return len(begun) == times and not list(folder.glob(f"runs/*/stages/{stem}.result.json"))
 
 
 def _variables(pid: int) -> list[str]:
@@ -214,13 +214,13 @@ def test_two_nodes_give_what_one_machine_gives(lab: Lab, local: dict[str, Any]) 
         until(lambda: not [pid for folder in nodes.folders for pid in stage_processes(folder)])
 
 
-@pytest.mark.parametrize("stem", ["quantize-gptq", "measure-rtn"])
-def test_a_worker_that_is_killed_costs_no_result(lab: Lab, local: dict[str, Any], stem: str) -> None:
-    with nodes_of(lab, f"killed-{stem}", {}) as nodes:
-        run = lab.begun(f"on-killed-{stem}", nodes.executor)
-        until(lambda: works_on(nodes.folders[0], stem))
-        for worker in until(lambda: workers_of(nodes.folders[0])):
-            os.kill(worker, signal.SIGKILL)
+def test_workers_that_are_killed_cost_no_result(lab: Lab, local: dict[str, Any]) -> None:
+    with nodes_of(lab, "killed", {}) as nodes:
+        run = lab.begun("on-killed", nodes.executor)
+        for stem in ("measure-rtn", "quantize-gptq"):
+            until(lambda stem=stem: works_on(nodes.folders[0], stem))  # type: ignore[misc]
+            for worker in until(lambda: workers_of(nodes.folders[0])):
+                os.kill(worker, signal.SIGKILL)
         out, err = run.communicate(timeout=1500)
         assert run.returncode == 0, err[-8000:]
         assert facts(json.loads(out)) == facts(local)
@@ -237,10 +237,20 @@ def test_a_node_that_dies_costs_no_result(lab: Lab, local: dict[str, Any]) -> No
         until(lambda: not stage_processes(nodes.folders[1]))
 
 
-def test_a_cluster_that_goes_loses_nothing_that_was_done(lab: Lab, local: dict[str, Any]) -> None:
+def test_a_run_that_is_broken_off_three_ways_leaves_nothing_and_goes_on(lab: Lab, local: dict[str, Any]) -> None:
+    """By kill -9, by SIGTERM, and by a cluster that goes."""
     with nodes_of(lab, "gone", {}) as nodes:
+        (folder,) = nodes.folders
+        for times, number in enumerate((signal.SIGKILL, signal.SIGTERM), 1):
+            run = lab.begun("on-gone", nodes.executor)
+            until(lambda times=times: works_on(folder, "measure-baseline", times))  # type: ignore[misc]
+            assert stage_processes(folder)
+            run.send_signal(number)
+            _, err = run.communicate(timeout=WAIT_SECONDS)
+            assert run.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130), err[-8000:]
+            until(lambda: not stage_processes(folder))
         run = lab.begun("on-gone", nodes.executor)
-        until(lambda: works_on(nodes.folders[0], "measure-baseline"))
+        until(lambda: works_on(folder, "measure-baseline", 3))
     _, err = run.communicate(timeout=1500)
     assert run.returncode == 3, err[-8000:]
     assert "the Ray cluster" in err
@@ -250,27 +260,6 @@ def test_a_cluster_that_goes_loses_nothing_that_was_done(lab: Lab, local: dict[s
     assert facts(record) == facts(local)
     reused = {outcome["name"] for outcome in record["outcomes"] if outcome["how"] == "reused"}
     assert {"prepare", "soundness"} <= reused
-
-
-def test_a_driver_that_is_killed_leaves_nothing(lab: Lab) -> None:
-    with nodes_of(lab, "orphan", {}) as nodes:
-        run = lab.begun("on-orphan", nodes.executor)
-        until(lambda: works_on(nodes.folders[0], "measure-baseline"))
-        assert stage_processes(nodes.folders[0])
-        run.send_signal(signal.SIGKILL)
-        run.communicate()
-        until(lambda: not stage_processes(nodes.folders[0]))
-
-
-def test_an_interrupted_run_takes_its_stages_back(lab: Lab) -> None:
-    with nodes_of(lab, "interrupted", {}) as nodes:
-        run = lab.begun("on-interrupted", nodes.executor)
-        until(lambda: works_on(nodes.folders[0], "measure-baseline"))
-        assert stage_processes(nodes.folders[0])
-        run.send_signal(signal.SIGTERM)
-        run.communicate(timeout=WAIT_SECONDS)
-        assert run.returncode == 130
-        until(lambda: not stage_processes(nodes.folders[0]))
 
 
 def test_nodes_that_would_give_other_results_are_refused(lab: Lab) -> None:
