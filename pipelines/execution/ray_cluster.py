@@ -19,8 +19,9 @@ from configs.errors import RequestError, StageError
 from pipelines.recipe.executor_config import RayExecutor
 from pipelines.stage_programs.ray_broker import RESOURCE, Answer, Call, ClusterNode
 from serving_checks.processes.supervisor import Supervised
+from serving_checks.transport.reachable import why_unreachable
 
-_CONNECT_SECONDS = 180.0
+_CONNECT_SECONDS = 90.0
 """For Ray's import and a cluster's answer; of `local`, until it is there."""
 _LISTEN_SECONDS = 0.2
 _END_SECONDS = 5.0
@@ -53,6 +54,8 @@ class RayCluster:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
+        if unreachable := why_unreachable(self._executor.address.removeprefix("ray://")):
+            raise self._no_answer(unreachable)
         folder = Path(tempfile.mkdtemp(prefix="quantbench-"))  # short: a socket's path has at most 107 characters
         self._open.callback(shutil.rmtree, folder, ignore_errors=True)
         self._socket = folder / "ray"
@@ -149,12 +152,15 @@ class RayCluster:
         deadline = time.monotonic() + _CONNECT_SECONDS
         while not self._socket.exists():
             if self._broker.wait(_LISTEN_SECONDS) is not None or time.monotonic() > deadline:
-                raise StageError(
-                    f"the Ray cluster {self._executor.address} does not answer: {self._last_line()}",
-                    remedy=f"see that it runs (`ray status`); a machine that is no node of it names ray://HOST:10001;"
-                    f" {_START_NODES}. All that Ray says is in {self._log_file}",
-                    blame="machine",
-                )
+                raise self._no_answer(self._last_line())
+
+    def _no_answer(self, why: str) -> StageError:
+        return StageError(
+            f"the Ray cluster {self._executor.address} does not answer: {why}",
+            remedy=f"see that it runs (`ray status`); a machine that is no node of it names ray://HOST:10001;"
+            f" {_START_NODES}. All that Ray says is in {self._log_file}",
+            blame="machine",
+        )
 
     def _gone(self) -> ClusterGone:
         return ClusterGone(

@@ -4,7 +4,6 @@ vLLM's server has to run on a machine of the cluster. It starts its workers ther
 from the same path; a cluster with fewer GPUs it waits for, half an hour long (vllm/v1/executor/ray_utils.py).
 """
 
-import socket
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -15,12 +14,12 @@ from pydantic import ValidationError
 from registry.contracts.base import Record
 from registry.hashing import digest_of_file
 from serving_checks.processes.supervisor import Supervised
+from serving_checks.transport.reachable import why_unreachable
 
 PROBE = "serving_checks.engines.worker_probe"
 """What vLLM's workers import of ours, on each machine."""
 _ANSWER_SECONDS = 180.0
 """For Ray's import, the cluster's answer and a process on each of its machines."""
-_CONNECT_SECONDS = 10.0
 _START = "start it with `ray start --head` here and `ray start --address HOST:6379` on the others (docs/multi-node.md)"
 
 
@@ -110,7 +109,7 @@ def asked_cluster(address: str, file: Path, log_file: Path, python: Path | None 
     """
     if python is None and find_spec("ray") is None:
         return Cluster(fault="Ray is not installed here (pip install 'quantbench[ray]', on each machine)")
-    if unreachable := _unreachable(address):
+    if unreachable := why_unreachable(address):  # `auto` is looked up on this machine
         return Cluster(fault=unreachable)
     answer = log_file.with_suffix(".json")
     argv = [str(python or sys.executable), "-P", "-m", "serving_checks.engines.vllm_ray_program"]
@@ -122,18 +121,6 @@ def asked_cluster(address: str, file: Path, log_file: Path, python: Path | None 
         except (OSError, ValidationError):
             why = f"within {_ANSWER_SECONDS:.0f} s" if ended is None else _last_line(asking.log_tail(20))
             return Cluster(fault=why)
-
-
-def _unreachable(address: str) -> str | None:
-    """Why nobody listens there: Ray's library would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        return None  # `auto`, which Ray looks up on this machine
-    try:
-        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
-    except OSError as error:
-        return f"{type(error).__name__}: {error}"
-    return None
 
 
 def _last_line(log: str) -> str:

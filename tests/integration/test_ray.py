@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -167,33 +167,36 @@ def until(found: Callable[[], Any]) -> Any:
     return value
 
 
+def of_node(folder: Path) -> dict[int, bytes]:
+    """The processes that came of a node -> the name that each has given itself, or its command."""
+    found = {}
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it ended just now
+            if f"QUANTBENCH_NODE={folder}".encode() in environ.read_bytes().split(b"\0"):
+                found[int(environ.parent.name)] = environ.with_name("cmdline").read_bytes()
+    return {pid: found[pid] for pid in alive(found)}
+
+
+def workers_of(folder: Path) -> list[int]:
+    """Ray's processes that have a stage in hand."""
+    return [pid for pid, name in of_node(folder).items() if name.startswith(b"ray::") and b"on_node" in name]
+
+
 def stage_processes(folder: Path) -> list[int]:
-    """Processes that work on stages of a node, guards included."""
-    found = []
-    for command in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = command.read_bytes()
-        except OSError:
-            continue
-        if str(folder).encode() in words and b".job.json" in words:
-            found.append(int(command.parent.name))
-    return alive(found)
+    """What a node's workers have started: stages, servers, guards, and what those are forked from."""
+    return [pid for pid in of_node(folder) if any(one.startswith(f"{SCRATCH_VARIABLE}=") for one in _variables(pid))]
 
 
-def workers_at(folder: Path, stem: str) -> list[int]:
-    """The Ray worker processes that work on a stage at a node: the parents of what works on it."""
-    found = set()
-    for pid in stage_processes(folder):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes()
-            status = Path(f"/proc/{pid}/status").read_text()
-        except OSError:
-            continue
-        if f"/{stem}.job.json".encode() in words:
-            parent = int(next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:")))
-            if b"ray::" in Path(f"/proc/{parent}/cmdline").read_bytes():
-                found.add(parent)
-    return sorted(found)
+def works_on(folder: Path, stem: str, times: int = 1) -> bool:
+    """Whether the stage is in the middle of its work at a node, in the run of that number that came so far."""
+    begun = list(folder.glob(f"runs/*/stages/{stem}.result.progress"))
+    return len(begun) == times and not list(folder.glob(f"runs/*/stages/{stem}.result.json"))
+
+
+def _variables(pid: int) -> list[str]:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
+    return []
 
 
 def test_two_nodes_give_what_one_machine_gives(lab: Lab, local: dict[str, Any]) -> None:
@@ -208,15 +211,16 @@ def test_two_nodes_give_what_one_machine_gives(lab: Lab, local: dict[str, Any]) 
         assert {"quantize-gptq.log", "measure-gptq.log", "measure-gptq+server.log"} <= logs
         again = told(lab.run("on-two", nodes.executor))
         assert {outcome["how"] for outcome in again["outcomes"]} == {"reused"}
-    assert not [pid for folder in nodes.folders for pid in stage_processes(folder)]
+        until(lambda: not [pid for folder in nodes.folders for pid in stage_processes(folder)])
 
 
-@pytest.mark.parametrize("stem", ["quantize-gptq", "measure-rtn"])
-def test_a_worker_that_is_killed_costs_no_result(lab: Lab, local: dict[str, Any], stem: str) -> None:
-    with nodes_of(lab, f"killed-{stem}", {}) as nodes:
-        run = lab.begun(f"on-killed-{stem}", nodes.executor)
-        for worker in until(lambda: workers_at(nodes.folders[0], stem)):
-            os.kill(worker, signal.SIGKILL)
+def test_workers_that_are_killed_cost_no_result(lab: Lab, local: dict[str, Any]) -> None:
+    with nodes_of(lab, "killed", {}) as nodes:
+        run = lab.begun("on-killed", nodes.executor)
+        for stem in ("measure-rtn", "quantize-gptq"):
+            until(lambda stem=stem: works_on(nodes.folders[0], stem))  # type: ignore[misc]
+            for worker in until(lambda: workers_of(nodes.folders[0])):
+                os.kill(worker, signal.SIGKILL)
         out, err = run.communicate(timeout=1500)
         assert run.returncode == 0, err[-8000:]
         assert facts(json.loads(out)) == facts(local)
@@ -230,14 +234,23 @@ def test_a_node_that_dies_costs_no_result(lab: Lab, local: dict[str, Any]) -> No
         out, err = run.communicate(timeout=1500)
         assert run.returncode == 0, err[-8000:]
         assert facts(json.loads(out)) == facts(local)
-        assert not stage_processes(nodes.folders[1])
+        until(lambda: not stage_processes(nodes.folders[1]))
 
 
-def test_a_cluster_that_goes_loses_nothing_that_was_done(lab: Lab, local: dict[str, Any]) -> None:
+def test_a_run_that_is_broken_off_three_ways_leaves_nothing_and_goes_on(lab: Lab, local: dict[str, Any]) -> None:
+    """By kill -9, by SIGTERM, and by a cluster that goes."""
     with nodes_of(lab, "gone", {}) as nodes:
+        (folder,) = nodes.folders
+        for times, number in enumerate((signal.SIGKILL, signal.SIGTERM), 1):
+            run = lab.begun("on-gone", nodes.executor)
+            until(lambda times=times: works_on(folder, "measure-baseline", times))  # type: ignore[misc]
+            assert stage_processes(folder)
+            run.send_signal(number)
+            _, err = run.communicate(timeout=WAIT_SECONDS)
+            assert run.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130), err[-8000:]
+            until(lambda: not stage_processes(folder))
         run = lab.begun("on-gone", nodes.executor)
-        until(lambda: list(nodes.folders[0].glob("runs/*/stages/soundness.result.json")))
-        until(lambda: stage_processes(nodes.folders[0]))
+        until(lambda: works_on(folder, "measure-baseline", 3))
     _, err = run.communicate(timeout=1500)
     assert run.returncode == 3, err[-8000:]
     assert "the Ray cluster" in err
@@ -247,26 +260,6 @@ def test_a_cluster_that_goes_loses_nothing_that_was_done(lab: Lab, local: dict[s
     assert facts(record) == facts(local)
     reused = {outcome["name"] for outcome in record["outcomes"] if outcome["how"] == "reused"}
     assert {"prepare", "soundness"} <= reused
-
-
-def test_a_driver_that_is_killed_leaves_nothing(lab: Lab) -> None:
-    with nodes_of(lab, "orphan", {}) as nodes:
-        run = lab.begun("on-orphan", nodes.executor)
-        until(lambda: stage_processes(nodes.folders[0]))
-        run.send_signal(signal.SIGKILL)
-        run.communicate()
-        until(lambda: not stage_processes(nodes.folders[0]))
-        until(lambda: not _with_scratch_of(nodes.folders[0]))
-
-
-def test_an_interrupted_run_takes_its_stages_back(lab: Lab) -> None:
-    with nodes_of(lab, "interrupted", {}) as nodes:
-        run = lab.begun("on-interrupted", nodes.executor)
-        until(lambda: stage_processes(nodes.folders[0]))
-        run.send_signal(signal.SIGTERM)
-        run.communicate(timeout=WAIT_SECONDS)
-        assert run.returncode == 130
-        until(lambda: not stage_processes(nodes.folders[0]))
 
 
 def test_nodes_that_would_give_other_results_are_refused(lab: Lab) -> None:
@@ -285,17 +278,3 @@ def test_no_cluster_is_told(lab: Lab) -> None:
     done = lab.run("on-none", f"executor={{kind: ray, address: '127.0.0.2:9', store: {store}}}")
     assert done.returncode == 3
     assert "the Ray cluster 127.0.0.2:9 does not answer" in done.stderr
-
-
-def _with_scratch_of(folder: Path) -> list[int]:
-    """Processes with the variables of a node's worker, such as its fork servers."""
-    found = []
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            variables = environ.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        named = f"QUANTBENCH_NODE={folder}".encode() in variables
-        if named and any(one.startswith(f"{SCRATCH_VARIABLE}=".encode()) for one in variables):
-            found.append(int(environ.parent.name))
-    return alive(found)

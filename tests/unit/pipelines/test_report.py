@@ -410,7 +410,7 @@ def test_the_page_is_written_where_the_run_is(tmp_path: Path) -> None:
 
 def test_without_a_terminal_each_stage_gets_a_line_and_long_ones_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("pipelines.report.console.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pipelines.report.console.time", SimpleNamespace(monotonic=lambda: now[0]))
     console = Console(file=io.StringIO(), width=80)
     with RunConsole(fake_run(), console) as run_console:
         stage = Stage("measure", "int8", {})

@@ -4,9 +4,11 @@ import fcntl
 import gc
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -99,7 +101,7 @@ def test_whoever_waits_goes_on_when_the_gate_opens(tmp_path: Path, monkeypatch: 
             closer.kill()
             closer.wait()
 
-        monkeypatch.setattr(in_use.time, "sleep", waited)
+        monkeypatch.setattr(in_use, "time", SimpleNamespace(sleep=waited, monotonic=time.monotonic))
         mine.hold("a")
     assert waits == [in_use._POLL_SECONDS]
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,8 +29,8 @@ class Clocks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wall, self.since_boot = 1_800_000_000.0, 1000.0
-        monkeypatch.setattr(steady_clock.time, "time", lambda: self.wall)
-        monkeypatch.setattr(steady_clock.time, "monotonic", lambda: self.since_boot)
+        clocks = SimpleNamespace(time=lambda: self.wall, monotonic=lambda: self.since_boot)
+        monkeypatch.setattr(steady_clock, "time", clocks)
 
     def go(self, seconds: float) -> None:
         self.wall += seconds
