@@ -1,14 +1,13 @@
 """A real MLflow tracking server on loopback, with an artifact store of its own."""
 
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from serving_checks.processes.supervisor import Supervised
 from serving_checks.server import free_port
+from tests.answering import until_it_answers
 
 
 @contextmanager
@@ -42,13 +41,5 @@ def mlflow_server(
     uri = f"http://127.0.0.1:{port}"
     env = {"MLFLOW_DISABLE_TELEMETRY": "true"}
     with Supervised(argv, log_file=folder / "server.log", env=env, cwd=folder) as server:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                with urllib.request.urlopen(f"{uri}/health", timeout=5):  # noqa: S310
-                    break
-            except OSError:
-                ended = server.poll() is not None or time.monotonic() > deadline
-                assert not ended, server.log_tail(40)
-                time.sleep(0.3)
+        until_it_answers(server, f"{uri}/health", 180)
         yield uri, server

@@ -2,8 +2,6 @@
 
 import socket
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ from pipelines.environments.definition import environment_named
 from pipelines.environments.making import in_use
 from serving_checks.processes.supervisor import Supervised
 from serving_checks.server import free_port
+from tests.answering import until_it_answers
 
 _CHUNK_BYTES = 1 << 16
 
@@ -24,15 +23,7 @@ def moto_server(folder: Path) -> Iterator[tuple[str, Supervised]]:
     with in_use(environment_named("moto", "cpu"), print) as python:
         argv = [str(python), "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         with Supervised(argv, log_file=folder / "moto.log", cwd=folder) as server:
-            deadline = time.monotonic() + 120
-            while True:
-                try:
-                    with urllib.request.urlopen(f"{url}/moto-api/", timeout=5):  # noqa: S310
-                        break
-                except OSError:
-                    ended = server.poll() is not None or time.monotonic() > deadline
-                    assert not ended, server.log_tail(40)
-                    time.sleep(0.2)
+            until_it_answers(server, f"{url}/moto-api/", 120)
             yield url, server
 
 

@@ -30,7 +30,7 @@ from pipelines.recipe.run_config import RunConfig
 from registry.contracts import Failure, StageResult
 from registry.contracts.base import Record
 from registry.explain import explanation_of
-from registry.shared_store import SharedStore
+from registry.shared_store import Progress, SharedStore
 from registry.stage_cache import StageKey
 from registry.store import DamagedObject
 from serving_checks.processes.scratch import left_over, scratch_folder
@@ -211,7 +211,7 @@ def _result(asked: StageAsked, kept: _Kept, tell: Tell) -> StageResult:
         check_free_space(kept.workspace.root, stage, asked.config.source, asked.results)
         for again in (False, True):
             for digest in input_digests(stage, asked.results):
-                objects.fetch(store, digest, lambda done, total: tell(f"fetching {done >> 20}/{total >> 20} MiB"))
+                objects.fetch(store, digest, told_bytes("fetching", tell))
             try:
                 result = work.result_of(stage, asked.results, tell)
                 break
@@ -221,10 +221,13 @@ def _result(asked: StageAsked, kept: _Kept, tell: Tell) -> StageResult:
                 store.discard(damage.digest)  # it was whole when it was fetched
         if result.failure is None and result.object is not None:
             tell("sending")
-            objects.push(
-                store, result.object.digest, lambda done, total: tell(f"sending {done >> 20}/{total >> 20} MiB")
-            )
+            objects.push(store, result.object.digest, told_bytes("sending", tell))
     return result
+
+
+def told_bytes(what: str, tell: Tell) -> Progress:
+    """Says how much of an object went over, in words."""
+    return lambda done, total: tell(f"{what} {done >> 20}/{total >> 20} MiB")
 
 
 def _await_end_of_earlier(tell: Tell) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Event
 
 from configs.errors import QuantbenchError, RequestError
-from pipelines.execution.node_work import CheckAsked, CheckTold, StageAsked, StageTold
+from pipelines.execution.node_work import CheckAsked, CheckTold, StageAsked, StageTold, told_bytes
 from pipelines.execution.ray_cluster import RayCluster
 from pipelines.execution.stage_work import StageWork, input_digests
 from pipelines.execution.workspace import Workspace
@@ -84,7 +84,7 @@ class WorkOnRay:
         if reads_here(self._run, stage):
             return self._here.result_of(stage, results, on_progress)
         for digest in input_digests(stage, results):
-            self._shared.push(store, digest, lambda done, total: on_progress(f"sending {done >> 20}/{total >> 20} MiB"))
+            self._shared.push(store, digest, told_bytes("sending", on_progress))
         text = self._cluster.call(self._call(stage, results), self._given_up, on_progress)
         told = StageTold.model_validate_json(text)
         self._hosts[stage.name] = told.host
@@ -95,10 +95,7 @@ class WorkOnRay:
             failure = result.failure.model_copy(update={"what": f"on {told.host}: {result.failure.what}"})
             return result.model_copy(update={"failure": failure})
         if result.object is not None:
-            digest = result.object.digest
-            self._shared.fetch(
-                store, digest, lambda done, total: on_progress(f"fetching {done >> 20}/{total >> 20} MiB")
-            )
+            self._shared.fetch(store, result.object.digest, told_bytes("fetching", on_progress))
         return result
 
     def node_of(self, stage: Stage) -> str | None:

@@ -51,7 +51,6 @@ class Runner:
     ) -> None:
         self._context = context
         self._workspace = workspace
-        self._run_dir = run_dir
         self._on_progress = on_progress
         self._before_work = before_work
         self._machine = machine or SharedMachine(workspace)

@@ -1,5 +1,6 @@
 """Ray's own clusters of two nodes that say they have GPUs, asked as before a server is shared out over them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -39,8 +40,10 @@ def ours(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def two_nodes(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a cluster whose nodes say that they have four GPUs each."""
-    program = [str(python), "-P", str(ROOT / "tests" / "orchestrators" / "gpu_nodes_program.py"), "4", "4"]
-    log = tmp_path_factory.mktemp("ray") / "log"
+    folder = tmp_path_factory.mktemp("ray")
+    wanted = json.dumps([{"folder": str(folder / name), "gpus": 4} for name in ("head", "other")])
+    program = [str(python), "-P", str(ROOT / "tests" / "orchestrators" / "ray_program.py"), wanted]
+    log = folder / "log"
     with (
         log.open("w") as errors,
         subprocess.Popen(
@@ -48,10 +51,10 @@ def two_nodes(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         ) as nodes,
     ):
         assert nodes.stdout is not None and nodes.stdin is not None
-        address = nodes.stdout.readline().strip()
-        assert address, log.read_text()[-3000:]
+        line = next((line for line in nodes.stdout if '"address"' in line), "")
+        assert line, log.read_text()[-3000:]
         try:
-            yield address
+            yield json.loads(line)["address"]
         finally:
             nodes.stdin.close()
             nodes.wait(120)

@@ -1,8 +1,8 @@
 """Ray nodes on this machine, for as long as standard input is open; run in an environment that has Ray.
 
 The first argument is a JSON list with an object a node, the head first: `folder`, its workspace; `env`, variables
-besides; `cores`, those that it may compute on. Prints the cluster's address. A line of input that names a node by its
-number kills it.
+besides; `cores`, those that it may compute on; `gpus`, how many it says that it has. Prints the cluster's address. A
+line of input that names a node by its number kills it.
 """
 
 import json
@@ -36,6 +36,7 @@ def _started(wanted_nodes: list[dict[str, Any]]) -> tuple[Cluster, list[Any]]:
             nodes.append(
                 cluster.add_node(
                     num_cpus=len(os.sched_getaffinity(0)),
+                    num_gpus=wanted.get("gpus"),
                     resources={"quantbench": 1},
                     env_vars={"QUANTBENCH_NODE": wanted["folder"], **wanted.get("env", {})},
                     include_dashboard=False,

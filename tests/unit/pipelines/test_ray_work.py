@@ -114,6 +114,7 @@ def digests(record: RunRecord) -> dict[str, tuple[str, str | None]]:
     return {one.name: (one.how, one.result.object.digest if one.result.object else None) for one in record.outcomes}
 
 
+@pytest.mark.slow
 def test_a_run_on_nodes_comes_to_what_a_run_here_comes_to(lab: Lab, tmp_path: Path) -> None:
     other = Workspace(tmp_path / "other")
     other.create()
@@ -133,6 +134,7 @@ def test_a_run_on_nodes_comes_to_what_a_run_here_comes_to(lab: Lab, tmp_path: Pa
     assert {one.how for one in lab.run().outcomes} == {"reused"}
 
 
+@pytest.mark.slow
 def test_texts_of_the_suite_go_to_who_reads_them_only(lab: Lab) -> None:
     lab.run()
     asked = {one["name"]: one for call in lab.cluster.calls if "name" in (one := json.loads(call.text))}
@@ -140,6 +142,7 @@ def test_texts_of_the_suite_go_to_who_reads_them_only(lab: Lab) -> None:
     assert all(call.whole and call.retries == 3 and call.cpus == 2 for call in lab.cluster.calls)
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_there_is_told_with_its_node_and_its_log(lab: Lab) -> None:
     record = lab.run(quantize_int8="die")
     outcome = next(one for one in record.outcomes if one.name == "quantize:int8")
@@ -151,6 +154,7 @@ def test_a_stage_that_fails_there_is_told_with_its_node_and_its_log(lab: Lab) ->
     assert digests(lab.run())["quantize:int8"][0] == "done"
 
 
+@pytest.mark.slow
 def test_a_cluster_that_goes_costs_what_was_not_done(lab: Lab) -> None:
     lab.cluster.dies_at = "measure:baseline"
     first = digests(lab.run())
@@ -162,12 +166,14 @@ def test_a_cluster_that_goes_costs_what_was_not_done(lab: Lab) -> None:
     assert second["measure:int8"][0] == "done"
 
 
+@pytest.mark.slow
 def test_an_input_that_is_damaged_at_the_node_is_fetched_again(lab: Lab) -> None:
     record = lab.run(quantize_int8="harm")
     assert digests(record)["quantize:int8"][0] == "done"
     assert all(not lab.node.store.differences(digest) for _, digest in digests(record).values() if digest)
 
 
+@pytest.mark.slow
 def test_a_node_that_came_later_and_is_another_machine_makes_nothing(lab: Lab) -> None:
     lab.machine = MACHINE.model_copy(update={"device_name": "another"})
     outcome = next(one for one in lab.run().outcomes if one.name == "measure:baseline")

@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,19 @@ def test_what_is_damaged_here_is_fetched_anew(shared: SharedStore, here: Store, 
     assert (shared.fetch(there, digest) / "config.json").read_text() == "{}"
 
 
+def at_the_same_time(work: Callable[..., None], place: Path, roots: list[Path], digest: str) -> list[int | None]:
+    """Exit codes of processes that begin `work` together, one a root."""
+    context = multiprocessing.get_context("fork")
+    start = context.Event()
+    processes = [context.Process(target=work, args=(place, root, digest, start)) for root in roots]
+    for process in processes:
+        process.start()
+    start.set()
+    for process in processes:
+        process.join(60)
+    return [process.exitcode for process in processes]
+
+
 def _fetch(place: Path, root: Path, digest: str, start: "multiprocessing.synchronize.Event") -> None:
     start.wait(60)
     SharedStore(str(place)).fetch(Store(root), digest)
@@ -246,15 +260,7 @@ def test_processes_that_want_the_same_object_take_turns(
 ) -> None:
     digest = put(here, MODEL)
     shared.push(here, digest)
-    context = multiprocessing.get_context("fork")
-    start = context.Event()
-    processes = [context.Process(target=_fetch, args=(place, tmp_path / "node", digest, start)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    start.set()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * 4
+    assert at_the_same_time(_fetch, place, [tmp_path / "node"] * 4, digest) == [0] * 4
     assert Store(tmp_path / "node").verify(digest) == []
     assert not list((tmp_path / "node" / "fetching").glob("*"))
     assert not list((tmp_path / "node" / "objects").glob(".*"))
@@ -266,18 +272,10 @@ def _push(place: Path, root: Path, digest: str, start: "multiprocessing.synchron
 
 
 def test_several_machines_may_push_the_same_object(shared: SharedStore, place: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    start = context.Event()
     roots = [tmp_path / f"node{number}" for number in range(3)]
     digests = {put(Store(root), MODEL) for root in roots}
     (digest,) = digests
-    processes = [context.Process(target=_push, args=(place, root, digest, start)) for root in roots]
-    for process in processes:
-        process.start()
-    start.set()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * 3
+    assert at_the_same_time(_push, place, roots, digest) == [0] * 3
     assert not list((place / "incoming").glob("*"))
     shared.fetch(Store(tmp_path / "reader"), digest)
 
