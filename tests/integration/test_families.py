@@ -16,8 +16,8 @@ from quantizers.checkpoints.architectures import architecture_table
 from quantizers.checkpoints.checkpoint import describe
 from quantizers.checkpoints.expert_names import has_experts, is_router
 from quantizers.engines.gptqmodel_engine import import_engine
-from quantizers.methods.families import family_violations
-from registry.contracts import ArtifactRecord, CheckpointRecord
+from quantizers.methods.families import MADE_BY_OLDER_ENGINES, family_violations
+from registry.contracts import ArtifactRecord, CheckpointRecord, InspectionRecord
 from registry.contracts.base import Method, format_of
 from serving_checks.processes.pulse import UNBOUNDED
 from tests.model_trial import apart, inspected, made_and_inspected, quantize_job, relative_error, token_ids
@@ -28,10 +28,16 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.thorough]
 MOST_ERROR = 0.45
 """Of the logits, relative to the source's; see tools/model_table.py."""
 
-METHODS_AND_MARKS = [
-    pytest.param(method, marks=[] if load_method(method).environment == MAIN else pytest.mark.environment)
+OWN = [method for method in METHODS if load_method(method).environment == MAIN]
+TRIED_ELSEWHERE = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Gemma2ForCausalLM")
+"""Plain, with biases, and with norms in other places."""
+ELSEWHERE = [
+    (architecture, method)
     for method in METHODS
+    if method not in OWN and method != "gptq_autogptq"  # which asks for CUDA
+    for architecture in sorted(MADE_BY_OLDER_ENGINES.get(method, TRIED_ELSEWHERE))
 ]
+"""What is made in environments of other engines, each by a process that imports for a quarter of a minute."""
 # GPTQModel leaves other classes in transformers once it has loaded a mixture of experts: dense models come first.
 ARCHITECTURES = sorted(
     architecture_table().architectures, key=lambda name: architecture_table().architectures[name].experts
@@ -39,7 +45,7 @@ ARCHITECTURES = sorted(
 MIXTURE = {name for name, one in architecture_table().architectures.items() if one.experts}
 
 
-@pytest.fixture(scope="module", params=[name for name in ARCHITECTURES if name not in MIXTURE])
+@pytest.fixture(scope="module")
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CheckpointRecord:
     folder = make_tiny_of(
         architecture_table().architectures[request.param].model_type, tmp_path_factory.mktemp("family") / "model"
@@ -52,38 +58,35 @@ def test_fifteen_architectures_are_here() -> None:
     assert {"MixtralForCausalLM", "Qwen3MoeForCausalLM"} <= MIXTURE
 
 
-@pytest.mark.parametrize("method", METHODS_AND_MARKS)
+@pytest.mark.parametrize("method", OWN)
+@pytest.mark.parametrize("checkpoint", [name for name in ARCHITECTURES if name not in MIXTURE], indirect=True)
 def test_it_is_made_and_found_sound_or_refused(checkpoint: CheckpointRecord, method: Method, tmp_path: Path) -> None:
     if refused := family_violations(method, checkpoint.architecture):
         assert method in refused[0]
         return
-    if method == "gptq_autogptq":
-        pytest.skip("AutoGPTQ quantizes with CUDA only")
-    environment = load_method(method).environment
-    if environment == MAIN:
-        made, found = made_and_inspected(checkpoint, method, tmp_path)
-    else:
-        job = quantize_job(checkpoint, method, tmp_path)
-        result = run_job(
-            job,
-            "quantizers",
-            job.name,
-            job.result_file.with_suffix(".log"),
-            env={},
-            patience=UNBOUNDED,
-            on_progress=lambda _: None,
-            interpreter=environment_named(environment, "cpu"),
-        )
-        made = ArtifactRecord.model_validate(result.record)
-        found = inspected(job, made)
+    check(checkpoint, method, tmp_path, *made_and_inspected(checkpoint, method, tmp_path))
+
+
+@pytest.mark.environment
+@pytest.mark.parametrize(("checkpoint", "method"), ELSEWHERE, indirect=["checkpoint"])
+def test_other_engines_make_it_too(checkpoint: CheckpointRecord, method: Method, tmp_path: Path) -> None:
+    job = quantize_job(checkpoint, method, tmp_path)
+    log_file = job.result_file.with_suffix(".log")
+    environment = environment_named(load_method(method).environment, "cpu")
+    options = {"env": {}, "patience": UNBOUNDED, "on_progress": lambda _: None}
+    result = run_job(job, "quantizers", job.name, log_file, interpreter=environment, **options)
+    assert result.failure is None, log_file.read_text()
+    made = ArtifactRecord.model_validate(result.record)
+    check(checkpoint, method, tmp_path, made, inspected(job, made))
+
+
+def check(
+    checkpoint: CheckpointRecord, method: Method, room: Path, made: ArtifactRecord, found: InspectionRecord
+) -> None:
     assert {module.name for module in made.quantized_modules} == set(checkpoint.linear_shapes)
     assert [check for check in found.checks if not check.passed] == []
-    error = relative_error(
-        Path(checkpoint.origin),
-        tmp_path / "artifact",
-        format_of(method),
-        experts=has_experts(checkpoint.linear_shapes),
-    )
+    experts = has_experts(checkpoint.linear_shapes)
+    error = relative_error(Path(checkpoint.origin), room / "artifact", format_of(method), experts=experts)
     assert error < MOST_ERROR
 
 
