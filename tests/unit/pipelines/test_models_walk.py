@@ -20,7 +20,8 @@ def test_the_walk_prints_what_it_says(
     mixtral = make_tiny_of("mixtral", tmp_path / "models" / "mixtral")
     olmoe = shutil.copytree(mixtral, tmp_path / "models" / "olmoe")
     config = json.loads((mixtral / "config.json").read_text())
-    (olmoe / "config.json").write_text(json.dumps(config | {"architectures": ["OlmoeForCausalLM"], "model_type": "olmoe"}))
-    recipe = RECIPE.format(source=mixtral) 
-    Path("recipe.yaml").write_text(recipe)
+    known_elsewhere = config | {"architectures": ["OlmoeForCausalLM"], "model_type": "olmoe"}
+    (olmoe / "config.json").write_text(json.dumps(known_elsewhere))
+    Path("recipe.yaml").write_text(RECIPE.format(source="models/mixtral"))
+    capsys.readouterr()  # what making the models has said
     take(walk_of(ROOT / "docs" / "models.md"), capsys)
