@@ -88,13 +88,11 @@ def sharing_of(config: RunConfig, machine: MachineRecord, model_bytes: int | Non
                 f"{stages} at the same time may take {needed / 2**30:.1f} GiB, and {_SHARE_OF_MEMORY:.0%} of this"
                 f" machine's memory are {there / 2**30:.1f}"
             )
-    alone = machine.serving_threads > 1
+    alone = _why_evaluations_are_alone(config, machine, model_bytes)
     return Sharing(
         stages=stages,
-        evaluation=not alone,
-        reason=f"an evaluation is alone, since its server computes on {machine.serving_threads} threads"
-        if alone
-        else "an evaluation's server computes on one thread",
+        evaluation=alone is None,
+        reason=f"an evaluation is alone, since {alone}" if alone else "an evaluation's server computes on one thread",
         making_env=_NO_SPINNING if machine.making_threads > 1 else {},
     )
 
@@ -153,6 +151,9 @@ def startable(
 ) -> list[Stage]:
     """The stages that may begin now, in the plan's order.
 
+    Where nothing is beside a measurement, those that no other stage waits for come last: what is made between them
+    would be made alone.
+
     Args:
         waiting: Those that have not begun, in that order.
         working: Those that have not ended.
@@ -160,7 +161,10 @@ def startable(
         waits: What `waits_of` told.
     """
     found: list[Stage] = []
-    for stage in waiting:
+    needed = frozenset().union(*(waits[stage.name] for stage in waiting if stage.kind != "measure"))
+    apart_from_all = sharing.stages > 1 and not sharing.evaluation
+    last = [one for one in waiting if apart_from_all and one.kind == "measure" and one.name not in needed]
+    for stage in [*(one for one in waiting if one not in last), *last]:
         busy = [*working, *found]
         if len(busy) >= sharing.stages:
             break
@@ -208,6 +212,14 @@ def _why_one(config: RunConfig, machine: MachineRecord) -> str | None:
             " takes a core; concurrency.stages lets several make artifacts beside each other all the same"
         )
     return "with one artifact there is next to nothing to do beside its measurement" if artifacts < 2 else None
+
+
+def _why_evaluations_are_alone(config: RunConfig, machine: MachineRecord, model_bytes: int | None) -> str | None:
+    if machine.serving_threads > 1:
+        return f"its server computes on {machine.serving_threads} threads"
+    servers = 1 if model_bytes is None else len(servers_of(config, machine, model_bytes))
+    # What would work beside servers on all cores gains nothing, and the load test then waits for its end.
+    return f"its {servers} servers compute on all {machine.threads} cores" if servers >= machine.threads else None
 
 
 def _one(reason: str) -> Sharing:
