@@ -151,8 +151,8 @@ def startable(
 ) -> list[Stage]:
     """The stages that may begin now, in the plan's order.
 
-    Where nothing is beside a measurement, those that no other stage waits for come last: what is made between them
-    would be made alone.
+    Where nothing is beside a measurement, all artifacts come before it, or what is made between two would be made
+    alone; and of them what most others wait for, one after the other, comes first.
 
     Args:
         waiting: Those that have not begun, in that order.
@@ -161,10 +161,11 @@ def startable(
         waits: What `waits_of` told.
     """
     found: list[Stage] = []
-    needed = frozenset().union(*(waits[stage.name] for stage in waiting if stage.kind != "measure"))
-    apart_from_all = sharing.stages > 1 and not sharing.evaluation
-    last = [one for one in waiting if apart_from_all and one.kind == "measure" and one.name not in needed]
-    for stage in [*(one for one in waiting if one not in last), *last]:
+    order = list(waiting)
+    if sharing.stages > 1 and not sharing.evaluation:
+        heights = _heights(waiting, waits)
+        order.sort(key=lambda stage: -heights[stage.name])
+    for stage in order:
         busy = [*working, *found]
         if len(busy) >= sharing.stages:
             break
@@ -175,6 +176,19 @@ def startable(
             break  # this one is next: what is later in the plan does not begin before it
         found.append(stage)
     return found
+
+
+def _heights(stages: Sequence[Stage], waits: Mapping[str, frozenset[str]]) -> dict[str, int]:
+    """Stage -> the longest chain of stages that wait for it, itself counted; 0 for a measurement that nothing is made
+    after."""
+    heights: dict[str, int] = {}
+    behind: dict[str, int] = {}
+    for stage in reversed(stages):
+        height = behind.get(stage.name, 0)
+        heights[stage.name] = height + 1 if height or stage.kind != "measure" else 0
+        for name in waits[stage.name]:
+            behind[name] = max(behind.get(name, 0), heights[stage.name])
+    return heights
 
 
 def may_be_beside(stages: Sequence[Stage], sharing: Sharing) -> dict[str, list[str]]:
