@@ -88,7 +88,10 @@ def is_mixture(model_type: str) -> bool:
         raise NotSoundError(f"there is no tiny model of it to try: {parameters / 1e6:,.0f} million parameters")
     with tempfile.TemporaryDirectory() as room:
         folder = make_tiny_of(model_type, Path(room) / "model")
-        experts = has_experts(checkpoints.describe(folder, origin=str(folder)).linear_shapes)
+        linear_shapes = checkpoints.describe(folder, origin=str(folder)).linear_shapes
+        if not linear_shapes:
+            raise NotSoundError("no Linears of its decoder layers are found")
+        experts = has_experts(linear_shapes)
         _refuse_packed(folder, experts)
         return experts
 
