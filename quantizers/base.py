@@ -77,7 +77,7 @@ def bits_of(artifact: ArtifactRecord) -> int:
 
 def own_bits(method: Method, parameters: Mapping[str, Any]) -> int:
     """The same of a method and its parameters."""
-    return _BITS.get(format_of(method)) or int(parameters["bits"])
+    return _BITS.get(method) or _BITS.get(format_of(method)) or int(parameters["bits"])
 
 
 class MethodConfig(StrictModel):

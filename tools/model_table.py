@@ -19,9 +19,9 @@ from quantizers.base import METHODS, load_method
 from quantizers.checkpoints import checkpoint as checkpoints
 from quantizers.checkpoints.architectures import DATA_FILE, Architecture, ArchitectureTable, architecture_table
 from quantizers.checkpoints.expert_names import has_experts
-from registry.contracts.base import Method, format_of
+from registry.contracts.base import Method
 from registry.files import write_text_atomically
-from tests.model_trial import apart, made_and_inspected, relative_error
+from tests.model_trial import NotSoundError, apart, trial
 from tests.tiny_families import make_tiny_of, tiny_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -36,8 +36,6 @@ _READS_MORE = "ForConditionalGeneration"
 _MORE_THAN_TEXT = "it reads more than text; name a checkpoint of its language model alone"
 _MOST_PARAMETERS = 50_000_000
 """Of a tiny model: what is larger has sizes that nothing here makes small, and takes minutes a method."""
-MOST_ERROR = 0.45
-"""Of the logits, relative to the source's: sound artifacts of these models have 0.02 to 0.35 in 4 bits."""
 
 
 def own_methods() -> list[Method]:
@@ -69,14 +67,6 @@ def candidates() -> tuple[dict[str, str], dict[str, str]]:
     return known, {name: why for name, why in unknown.items() if name not in known}
 
 
-class NotSoundError(Exception):
-    """What was made is not what its source is."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
-        self.what = what
-
-
 def is_mixture(model_type: str) -> bool:
     """Whether it is a mixture of experts; an exception says why no method can be tried on it."""
     import torch
@@ -94,32 +84,6 @@ def is_mixture(model_type: str) -> bool:
         experts = has_experts(linear_shapes)
         _refuse_packed(folder, experts)
         return experts
-
-
-def trial(model_type: str, method: Method) -> None:
-    """Make it and look at it; an exception says why it is not made.
-
-    What is not sound is tried once more with other random weights: a tiny model may answer nothing, or be a touchy one.
-    """
-    try:
-        _trial(model_type, method, seed=0)
-    except NotSoundError:
-        _trial(model_type, method, seed=1)
-
-
-def _trial(model_type: str, method: Method, seed: int) -> None:
-    with tempfile.TemporaryDirectory() as room:
-        folder = make_tiny_of(model_type, Path(room) / "model", seed)
-        record = checkpoints.describe(folder, origin=str(folder))
-        experts = has_experts(record.linear_shapes)
-        work = Path(room) / "work"
-        work.mkdir()
-        _, found = made_and_inspected(record, method, work)
-        if failed := [check for check in found.checks if not check.passed]:
-            raise NotSoundError(f"the artifact fails its inspection: {failed[0].detail}")
-        error = relative_error(folder, work / "artifact", format_of(method), experts=experts)
-        if not error < MOST_ERROR:
-            raise NotSoundError(f"a tiny artifact's logits are off by {error:.2f} of the source's")
 
 
 def _refuse_packed(folder: Path, experts: bool) -> None:

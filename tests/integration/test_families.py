@@ -17,19 +17,16 @@ from pipelines.execution.stage_job import run_job
 from quantizers.base import METHODS, load_method
 from quantizers.checkpoints.architectures import architecture_table
 from quantizers.checkpoints.checkpoint import describe
-from quantizers.checkpoints.expert_names import has_experts, is_router
+from quantizers.checkpoints.expert_names import is_router
 from quantizers.engines.gptqmodel_engine import import_engine
 from quantizers.methods.families import MADE_BY_OLDER_ENGINES, family_violations
-from registry.contracts import ArtifactRecord, CheckpointRecord, InspectionRecord
-from registry.contracts.base import Method, format_of
+from registry.contracts import ArtifactRecord
+from registry.contracts.base import Method
 from serving_checks.processes.pulse import UNBOUNDED
-from tests.model_trial import apart, inspected, made_and_inspected, quantize_job, relative_error, token_ids
+from tests.model_trial import apart, check_sound, inspected, made_and_inspected, quantize_job, token_ids, trial
 from tests.tiny_families import make_tiny_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.thorough]
-
-MOST_ERROR = 0.45
-"""Of the logits, relative to the source's; see tools/model_table.py."""
 
 OWN = [method for method in METHODS if load_method(method).environment == MAIN]
 TRIED_ELSEWHERE = ("Qwen2ForCausalLM", "Gemma2ForCausalLM")
@@ -64,24 +61,20 @@ MIXTURES = ("MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
 TABLE = architecture_table().architectures
 
 
-@pytest.fixture(scope="module")
-def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CheckpointRecord:
-    folder = make_tiny_of(TABLE[request.param].model_type, tmp_path_factory.mktemp("family") / "model")
-    return describe(folder, origin=str(folder))
-
-
 @pytest.mark.parametrize("method", OWN)
-@pytest.mark.parametrize("checkpoint", DENSE, indirect=True)
-def test_it_is_made_and_found_sound_or_refused(checkpoint: CheckpointRecord, method: Method, tmp_path: Path) -> None:
-    if refused := family_violations(method, checkpoint.architecture):
+@pytest.mark.parametrize("architecture", DENSE)
+def test_it_is_made_and_found_sound_or_refused(architecture: str, method: Method) -> None:
+    if refused := family_violations(method, architecture):
         assert method in refused[0]
-        return
-    check(checkpoint, method, tmp_path, *made_and_inspected(checkpoint, method, tmp_path))
+    else:
+        trial(TABLE[architecture].model_type, method)
 
 
 @pytest.mark.environment
-@pytest.mark.parametrize(("checkpoint", "method"), ELSEWHERE, indirect=["checkpoint"])
-def test_other_engines_make_it_too(checkpoint: CheckpointRecord, method: Method, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("architecture", "method"), ELSEWHERE)
+def test_other_engines_make_it_too(architecture: str, method: Method, tmp_path: Path) -> None:
+    folder = make_tiny_of(TABLE[architecture].model_type, tmp_path / "model")
+    checkpoint = describe(folder, origin=str(folder))
     job = quantize_job(checkpoint, method, tmp_path)
     log_file = job.result_file.with_suffix(".log")
     environment = environment_named(load_method(method).environment, "cpu")
@@ -89,17 +82,7 @@ def test_other_engines_make_it_too(checkpoint: CheckpointRecord, method: Method,
     result = run_job(job, "quantizers", job.name, log_file, interpreter=environment, **options)
     assert result.failure is None, log_file.read_text()
     made = ArtifactRecord.model_validate(result.record)
-    check(checkpoint, method, tmp_path, made, inspected(job, made))
-
-
-def check(
-    checkpoint: CheckpointRecord, method: Method, room: Path, made: ArtifactRecord, found: InspectionRecord
-) -> None:
-    assert {module.name for module in made.quantized_modules} == set(checkpoint.linear_shapes)
-    assert [check for check in found.checks if not check.passed] == []
-    experts = has_experts(checkpoint.linear_shapes)
-    error = relative_error(Path(checkpoint.origin), room / "artifact", format_of(method), experts=experts)
-    assert error < MOST_ERROR
+    check_sound(checkpoint, made, inspected(job, made), tmp_path / "artifact")
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "rtn"])
@@ -118,11 +101,9 @@ def make_mixture(architecture: str, method: Method, room: Path) -> None:
     assert not [name for name in record.linear_shapes if is_router(name)]
     (room / "work").mkdir()
     made, found = made_and_inspected(record, method, room / "work")
-    assert {module.name for module in made.quantized_modules} == set(record.linear_shapes)
-    assert [check for check in found.checks if not check.passed] == []
+    check_sound(record, made, found, room / "work" / "artifact")
     (told,) = [check for check in found.checks if check.name == "experts"]
     assert "0 of them saw no calibration token" in told.detail
-    assert relative_error(folder, room / "work" / "artifact", format_of(method), experts=True) < MOST_ERROR
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq"])
