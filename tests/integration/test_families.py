@@ -20,7 +20,7 @@ from quantizers.checkpoints.checkpoint import describe
 from quantizers.checkpoints.expert_names import is_router
 from quantizers.engines.gptqmodel_engine import import_engine
 from quantizers.methods.families import MADE_BY_OLDER_ENGINES, family_violations
-from registry.contracts import ArtifactRecord
+from registry.contracts import ArtifactRecord, CheckpointRecord
 from registry.contracts.base import Method
 from serving_checks.processes.pulse import UNBOUNDED
 from tests.model_trial import apart, check_sound, inspected, made_and_inspected, quantize_job, token_ids, trial
@@ -61,20 +61,26 @@ MIXTURES = ("MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
 TABLE = architecture_table().architectures
 
 
+@pytest.fixture(scope="module", autouse=True)
+def engines() -> None:
+    """Imported once. They work in forks alone: what has worked leaves threads and locks that no fork has, and GPTQModel
+    leaves other classes in transformers."""
+    import_engine(1)
+
+
 @pytest.mark.parametrize("method", OWN)
 @pytest.mark.parametrize("architecture", DENSE)
 def test_it_is_made_and_found_sound_or_refused(architecture: str, method: Method) -> None:
     if refused := family_violations(method, architecture):
         assert method in refused[0]
     else:
-        trial(TABLE[architecture].model_type, method)
+        apart(lambda: trial(TABLE[architecture].model_type, method))
 
 
 @pytest.mark.environment
 @pytest.mark.parametrize(("architecture", "method"), ELSEWHERE)
 def test_other_engines_make_it_too(architecture: str, method: Method, tmp_path: Path) -> None:
-    folder = make_tiny_of(TABLE[architecture].model_type, tmp_path / "model")
-    checkpoint = describe(folder, origin=str(folder))
+    checkpoint = apart(lambda: described(TABLE[architecture].model_type, tmp_path / "model"))
     job = quantize_job(checkpoint, method, tmp_path)
     log_file = job.result_file.with_suffix(".log")
     environment = environment_named(load_method(method).environment, "cpu")
@@ -82,18 +88,21 @@ def test_other_engines_make_it_too(architecture: str, method: Method, tmp_path: 
     result = run_job(job, "quantizers", job.name, log_file, interpreter=environment, **options)
     assert result.failure is None, log_file.read_text()
     made = ArtifactRecord.model_validate(result.record)
-    check_sound(checkpoint, made, inspected(job, made), tmp_path / "artifact")
+    apart(lambda: check_sound(checkpoint, made, inspected(job, made), tmp_path / "artifact"))
+
+
+def described(model_type: str, folder: Path) -> CheckpointRecord:
+    make_tiny_of(model_type, folder)
+    return describe(folder, origin=str(folder))
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "rtn"])
 @pytest.mark.parametrize("architecture", MIXTURES)
 def test_a_mixture_of_experts_is_made_or_refused(architecture: str, method: Method, tmp_path: Path) -> None:
-    import_engine(1)
     apart(lambda: make_mixture(architecture, method, tmp_path))
 
 
 def make_mixture(architecture: str, method: Method, room: Path) -> None:
-    """In a process of its own, since GPTQModel leaves other classes of mixtures in transformers."""
     if family_violations(method, architecture):
         return
     folder = make_tiny_of(TABLE[architecture].model_type, room / "model")
@@ -108,7 +117,6 @@ def make_mixture(architecture: str, method: Method, room: Path) -> None:
 
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_experts_that_saw_no_token_are_refused_or_told(method: Method, tmp_path: Path) -> None:
-    import_engine(1)
     apart(lambda: leave_an_expert_out(method, tmp_path))
 
 
@@ -133,7 +141,7 @@ def leave_an_expert_out(method: Method, room: Path) -> None:
 def test_they_are_served_and_score_as_transformers_says(tmp_path: Path) -> None:
     """Twenty architectures in one engine process, each as it is, the dense ones rounded too."""
     folders: dict[str, Path] = {}
-    # GPTQModel leaves other classes in transformers once it has loaded a mixture of experts: dense models come first.
+    # Last in this file: here the engines work in this process.
     for architecture in (*DENSE, *MIXTURES):
         row = TABLE[architecture]
         folders[architecture] = make_tiny_of(row.model_type, tmp_path / architecture / "model")
