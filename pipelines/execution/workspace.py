@@ -93,8 +93,9 @@ class Workspace:
         return self.root / "rounded" / key.digest.removeprefix("sha256:")
 
     def forget_unfinished(self, key: StageKey) -> None:
-        """Remove both: the stage's result is kept."""
-        self.trials_file(key).unlink(missing_ok=True)
+        """Remove both: the stage's result is kept. What cannot be removed is collected by `gc`."""
+        with suppress(OSError):
+            self.trials_file(key).unlink()
         shutil.rmtree(self.kept_dir(key), ignore_errors=True)
 
     @property

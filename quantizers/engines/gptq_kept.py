@@ -130,7 +130,7 @@ class KeptLinears:
                 raise ValueError("its checksum is not that of its content")
             tensors: dict[str, torch.Tensor] = load(content)
             return tensors
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, SafetensorError) as error:
             print(f"what was kept of {name} cannot be used, it is made anew: {error}", file=sys.stderr)

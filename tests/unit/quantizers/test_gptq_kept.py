@@ -83,6 +83,19 @@ def test_a_full_disk_is_told_once_and_ends_nothing(tmp_path: Path, capsys: pytes
     assert KeptLinears(tmp_path / "kept").take("first", result.weights) is not None
 
 
+def test_something_in_the_folder_s_place_is_told_once_and_ends_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rounded").write_text("no folder")
+    result, kept = rounded("float32", 4, symmetric=True), KeptLinears(tmp_path / "rounded" / "key" / "2-threads")
+    for name in ("first", "second"):
+        assert kept.take(name, result.weights) is None
+        kept.keep(name, result)
+    assert not kept.has(["first"])
+    assert kept.count() == 0
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_the_artifact_s_room_is_left_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
