@@ -210,24 +210,26 @@ MIXED = PrecisionRecord(
 )
 
 
+_MIXED_PRECISION = {
+    "precision": MIXED,
+    "config": {"mixed_precision": {"budget": "9 bits", "choices": [4, 8, 16]}},
+}
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "own_passes"),
     [
-        {"dtype": "bfloat16", "config": {"bits": 8}},
-        {"config": {"desc_act": True, "range_search": False}},
-        {"config": {"group_size": -1}},
-        {
-            "precision": MIXED,
-            "config": {"mixed_precision": {"budget": "9 bits", "choices": [4, 8, 16]}},
-        },
+        pytest.param({"dtype": "bfloat16", "config": {"bits": 8}}, False, id="bfloat16, 8 bits"),
+        pytest.param({"config": {"group_size": -1}}, False, id="whole rows"),
+        pytest.param({"config": {"desc_act": True, "range_search": False}}, True, id="columns over groups, own passes"),
+        pytest.param(_MIXED_PRECISION, False, id="mixed precision"),
+        pytest.param(_MIXED_PRECISION, True, id="mixed precision, own passes"),
     ],
-    ids=["bfloat16, 8 bits", "columns over groups", "whole rows", "mixed precision"],
 )
-@pytest.mark.parametrize("own_passes", [False, True], ids=["one pass", "the engine's passes"])
 def test_what_is_missing_is_made_anew_whatever_the_config(
     lab: Lab, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], own_passes: bool
 ) -> None:
-    """The engine's own passes are what runs on CUDA."""
+    """The engine's own passes are those that run on CUDA."""
     if own_passes:
         monkeypatch.setattr("quantizers.engines.gptq_forward.one_forward_pass", nullcontext)
     kept = tmp_path / "kept"
