@@ -102,6 +102,15 @@ _TRANSFORMERS_ONE_PROCESS = Refusal(
     says="continuous_batching: Annotated[",
     engine="transformers",
 )
+_LLAMACPP = Refusal(
+    because="it reads GGUF alone",
+    remedy="set serving.engine to vllm, or take the method gguf",
+    source="xllamacpp/__init__.py",
+    says="from .xllamacpp import *",
+    engine="llamacpp",
+)
+_NO_GGUF: tuple[Method, ...] = ("gptq", "awq", "bnb_nf4", "bnb_int8", "rtn", "w8a8", "fp8", "nvfp4")
+"""All formats but GGUF."""
 
 REFUSALS = (
     _BITSANDBYTES_SHARDED._replace(method="bnb_nf4"),
@@ -149,6 +158,12 @@ REFUSALS = (
         says="repo, gguf_file = split_model_id(force_model)",
         method="gguf",
         engine="transformers",
+    ),
+    *(_LLAMACPP._replace(method=method) for method in _NO_GGUF),
+    _LLAMACPP._replace(
+        because="its package comes for CPUs",
+        remedy="set device to cpu, or serving.engine to vllm",
+        device="cuda",
     ),
     _EXPERTS_WITHOUT_AMX._replace(method="gptq"),
     _EXPERTS_WITHOUT_AMX._replace(method="awq"),

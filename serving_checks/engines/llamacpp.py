@@ -1,8 +1,8 @@
 """llama.cpp's server (llama-server as the package xllamacpp builds it in, b11549), in an environment of its own.
 
 It completes token ids and texts, chats, streams, has a metrics page, and works on a fixed number of requests at once,
-each in a slot with a cache of its own. It ignores fields that it does not know, `echo` and vLLM's of log-probabilities
-among them. Of a token that `logit_bias` forces it tells the log-probability that it would have had without that.
+each in a slot with a cache of its own. It ignores fields that it does not know, `echo` among them, and tells no
+log-probability of a prompt. Of a token that `logit_bias` forces it tells the log-probability that it had without that.
 
 What is no GGUF it is given as one: an unquantized folder is written as a GGUF file in 16 or 32 bits first.
 """
@@ -92,9 +92,9 @@ class LlamaCppEngine(LaunchedEngine):
         found = []
         method = (config.get("quantization_config") or {}).get("quant_method")
         if method not in (None, "gguf"):
-            found.append(f"llama.cpp reads GGUF, and {request.model_dir} is quantized by {method}; serve it with vLLM")
+            found.append(f"llama.cpp reads GGUF, and {request.model_dir} is quantized by {method}; take another engine")
         if request.device != "cpu":
-            found.append("llama.cpp comes for CPUs here; set `device: cpu`, or serve the model with vLLM")
+            found.append("llama.cpp comes for CPUs here; set `device: cpu`, or take another engine")
         if method == "gguf" and not [*request.model_dir.glob("*.gguf")]:
             found.append(f"{request.model_dir} holds no GGUF file, which its config.json promises; quantize again")
         positions = config.get("max_position_embeddings")
