@@ -63,18 +63,23 @@ class GgufFile:
         return {name: self._info(name) for name in sorted(self._stored.keys() - set(self._names.values()))}
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor in float32, on the CPU."""
+        """The tensor in float32, on the CPU, as the checkpoint has it."""
+        return self._as_in_checkpoint(name, self.read_own(self._names[name]))
+
+    def read_own(self, stored: str) -> torch.Tensor:
+        """The same as the file has it, by the file's name for it."""
         import numpy as np
         import torch
         from gguf.constants import GGMLQuantizationType
         from gguf.quants import dequantize
 
-        tensor, shape = self._stored[self._names[name]], self.headers[name].shape
+        tensor = self._stored[stored]
+        shape = tensor.shape[::-1]
         place = self._start + tensor.offset
         content = np.fromfile(self._path, dtype=np.uint8, count=tensor.size_bytes, offset=place)
         rows = content.reshape(prod(shape[:-1]), -1)
         values = np.array(dequantize(rows, GGMLQuantizationType(tensor.ggml_type)), dtype=np.float32)
-        return self._as_in_checkpoint(name, torch.from_numpy(values).view(shape))
+        return torch.from_numpy(values).view(shape)
 
     def _as_in_checkpoint(self, name: str, values: torch.Tensor) -> torch.Tensor:
         if self._kind.startswith("gemma") and name.endswith("norm.weight"):

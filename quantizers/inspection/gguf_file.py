@@ -12,6 +12,7 @@ from unicodedata import normalize
 from configs.errors import RequestError
 from quantizers.checkpoints.gguf_tensors import GgufFile
 from quantizers.checkpoints.gguf_vocabulary import read_vocabulary
+from quantizers.checkpoints.gguf_weights import ROPE_FACTORS
 from quantizers.checkpoints.tokenizer_proof import prove_gguf
 from quantizers.inspection.agreement import agreement
 from quantizers.inspection.dequantize import TensorFiles
@@ -85,6 +86,9 @@ def check_metadata(path: Path, checkpoint_dir: Path, dtype: DType) -> Inspection
     try:
         source = AutoModelForCausalLM.from_pretrained(checkpoint_dir, dtype=getattr(torch, dtype))
         config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        scaled = _rope_is_scaled_as(source.config, path)
+        if scaled:
+            config.rope_parameters = source.config.rope_parameters
         with init_empty_weights(include_buffers=False):
             described = AutoModelForCausalLM.from_config(config)
         # The weights are the source's own, in memory once.
@@ -102,9 +106,31 @@ def check_metadata(path: Path, checkpoint_dir: Path, dtype: DType) -> Inspection
         if getattr(config, name, None) != getattr(source.config, name, None)
     ]
     detail = f"with the source's weights its logits are off by {off:.2g} of the largest one"
+    if scaled:
+        detail += f"; {ROPE_FACTORS} is the source's rope scaling, which transformers reads from config.json alone"
     if others or not off <= _ALIKE:
         detail += "".join(f"; {line}" for line in others) + ". llama.cpp would compute another model: leave gguf out"
     return InspectionCheck(name="metadata", passed=not others and off <= _ALIKE, detail=detail)
+
+
+def rope_factors(path: Path) -> torch.Tensor | None:
+    """By what llama.cpp divides each frequency of the rotary embedding; None where the file has no scaling."""
+    with GgufFile(path, ()) as file:
+        return file.read_own(ROPE_FACTORS) if ROPE_FACTORS in file.unnamed else None
+
+
+def _rope_is_scaled_as(config: Any, path: Path) -> bool:
+    """Whether the file scales frequencies, and as `config` does."""
+    import torch
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    factors, told = rope_factors(path), config.rope_parameters
+    if factors is None or told.get("rope_type") not in ROPE_INIT_FUNCTIONS:
+        return False
+    scaled, _ = ROPE_INIT_FUNCTIONS[told["rope_type"]](config, "cpu")
+    places = torch.arange(0, 2 * len(scaled), 2, dtype=torch.float32) / (2 * len(scaled))
+    plain = 1 / told["rope_theta"] ** places
+    return factors.shape == scaled.shape and bool(torch.allclose(plain / scaled, factors, rtol=_ALIKE))
 
 
 def _logits(model: Any, prompt: torch.Tensor) -> torch.Tensor:

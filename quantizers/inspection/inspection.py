@@ -23,7 +23,12 @@ from quantizers.engines.experts import unreached_experts
 from quantizers.inspection.agreement import compare_weights
 from quantizers.inspection.dequantize import PACKED, TensorFiles, stored_name, tensors_of
 from quantizers.inspection.embeddings import check_embeddings
-from quantizers.inspection.gguf_file import check_metadata, check_rounded_embeddings, check_vocabulary
+from quantizers.inspection.gguf_file import (
+    check_metadata,
+    check_rounded_embeddings,
+    check_vocabulary,
+    rope_factors,
+)
 from quantizers.inspection.precision import check_budget, check_precision
 from quantizers.precision.config import AS_IT_IS
 from registry.contracts import ArtifactRecord, CheckpointRecord, InspectionCheck, InspectionRecord, StageJob
@@ -346,11 +351,14 @@ def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
 def _loaded(job: InspectJob) -> tuple[Any, Collection[str]]:
     """The artifact as transformers loads it, or as its engine does where only that can; and what was not found."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     dtype = getattr(torch, job.dtype)
     if path := gguf_file(job.artifact_dir):
-        return load_weights(path, job.dtype), ()
+        # Metadata that differ from the source's config have failed a check of their own.
+        scaled = rope_factors(path) is not None
+        config = AutoConfig.from_pretrained(job.checkpoint_dir) if scaled else None
+        return load_weights(path, job.dtype, config), ()
     if _engine_reads(job):
         from quantizers.engines.gptqmodel_engine import load_artifact
 

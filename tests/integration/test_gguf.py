@@ -1,13 +1,16 @@
 """GGUF by llama.cpp in its environment: what llama.cpp and transformers read as the source, and what ruins it."""
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from quantizers.base import QuantizeJob
+from quantizers.checkpoints import gguf_header
 from quantizers.checkpoints.gguf_tensors import GgufFile
+from quantizers.checkpoints.gguf_weights import ROPE_FACTORS
 from quantizers.checkpoints.safetensors_header import read_headers
 from quantizers.checkpoints.sources import read_config
 from quantizers.checkpoints.stored_model import gguf_file
@@ -151,6 +154,26 @@ def test_a_shorter_context_in_the_metadata_is_found(made: QuantizeJob) -> None:
     check = check_metadata(file_of(made), made.checkpoint_dir, "bfloat16")
     assert not check.passed
     assert "max_position_embeddings is 64 and not 512" in check.detail
+
+
+def test_llama_3_s_rope_scaling_is_held_against_the_config(tmp_path: Path) -> None:
+    source = make_tiny_llama(tmp_path / "model")
+    path = source / "config.json"
+    scaling = {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    rope = {"rope_type": "llama3", "rope_theta": 500_000.0, **scaling}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rope_parameters": rope}))
+    job = job_of(tmp_path, source)
+    made = run(job)
+    assert made.failure is None
+    assert failed(job, made) == []
+    file = file_of(job)
+    tensors, start = gguf_header.layout(file)
+    with file.open("r+b") as opened:
+        opened.seek(start + tensors[ROPE_FACTORS].offset)
+        opened.write(struct.pack("<f", 2.0))
+    check = check_metadata(file, source, "bfloat16")
+    assert not check.passed
+    assert "llama.cpp would compute another model" in check.detail
 
 
 def test_another_vocabulary_is_found(made: QuantizeJob) -> None:
