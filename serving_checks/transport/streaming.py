@@ -71,8 +71,10 @@ class StreamingClient:
 
         # No limit and no environment: requests must not queue in the client, and loopback is behind no proxy.
         self._headers = authorization(self._endpoint.api_key_variable)
+        # A connection a request: llama-server ends the one of a streamed answer while it is used again.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None), trust_env=False
+            connector=connector, timeout=aiohttp.ClientTimeout(total=None), trust_env=False
         )
         return self
 
