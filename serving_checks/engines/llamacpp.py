@@ -18,7 +18,7 @@ from pydantic import Field
 from configs.errors import UnreadableError
 from configs.quantities import Count
 from configs.reading.json_text import parse_json, read_json_object
-from registry.contracts.serving import Endpoint
+from registry.contracts.serving import Endpoint, ServingRecord
 from serving_checks.engines.base import (
     EngineFacts,
     LaunchedConfig,
@@ -82,6 +82,11 @@ class LlamaCppEngine(LaunchedEngine):
     def fixed_length(self) -> Mapping[str, Any]:
         """See `Engine.fixed_length`."""
         return {"ignore_eos": True}
+
+    @classmethod
+    def command_for_users(cls, serving: ServingRecord, max_model_len: int) -> str | None:
+        """See `Engine.command_for_users`."""
+        return f"llama-server --model model.gguf --ctx-size {max_model_len} --parallel 1"
 
     def refusals(self, request: ServerRequest) -> list[str]:
         """See `Engine.refusals`."""
