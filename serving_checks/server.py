@@ -258,6 +258,7 @@ def _launched(
         told = {
             "prefix_block_tokens": engine.prefix_block_tokens(endpoint),
             "forced_tokens": engine.config.max_num_seqs if engine.forces_tokens else None,
+            "keeps_connections": engine.keeps_connections,
             "working_metrics": engine.working_metrics,
         }
         endpoint = endpoint.model_copy(update=told)

@@ -124,7 +124,10 @@ class Client:
         import aiohttp
 
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._num_concurrent * len(self._endpoints)),
+            connector=aiohttp.TCPConnector(
+                limit=self._num_concurrent * len(self._endpoints),
+                force_close=not all(one.keeps_connections for one in self._endpoints),
+            ),
             timeout=aiohttp.ClientTimeout(total=None, sock_read=silence_seconds),
         )
 

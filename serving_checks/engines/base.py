@@ -193,6 +193,8 @@ class Engine(ABC):
     """Answers completions with log-probabilities: of the prompt, and of tokens that are asked for by their ids."""
     forces_tokens: ClassVar[bool] = False
     """Tells the log-probability of a token that `logit_bias` forces, as it is without that: a token a request."""
+    keeps_connections: ClassVar[bool] = True
+    """Ends no connection that a client may be about to use again."""
     takes_token_ids: ClassVar[bool] = False
     """Completes a prompt of token ids as well as a text."""
     tells_ranks: ClassVar[bool] = False

@@ -64,6 +64,8 @@ class LlamaCppEngine(LaunchedEngine):
     environment = "llamacpp"
     takes_token_ids = True
     forces_tokens = True
+    # cpp-httplib ends the connection of a streamed answer, and any after some requests, without saying so before.
+    keeps_connections = False
     working_metrics = "llamacpp:"
     greedy = {"temperature": 0.0}
     config: LlamaCppServerConfig

@@ -71,8 +71,7 @@ class StreamingClient:
 
         # No limit and no environment: requests must not queue in the client, and loopback is behind no proxy.
         self._headers = authorization(self._endpoint.api_key_variable)
-        # A connection a request: llama-server ends the one of a streamed answer while it is used again.
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        connector = aiohttp.TCPConnector(limit=0, force_close=not self._endpoint.keeps_connections)
         self._session = aiohttp.ClientSession(
             connector=connector, timeout=aiohttp.ClientTimeout(total=None), trust_env=False
         )
