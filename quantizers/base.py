@@ -80,7 +80,7 @@ def own_bits(method: Method, parameters: Mapping[str, Any]) -> int:
     """The same of a method and its parameters."""
     if format_of(method) == "gguf":
         return int(parameters["type"][1])  # q4_k_m
-    return _BITS.get(format_of(method)) or int(parameters["bits"])
+    return _BITS.get(method) or _BITS.get(format_of(method)) or int(parameters["bits"])
 
 
 class MethodConfig(StrictModel):

@@ -19,10 +19,10 @@ from quantizers.base import METHODS, load_method
 from quantizers.checkpoints import checkpoint as checkpoints
 from quantizers.checkpoints.architectures import DATA_FILE, Architecture, ArchitectureTable, architecture_table
 from quantizers.checkpoints.expert_names import has_experts
-from registry.contracts.base import Method, format_of
+from registry.contracts.base import Method
 from registry.files import write_text_atomically
-from tests.model_trial import apart, made_and_inspected, relative_error
-from tests.tiny_families import make_tiny_of
+from tests.model_trial import NotSoundError, apart, trial
+from tests.tiny_families import make_tiny_of, tiny_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = REPOSITORY / "quantizers" / "checkpoints" / DATA_FILE
@@ -31,8 +31,11 @@ BEGINS, ENDS = "<!-- made by tools/model_table.py -->", "<!-- end of what tools/
 
 LIBRARIES = ("transformers", "gptqmodel", "compressed-tensors", "bitsandbytes", "defuser")
 """Which all devices' locks have in one version; vLLM's distribution has another name on a CPU."""
-MOST_ERROR = 0.45
-"""Of the logits, relative to the source's: sound artifacts of these models have 0.02 to 0.35 in 4 bits."""
+_READS_MORE = "ForConditionalGeneration"
+"""How the names of whole models end that have encoders of images or sound."""
+_MORE_THAN_TEXT = "it reads more than text; name a checkpoint of its language model alone"
+_MOST_PARAMETERS = 50_000_000
+"""Of a tiny model: what is larger has sizes that nothing here makes small, and takes minutes a method."""
 
 
 def own_methods() -> list[Method]:
@@ -52,50 +55,34 @@ def candidates() -> tuple[dict[str, str], dict[str, str]]:
     for model_type, architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
         if architecture not in served:
             unknown[architecture] = "vLLM does not know it"
+        elif architecture.endswith(_READS_MORE):
+            unknown[architecture] = _MORE_THAN_TEXT
         elif model_type not in MODEL_MAP:
             unknown[architecture] = "GPTQModel does not know it"
         else:
             known.setdefault(architecture, model_type)
-    # Whole models with encoders of images or sound: transformers has no causal language model of that name.
     for architecture in sorted(served - set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())):
-        if architecture.endswith("ForConditionalGeneration"):
-            unknown[architecture] = "it reads more than text; name a checkpoint of its language model alone"
+        if architecture.endswith(_READS_MORE):
+            unknown[architecture] = _MORE_THAN_TEXT
     return known, {name: why for name, why in unknown.items() if name not in known}
 
 
-class NotSoundError(Exception):
-    """What was made is not what its source is."""
+def is_mixture(model_type: str) -> bool:
+    """Whether it is a mixture of experts; an exception says why no method can be tried on it."""
+    import torch
+    from transformers import AutoModelForCausalLM
 
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
-        self.what = what
-
-
-def trial(model_type: str, method: Method) -> bool:
-    """Whether the model is a mixture of experts; an exception says why it is not made.
-
-    What is not sound is tried once more with other random weights: a tiny model may answer nothing, or be a touchy one.
-    """
-    try:
-        return _trial(model_type, method, seed=0)
-    except NotSoundError:
-        return _trial(model_type, method, seed=1)
-
-
-def _trial(model_type: str, method: Method, seed: int) -> bool:
+    with torch.device("meta"):
+        parameters = AutoModelForCausalLM.from_config(tiny_config(model_type)).num_parameters()
+    if parameters > _MOST_PARAMETERS:
+        raise NotSoundError(f"there is no tiny model of it to try: {parameters / 1e6:,.0f} million parameters")
     with tempfile.TemporaryDirectory() as room:
-        folder = make_tiny_of(model_type, Path(room) / "model", seed)
-        record = checkpoints.describe(folder, origin=str(folder))
-        experts = has_experts(record.linear_shapes)
+        folder = make_tiny_of(model_type, Path(room) / "model")
+        linear_shapes = checkpoints.describe(folder, origin=str(folder)).linear_shapes
+        if not linear_shapes:
+            raise NotSoundError("no Linears of its decoder layers are found")
+        experts = has_experts(linear_shapes)
         _refuse_packed(folder, experts)
-        work = Path(room) / "work"
-        work.mkdir()
-        _, found = made_and_inspected(record, method, work)
-        if failed := [check for check in found.checks if not check.passed]:
-            raise NotSoundError(f"the artifact fails its inspection: {failed[0].detail}")
-        error = relative_error(folder, work / "artifact", format_of(method), experts=experts)
-        if not error < MOST_ERROR:
-            raise NotSoundError(f"a tiny artifact's logits are off by {error:.2f} of the source's")
         return experts
 
 
@@ -127,23 +114,32 @@ def table(only: Sequence[str], before: ArchitectureTable) -> Iterator[Architectu
         model_type = known[architecture]
         unknown.pop(architecture, None)
         architectures.pop(architecture, None)
-        refused: dict[Method, str] = {}
-        experts = False
-        for method in own_methods():
-            try:
-                experts |= apart(lambda model_type=model_type, method=method: trial(model_type, method))
-            except ValueError as error:
-                refused[method] = str(error)
-        if len(refused) == len(own_methods()):
-            unknown[architecture] = next(iter(refused.values()))
-        else:
-            architectures[architecture] = Architecture(model_type=model_type, experts=experts, refused=refused)
-        print(f"{architecture}: {', '.join(refused) or 'all'}{' refused' if refused else ' methods'}", file=sys.stderr)
+        try:
+            architectures[architecture] = _tried(model_type)
+        except ValueError as error:
+            unknown[architecture] = str(error)
+        row = architectures.get(architecture)
+        told = unknown[architecture] if row is None else f"not by {', '.join(row.refused) or 'none'}"
+        print(f"{architecture}: {told}", file=sys.stderr)
         yield ArchitectureTable(
             versions=versions,
             architectures=dict(sorted(architectures.items())),
             unknown=dict(sorted(unknown.items())),
         )
+
+
+def _tried(model_type: str) -> Architecture:
+    """What each method came to; ValueError where none makes it."""
+    experts: bool = apart(lambda: is_mixture(model_type))
+    refused: dict[Method, str] = {}
+    for method in own_methods():
+        try:
+            apart(lambda method=method: trial(model_type, method))
+        except ValueError as error:
+            refused[method] = str(error)
+    if len(refused) == len(own_methods()):
+        raise ValueError(next(iter(refused.values())))
+    return Architecture(model_type=model_type, experts=experts, refused=refused)
 
 
 def page_part(found: ArchitectureTable) -> str:

@@ -8,6 +8,7 @@ has done a part, and the next does the rest.
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -149,21 +150,18 @@ def freed_bytes(path: Path) -> int:
     return total
 
 
-def _below(path: Path) -> Iterator[os.stat_result]:
+def _below(path: str | Path) -> Iterator[os.stat_result]:
+    """Of each file there. By names and one call to the system each: a workspace has tens of thousands."""
     try:
-        status = path.lstat()
+        status = os.lstat(path)
     except FileNotFoundError:
         return
-    if not path.is_dir() or path.is_symlink():
+    if not stat.S_ISDIR(status.st_mode):
         yield status
         return
     with os.scandir(path) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _below(Path(entry.path))
-            else:
-                with suppress(FileNotFoundError):
-                    yield entry.stat(follow_symlinks=False)
+            yield from _below(entry.path)
 
 
 def _is_answers(path: Path) -> bool:

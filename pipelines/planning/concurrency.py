@@ -88,13 +88,11 @@ def sharing_of(config: RunConfig, machine: MachineRecord, model_bytes: int | Non
                 f"{stages} at the same time may take {needed / 2**30:.1f} GiB, and {_SHARE_OF_MEMORY:.0%} of this"
                 f" machine's memory are {there / 2**30:.1f}"
             )
-    alone = machine.serving_threads > 1
+    alone = _why_evaluations_are_alone(config, machine, model_bytes)
     return Sharing(
         stages=stages,
-        evaluation=not alone,
-        reason=f"an evaluation is alone, since its server computes on {machine.serving_threads} threads"
-        if alone
-        else "an evaluation's server computes on one thread",
+        evaluation=alone is None,
+        reason=f"an evaluation is alone, since {alone}" if alone else "an evaluation's server computes on one thread",
         making_env=_NO_SPINNING if machine.making_threads > 1 else {},
     )
 
@@ -153,6 +151,9 @@ def startable(
 ) -> list[Stage]:
     """The stages that may begin now, in the plan's order.
 
+    Where nothing is beside a measurement, all artifacts come before it, or what is made between two would be made
+    alone; and of them what most others wait for, one after the other, comes first.
+
     Args:
         waiting: Those that have not begun, in that order.
         working: Those that have not ended.
@@ -160,7 +161,11 @@ def startable(
         waits: What `waits_of` told.
     """
     found: list[Stage] = []
-    for stage in waiting:
+    order = list(waiting)
+    if sharing.stages > 1 and not sharing.evaluation:
+        heights = _heights(waiting, waits)
+        order.sort(key=lambda stage: -heights[stage.name])
+    for stage in order:
         busy = [*working, *found]
         if len(busy) >= sharing.stages:
             break
@@ -171,6 +176,19 @@ def startable(
             break  # this one is next: what is later in the plan does not begin before it
         found.append(stage)
     return found
+
+
+def _heights(stages: Sequence[Stage], waits: Mapping[str, frozenset[str]]) -> dict[str, int]:
+    """Stage -> the longest chain of stages that wait for it, itself counted; 0 for a measurement that nothing is made
+    after."""
+    heights: dict[str, int] = {}
+    behind: dict[str, int] = {}
+    for stage in reversed(stages):
+        height = behind.get(stage.name, 0)
+        heights[stage.name] = height + 1 if height or stage.kind != "measure" else 0
+        for name in waits[stage.name]:
+            behind[name] = max(behind.get(name, 0), heights[stage.name])
+    return heights
 
 
 def may_be_beside(stages: Sequence[Stage], sharing: Sharing) -> dict[str, list[str]]:
@@ -208,6 +226,14 @@ def _why_one(config: RunConfig, machine: MachineRecord) -> str | None:
             " takes a core; concurrency.stages lets several make artifacts beside each other all the same"
         )
     return "with one artifact there is next to nothing to do beside its measurement" if artifacts < 2 else None
+
+
+def _why_evaluations_are_alone(config: RunConfig, machine: MachineRecord, model_bytes: int | None) -> str | None:
+    if machine.serving_threads > 1:
+        return f"its server computes on {machine.serving_threads} threads"
+    servers = 1 if model_bytes is None else len(servers_of(config, machine, model_bytes))
+    # What would work beside servers on all cores gains nothing, and the load test then waits for its end.
+    return f"its {servers} servers compute on all {machine.threads} cores" if servers >= machine.threads else None
 
 
 def _one(reason: str) -> Sharing:

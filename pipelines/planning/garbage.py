@@ -141,11 +141,12 @@ def plan_of(found: Found, marked: Marked, used: Set[str], asked: Asked, now_ns: 
             kept.setdefault(result.object, "measured of a model in production")
     objects = [one for one in found.objects if one.digest not in kept]
     gone = {one.digest for one in objects}
+    left = there - gone
     staying = {run.run_id for run in kept_runs(found.runs, asked, now_ns)}
     return Plan(
         kept=kept,
         objects=objects,
-        results=[one for one in found.results if not _is_useful(one, there - gone, gone)],
+        results=[one for one in found.results if not _is_useful(one, left, gone)],
         answers=_answers_that_go(found.answers, kept, used, asked.answers_bytes),
         runs=[run for run in found.runs if run.run_id not in staying],
         # A signature is good again when its object is made again.
@@ -159,9 +160,9 @@ def kinds_of(results: Iterable[Outline]) -> dict[str, Kind]:
     return {one.object: KIND_OF_STAGE[one.stage] for one in results if one.object and one.stage in KIND_OF_STAGE}
 
 
-def _is_useful(result: Outline, there: Set[str], gone: Set[str]) -> bool:
+def _is_useful(result: Outline, left: Set[str], gone: Set[str]) -> bool:
     """Whether it may be reused: its object is there, or, where it has none, all that it is about."""
-    return result.object in there if result.object else not result.names & gone
+    return result.object in left if result.object else not result.names & gone
 
 
 def _answers_that_go(

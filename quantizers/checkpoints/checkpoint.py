@@ -148,7 +148,7 @@ def describe(folder: Path, *, origin: str, note: str | None = None) -> Checkpoin
         },
         beyond_float16=beyond,
         num_attention_heads=_whole_number(config, "num_attention_heads", folder),
-        num_key_value_heads=_whole_number(config, "num_key_value_heads", folder),
+        num_key_value_heads=_key_value_heads(config, folder),
         head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         embedding_rows=config.vocab_size,
         has_bos_or_eos=tokenizer.bos_token_id is not None or tokenizer.eos_token_id is not None,
@@ -267,6 +267,12 @@ def _tokenizer(folder: Path) -> Any:
             f"transformers cannot read the tokenizer in {folder}: {type(error).__name__}: {error}",
             remedy="fetch the tokenizer's files again",
         ) from error
+
+
+def _key_value_heads(config: PretrainedConfig, folder: Path) -> int:
+    """As many as attention heads where the config does not say, as the model's class has it."""
+    told = getattr(config, "num_key_value_heads", None) is not None
+    return _whole_number(config, "num_key_value_heads" if told else "num_attention_heads", folder)
 
 
 def _whole_number(config: PretrainedConfig, key: str, folder: Path) -> int:

@@ -16,7 +16,7 @@ from quantizers.engines.gptqmodel_engine import import_engine
 from registry.contracts import StageResult
 from serving_checks.processes import supervisor
 from serving_checks.processes.pulse import UNBOUNDED
-from tests.integration.test_families import MOST_ERROR, relative_error, token_ids
+from tests.model_trial import MOST_ERROR, relative_error, token_ids
 from tests.tiny_llama import make_tiny_llama
 
 pytestmark = pytest.mark.environment

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from registry.contracts import ArtifactRecord
-from tests.integration.test_families import MOST_ERROR, relative_error, token_ids
+from tests.model_trial import MOST_ERROR, relative_error, token_ids
 from tests.stage_in_environment import inspected, job_in, run, run_replaced
 from tests.tiny_families import make_tiny
 from tests.tiny_llama import make_tiny_llama

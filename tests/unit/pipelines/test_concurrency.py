@@ -69,6 +69,27 @@ def test_stages_share_a_machine_only_where_that_is_surely_faster(
     assert expected[2] in sharing.reason
 
 
+def test_nothing_is_beside_an_evaluation_on_all_cores() -> None:
+    config = config_of(evaluation={"suite": "demo", "data_parallel_size": "auto"})
+    assert sharing_of(config, TWO_CORES, None).evaluation, "how many servers there are is not known yet"
+    sharing = sharing_of(config, TWO_CORES, MODEL_BYTES)
+    assert (sharing.stages, sharing.evaluation) == (2, False)
+    assert sharing.reason == "an evaluation is alone, since its 2 servers compute on all 2 cores"
+    assert in_order("auto", config=config) == [
+        ["prepare"],
+        ["soundness"],
+        ["measure:baseline"],
+        ["quantize:int8", "calibrate"],
+        ["inspect:int8", "calibrate"],
+        ["calibrate"],
+        ["quantize:gptq"],
+        ["inspect:gptq"],
+        ["measure:int8"],
+        ["measure:baseline+bfloat16"],
+        ["measure:gptq"],
+    ]
+
+
 def test_what_a_stage_computes_on_does_not_depend_on_what_works_beside_it() -> None:
     assert (TWO_CORES.making_threads, SIXTEEN_CORES.making_threads) == (1, 16)
     assert sharing_of(config_of(2), TWO_CORES, MODEL_BYTES).making_env == {}
@@ -88,9 +109,11 @@ def test_more_than_a_machine_takes_is_refused(machine: MachineRecord, said: str)
     check_concurrency(config_of(1), machine)
 
 
-def in_order(sharing_stages: int | str, machine: MachineRecord = TWO_CORES) -> list[list[str]]:
+def in_order(
+    sharing_stages: int | str, machine: MachineRecord = TWO_CORES, config: RunConfig | None = None
+) -> list[list[str]]:
     """What works together, step by step, where the stage that is first in the plan always ends first."""
-    config = config_of(sharing_stages)
+    config = config or config_of(sharing_stages)
     stages, sharing = stages_of(config, machine, FINGERPRINTS), sharing_of(config, machine, MODEL_BYTES)
     waits, waiting = waits_of(stages), list(stages)
     working: list[Stage] = []
