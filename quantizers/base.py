@@ -192,6 +192,8 @@ class QuantizeJob(FilesJob):
     dtype: DType
     """What the weights are held in while the method runs."""
     threads: int
+    kept_dir: Path | None = None
+    """Keeps what is made module by module, for a process that goes on where this one was killed."""
 
     def bits_of_module(self, module: str) -> int | None:
         """Where it differs from the method's own; 16 leaves the module as it is."""

@@ -29,6 +29,7 @@ from pipelines.planning.garbage import (
     RunFolder,
     ShadowFolder,
     StoredObject,
+    Unfinished,
     kept_runs,
     kinds_of,
     plan_of,
@@ -53,6 +54,7 @@ _RECORDS = (RESULT_FILE, TABLE_FILE, EVENTS_FILE)
 _STAYING = (RESULT_FILE, REPORT_FILE, SUMMARY_FILE, CONFIG_FILE, TABLE_FILE, WINNER_FILE)
 """Of a run that is beyond the last ones: what it found, in a few MiB."""
 _UNFINISHED = re.compile(rb'"finished_at":\s*null')
+_UNFINISHED_PLACE = re.compile(rb"/(?:trials|rounded)/([0-9a-f]{64})")
 
 
 class Wish(NamedTuple):
@@ -99,6 +101,7 @@ def collect(workspace: Workspace, wish: Wish, on_wait: Callable[[str], None]) ->
         for run in look.plan.runs:
             problems += _removed(_parts_of(workspace.root / "runs" / run.run_id, wish.drop_runs))
         problems += _removed(one.path for one in look.plan.shadow)
+        problems += _removed(one.path for one in look.plan.unfinished)
         workspace.store.sweep()
     return look.told.model_copy(update={"done": True, "problems": problems})
 
@@ -108,7 +111,9 @@ def _look(workspace: Workspace, wish: Wish) -> _Look:
     try:
         found = inventory(workspace, wish)
         of_runs: dict[str, str] = {}
+        begun: set[str] = set()
         for run in kept_runs(found.runs, wish.asked, now_ns):
+            begun |= _keys_of_jobs(workspace.root / "runs" / run.run_id)
             why = "the last runs" if run.recipe else f"runs/{run.run_id}, which no run has made"
             of_runs |= dict.fromkeys(_digests_in_run(workspace.root / "runs" / run.run_id), why)
         of_runs |= dict.fromkeys(_digests_of_replays(workspace.root), "a replay that is not complete")
@@ -118,7 +123,7 @@ def _look(workspace: Workspace, wish: Wish) -> _Look:
             remedy="nothing was deleted; mend its rights or the disk, or remove it, then give the same command again",
             blame="machine",
         ) from error
-    marked = Marked(in_production(_registered_models(workspace)), of_runs)
+    marked = Marked(in_production(_registered_models(workspace)), of_runs, begun)
     used = {one.digest for one in found.objects if workspace.store.in_use.is_used(one.digest)}
     plan = plan_of(found, marked, used, wish.asked, now_ns)
     return _Look(plan, _told(workspace, found, plan))
@@ -139,6 +144,11 @@ def inventory(workspace: Workspace, wish: Wish) -> Found:
         runs=[_run(path, wish.drop_runs, store.in_use) for path in runs],
         signatures=store.signatures(),
         shadow=[_shadow(path) for path in sorted(workspace.root.glob("shadow/*")) if path.is_dir()],
+        unfinished=[
+            Unfinished(path, path.name.removesuffix(".jsonl"))
+            for part in ("trials", "rounded")
+            for path in sorted(workspace.root.glob(f"{part}/*"))
+        ],
     )
 
 
@@ -198,6 +208,12 @@ def _digests_in_run(folder: Path) -> Iterator[str]:
     for name in _RECORDS:
         with suppress(FileNotFoundError):
             yield from (digest.decode() for digest in _DIGEST.findall((folder / name).read_bytes()))
+
+
+def _keys_of_jobs(folder: Path) -> set[str]:
+    """Of the stages whose jobs name a place for what they keep."""
+    jobs = [path.read_bytes() for path in sorted(folder.glob("stages/*.job.json"))]
+    return {key.decode() for job in jobs for key in _UNFINISHED_PLACE.findall(job)}
 
 
 def _digests_of_replays(root: Path) -> Iterator[str]:
@@ -272,6 +288,7 @@ def _told(workspace: Workspace, found: Found, plan: Plan) -> Collection:
         *(("answers", str(one.path.relative_to(root)), one.size_bytes) for one in plan.answers),
         *(("runs", f"runs/{one.run_id}", one.size_bytes) for one in plan.runs if one.size_bytes),
         *(("shadow", str(one.path.relative_to(root)), one.size_bytes) for one in plan.shadow),
+        *(("unfinished", str(one.path.relative_to(root)), freed_bytes(one.path)) for one in plan.unfinished),
         *(("signatures", str(path.relative_to(root)), freed_bytes(path)) for path in plan.signatures),
         *(
             ("left-overs", str(path.relative_to(root)), freed_bytes(path))

@@ -222,6 +222,8 @@ def _result(asked: StageAsked, kept: _Kept, tell: Tell) -> StageResult:
         if result.failure is None and result.object is not None:
             tell("sending")
             objects.push(store, result.object.digest, told_bytes("sending", tell))
+        if result.failure is None:
+            kept.workspace.forget_unfinished(asked.key)
     return result
 
 

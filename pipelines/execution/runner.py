@@ -183,8 +183,7 @@ class Runner:
             result = self._work.result_of(stage, results, lambda text: self._on_progress(stage.name, text))
             if result.failure is None:
                 self._workspace.cache.put(key, stage.name, result)
-                if stage.kind == "sensitivity":
-                    self._workspace.trials_file(key).unlink(missing_ok=True)  # the result holds them now
+                self._workspace.forget_unfinished(key)
         return result, "failed" if result.failure else "done"
 
 

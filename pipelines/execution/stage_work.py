@@ -14,6 +14,7 @@ from pipelines.planning.context import JobContext
 from pipelines.planning.stages import STAGE_MODULES, Stage
 from pipelines.stage_programs.measure import MeasureJob
 from pipelines.stage_programs.serving_stage import ServeJob
+from quantizers.base import QuantizeJob
 from quantizers.sensitivity.stage import SensitivityJob
 from registry.contracts import StageResult
 
@@ -88,6 +89,8 @@ class WorkHere:
             job = job.model_copy(update={"fork_server": fork_server})
         if isinstance(job, SensitivityJob) and (key := stage.key(results)):
             job = job.model_copy(update={"trials_file": self._workspace.trials_file(key)})
+        if isinstance(job, QuantizeJob) and (key := stage.key(results)):
+            job = job.model_copy(update={"kept_dir": self._workspace.kept_dir(key)})
         if isinstance(job, MeasureJob):
             told = {"answers_dir": self._workspace.answers_dir, "turns_dir": self._machine.turns_dir}
             job = job.model_copy(update=told)

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -28,8 +29,8 @@ _LOCK_POLL_SECONDS = 0.5
 
 
 class Workspace:
-    """`store/`, `cache/`, `answers/`, `trials/`, `runs/<id>/`, `bench/<name>/<time>/`, `shadow/<name>/`, `mlflow.db`
-    below one folder.
+    """`store/`, `cache/`, `answers/`, `trials/`, `rounded/`, `runs/<id>/`, `bench/<name>/<time>/`, `shadow/<name>/`,
+    `mlflow.db` below one folder.
 
     The folder need not be there yet.
 
@@ -86,6 +87,16 @@ class Workspace:
     def trials_file(self, key: StageKey) -> Path:
         """What a stage has measured trial by trial, for the next one if it is killed; gone once its result is kept."""
         return self.root / "trials" / f"{key.digest.removeprefix('sha256:')}.jsonl"
+
+    def kept_dir(self, key: StageKey) -> Path:
+        """What a stage has quantized module by module, for the same end."""
+        return self.root / "rounded" / key.digest.removeprefix("sha256:")
+
+    def forget_unfinished(self, key: StageKey) -> None:
+        """Remove both: the stage's result is kept. What cannot be removed is collected by `gc`."""
+        with suppress(OSError):
+            self.trials_file(key).unlink()
+        shutil.rmtree(self.kept_dir(key), ignore_errors=True)
 
     @property
     def default_tracking_uri(self) -> str:

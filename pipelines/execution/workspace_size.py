@@ -16,6 +16,7 @@ _KINDS = {
     "cache": "cache",
     "shadow": "shadow",
     "trials": "trials",
+    "rounded": "rounded modules",
     "bench": "bench",
     "mlartifacts": "MLflow",
     "mlflow.db": "MLflow",

@@ -65,6 +65,14 @@ class ShadowFolder(NamedTuple):
     is_used: bool
 
 
+class Unfinished(NamedTuple):
+    """What a stage kept for the next process, in case that its own is killed."""
+
+    path: Path
+    key: str
+    """The stage's, in hex."""
+
+
 class Found(NamedTuple):
     """What lies in a workspace."""
 
@@ -75,6 +83,7 @@ class Found(NamedTuple):
     signatures: Mapping[str, Path]
     """By the digest that they are of."""
     shadow: Sequence[ShadowFolder] = ()
+    unfinished: Sequence[Unfinished] = ()
 
 
 class Asked(NamedTuple):
@@ -97,6 +106,8 @@ class Marked(NamedTuple):
     """What ledgers and aliases name."""
     runs: Mapping[str, str]
     """What the runs that stay name, and what goes on."""
+    begun: Set[str] = frozenset()
+    """Keys, in hex, of stages that the runs that stay began."""
 
 
 class Plan(NamedTuple):
@@ -110,6 +121,7 @@ class Plan(NamedTuple):
     runs: list[RunFolder]
     signatures: list[Path]
     shadow: list[ShadowFolder]
+    unfinished: list[Unfinished]
 
 
 def kept_runs(runs: Iterable[RunFolder], asked: Asked, now_ns: int) -> list[RunFolder]:
@@ -152,6 +164,7 @@ def plan_of(found: Found, marked: Marked, used: Set[str], asked: Asked, now_ns: 
         # A signature is good again when its object is made again.
         signatures=[path for digest, path in found.signatures.items() if digest not in kept],
         shadow=_shadow_that_goes(found.shadow, asked.shadow_older_than_ns, now_ns),
+        unfinished=[one for one in found.unfinished if one.key not in marked.begun],
     )
 
 

@@ -14,10 +14,9 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
-from configs.errors import StageError
 from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
 from quantizers.checkpoints.tokenizer_files import carry_over
-from quantizers.engines.engine_frame import check_complete, engine_at_work, read_rows
+from quantizers.engines.engine_frame import check_complete, engine_at_work, one_length, read_rows
 from registry.contracts import QuantizedModule
 
 if TYPE_CHECKING:
@@ -44,14 +43,7 @@ def run_engine(job: QuantizeJob, clock: StageClock, engine_config: Mapping[str, 
     config = cast(CalibratedMethodConfig, job.config)
     checkpoint_dir = job.checkpoint_dir.resolve()
     rows = read_rows(job.calibration_dir)[: config.calibration_rows]
-    lengths = {len(row) for row in rows}
-    if len(lengths) != 1:
-        raise StageError(
-            f"{ENGINE} takes calibration rows of one length, and these have {min(lengths)} to {max(lengths)} tokens: it"
-            " would join them end to end and cut them anew",
-            remedy="take calibration `source: self`, or texts of which each gives `tokens` tokens",
-            blame="recipe",
-        )
+    length = one_length(ENGINE, rows, "join them end to end and cut them anew")
     with engine_at_work(ENGINE, job) as output_dir:
         with clock.part("import"):
             import torch
@@ -70,7 +62,7 @@ def run_engine(job: QuantizeJob, clock: StageClock, engine_config: Mapping[str, 
                 quant_config=dict(engine_config),
                 calib_data=rows,
                 max_calib_samples=len(rows),
-                max_calib_seq_len=lengths.pop(),
+                max_calib_seq_len=length,
                 quantizer_cls=_quantizer(clock, model.model.config.num_hidden_layers),
             )
         modules = _quantized(model.model)

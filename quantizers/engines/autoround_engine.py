@@ -21,7 +21,7 @@ from configs.errors import StageError
 from configs.reading.json_text import read_json_object
 from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
 from quantizers.checkpoints.tokenizer_files import carry_over
-from quantizers.engines.engine_frame import check_complete, engine_at_work, read_rows
+from quantizers.engines.engine_frame import check_complete, engine_at_work, one_length, read_rows
 from registry.contracts import QuantizedModule
 from registry.files import write_text_atomically
 
@@ -53,14 +53,7 @@ def run_engine(job: QuantizeJob, clock: StageClock, engine_config: Mapping[str, 
     config = cast(CalibratedMethodConfig, job.config)
     checkpoint_dir = job.checkpoint_dir.resolve()
     rows = read_rows(job.calibration_dir)[: config.calibration_rows]
-    lengths = {len(row) for row in rows}
-    if len(lengths) != 1:
-        raise StageError(
-            f"{ENGINE} takes calibration rows of one length, and these have {min(lengths)} to {max(lengths)} tokens: it"
-            " would leave the shorter ones out",
-            remedy="take calibration `source: self`, or texts of which each gives `tokens` tokens",
-            blame="recipe",
-        )
+    length = one_length(ENGINE, rows, "leave the shorter ones out")
     with engine_at_work(ENGINE, job) as output_dir:
         with clock.part("import"):
             import torch
@@ -77,7 +70,7 @@ def run_engine(job: QuantizeJob, clock: StageClock, engine_config: Mapping[str, 
                 **engine_config,
                 dataset=[torch.tensor([row]) for row in rows],
                 nsamples=len(rows),
-                seqlen=lengths.pop(),
+                seqlen=length,
                 batch_size=min(_BATCH_ROWS, len(rows)),
                 device_map=job.device,
                 # Whole layers are learned from in the dtype of the work, and nothing is compiled for minutes first.

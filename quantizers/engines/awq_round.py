@@ -15,6 +15,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from quantizers.checkpoints.expert_names import is_expert
 from quantizers.engines.column_rounding import Rounded, order_of_groups, round_columns
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def compensated_rounding() -> Iterator[None]:
         # The stage refuses the artifact once the engine is done, and the engine ends the process where it raises.
         self.in_turn = iter(
             [
-                self.rounded.pop(name) if name in self.rounded else _round_blindly(self, linear)
+                _round_blindly(self, linear) if name not in self.rounded and is_expert(name) else self.rounded.pop(name)
                 for name, linear in named_linears.items()
             ]
         )

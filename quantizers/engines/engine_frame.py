@@ -59,6 +59,28 @@ def read_rows(calibration_dir: Path | None) -> list[list[int]]:
     return rows
 
 
+def one_length(engine: str, rows: Sequence[Sequence[int]], otherwise: str) -> int:
+    """Tokens of each calibration row.
+
+    Args:
+        engine: Its name.
+        rows: Token ids of each.
+        otherwise: What the engine would do with rows of several lengths, said after `it would`.
+
+    Raises:
+        StageError: They are of several lengths.
+    """
+    lengths = {len(row) for row in rows}
+    if len(lengths) != 1:
+        raise StageError(
+            f"{engine} takes calibration rows of one length, and these have {min(lengths)} to {max(lengths)} tokens: it"
+            f" would {otherwise}",
+            remedy="take calibration `source: self`, or texts of which each gives `tokens` tokens",
+            blame="recipe",
+        )
+    return lengths.pop()
+
+
 def check_complete(engine: str, modules: Sequence[QuantizedModule], linear_shapes: Mapping[str, object]) -> None:
     """Raise StageError where Linears of the checkpoint were left as they were; engines only log it."""
     missing = sorted(set(linear_shapes) - {module.name for module in modules})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
@@ -79,16 +80,27 @@ class GPTQ:
             "damp_percent": config.damp_percent,
             "dynamic": dynamic_rules(job.precision, config.bits),
         }
-        # Waiting rows keep a layer's activations alive, which a CPU has room for; on CUDA the passes are cheap anyway.
-        # Each expert reads tokens of its own, where the one pass wants a group of Linears to share what they read.
-        one_pass = job.device == "cpu" and not has_experts(job.checkpoint.linear_shapes)
-        return run_engine(job, clock, engine_config, lambda _: _overrides(config.range_search, one_pass))
+        return run_engine(job, clock, engine_config, lambda _: _overrides(job, clock))
 
 
 @contextlib.contextmanager
-def _overrides(range_search: bool, one_pass: bool) -> Iterator[None]:
+def _overrides(job: QuantizeJob, clock: StageClock) -> Iterator[None]:
     from quantizers.engines.gptq_forward import one_forward_pass
+    from quantizers.engines.gptq_kept import kept_linears, taken_up
     from quantizers.engines.gptq_round import whole_row_rounding
 
-    with whole_row_rounding(range_search), one_forward_pass() if one_pass else contextlib.nullcontext():
+    is_mixture = has_experts(job.checkpoint.linear_shapes)
+    # Waiting rows keep a layer's activations alive, which a CPU has room for; on CUDA the passes are cheap anyway.
+    # Each expert reads tokens of its own, where the one pass wants a group of Linears to share what they read.
+    one_pass = job.device == "cpu" and not is_mixture
+    kept = kept_linears(job)
+    if count := kept.count():
+        told = f"quantize, {count} of {len(job.quantized_linears)} Linears were kept"
+        print(told, file=sys.stderr)
+        clock.progress(told)
+    with (
+        whole_row_rounding(cast(Config, job.config).range_search),
+        one_forward_pass() if one_pass else contextlib.nullcontext(),
+        taken_up(kept, whole_groups=not is_mixture),
+    ):
         yield

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.records.events import StageOutcome, side_by_side
 from registry.store import Store
 from tests.tiny_llama import make_tiny_llama
 
@@ -105,12 +106,13 @@ def test_every_row_is_measured(record: dict[str, Any]) -> None:
         assert 0 < row["token_agreement"]["kl_nats"] < 1
 
 
-def test_what_has_a_speed_waited_to_be_alone(record: dict[str, Any]) -> None:
-    outcomes = {one["name"]: one["result"] for one in record["outcomes"] if one["name"].startswith("measure:")}
-    waited = {name for name, result in outcomes.items() if "wait_to_be_alone" in result["timings_seconds"]}
-    # Elsewhere stages follow one another. Of what is scored only no speed is read.
-    beside = CORES == 2 and record["machine"]["memory_bytes"] > 10 << 30
-    assert waited == ({name for name in outcomes if "+" not in name} if beside else set())
+def test_artifacts_are_made_beside_each_other_and_nothing_beside_a_measurement(record: dict[str, Any]) -> None:
+    beside = side_by_side([StageOutcome.model_validate(one) for one in record["outcomes"]])
+    assert [others for name, others in beside.items() if name.startswith("measure:") and others] == []
+    # Elsewhere stages follow one another.
+    shared = CORES == 2 and record["machine"]["memory_bytes"] > 10 << 30
+    made = [name for name, others in beside.items() if any(one.startswith("quantize:") for one in others)]
+    assert ("quantize:gptq" in made) == shared
 
 
 def test_the_baseline_is_proved_sound_and_beside_transformers(record: dict[str, Any]) -> None:

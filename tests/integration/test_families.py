@@ -140,7 +140,7 @@ def leave_an_expert_out(method: Method, room: Path) -> None:
 
 
 def test_they_are_served_and_score_as_transformers_says(tmp_path: Path) -> None:
-    """Twenty architectures in one engine process, each as it is, the dense ones rounded too."""
+    """Twenty architectures in one engine process, each rounded; as it is where nobody here serves or makes that."""
     folders: dict[str, Path] = {}
     # Last in this file: here the engines work in this process.
     for architecture in (*DENSE, *MIXTURES):
@@ -152,7 +152,7 @@ def test_they_are_served_and_score_as_transformers_says(tmp_path: Path) -> None:
         work = tmp_path / architecture / "work"
         work.mkdir()
         made_and_inspected(record, "rtn", work)
-        folders[f"{architecture}, rounded"] = work / "artifact"
+        folders[architecture] = work / "artifact"
     tokens = token_ids(1, 40)[0]
     job = {"folders": [str(one) for one in folders.values()], "tokens": tokens, "answers": str(tmp_path / "answers")}
     (tmp_path / "job.json").write_text(json.dumps(job))

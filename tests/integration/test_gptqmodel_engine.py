@@ -23,6 +23,7 @@ class Job(SimpleNamespace):
     """The fields of a QuantizeJob that a method reads."""
 
     precision = None
+    kept_dir = None
     left_alone: list[str] = []
 
     @property

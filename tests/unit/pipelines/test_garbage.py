@@ -14,6 +14,7 @@ from pipelines.planning.garbage import (
     RunFolder,
     ShadowFolder,
     StoredObject,
+    Unfinished,
     kept_runs,
     plan_of,
 )
@@ -142,3 +143,10 @@ def test_answers_that_were_used_the_longest_ago_go_first() -> None:
     found = Found([], [], files, [], {})
     plan = plan_of(found, Marked({model: "champion"}, {}), set(), Asked(answers_bytes=25), NOW)
     assert [file.used_ns for file in plan.answers] == [2, 1, 0]
+
+
+def test_what_a_stage_kept_stays_while_a_run_that_began_it_does() -> None:
+    kept = [Unfinished(Path(f"rounded/{key}"), key) for key in ("begun", "forgotten")]
+    found = Found(objects=[], results=[], answers=[], runs=[], signatures={}, unfinished=kept)
+    plan = plan_of(found, Marked({}, {}, {"begun", "another"}), frozenset(), Asked(), NOW)
+    assert plan.unfinished == kept[1:]

@@ -11,6 +11,7 @@ import pytest
 from configs.errors import RequestError, StageError
 from pipelines.cli import main
 from pipelines.execution.housekeeping import Wish, collect, planned
+from pipelines.execution.workspace_size import workspace_size
 from pipelines.planning.garbage import Asked
 from registry.tracking.address import sqlite_uri
 from tests.unit.registry.test_in_use import beside
@@ -351,3 +352,26 @@ def test_a_number_of_runs_is_one_or_more(value: str, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         main(["workspace", "gc", "--keep-runs", value])
     assert "not a number of runs" in capsys.readouterr().err or "--keep-runs" in capsys.readouterr().err
+
+
+def test_what_a_killed_stage_kept_stays_while_its_run_does(used: UsedWorkspace) -> None:
+    root = used.workspace.root
+    for run, key in zip(used.runs[1:], ("a" * 64, "b" * 64), strict=True):
+        (root / "rounded" / key / "2-threads").mkdir(parents=True)
+        (root / "rounded" / key / "2-threads" / "model.layers.0.mlp.up_proj.rounded").write_bytes(b"x" * 5000)
+        (root / "trials").mkdir(exist_ok=True)
+        (root / "trials" / f"{key}.jsonl").write_text("a trial\n")
+        stages = root / "runs" / run / "stages"
+        stages.mkdir()
+        for place, name in ((f"trials/{key}.jsonl", "sensitivity"), (f"rounded/{key}", "quantize")):
+            (stages / f"{name}.job.json").write_text(json.dumps({"kept": str(root / place)}))
+    taken = {one.kind: one.bytes for one in workspace_size(used.workspace).kinds}
+    assert taken["rounded modules"] >= 10_000
+    told = planned(used.workspace, LAST)
+    going = {one.name: one.bytes for one in told.removed if one.kind == "unfinished"}
+    assert set(going) == {f"rounded/{'a' * 64}", f"trials/{'a' * 64}.jsonl"}
+    assert going[f"rounded/{'a' * 64}"] >= 5000
+    gc(used)
+    assert [path.name for path in (root / "rounded").iterdir()] == ["b" * 64]
+    assert [path.name for path in (root / "trials").iterdir()] == [f"{'b' * 64}.jsonl"]
+    assert gc(used) == set()

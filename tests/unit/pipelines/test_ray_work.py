@@ -151,7 +151,13 @@ def test_a_stage_that_fails_there_is_told_with_its_node_and_its_log(lab: Lab) ->
     assert f"{record.run_dir}/logs/quantize-int8.log" in outcome.result.failure.what
     assert "imaginary kernel" in (record.run_dir / "logs" / "quantize-int8.log").read_text()
     assert not list((lab.node.root / "store" / "staging").glob("*"))
+    # What such a stage keeps lies in the node's workspace, for the next one there.
+    (job_file,) = lab.node.root.glob("runs/*/stages/quantize-int8.job.json")
+    kept = Path(json.loads(job_file.read_text())["kept_dir"])
+    assert kept.parent == lab.node.root / "rounded"
+    kept.mkdir(parents=True)
     assert digests(lab.run())["quantize:int8"][0] == "done"
+    assert not kept.exists()
 
 
 @pytest.mark.slow
