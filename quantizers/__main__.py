@@ -11,7 +11,7 @@ from quantizers.calibration.calibration import calibrate
 from quantizers.calibration.config import CalibrateJob
 from quantizers.checkpoints.checkpoint import PrepareJob, prepare
 from quantizers.checkpoints.older_readers import keep_readable
-from quantizers.checkpoints.safetensors_header import read_headers, weight_files
+from quantizers.checkpoints.stored_model import stored_files, stored_headers
 from quantizers.inspection.inspection import InspectJob, bits_per_weight, inspect
 from quantizers.inspection.soundness import SoundnessJob, prove_soundness
 from quantizers.methods.card import write_card
@@ -79,6 +79,7 @@ def quantize_stage(job: StageJob, clock: StageClock) -> StageResult:
     duration_seconds = time.perf_counter() - start
     with clock.part("hash"):
         made = _object(job.output_dir)
+        headers = stored_headers(job.output_dir, job.checkpoint_dir)
         record = ArtifactRecord(
             digest=made.digest,
             checkpoint_digest=job.checkpoint.digest,
@@ -88,8 +89,8 @@ def quantize_stage(job: StageJob, clock: StageClock) -> StageResult:
             parameters=job.config.model_dump(mode="json", exclude={"method"}) | outcome.found,
             engine=outcome.engine,
             engine_versions=outcome.versions,
-            size_bytes=sum(path.stat().st_size for path in weight_files(job.output_dir)),
-            bits_per_weight=bits_per_weight(read_headers(job.output_dir), job.checkpoint.linear_shapes),
+            size_bytes=sum(path.stat().st_size for path in stored_files(job.output_dir)),
+            bits_per_weight=bits_per_weight(headers, job.checkpoint.linear_shapes),
             quantized_modules=outcome.modules,
             fallback_count=sum(module.fallback is not None for module in outcome.modules),
             quantize_dtype=job.dtype,

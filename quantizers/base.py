@@ -42,6 +42,7 @@ METHODS: dict[Method, str] = {
     "fp8": "quantizers.methods.fp8:FP8",
     "nvfp4": "quantizers.methods.nvfp4:NVFP4",
     "autoround": "quantizers.methods.autoround:AutoRound",
+    "gguf": "quantizers.methods.gguf:GGUF",
     "gptq_autogptq": "quantizers.methods.gptq_autogptq:AutoGPTQ",
     "awq_autoawq": "quantizers.methods.awq_autoawq:AutoAWQ",
 }
@@ -77,6 +78,8 @@ def bits_of(artifact: ArtifactRecord) -> int:
 
 def own_bits(method: Method, parameters: Mapping[str, Any]) -> int:
     """The same of a method and its parameters."""
+    if format_of(method) == "gguf":
+        return int(parameters["type"][1])  # q4_k_m
     return _BITS.get(method) or _BITS.get(format_of(method)) or int(parameters["bits"])
 
 

@@ -255,7 +255,12 @@ def _launched(
         stack.callback(lambda: remove_shared_memory(shared_memory | engine.shared_memory_of(child.log)))
         start_seconds = _await_health(engine, child, endpoint.base_url, patience, shared_memory)
         note_shared_memory(shared_memory)
-        told = {"prefix_block_tokens": engine.prefix_block_tokens(endpoint), "working_metrics": engine.working_metrics}
+        told = {
+            "prefix_block_tokens": engine.prefix_block_tokens(endpoint),
+            "forced_tokens": engine.config.max_num_seqs if engine.forces_tokens else None,
+            "keeps_connections": engine.keeps_connections,
+            "working_metrics": engine.working_metrics,
+        }
         endpoint = endpoint.model_copy(update=told)
         with Watch(child, patience) as watch, _blaming_the_server(engine, endpoint.base_url, child, watch):
             yield RunningServer(engine, endpoint, command.argv, start_seconds, child, watch)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.tiny_llama import make_tiny_tokenizer
 
-_SIZES: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "word_embed_proj_dim"), 128),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), 2),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "ffn_hidden_size", "intermediate_size_mlp"), 256),
@@ -43,7 +43,7 @@ def tiny_config(model_type: str) -> Any:
 
     config_class = CONFIG_MAPPING[model_type]
     defaults = config_class().to_dict()
-    told = {name: value for name, value in _SIZES.items() if name in defaults}
+    told = {name: value for name, value in SIZES.items() if name in defaults}
     for kinds in ("layer_types", "mlp_layer_types"):
         if defaults.get(kinds):
             own = list(dict.fromkeys(defaults[kinds]))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from configs.errors import StageError
 from configs.reading.json_text import parse_json
 from configs.reading.text import gathered
+from evals.asking.forced_tokens import is_scoring, scored
 from evals.asking.request_cache import RequestCache
 from evals.asking.request_plan import (
     NOTHING,
@@ -80,7 +81,9 @@ class Client:
     ) -> None:
         self.counts = Counts()
         self._silence_seconds = silence_seconds
-        self._endpoints, self._num_concurrent, self._cache = list(endpoints), num_concurrent, cache
+        self._endpoints, self._cache = list(endpoints), cache
+        # More would take the places of those whose beginnings the server has in its cache.
+        self._num_concurrent = min([num_concurrent, *(one.forced_tokens or num_concurrent for one in endpoints)])
 
     def ask(self, questions: Sequence[Question], on_progress: OnProgress) -> dict[Question, Answer]:
         """The answer to every question; equal questions are asked once.
@@ -121,7 +124,10 @@ class Client:
         import aiohttp
 
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._num_concurrent * len(self._endpoints)),
+            connector=aiohttp.TCPConnector(
+                limit=self._num_concurrent * len(self._endpoints),
+                force_close=not all(one.keeps_connections for one in self._endpoints),
+            ),
             timeout=aiohttp.ClientTimeout(total=None, sock_read=silence_seconds),
         )
 
@@ -136,7 +142,8 @@ class Client:
         self, questions: Sequence[Question], answers: dict[Question, Answer], on_progress: Callable[[], None]
     ) -> None:
         async with self._session() as session:
-            chains = plan(questions, self._endpoints[0].prefix_block_tokens)
+            first = self._endpoints[0]
+            chains = plan(questions, first.prefix_block_tokens, forced=first.forced_tokens is not None)
             open_questions = _open_questions(request for chain in chains for request in chain)
             # Last in, first out: what continues a context follows at once, while its server remembers it.
             waiting: asyncio.LifoQueue[tuple[Endpoint | None, list[Request]]] = asyncio.LifoQueue()
@@ -219,17 +226,39 @@ class Client:
         answers.update(new)
 
     async def _send(self, session: aiohttp.ClientSession, endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
+        named = {"model": endpoint.served_model_name, **body}
+        if endpoint.forced_tokens is None or not is_scoring(body):
+            choice: dict[str, Any] = await self._post(session, f"{endpoint.base_url}/v1/completions", named, _choice)
+            return choice
+
+        async def post(path: str, fields: Mapping[str, Any]) -> Any:
+            return await self._post(session, f"{endpoint.base_url}{path}", fields)
+
+        try:
+            return await scored(post, body)
+        except (LookupError, TypeError, ValueError) as error:
+            raise StageError(
+                f"{endpoint.base_url} told no log-probability of a forced token: {type(error).__name__}: {error}",
+                remedy="see the end of the server's log beside this stage's; serve with the version that is locked",
+                blame="engine",
+            ) from error
+
+    async def _post(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        body: Mapping[str, Any],
+        read: Callable[[Any], Any] = lambda answer: answer,
+    ) -> Any:
+        """What `read` makes of the server's answer; where it cannot, the server is asked once more."""
         import aiohttp
 
-        url = f"{endpoint.base_url}/v1/completions"
         for attempt in range(1, _ATTEMPTS + 1):
             self.counts.requests += 1
             try:
-                async with session.post(url, json={"model": endpoint.served_model_name, **body}) as response:
+                async with session.post(url, json=body) as response:
                     if response.status == 200:
-                        answer = parse_json(await gathered(response.content.iter_any()), of_model=True)
-                        choice: dict[str, Any] = answer["choices"][0]
-                        return choice
+                        return read(parse_json(await gathered(response.content.iter_any()), of_model=True))
                     told = (await gathered(response.content.iter_any())).decode(errors="replace")
                     failure = f"{url} answered {response.status}: {told[:300]}"
                     again = response.status >= 500
@@ -246,6 +275,10 @@ class Client:
             else "see the server's log for what it refuses: it would refuse the same request again",
             blame="engine",
         )
+
+
+def _choice(answer: Any) -> Any:
+    return answer["choices"][0]
 
 
 def _open_questions(requests: Iterable[Request]) -> dict[Score, _Open]:

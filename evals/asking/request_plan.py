@@ -147,7 +147,9 @@ class Generating:
 Request = Scoring | Generating
 
 
-def plan(questions: Sequence[Question], block_tokens: int | None = None) -> list[list[Request]]:
+def plan(
+    questions: Sequence[Question], block_tokens: int | None = None, *, forced: bool = False
+) -> list[list[Request]]:
     """Chains of requests that answer `questions`; a chain's first request has to be answered before its others.
 
     Texts come first, since they take longest, then scores in the order they came: questions of one task stand together
@@ -155,6 +157,7 @@ def plan(questions: Sequence[Question], block_tokens: int | None = None) -> list
 
     Args:
         block_tokens: Granularity of the server's prefix cache; None when it has none.
+        forced: The server tells nothing of a prompt's tokens: all is scored step by step.
     """
     generating = [question for question in questions if isinstance(question, Generate)]
     generating.sort(key=lambda question: (question.max_tokens, len(question.prompt)), reverse=True)
@@ -164,6 +167,9 @@ def plan(questions: Sequence[Question], block_tokens: int | None = None) -> list
             by_context.setdefault(question.context, []).append(question)
     chains: list[list[Request]] = [[Generating(question)] for question in generating]
     for context, choices in by_context.items():
+        if forced:
+            chains.append([*_step_by_step(choices)])
+            continue
         whole = _at_once(choices)
         # A context shorter than a block is never in the cache.
         steps = _step_by_step(choices) if block_tokens and len(context) >= block_tokens else []

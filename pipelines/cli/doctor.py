@@ -16,6 +16,7 @@ from pipelines.environments.definition import MAIN, environment_named, environme
 from pipelines.environments.folders import state_of
 from pipelines.planning.compatibility import Asked, serving_violations
 from pipelines.planning.device import MachineRecord, detect_machine
+from pipelines.planning.interpreters import versions_of_engine
 from pipelines.planning.stages import installed_versions
 from pipelines.report.machine_limits import limit_rows, limit_titles
 from quantizers.base import METHODS, load_method
@@ -56,7 +57,7 @@ def execute(args: argparse.Namespace) -> int:
     machine = detect_machine()
     serving = [engine for engine in map(engine_type, ENGINES) if engine.distributions]
     quantizing = [one.engine for one in map(load_method, METHODS) if one.environment == MAIN]
-    served_by = [name for one in serving for name in (*one.distributions, *one.plugins)]
+    served_by = [name for one in serving if one.environment == MAIN for name in (*one.distributions, *one.plugins)]
     names = list(dict.fromkeys((*_LIBRARIES, *quantizing, *served_by)))
     versions = installed_versions(tuple(names))
     existing = next(
@@ -200,6 +201,8 @@ def _python_chosen() -> str | None:
 
 
 def _serves(engine: type[Engine], method: Method, machine: MachineRecord, versions: dict[str, str]) -> str:
+    if engine.environment != MAIN and engine.environment in environment_names():
+        versions = versions_of_engine(engine, machine.device)
     version = next((versions[name] for name in engine.distributions if name in versions), None)
     if version is None:
         return f"{engine.name}: no, install {' or '.join(engine.distributions)}"

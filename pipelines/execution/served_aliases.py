@@ -22,11 +22,12 @@ from pipelines.planning.device import MachineRecord
 from pipelines.planning.served_folder import checked_folder
 from pipelines.recipe.gateway_config import GatewayConfig
 from pipelines.recipe.registry_config import RegistryConfig, Role
+from pipelines.stage_programs.engine_server import served
 from registry.ledger import Entry, Ledger
 from serving_checks.engines.base import ServerRequest
 from serving_checks.gateway.upstream import Upstream
 from serving_checks.processes.watch import Watch
-from serving_checks.server import RunningServer, serve
+from serving_checks.server import RunningServer
 
 _LEAST_REST_SECONDS, _MOST_REST_SECONDS = 10.0, 300.0
 """Before a server that did not start is tried again: twice as long each time."""
@@ -240,7 +241,7 @@ class Servers:
         )
         log = self._log_dir / f"version-{target.version}.log"
         patience = config.deadlines.of_server._replace(given_up=given_up)
-        return server.enter_context(serve(request, log, patience=patience))
+        return server.enter_context(served(request, log, patience=patience))
 
     async def _leave(self, known: _Known, running: _Running) -> None:
         """Until it has answered all, it can be called back."""

@@ -102,6 +102,15 @@ _TRANSFORMERS_ONE_PROCESS = Refusal(
     says="continuous_batching: Annotated[",
     engine="transformers",
 )
+_LLAMACPP = Refusal(
+    because="it reads GGUF alone",
+    remedy="set serving.engine to vllm, or take the method gguf",
+    source="xllamacpp/__init__.py",
+    says="from .xllamacpp import *",
+    engine="llamacpp",
+)
+_NO_GGUF: tuple[Method, ...] = ("gptq", "awq", "bnb_nf4", "bnb_int8", "rtn", "w8a8", "fp8", "nvfp4")
+"""All formats but GGUF."""
 
 REFUSALS = (
     _BITSANDBYTES_SHARDED._replace(method="bnb_nf4"),
@@ -134,6 +143,27 @@ REFUSALS = (
         says="        EmulationNvFp4LinearKernel,\n    ],\n}\n\n_POSSIBLE_MXFP6_KERNELS",
         method="nvfp4",
         device="cpu",
+    ),
+    Refusal(
+        because="it reads no GGUF",
+        remedy="set serving.engine to llamacpp, or take another method",
+        source="vllm/model_executor/layers/quantization/__init__.py",
+        says='    "torchao",\n    "inc",\n    "mxfp4",\n    "gpt_oss_mxfp4",',
+        method="gguf",
+    ),
+    Refusal(
+        because="it takes a GGUF file by a name of the hub's with a colon, and no folder with one",
+        remedy="set serving.engine to llamacpp, or take another method",
+        source="transformers/cli/serving/model_manager.py",
+        says="repo, gguf_file = split_model_id(force_model)",
+        method="gguf",
+        engine="transformers",
+    ),
+    *(_LLAMACPP._replace(method=method) for method in _NO_GGUF),
+    _LLAMACPP._replace(
+        because="its package comes for CPUs",
+        remedy="set device to cpu, or serving.engine to vllm",
+        device="cuda",
     ),
     _EXPERTS_WITHOUT_AMX._replace(method="gptq"),
     _EXPERTS_WITHOUT_AMX._replace(method="awq"),

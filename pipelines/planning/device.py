@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from registry.contracts.base import Device, DType, Method, Record, is_imported
 
-QUANTIZE_AS_STORED: frozenset[Method] = frozenset({"bnb_nf4", "bnb_int8", "rtn", "w8a8", "fp8"})
+QUANTIZE_AS_STORED: frozenset[Method] = frozenset({"bnb_nf4", "bnb_int8", "rtn", "w8a8", "fp8", "gguf"})
 """They only convert: no matrix is multiplied, and what is not quantized keeps its 16 bits on disk."""
 _FAST_BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 _OTHER_FLAGS = frozenset({"avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"})

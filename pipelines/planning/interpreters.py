@@ -15,6 +15,7 @@ from configs.errors import RequestError, UnreadableError
 from configs.reading.text import read_text
 from pipelines.environments.definition import MAIN, Environment, environment_named, normalized
 from registry.contracts.base import Device
+from serving_checks.engines.base import Engine
 
 _OLDEST = (3, 11)
 _PACKAGES = {"quantizers", "pipelines"}
@@ -56,6 +57,18 @@ def versions_of(interpreter: Interpreter, distributions: tuple[str, ...]) -> dic
     """
     versions = interpreter.versions if isinstance(interpreter, Environment) else _environment(interpreter).versions
     return {name: versions[normalized(name)] for name in distributions if normalized(name) in versions}
+
+
+def versions_of_engine(engine: type[Engine], device: Device) -> dict[str, str]:
+    """Distribution -> version of a serving engine and its plugins, wherever it lives.
+
+    Raises:
+        RequestError: Its environment is not for this device.
+    """
+    if engine.environment == MAIN:
+        return engine.versions()
+    environment = environment_named(engine.environment, device)
+    return versions_of(environment, (*engine.distributions, *engine.plugins))
 
 
 def check_interpreter(interpreter: Interpreter, module: str) -> None:

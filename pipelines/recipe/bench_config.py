@@ -87,6 +87,7 @@ def method_of(model_dir: Path) -> Method | None:
     known: dict[str, Method] = {
         "gptq": "gptq",
         "awq": "awq",
+        "gguf": "gguf",
         "pack-quantized": "rtn",
         "int-quantized": "w8a8",
         "float-quantized": "fp8",

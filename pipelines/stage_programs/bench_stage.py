@@ -2,11 +2,12 @@
 
 import sys
 
+from pipelines.planning.interpreters import versions_of_engine
 from pipelines.stage_programs.serving_stage import ServeJob, serve_and_measure
 from registry.contracts import StageJob, StageResult
 from registry.hashing import manifest_of
 from registry.stage_process import StageClock, main
-from serving_checks.engines.table import engine_of
+from serving_checks.engines.table import engine_type
 
 
 class BenchJob(ServeJob):
@@ -25,7 +26,9 @@ def bench(job: StageJob, clock: StageClock) -> StageResult:
         job = job.model_copy(update={"model_digest": manifest_of(job.model_dir).digest})
     record = serve_and_measure(job, clock, output_dir)
     return StageResult(
-        stage=job.stage, record=record.model_dump(mode="json"), versions=engine_of(job.serving).versions()
+        stage=job.stage,
+        record=record.model_dump(mode="json"),
+        versions=versions_of_engine(engine_type(job.serving.engine), job.device),
     )
 
 

@@ -10,12 +10,13 @@ from evals.judging.adaptive import Adaptive
 from evals.suites.local_data import DataConfig
 from evals.suites.resolve import resolve
 from evals.suites.suite import Suite
+from pipelines.planning.interpreters import versions_of_engine
 from pipelines.stage_programs.serving_stage import Evaluate, Further, ServeJob, serve_and_measure, stored_result
 from registry.contracts import EvaluationRecord, MeasurementRecord, StageJob, StageResult
 from registry.contracts.token_logprobs import TOKEN_LOGPROBS_FILE
 from registry.hashing import digest_of
 from registry.stage_process import StageClock, main
-from serving_checks.engines.table import engine_of
+from serving_checks.engines.table import engine_type
 from serving_checks.server import RunningServer
 
 _SHAPING_SETTINGS = {"tensor_parallel_size", "pipeline_parallel_size", "enforce_eager"}
@@ -73,18 +74,22 @@ def measure(job: StageJob, clock: StageClock) -> StageResult:
     return stored_result(job, output_dir, record)
 
 
+def _versions(job: MeasureJob) -> dict[str, str]:
+    return versions_of_engine(engine_type(job.serving.engine), job.device)
+
+
 def _shaping(job: MeasureJob) -> dict[str, str]:
     """What of the engine shapes an answer, but for dtype: artifacts are served in that which their kernels take."""
     settings = job.serving.model_dump(mode="json", include=_SHAPING_SETTINGS)
     facts = {"engine": job.serving.engine, "device": job.device} | settings
-    return {name: str(value) for name, value in facts.items()} | engine_of(job.serving).versions()
+    return {name: str(value) for name, value in facts.items()} | _versions(job)
 
 
 def _answers(job: MeasureJob) -> dict[str, Any]:
     """Where answers are kept, and what they depend on besides the model, its context length and the question."""
     if job.answers_dir is None:
         return {}
-    facts = engine_of(job.serving).versions() | {
+    facts = _versions(job) | {
         "dtype": job.dtype,
         "device": job.device_name,
         "threads": str(job.threads),

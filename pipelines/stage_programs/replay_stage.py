@@ -15,6 +15,7 @@ from typing import Literal
 
 from configs.errors import RequestError
 from pipelines.recipe.replay_config import JudgeConfig, ReplayConfig, ReplayedModelConfig
+from pipelines.stage_programs.engine_server import served
 from pipelines.stage_programs.pair_making import Answered, pair_of, preferred, scored, scorer_of
 from registry.contracts import FilesJob, ReplayRecord, Reply, StageJob, StageResult
 from registry.contracts.base import Device, Record
@@ -28,7 +29,7 @@ from serving_checks.replay.asking import ReplayClient
 from serving_checks.replay.config import AskingConfig
 from serving_checks.replay.prompts import Prompt, read_prompts
 from serving_checks.replay.schedule import ask_all
-from serving_checks.server import RunningServer, serve
+from serving_checks.server import RunningServer
 
 CHAMPION_FILE = "champion.jsonl"
 Side = Literal["champion", "candidate"]
@@ -194,7 +195,7 @@ class _Sitting:
             return None
         engine = engine_of(config.serving)
         request = ServerRequest(config.serving, Path(), "float32", self._job.device, None)
-        with serve(request, self._job.output_dir / "judge.log") as server:
+        with served(request, self._job.output_dir / "judge.log") as server:
             # A server that runs already goes on when the block ends.
             asking = AskingConfig(timeout_seconds=self._asking.timeout_seconds)
             return await clients.enter_async_context(ReplayClient(server.endpoint, engine, asking))
@@ -210,7 +211,7 @@ class _Sitting:
         starting = ExitStack()
         with self._clock.part(f"{side}_start"):
             server = starting.enter_context(
-                serve(
+                served(
                     request,
                     job.output_dir / f"{side}-server.log",
                     fork_server=where.fork_server,

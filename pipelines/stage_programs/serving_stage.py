@@ -16,9 +16,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from configs.errors import QuantbenchError, StageError
+from pipelines.planning.interpreters import versions_of_engine
 from pipelines.planning.stages import STAGE_LIBRARIES, installed_versions
 from pipelines.recipe.deadlines import Deadlines
 from pipelines.records.events import WAIT_PART
+from pipelines.stage_programs.engine_server import served
 from pipelines.stage_programs.proofs import prove_scheduling, prove_sharding
 from pipelines.stage_programs.suspension import doubted_checks, doubted_points
 from pipelines.stage_programs.token_work import token_work
@@ -41,14 +43,14 @@ from serving_checks.checks.config import ChecksConfig
 from serving_checks.checks.sharding import ShardFacts, shard_facts, sharding_not_run
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.engines.base import ServerRequest
-from serving_checks.engines.table import AnyServingConfig, engine_of
+from serving_checks.engines.table import AnyServingConfig, engine_of, engine_type
 from serving_checks.load import LoadClient, LoadConfig, LoadResult
 from serving_checks.readings.conditions import load_average
 from serving_checks.readings.energy import MeteredDevice
 from serving_checks.readings.machine_limits import take_limits
 from serving_checks.readings.memory import memory_record
 from serving_checks.readings.profiling import profile
-from serving_checks.server import RunningServer, serve
+from serving_checks.server import RunningServer
 
 Further = Callable[[], list[Endpoint]]
 """Waits for the servers that share an evaluation with the one that is measured."""
@@ -213,13 +215,14 @@ def stored_result(job: ServeJob, output_dir: Path, record: Record) -> StageResul
         stage=job.stage,
         record=record.model_dump(mode="json"),
         object=ObjectRef(digest=manifest.digest, size_bytes=manifest.size_bytes),
-        versions=engine_of(job.serving).versions() | installed_versions(STAGE_LIBRARIES[job.stage]),
+        versions=versions_of_engine(engine_type(job.serving.engine), job.device)
+        | installed_versions(STAGE_LIBRARIES[job.stage]),
     )
 
 
 def _serve(job: ServeJob, trace_dir: Path | None) -> AbstractContextManager[RunningServer]:
     request = ServerRequest(job.serving, job.model_dir, job.dtype, job.device, job.threads, trace_dir, job.servers[0])
-    return serve(request, job.server_log_file, fork_server=job.fork_server, patience=job.deadlines.of_server)
+    return served(request, job.server_log_file, fork_server=job.fork_server, patience=job.deadlines.of_server)
 
 
 @contextmanager
@@ -238,7 +241,7 @@ def _serve_beside(job: ServeJob, number: int, gpus: list[str]) -> AbstractContex
     config = job.serving.model_copy(update={"port": None})
     request = ServerRequest(config, job.model_dir, job.dtype, job.device, job.threads, gpus=gpus)
     log_file = job.server_log_file.with_name(f"{job.server_log_file.stem}+{number}.log")
-    return serve(request, log_file, fork_server=job.fork_server, patience=job.deadlines.of_server)
+    return served(request, log_file, fork_server=job.fork_server, patience=job.deadlines.of_server)
 
 
 def _other_ranks(job: ServeJob, ranks: int) -> ServerRequest:
@@ -268,7 +271,7 @@ def _sharding(job: ServeJob, first: ShardFacts | CheckRecord, ranks: int) -> Che
         first,
         other,
         job.checks.sharding,
-        lambda request: serve(request, log_file, fork_server=job.fork_server, patience=job.deadlines.of_server),
+        lambda request: served(request, log_file, fork_server=job.fork_server, patience=job.deadlines.of_server),
     )
 
 
@@ -312,11 +315,12 @@ def _record(
     points = load.points if load else []
     other_lengths = _other_lengths(points, job.load.output_tokens) if job.load else []
     dtype = facts.dtype or job.dtype
+    versions = versions_of_engine(type(engine), job.device)
     other_dtype = [] if dtype == job.dtype else [f"served in {dtype} although {job.dtype} was asked for"]
     return ServingRecord(
         model_digest=job.model_digest,
         engine=engine.name,
-        engine_version=engine.version() or "unknown",
+        engine_version=next((versions[name] for name in engine.distributions if name in versions), "unknown"),
         device=job.device,
         device_name=job.device_name,
         dtype=dtype,

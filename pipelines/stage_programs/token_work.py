@@ -37,7 +37,9 @@ def _window(config: Mapping[str, Any]) -> int | None:
 
 
 def _multiplied_in(quantization: Mapping[str, Any], dtype: DType) -> MatrixDType:
-    """int8 where what comes in is quantized too: W8A8, and bitsandbytes' LLM.int8 (of whose outliers no one knows)."""
+    """int8 where what comes in is quantized too: W8A8, GGUF's blocks, and bitsandbytes' LLM.int8 (of whose outliers no
+    one knows)."""
     incoming = [group.get("input_activations") for group in (quantization.get("config_groups") or {}).values()]
     quantized = incoming and all(one and one.get("num_bits") == 8 and one.get("type") == "int" for one in incoming)
-    return "int8" if quantized or quantization.get("load_in_8bit") else dtype
+    in_blocks = quantization.get("quant_method") == "gguf"
+    return "int8" if quantized or in_blocks or quantization.get("load_in_8bit") else dtype

@@ -167,7 +167,12 @@ def element_count(path: Path) -> int:
 
 
 def tensors(path: Path) -> dict[str, GgufTensor]:
-    """Tensor name -> what the header says of it. The file is long enough to hold them all.
+    """Tensor name -> what the header says of it (raises as `layout` does)."""
+    return layout(path)[0]
+
+
+def layout(path: Path) -> tuple[dict[str, GgufTensor], int]:
+    """Tensor name -> what the header says of it, and where the tensors begin, in bytes. The file holds them all.
 
     The `gguf` package tells it too, and takes seconds for its import and for the vocabulary.
 
@@ -198,7 +203,7 @@ def tensors(path: Path) -> dict[str, GgufTensor]:
     promised = max((start + tensor.offset + tensor.size_bytes for tensor in found.values()), default=0)
     if path.stat().st_size < promised:
         raise ValueError(f"it is cut off: its header promises {promised} bytes, and it has {path.stat().st_size}")
-    return found
+    return found, start
 
 
 def split_count(path: Path) -> int:

@@ -31,7 +31,10 @@ _LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""GPT-2's words."""
+DIGITS = r"\p{N}"
+"""Each by itself."""
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
@@ -50,10 +53,8 @@ _BY_NAMES: dict[tuple[str, ...], PreTokenizer] = {
     ("qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2"): PreTokenizer((_QWEN2,)),
     ("tekken",): PreTokenizer((_TEKKEN,), ignore_merges=True, add_bos=True),
     ("gpt-4o", "llama4", "kanana2"): PreTokenizer((_GPT4O,)),
-    ("gpt-2", "phi-2", "olmo", "mpt", "exaone4", "trillion"): PreTokenizer((_GPT2,)),
-    ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"): PreTokenizer(
-        (r"\p{N}", _GPT2)
-    ),
+    ("gpt-2", "phi-2", "olmo", "mpt", "exaone4", "trillion"): PreTokenizer((GPT2,)),
+    ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"): PreTokenizer((DIGITS, GPT2)),
 }
 PRE_TOKENIZERS = {name: rule for names, rule in _BY_NAMES.items() for name in names}
 """`tokenizer.ggml.pre` -> rule."""
@@ -64,7 +65,7 @@ _ENDS = frozenset(
 )
 """Texts that llama.cpp takes for control tokens whatever the file calls them."""
 _UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
-NORMAL, BYTE = 1, 6
+NORMAL, UNUSED, BYTE = 1, 5, 6
 """Values of `tokenizer.ggml.token_type`."""
 _NOT_STRIPPED = frozenset(("<unk>", "<s>", "<|endoftext|>"))
 

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import is_normalized
 
 from configs.errors import RequestError
 from configs.reading.json_text import read_json_object
-from quantizers.checkpoints.gguf_vocabulary import GgufVocabulary
+from quantizers.checkpoints.gguf_vocabulary import UNUSED, GgufVocabulary
 from quantizers.checkpoints.llama_cpp_tokens import LlamaCpp
 from registry.texts import TextEnding, opening_of
 
@@ -61,8 +62,12 @@ class _Differs(RequestError):
     """The tokenizer gives other ids than its source."""
 
 
-def prove_gguf(vocabulary: GgufVocabulary, folder: Path, origin: Path) -> ProvedTokenizer:
+def prove_gguf(vocabulary: GgufVocabulary, folder: Path, origin: Path, *, composed: bool = False) -> ProvedTokenizer:
     """Hold the tokenizer in `folder` against llama.cpp's reading of the GGUF file `origin`.
+
+    Args:
+        composed: With texts alone whose characters are composed (Unicode's NFC). Qwen's tokenizer composes all others,
+            which llama.cpp does not.
 
     Raises:
         RequestError: A text has other ids, or a named token or the chat template is another.
@@ -74,10 +79,14 @@ def prove_gguf(vocabulary: GgufVocabulary, folder: Path, origin: Path) -> Proved
             raise _differs(origin, f"its {name} token", wanted, found)
     if tokenizer.chat_template != vocabulary.chat_template:
         raise _differs(origin, "its chat template", vocabulary.chat_template, tokenizer.chat_template)
-    if len(tokenizer) != len(vocabulary.tokens):
+    # llama.cpp's converter fills a vocabulary up to the embedding's rows.
+    filled_up = vocabulary.types[len(tokenizer) :]
+    if len(tokenizer) > len(vocabulary.tokens) or any(sort != UNUSED for sort in filled_up):
         raise _differs(origin, "its number of tokens", len(vocabulary.tokens), len(tokenizer))
     special = [text for token, text in enumerate(vocabulary.tokens) if vocabulary.is_special(token)]
     texts = list(_probes(tokenizer, special))
+    if composed:
+        texts = [text for text in texts if is_normalized("NFC", text)]
     _compare(texts, LlamaCpp(vocabulary).ids, lambda text: _ids(tokenizer, text), origin)
     return ProvedTokenizer(
         vocabulary.opening, f"{len(texts)} texts have the token ids that llama.cpp's rules give them"

@@ -40,10 +40,11 @@ def engine_at_work(engine: str, job: QuantizeJob) -> Iterator[Path]:
             raise
         except Exception as error:
             check_not_refused(error, f"{engine} at {job.name}", output_dir)
+            rows = "more calibration rows or a larger damp_percent help where a matrix could not be inverted; else "
             raise StageError(
                 f"{engine} gave up on {job.name} ({job.config.method}): {type(error).__name__}: {error}",
-                remedy="it would do so again: more calibration rows or a larger damp_percent help where a matrix could"
-                " not be inverted; else take another method or dtype, and read this stage's log",
+                remedy=f"it would do so again: {rows if job.calibration_dir else ''}take another method or dtype, and"
+                " read this stage's log",
                 blame="engine",
             ) from error
 

@@ -24,7 +24,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from quantizers.inspection.dequantize import TensorFiles, dequantize
+from quantizers.inspection.dequantize import TensorFiles, Tensors, dequantize
 from registry.contracts import CheckpointRecord
 from registry.contracts.base import Method, format_of
 
@@ -58,7 +58,7 @@ _NO_VARIANCE = 1e-6
 
 def compare_weights(
     source: TensorFiles,
-    artifact: TensorFiles,
+    artifact: Tensors,
     checkpoint: CheckpointRecord,
     method: Method,
     quantization_config: dict[str, Any],
@@ -179,7 +179,7 @@ def _row_partner(module: str, checkpoint: CheckpointRecord) -> str | None:
     return partner
 
 
-def _norm_ratio(source: TensorFiles, artifact: TensorFiles, module: str, offset: float) -> torch.Tensor | None:
+def _norm_ratio(source: TensorFiles, artifact: Tensors, module: str, offset: float) -> torch.Tensor | None:
     """[in_features]: the artifact's norm weights over the source's; None for modules that no norm feeds."""
     import torch
 
@@ -193,7 +193,7 @@ def _norm_ratio(source: TensorFiles, artifact: TensorFiles, module: str, offset:
     return torch.where(before == 0, torch.zeros_like(before), after / before)
 
 
-def _norms_differ(source: TensorFiles, artifact: TensorFiles, checkpoint: CheckpointRecord) -> bool:
+def _norms_differ(source: TensorFiles, artifact: Tensors, checkpoint: CheckpointRecord) -> bool:
     """Whether scales were moved into norms, as SmoothQuant and AWQ do in whatever format they are stored."""
     norms = {norm for module in checkpoint.linear_shapes if (norm := _norm_of(source, module)) is not None}
     return any(

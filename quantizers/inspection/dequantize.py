@@ -4,34 +4,38 @@ An engine that packs wrongly and unpacks wrongly in the same way would agree wit
 Formats: GPTQ v1 and v2 (gptqmodel/nn_modules/qlinear), AWQ GEMM (casper-hansen/AutoAWQ, awq/utils/packing_utils.py),
 NF4 with nested statistics (bitsandbytes/functional.py, `QuantState`), INT8 rows (bitsandbytes, `SCB`), packed and plain
 integers and FP8 (compressed_tensors/compressors, `pack_quantized` and `naive_quantized`), NVFP4 (the same, `nvfp4`).
+GGUF's blocks are read by the package `gguf`, which shares no code with the quantizer (`gguf_tensors.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.reading.json_text import parse_json
 from quantizers.checkpoints.expert_names import engine_name
+from quantizers.checkpoints.gguf_tensors import GgufFile
 from quantizers.checkpoints.safetensors_header import FLOATS, TensorInfo, read_headers
+from quantizers.checkpoints.stored_model import gguf_file
 from registry.contracts.base import Method, format_of
 
 if TYPE_CHECKING:
     import torch
 
-PACKED: dict[Method, tuple[str, str]] = {
-    "gptq": ("qweight", "I32"),
-    "awq": ("qweight", "I32"),
-    "bnb_nf4": ("weight", "U8"),
-    "bnb_int8": ("weight", "I8"),
-    "rtn": ("weight_packed", "I32"),
-    "w8a8": ("weight", "I8"),
-    "fp8": ("weight", "F8_E4M3"),
-    "nvfp4": ("weight_packed", "U8"),
+PACKED: dict[Method, tuple[str, tuple[str, ...]]] = {
+    "gptq": ("qweight", ("I32",)),
+    "awq": ("qweight", ("I32",)),
+    "bnb_nf4": ("weight", ("U8",)),
+    "bnb_int8": ("weight", ("I8",)),
+    "rtn": ("weight_packed", ("I32",)),
+    "w8a8": ("weight", ("I8",)),
+    "fp8": ("weight", ("F8_E4M3",)),
+    "nvfp4": ("weight_packed", ("U8",)),
+    "gguf": ("weight", ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")),
 }
-"""Format -> (the packed tensor's name in its module, its safetensors dtype)."""
+"""Format -> (the packed tensor's name in its module, its dtype: safetensors', or one of GGUF's types)."""
 
 _WORD_BITS = 32
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
@@ -69,7 +73,17 @@ class TensorFiles:
         return tensor
 
 
-def dequantize(files: TensorFiles, module: str, method: Method, quantization_config: dict[str, Any]) -> torch.Tensor:
+Tensors = TensorFiles | GgufFile
+"""Of one folder, whichever way they are stored."""
+
+
+def tensors_of(folder: Path, names: Iterable[str]) -> Tensors:
+    """The tensors of an artifact; `names` are those of the checkpoint that it was made of."""
+    path = gguf_file(folder)
+    return TensorFiles(folder) if path is None else GgufFile(path, names)
+
+
+def dequantize(files: Tensors, module: str, method: Method, quantization_config: dict[str, Any]) -> torch.Tensor:
     """The float32 weights of one module, [out_features, in_features].
 
     Args:
@@ -78,7 +92,7 @@ def dequantize(files: TensorFiles, module: str, method: Method, quantization_con
         method: Chooses the format.
         quantization_config: config.json's; AWQ reads `bits`, GPTQ `checkpoint_format`.
     """
-    if is_left_alone(files.headers, module):
+    if isinstance(files, GgufFile) or is_left_alone(files.headers, module):
         return files.read(f"{module}.weight").float()
     return _unpacked(files, stored_name(files.headers, module, method), format_of(method), quantization_config)
 

@@ -2,7 +2,7 @@
 was trained a little further, which weights of 4 bits hide below their own error."""
 
 from quantizers.inspection.agreement import agreement
-from quantizers.inspection.dequantize import TensorFiles
+from quantizers.inspection.dequantize import TensorFiles, Tensors
 from registry.contracts import InspectionCheck
 
 _ROUNDED = 2**-8
@@ -10,7 +10,7 @@ _ROUNDED = 2**-8
 _NAMES = ("model.embed_tokens.weight", "lm_head.weight")
 
 
-def check_embeddings(source: TensorFiles, artifact: TensorFiles) -> InspectionCheck:
+def check_embeddings(source: TensorFiles, artifact: Tensors) -> InspectionCheck:
     """The relative error of both embeddings, as far as both folders hold them, is that of rounding."""
     errors = {
         name: agreement(source.read(name).float(), artifact.read(name).float())[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import statistics
+from collections import Counter
 from collections.abc import Collection
 from operator import itemgetter
 from pathlib import Path
@@ -12,13 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from quantizers.base import LinearShapes, bits_of
 from quantizers.checkpoints.expert_names import checkpoint_names, expert_of, has_experts
+from quantizers.checkpoints.gguf_tensors import GgufFile
+from quantizers.checkpoints.gguf_weights import load_weights
 from quantizers.checkpoints.safetensors_header import TensorInfo, read_headers
 from quantizers.checkpoints.sources import read_config
+from quantizers.checkpoints.stored_model import gguf_file, stored_headers
 from quantizers.checkpoints.tokenizer_files import tokenizer_files
 from quantizers.engines.experts import unreached_experts
 from quantizers.inspection.agreement import compare_weights
-from quantizers.inspection.dequantize import PACKED, TensorFiles, stored_name
+from quantizers.inspection.dequantize import PACKED, TensorFiles, stored_name, tensors_of
 from quantizers.inspection.embeddings import check_embeddings
+from quantizers.inspection.gguf_file import (
+    check_metadata,
+    check_rounded_embeddings,
+    check_vocabulary,
+    rope_factors,
+)
 from quantizers.inspection.precision import check_budget, check_precision
 from quantizers.precision.config import AS_IT_IS
 from registry.contracts import ArtifactRecord, CheckpointRecord, InspectionCheck, InspectionRecord, StageJob
@@ -80,9 +90,9 @@ def inspect(job: InspectJob, clock: StageClock) -> tuple[InspectionRecord, dict[
     with clock.part("import"):
         import torch
     torch.set_num_threads(job.threads)
-    headers = read_headers(job.artifact_dir)
+    headers, source_headers = stored_headers(job.artifact_dir, job.checkpoint_dir), read_headers(job.checkpoint_dir)
     checks.append(check_packed(headers, job.checkpoint, job.artifact))
-    checks.append(check_size(headers, job.checkpoint, job.artifact, read_headers(job.checkpoint_dir)))
+    checks.append(check_size(headers, job.checkpoint, job.artifact, source_headers))
     if precision := job.artifact.precision:
         shapes, declared = job.checkpoint.linear_shapes, read_config(job.artifact_dir)["quantization_config"]
         checks.append(check_precision(headers, shapes, job.artifact, precision, declared))
@@ -95,7 +105,7 @@ def inspect(job: InspectJob, clock: StageClock) -> tuple[InspectionRecord, dict[
         with (
             clock.part("compare"),
             TensorFiles(job.checkpoint_dir) as source,
-            TensorFiles(job.artifact_dir) as artifact,
+            tensors_of(job.artifact_dir, source_headers) as artifact,
         ):
             correlation, error = compare_weights(
                 source,
@@ -105,7 +115,9 @@ def inspect(job: InspectJob, clock: StageClock) -> tuple[InspectionRecord, dict[
                 read_config(job.artifact_dir)["quantization_config"],
                 lambda done, total: clock.progress("compare", done, total),
             )
-            if is_imported(job.artifact.method):
+            if isinstance(artifact, GgufFile):
+                checks.append(check_rounded_embeddings(source, artifact, MIN_CORRELATION))
+            elif is_imported(job.artifact.method):
                 checks.append(check_embeddings(source, artifact))
         checks.append(check_agreement(correlation, error))
     # Imported here, or the first part that needs them would be charged for it.
@@ -113,6 +125,8 @@ def inspect(job: InspectJob, clock: StageClock) -> tuple[InspectionRecord, dict[
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
     with clock.part("tokenizer"):
         checks.append(check_tokenizer(job.checkpoint_dir, job.artifact_dir))
+        if path := gguf_file(job.artifact_dir):
+            checks += [check_vocabulary(path), check_metadata(path, job.checkpoint_dir, job.dtype)]
     with clock.part("import"):
         _import_engine_of(job)
     with clock.part("reload"):
@@ -137,15 +151,17 @@ def check_packed(
     headers: dict[str, TensorInfo], checkpoint: CheckpointRecord, artifact: ArtifactRecord
 ) -> InspectionCheck:
     """Every Linear has to be stored in the method's packed dtype."""
-    name, dtype = PACKED[format_of(artifact.method)]
+    name, dtypes = PACKED[format_of(artifact.method)]
     shapes = checkpoint.linear_shapes
     stored = {module: headers.get(f"{stored_name(headers, module, artifact.method)}.{name}") for module in shapes}
-    unpacked = [module for module, info in stored.items() if info is None or info.dtype != dtype]
+    unpacked = [module for module, info in stored.items() if info is None or info.dtype not in dtypes]
     asked = artifact.precision.module_bits if artifact.precision else {}
     plain = [module for module in unpacked if asked.get(module) != AS_IT_IS]
     total = sum(rows * columns for rows, columns in shapes.values())
     share = 1 - sum(shapes[module][0] * shapes[module][1] for module in unpacked) / total
-    detail = f"{100 * share:.1f} % of the Linear weights are stored as {dtype}"
+    counted = Counter(info.dtype for info in stored.values() if info and info.dtype in dtypes)
+    told = ", ".join(f"{dtype} ({count})" if len(counted) > 1 else dtype for dtype, count in counted.most_common())
+    detail = f"{100 * share:.1f} % of the Linear weights are stored as {told or ' or '.join(dtypes)}"
     if len(unpacked) > len(plain):
         detail += f", {len(unpacked) - len(plain)} modules are left as they are, as asked"
     if plain:
@@ -166,7 +182,9 @@ def check_size(
     weights = sum(rows * columns for rows, columns in checkpoint.linear_shapes.values())
     linear = sum(source_headers[f"{module}.weight"].size_bytes for module in checkpoint.linear_shapes)
     expected = source_size - linear + weights * bits / 8
-    passed = nominal <= bits <= nominal + _MAX_OVERHEAD_BITS and abs(size / expected - 1) <= _SIZE_TOLERANCE
+    # GGUF rounds the embeddings too; how well is a check of its own.
+    least = weights * bits / 8 if format_of(artifact.method) == "gguf" else expected * (1 - _SIZE_TOLERANCE)
+    passed = nominal <= bits <= nominal + _MAX_OVERHEAD_BITS and least <= size <= expected * (1 + _SIZE_TOLERANCE)
     detail = (
         f"{bits:.2f} bits per weight where {nominal:.4g} were asked for; {size} bytes, {100 * size / source_size:.1f} %"
         f" of the source, where {expected:.0f} were expected"
@@ -333,9 +351,14 @@ def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
 def _loaded(job: InspectJob) -> tuple[Any, Collection[str]]:
     """The artifact as transformers loads it, or as its engine does where only that can; and what was not found."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     dtype = getattr(torch, job.dtype)
+    if path := gguf_file(job.artifact_dir):
+        # Metadata that differ from the source's config have failed a check of their own.
+        scaled = rope_factors(path) is not None
+        config = AutoConfig.from_pretrained(job.checkpoint_dir) if scaled else None
+        return load_weights(path, job.dtype, config), ()
     if _engine_reads(job):
         from quantizers.engines.gptqmodel_engine import load_artifact
 

@@ -68,12 +68,12 @@ def stored_bits(
     """Bits of a module's weights by the shapes of its tensors; None where it is not stored as its format has it."""
     if is_left_alone(headers, module):
         return AS_IT_IS
-    name, dtype = PACKED[format_of(artifact.method)]
+    name, dtypes = PACKED[format_of(artifact.method)]
     packed = headers.get(f"{module}.{name}")
-    if packed is None or packed.dtype != dtype:
+    if packed is None or packed.dtype not in dtypes:
         return None
     words = packed.shape[0] * packed.shape[1]
-    return _WORD_BITS * words // (shape[0] * shape[1]) if dtype == "I32" else 8
+    return _WORD_BITS * words // (shape[0] * shape[1]) if packed.dtype == "I32" else 8
 
 
 def _declared(quantization_config: Mapping[str, Any], artifact: ArtifactRecord, name: str, own: int) -> int:

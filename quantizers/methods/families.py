@@ -1,22 +1,23 @@
-"""Which methods cannot make a model of which architecture: what was found by trying, and what older engines know."""
+"""Which methods cannot make a model of which architecture: what was found by trying, and what other engines know."""
 
 from quantizers.checkpoints.architectures import architecture_table
 from registry.contracts.base import Method
 
-MADE_BY_OLDER_ENGINES: dict[Method, frozenset[str]] = {
+MADE_BY_OTHER_ENGINES: dict[Method, frozenset[str]] = {
     "awq_autoawq": frozenset(
         {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM"}
     ),
     "gptq_autogptq": frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}),
+    "gguf": frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}),
 }
-"""What the two archived engines know of what is supported here (awq/models/auto.py, auto_gptq/modeling/_const.py), and
-make soundly: AutoAWQ's are each made by a test, AutoGPTQ's need CUDA. AutoAWQ scales Phi-3's fused Linears as if they
-were single ones."""
+"""What engines in environments of their own know of what is supported here, and make soundly. AutoAWQ's
+(awq/models/auto.py) and llama.cpp's are each made by a test, AutoGPTQ's (auto_gptq/modeling/_const.py) need CUDA.
+AutoAWQ scales Phi-3's fused Linears as if they were single ones; see docs/findings.md for why llama.cpp has so few."""
 
 
 def family_violations(method: Method, architecture: str) -> list[str]:
     """Why `method` is not for models of `architecture`; empty where it is, or where that is not known yet ("")."""
-    makes = MADE_BY_OLDER_ENGINES.get(method)
+    makes = MADE_BY_OTHER_ENGINES.get(method)
     if makes is not None and architecture and architecture not in makes:
         return [f"{method} is not for {architecture}: its engine makes {', '.join(sorted(makes))}; leave it out"]
     row = architecture_table().architectures.get(architecture)

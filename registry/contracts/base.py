@@ -20,6 +20,7 @@ Method = Literal[
     "fp8",
     "nvfp4",
     "autoround",
+    "gguf",
     "gptq_autogptq",
     "awq_autoawq",
     "gptq_imported",

@@ -19,6 +19,11 @@ class Endpoint(Record):
     """Context length in tokens."""
     prefix_block_tokens: int | None = None
     """Tokens that the server's prefix cache takes at once; None where it has none or does not say."""
+    forced_tokens: int | None = None
+    """Log-probabilities are told of tokens that are forced, one a request, in so many requests at once; None where the
+    server tells those of tokens by their ids."""
+    keeps_connections: bool = True
+    """False for a server that ends connections while they are used again: each request takes one of its own then."""
     working_metrics: str | None = None
     """What the names of those metrics begin with that change while the server computes; None where it tells none."""
     api_key_variable: str | None = None

@@ -79,6 +79,8 @@ class ServerRequest(NamedTuple):
     """Where `profiling.profile` finds the engine's traces; without it the engine takes no order to profile."""
     gpus: Sequence[str] = ()
     """Those that it sees, as CUDA_VISIBLE_DEVICES names them; empty for all that are visible."""
+    python: Path | None = None
+    """That of the engine's environment; None for this process's own."""
 
 
 class ServerCommand(NamedTuple):
@@ -180,6 +182,8 @@ class Engine(ABC):
     """Packages that the engine comes as, one for a kind of device; empty where it is installed elsewhere."""
     plugins: ClassVar[tuple[str, ...]] = ()
     """Packages beside it that shape what is measured."""
+    environment: ClassVar[str] = "main"
+    """Which of `environments/` its servers run in: `main` beside ourselves, or one of its own."""
     formats_in_16_bits_only: ClassVar[frozenset[Method]] = frozenset()
     """Those that it does not serve in float32."""
     formats_of_plugins: ClassVar[Mapping[Method, str]] = {}
@@ -187,6 +191,10 @@ class Engine(ABC):
 
     gives_logprobs: ClassVar[bool] = False
     """Answers completions with log-probabilities: of the prompt, and of tokens that are asked for by their ids."""
+    forces_tokens: ClassVar[bool] = False
+    """Tells the log-probability of a token that `logit_bias` forces, as it is without that: a token a request."""
+    keeps_connections: ClassVar[bool] = True
+    """Ends no connection that a client may be about to use again."""
     takes_token_ids: ClassVar[bool] = False
     """Completes a prompt of token ids as well as a text."""
     tells_ranks: ClassVar[bool] = False

@@ -11,6 +11,7 @@ from serving_checks.engines.base import Engine, ServingConfig
 ENGINES: Mapping[str, str] = {
     "vllm": "serving_checks.engines.vllm:VllmEngine",
     "transformers": "serving_checks.engines.transformers_serve:TransformersEngine",
+    "llamacpp": "serving_checks.engines.llamacpp:LlamaCppEngine",
     "openai": "serving_checks.engines.openai_address:OpenAIAddress",
 }
 """Engine -> "module:Class"; the first is the one of configs that name none."""

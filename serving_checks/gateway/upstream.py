@@ -79,7 +79,9 @@ class Upstream:
     async def __aenter__(self) -> Self:
         # No limit: requests must not queue here. Bytes pass as they are, compressed or not.
         self._session = aiohttp.ClientSession(
-            connector=_Connector(limit=0, keepalive_timeout=_KEPT_SECONDS),
+            connector=_Connector(limit=0, keepalive_timeout=_KEPT_SECONDS)
+            if self.endpoint.keeps_connections
+            else aiohttp.TCPConnector(limit=0, force_close=True),
             # What a server has told one client to keep is not sent for another.
             cookie_jar=aiohttp.DummyCookieJar(),
             # Silence is timed below: aiohttp's own limit is not kept while a head comes in drops, nor after bytes that

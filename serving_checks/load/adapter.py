@@ -128,7 +128,8 @@ class VllmGenerator:
                     goodput_config_dict={},
                     max_concurrency=load.concurrency,
                     lora_modules=None,
-                    extra_headers=authorization(endpoint.api_key_variable),
+                    extra_headers=authorization(endpoint.api_key_variable)
+                    | ({} if endpoint.keeps_connections else {"Connection": "close"}),
                     extra_body=self._fields,
                     ready_check_timeout_sec=0,
                     self_timed=due is not None,

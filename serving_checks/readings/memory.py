@@ -59,7 +59,9 @@ def memory_record(server: RunningServer, model_dir: Path, device: Device) -> Mem
         except RuntimeError as error:
             notes.append(f"peak: {error}")
     return MemoryRecord(
-        artifact_bytes=sum(file.stat().st_size for file in model_dir.glob("*.safetensors")),
+        artifact_bytes=sum(
+            file.stat().st_size for file in (*model_dir.glob("*.safetensors"), *model_dir.glob("*.gguf"))
+        ),
         weights_bytes_by_rank=weights,
         unread_weights_bytes=unread,
         kv_cache_bytes=None if cache.budget_bytes is None else int(cache.budget_bytes),

@@ -64,7 +64,7 @@ class ReplayClient:
         # As `transport.streaming`: nothing queues in the client, and loopback is behind no proxy.
         self._headers = authorization(self.endpoint.api_key_variable)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, force_close=not self.endpoint.keeps_connections),
             timeout=aiohttp.ClientTimeout(total=None),
             trust_env=False,
             read_bufsize=_EVENT_BYTES // 2,

@@ -71,8 +71,9 @@ class StreamingClient:
 
         # No limit and no environment: requests must not queue in the client, and loopback is behind no proxy.
         self._headers = authorization(self._endpoint.api_key_variable)
+        connector = aiohttp.TCPConnector(limit=0, force_close=not self._endpoint.keeps_connections)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None), trust_env=False
+            connector=connector, timeout=aiohttp.ClientTimeout(total=None), trust_env=False
         )
         return self
 

@@ -171,7 +171,7 @@ def test_no_module_outside_the_adapter_names_the_serving_engine() -> None:
 
 
 def test_serving_engines_are_reached_through_their_table_only() -> None:
-    adapters = {"vllm", "vllm_log", "transformers_serve", "openai_address"}
+    adapters = {"vllm", "vllm_log", "transformers_serve", "llamacpp", "llamacpp_program", "openai_address"}
     importers = {
         str(path.relative_to(ROOT))
         for path in python_files(*PACKAGES)

@@ -19,7 +19,7 @@ from quantizers.checkpoints.architectures import architecture_table
 from quantizers.checkpoints.checkpoint import describe
 from quantizers.checkpoints.expert_names import is_router
 from quantizers.engines.gptqmodel_engine import import_engine
-from quantizers.methods.families import MADE_BY_OLDER_ENGINES, family_violations
+from quantizers.methods.families import MADE_BY_OTHER_ENGINES, family_violations
 from registry.contracts import ArtifactRecord, CheckpointRecord
 from registry.contracts.base import Method
 from serving_checks.processes.pulse import UNBOUNDED
@@ -34,8 +34,9 @@ TRIED_ELSEWHERE = ("Qwen2ForCausalLM", "Gemma2ForCausalLM")
 ELSEWHERE = [
     (architecture, method)
     for method in METHODS
-    if method not in OWN and method != "gptq_autogptq"  # which asks for CUDA
-    for architecture in sorted(MADE_BY_OLDER_ENGINES.get(method, TRIED_ELSEWHERE))
+    # AutoGPTQ asks for CUDA; GGUF's architectures are made by tests of their own (tests/integration/test_gguf.py).
+    if method not in (*OWN, "gptq_autogptq", "gguf")
+    for architecture in sorted(MADE_BY_OTHER_ENGINES.get(method, TRIED_ELSEWHERE))
 ]
 """What is made in environments of other engines, each by a process that imports for a quarter of a minute."""
 DENSE = (

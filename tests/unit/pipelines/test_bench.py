@@ -65,7 +65,7 @@ def test_the_examples_are_sound(path: Path) -> None:
     [
         ("name: mine", "name: mine\nprofil: true", ["bench.yaml:3", "unknown key", "did you mean `profile`?"]),
         ("version: 1", "version: 2", ["bench.yaml:1"]),
-        ("engine: openai", "engine: sglang", ["bench.yaml", "vllm, transformers, openai"]),
+        ("engine: openai", "engine: sglang", ["bench.yaml", "vllm, transformers, llamacpp, openai"]),
         ("theirs\n", "theirs\n  max_modl_len: 9\n", ["bench.yaml:8", "did you mean `max_model_len`?"]),
         ("requests: 4", "requests: 0", ["bench.yaml:8", "greater than or equal to 1"]),
         ("name: mine\n", "name: mine\nevaluation: {suite: demo}\n", ["bench.yaml:3", "unknown key `evaluation`"]),

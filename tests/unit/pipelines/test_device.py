@@ -28,6 +28,7 @@ def test_float32_where_bfloat16_is_slow_and_the_engines_take_it() -> None:
         "w8a8": "float32",
         "w8a8_gptq": "float32",
         "fp8": "float32",
+        "gguf": "float32",
         "rtn": "bfloat16",
         "w4a16_gptq": "bfloat16",
         "nvfp4": "bfloat16",

@@ -75,7 +75,7 @@ class Lab:
         listen = f"listen: {{port: {self.port}}}\nfollow_seconds: 0.02\n"
         self.config_file.write_text(f"version: 1\nname: live\nmodel: demo\n{listen}")
         monkeypatch.setattr(served_aliases, "checked_folder", self._checked)
-        monkeypatch.setattr(served_aliases, "serve", self._serve)
+        monkeypatch.setattr(served_aliases, "served", self._serve)
 
     def _stored(self, version: str) -> str:
         with self.workspace.store.staging() as staging:
@@ -352,7 +352,7 @@ def test_it_starts_again_into_the_same_state(one: Lab) -> None:
 
 
 def test_a_server_that_runs_already_is_asked_where_it_is(one: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served_aliases, "serve", serve)
+    monkeypatch.setattr(served_aliases, "served", serve)
     monkeypatch.setattr(
         served_aliases,
         "checked_folder",

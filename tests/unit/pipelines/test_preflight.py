@@ -213,6 +213,9 @@ def test_a_row_s_source_still_says_so(row: Refusal) -> None:
         (("gptq", "cuda", 1, 2, "transformers"), "one process"),
         ((None, "cpu", 1, 1, "transformers"), None),
         ((None, "cuda", 4, 2, "sglang"), None),
+        (("gguf", "cuda", 1, 1, "vllm"), "reads no GGUF"),
+        (("gguf", "cpu", 1, 1, "transformers"), "no folder with one"),
+        (("gguf", "cpu", 1, 1, "llamacpp"), None),
         (("nvfp4", "cpu", 1, 1, "vllm"), "no kernel for NVFP4 on a CPU"),
         (("nvfp4", "cuda", 2, 1, "vllm"), None),
         (("fp8", "cpu", 1, 1, "vllm"), None),
@@ -233,8 +236,16 @@ def test_a_pipeline_on_a_cpu_is_told_once() -> None:
 
 
 def test_one_rank_is_refused_to_none() -> None:
-    asked = [(method, engine) for method in METHODS for engine in ENGINES]
-    assert not any(serving_violations(Asked(method, "cuda", 1, engine=engine)) for method, engine in asked)
+    asked = [(method, engine) for method in METHODS for engine in ENGINES if engine != "llamacpp"]
+    refused = [one for one in asked if serving_violations(Asked(one[0], "cuda", 1, engine=one[1]))]
+    assert refused == [("gguf", "vllm"), ("gguf", "transformers")]
+
+
+def test_llama_cpp_serves_its_own_format_and_what_is_in_none() -> None:
+    asked = [None, *METHODS]
+    served = [method for method in asked if not serving_violations(Asked(method, "cpu", 1, engine="llamacpp"))]
+    assert served == [None, "gguf"]
+    assert "comes for CPUs" in serving_violations(Asked("gguf", "cuda", 1, engine="llamacpp"))[0]
 
 
 def test_an_engine_without_log_probabilities_cannot_be_evaluated() -> None:

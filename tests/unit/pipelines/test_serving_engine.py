@@ -58,7 +58,7 @@ def test_a_recipe_from_before_there_was_a_choice_is_vllm_s() -> None:
 @pytest.mark.parametrize(
     ("serving", "says", "remedy"),
     [
-        ("{engine: sglang}", "the serving engines are vllm, transformers, openai", "sglang"),
+        ("{engine: sglang}", "the serving engines are vllm, transformers, llamacpp, openai", "sglang"),
         ("{engine: transformers, enforce_eager: true}", "unknown key `serving.enforce_eager`", "known keys"),
         ("{max_num_seq: 4}", "unknown key `serving.max_num_seq`", "`max_num_seqs`"),
         ("{engine: openai, base_url: 'http://127.0.0.1:1'}", "served_model_name` is missing", "add"),

@@ -43,6 +43,7 @@ def test_a_llama_s_work_is_counted(tmp_path: Path) -> None:
         ({"quant_method": "gptq", "bits": 4}, "bfloat16"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bfloat16"),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8"),
+        ({"quant_method": "gguf", "type": "q4_k_m"}, "int8"),
         ({"config_groups": {"linear": {"weights": INT8, "input_activations": INT8}}}, "int8"),
         ({"config_groups": {"linear": {"weights": INT8, "input_activations": None}}}, "bfloat16"),
         ({"config_groups": {"a": {"input_activations": INT8}, "b": {}}}, "bfloat16"),

@@ -9,7 +9,7 @@ from configs.errors import RequestError
 from quantizers.checkpoints.architectures import architecture_table
 from quantizers.checkpoints.sources import GGUF_NAMES, check_architecture
 from quantizers.engines.layer_kinds import own_positions
-from quantizers.methods.families import MADE_BY_OLDER_ENGINES, family_violations
+from quantizers.methods.families import MADE_BY_OTHER_ENGINES, family_violations
 from tests.tiny_families import make_tiny
 from tools import model_table
 
@@ -28,7 +28,7 @@ def test_an_older_engine_makes_what_it_knows() -> None:
     (line,) = family_violations("awq_autoawq", "SmolLM3ForCausalLM")
     assert "its engine makes Gemma2ForCausalLM, LlamaForCausalLM" in line
     assert family_violations("awq_autoawq", "") == []
-    assert all(makes <= set(TABLE.architectures) for makes in MADE_BY_OLDER_ENGINES.values())
+    assert all(makes <= set(TABLE.architectures) for makes in MADE_BY_OTHER_ENGINES.values())
 
 
 @pytest.mark.parametrize("library", model_table.LIBRARIES)

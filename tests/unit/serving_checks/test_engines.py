@@ -136,7 +136,7 @@ def test_a_config_survives_a_job_file(config: ServingConfig) -> None:
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        ({"engine": "sglang"}, "the serving engines are vllm, transformers, openai"),
+        ({"engine": "sglang"}, "the serving engines are vllm, transformers, llamacpp, openai"),
         ({"engine": ["vllm"]}, "the serving engines are"),
         ({"engine": "transformers", "enforce_eager": True}, "enforce_eager"),
         ({"engine": "transformers", "max_num_seqs": 8}, "max_num_seqs"),

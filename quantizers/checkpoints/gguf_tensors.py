@@ -1,0 +1,111 @@
+"""The tensors of a GGUF file by the names, and with the values, that they have in a checkpoint.
+
+llama.cpp's converter names tensors anew, orders the rows of queries and keys by pairs that rotate together, and adds
+one to Gemma's norms (convert_hf_to_gguf.py). Here all that is undone. Blocks are read by llama.cpp's own Python
+package, which shares no code with the quantizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.errors import RequestError
+from quantizers.checkpoints import gguf_header
+from quantizers.checkpoints.safetensors_header import TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+_ROTATED_BY_PAIRS = frozenset({"llama"})
+"""GGUF architectures whose rows of queries and keys are in another order than the checkpoint's."""
+_PARTS = (".weight", ".bias")
+
+
+class GgufFile:
+    """One GGUF file, read a tensor at a time; a context manager, and to be used as `TensorFiles` is.
+
+    Args:
+        path: The file.
+        names: Tensors of the checkpoint that it was made of; what the file has of them is in `headers`.
+
+    Raises:
+        RequestError: The file is broken.
+    """
+
+    def __init__(self, path: Path, names: Iterable[str]) -> None:
+        self._path = path
+        try:
+            self._stored, self._start = gguf_header.layout(path)
+            self._kind = gguf_header.architecture(path)
+            self._sizes = gguf_header.metadata(path, (f"{self._kind}.",), lists=False)
+        except ValueError as error:
+            raise RequestError(f"{path} is no whole GGUF file: {error}", remedy="quantize again") from error
+        known = _name_map(self._kind, int(self._sizes[f"{self._kind}.block_count"]))
+        found = {name: stored for name in names if (stored := known.get_name(name, _PARTS)) in self._stored}
+        self._names: dict[str, str] = found
+        self.headers = {name: self._info(stored) for name, stored in found.items()}
+
+    def __enter__(self) -> GgufFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.headers
+
+    @property
+    def unnamed(self) -> dict[str, TensorInfo]:
+        """Tensors that none of the checkpoint's was written to, by their own names."""
+        return {name: self._info(name) for name in sorted(self._stored.keys() - set(self._names.values()))}
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor in float32, on the CPU, as the checkpoint has it."""
+        return self._as_in_checkpoint(name, self.read_own(self._names[name]))
+
+    def read_own(self, stored: str) -> torch.Tensor:
+        """The same as the file has it, by the file's name for it."""
+        import numpy as np
+        import torch
+        from gguf.constants import GGMLQuantizationType
+        from gguf.quants import dequantize
+
+        tensor = self._stored[stored]
+        shape = tensor.shape[::-1]
+        place = self._start + tensor.offset
+        content = np.fromfile(self._path, dtype=np.uint8, count=tensor.size_bytes, offset=place)
+        rows = content.reshape(prod(shape[:-1]), -1)
+        values = np.array(dequantize(rows, GGMLQuantizationType(tensor.ggml_type)), dtype=np.float32)
+        return torch.from_numpy(values).view(shape)
+
+    def _as_in_checkpoint(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        if self._kind.startswith("gemma") and name.endswith("norm.weight"):
+            return values - 1
+        module = name.rpartition(".")[0].rpartition(".")[2]
+        if self._kind in _ROTATED_BY_PAIRS and module in ("q_proj", "k_proj"):
+            heads = self._sizes[f"{self._kind}.attention.head_count" + ("_kv" if module == "k_proj" else "")]
+            pairs = values.view(int(heads), -1, 2, *values.shape[1:])
+            return pairs.transpose(1, 2).reshape(values.shape)
+        return values
+
+    def _info(self, stored: str) -> TensorInfo:
+        tensor = self._stored[stored]
+        return TensorInfo(type_name(tensor.ggml_type), tensor.shape[::-1], tensor.size_bytes, self._path)
+
+
+def type_name(ggml_type: int) -> str:
+    """As llama.cpp spells it, such as `Q4_K`; those that are no blocks are spelled as in safetensors."""
+    from gguf.constants import GGMLQuantizationType
+
+    return str(GGMLQuantizationType(ggml_type).name)
+
+
+def _name_map(kind: str, blocks: int) -> Any:
+    from gguf.constants import MODEL_ARCH_NAMES
+    from gguf.tensor_mapping import get_tensor_name_map
+
+    architecture = next(one for one, name in MODEL_ARCH_NAMES.items() if name == kind)
+    return get_tensor_name_map(architecture, blocks)
