@@ -70,6 +70,7 @@ class Client:
         num_concurrent: Requests kept open at each; more than a server works on at once only wait there.
         cache: Where answers are looked up and kept.
         silence_seconds: When to give up on a server that answers nothing at all, and whose metrics stand still.
+        further: Waits for servers that still start, alike too; nobody waits for them with a question.
     """
 
     def __init__(
@@ -78,10 +79,12 @@ class Client:
         num_concurrent: int,
         cache: RequestCache | None = None,
         silence_seconds: float = SILENCE_SECONDS,
+        further: Callable[[], Sequence[Endpoint]] | None = None,
     ) -> None:
         self.counts = Counts()
-        self._silence_seconds = silence_seconds
-        self._endpoints, self._cache = list(endpoints), cache
+        self.endpoints = list(endpoints)
+        """Those that have shared questions, or will share the next ones."""
+        self._silence_seconds, self._cache, self._further = silence_seconds, cache, further
         # More would take the places of those whose beginnings the server has in its cache.
         self._num_concurrent = min([num_concurrent, *(one.forced_tokens or num_concurrent for one in endpoints)])
 
@@ -106,7 +109,7 @@ class Client:
 
     def one_at_a_time(self) -> Client:
         """Of the same servers, with nothing beside a request at either, and nothing looked up."""
-        return Client(self._endpoints, 1, None, self._silence_seconds)
+        return Client(self.endpoints, 1, None, self._silence_seconds)
 
     def complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The first server's choice for each body of the completions API, in their order; nothing is looked up or kept.
@@ -117,16 +120,16 @@ class Client:
         return asyncio.run(self._complete(bodies))
 
     async def _complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        async with self._session(self._silence_seconds) as session:
-            return await asyncio.gather(*(self._send(session, self._endpoints[0], body) for body in bodies))
+        async with self._session(self._silence_seconds, self._num_concurrent) as session:
+            return await asyncio.gather(*(self._send(session, self.endpoints[0], body) for body in bodies))
 
-    def _session(self, silence_seconds: float | None = None) -> aiohttp.ClientSession:
+    def _session(self, silence_seconds: float | None = None, at_once: int = 0) -> aiohttp.ClientSession:
+        """`at_once`: requests; 0 for as many as are sent."""
         import aiohttp
 
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=self._num_concurrent * len(self._endpoints),
-                force_close=not all(one.keeps_connections for one in self._endpoints),
+                limit=at_once, force_close=not all(one.keeps_connections for one in self.endpoints)
             ),
             timeout=aiohttp.ClientTimeout(total=None, sock_read=silence_seconds),
         )
@@ -142,7 +145,7 @@ class Client:
         self, questions: Sequence[Question], answers: dict[Question, Answer], on_progress: Callable[[], None]
     ) -> None:
         async with self._session() as session:
-            first = self._endpoints[0]
+            first = self.endpoints[0]
             chains = plan(questions, first.prefix_block_tokens, forced=first.forced_tokens is not None)
             open_questions = _open_questions(request for chain in chains for request in chain)
             # Last in, first out: what continues a context follows at once, while its server remembers it.
@@ -161,9 +164,16 @@ class Client:
                         waiting.put_nowait((endpoint, [request]))
                     waiting.task_done()
 
-            workers = [endpoint for _ in range(self._num_concurrent) for endpoint in self._endpoints]
-            tasks: list[asyncio.Task[None]] = [asyncio.create_task(work(endpoint)) for endpoint in workers]
-            tasks += [asyncio.create_task(waiting.join()), asyncio.create_task(self._watch(answers))]
+            async def work_at_late_ones(further: Callable[[], Sequence[Endpoint]]) -> None:
+                late = await asyncio.to_thread(further)
+                self._further = None
+                self.endpoints += late
+                workers = [work(endpoint) for _ in range(self._num_concurrent) for endpoint in late]
+                await asyncio.gather(waiting.join(), *workers)
+
+            workers = [work(endpoint) for _ in range(self._num_concurrent) for endpoint in self.endpoints]
+            late = [work_at_late_ones(self._further)] if self._further else []
+            tasks = [asyncio.create_task(one) for one in (*workers, *late, waiting.join(), self._watch(answers))]
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -181,7 +191,7 @@ class Client:
             while (now := (self.counts.requests, len(answers), await self._all_working(session))) != then:
                 then = now
                 await asyncio.sleep(self._silence_seconds)
-        asked = " and ".join(one.base_url for one in self._endpoints)
+        asked = " and ".join(one.base_url for one in self.endpoints)
         raise StageError(
             f"{asked} answered nothing for {self._silence_seconds:.0f} s, nor computed anything",
             remedy="see the end of the server's log for what it hangs at; where it is only slow, raise `answer_minutes`"
@@ -190,7 +200,7 @@ class Client:
         )
 
     async def _all_working(self, session: aiohttp.ClientSession) -> list[list[str] | None]:
-        return [await self._working(session, endpoint) for endpoint in self._endpoints]
+        return [await self._working(session, endpoint) for endpoint in self.endpoints]
 
     async def _working(self, session: aiohttp.ClientSession, endpoint: Endpoint) -> list[str] | None:
         """What the server's metrics say of its work; None where they say nothing, or it does not answer."""

@@ -62,7 +62,7 @@ class Prepared:
         adaptive: Adaptive | None = None,
         silence_seconds: float = SILENCE_SECONDS,
         alone: int = 0,
-        further: Callable[[], Sequence[Endpoint]] = tuple,
+        further: Callable[[], Sequence[Endpoint]] | None = None,
     ) -> EvaluationRecord:
         """Score the model behind `endpoint`; per-item results go to `output_dir/samples.parquet`.
 
@@ -77,7 +77,7 @@ class Prepared:
             adaptive: Asks look by look until every category is decided; all items of the suite when left out.
             silence_seconds: When to give up on a server that answers nothing and computes nothing.
             alone: Items that are asked once more with nothing beside them, at most.
-            further: Gives servers that are alike, once they are ready; they share the questions with the first.
+            further: Waits for servers that are alike and still start; they share the questions with the first.
 
         Raises:
             StageError: The server stopped answering, or answered with what is no number; a task lacks documents, or the
@@ -88,8 +88,8 @@ class Prepared:
             if cache_file is not None:
                 facts = {"model_digest": model_digest, "max_model_len": str(endpoint.max_model_len)}
                 cache = stack.enter_context(RequestCache(cache_file, facts | dict(cache_facts or {})))
-            endpoints = [endpoint, *further()]
-            asker = Asker(self, endpoint, Client(endpoints, num_concurrent, cache, silence_seconds), on_progress)
+            client = Client([endpoint], num_concurrent, cache, silence_seconds, further)
+            asker = Asker(self, endpoint, client, on_progress)
             conditions = asker.conditions(engine or {})
             if adaptive is None:
                 asked = Asked(asker.ask(asker.items), [])
@@ -101,7 +101,7 @@ class Prepared:
         samples = sorted(asked.samples, key=lambda sample: (order[sample.task], sample.doc_id))
         write_samples(output_dir / SAMPLES_FILE, samples)
         record = self._record(samples, model_digest, asker, conditions, asked.looks)
-        return record.model_copy(update={"asked_alone": again, "servers": len(endpoints)})
+        return record.model_copy(update={"asked_alone": again, "servers": len(client.endpoints)})
 
     def _ask_alone(self, asker: Asker, samples: Sequence[Sample], most: int) -> AskedAlone | None:
         shares = {category.name for category in self.resolved.suite.categories if category.unit == "share"}

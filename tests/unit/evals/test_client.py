@@ -291,7 +291,7 @@ def test_not_a_number_is_no_answer(tmp_path: Path) -> None:
 
 def test_a_server_that_hangs_is_given_up() -> None:
     with pytest.raises(StageError, match="answered nothing"), client_of(FormulaModel(delay_seconds=1.5)) as client:
-        Client(client._endpoints, 4, silence_seconds=0.2).ask(scores(2), lambda done, total: None)
+        Client(client.endpoints, 4, silence_seconds=0.2).ask(scores(2), lambda done, total: None)
 
 
 class Busy(FormulaModel):
@@ -310,13 +310,13 @@ class Idle(Busy):
 def test_a_long_answer_of_a_server_that_computes_is_no_hang() -> None:
     facts = {"num_concurrent": 1, "working_metrics": "vllm:"}
     with client_of(Busy(delay_seconds=0.5), **facts) as client:
-        patient = Client(client._endpoints, 1, silence_seconds=0.1)
+        patient = Client(client.endpoints, 1, silence_seconds=0.1)
         assert len(patient.ask(scores(1), lambda done, total: None)) == 1
     with (
         client_of(Idle(delay_seconds=0.5), **facts) as client,
         pytest.raises(StageError, match="answered nothing for 0 s, nor computed anything"),
     ):
-        Client(client._endpoints, 1, silence_seconds=0.1).ask(scores(1), lambda done, total: None)
+        Client(client.endpoints, 1, silence_seconds=0.1).ask(scores(1), lambda done, total: None)
 
 
 class OtherEngine(FormulaModel):
@@ -400,3 +400,34 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) 
         # Those in flight when it died are asked again, no others.
         assert client.counts.from_cache >= 60 - 2 * 4
         assert client.counts.from_cache + len(rest.bodies) == 400
+
+
+def test_a_server_that_starts_late_shares_what_is_left() -> None:
+    """And nobody waits for it, nor is it waited for where nothing is left."""
+    first, second = FormulaModel(delay_seconds=0.01), FormulaModel(delay_seconds=0.01)
+    begun = threading.Event()
+    with completions_server(first) as one, completions_server(second) as other:
+        ends = [
+            Endpoint(base_url=url, served_model_name="model", model_path="", max_model_len=64) for url in (one, other)
+        ]
+
+        def further() -> list[Endpoint]:
+            assert begun.wait(10)
+            return ends[1:]
+
+        client = Client(ends[:1], 2, further=further)
+        answers = client.ask(scores(200), lambda done, total: begun.set() if done > 20 else None)
+    assert answers == ask(FormulaModel(), scores(200))
+    assert client.endpoints == ends
+    assert len(first.bodies) > len(second.bodies) > 20
+
+
+def test_a_late_server_that_does_not_start_ends_the_evaluation() -> None:
+    def further() -> list[Endpoint]:
+        raise StageError("it did not start", remedy="look at its log")
+
+    with client_of(FormulaModel(delay_seconds=0.01)) as client:
+        with pytest.raises(StageError, match="did not start"):
+            Client(client.endpoints, 2, further=further).ask(scores(200), lambda done, total: None)
+        late = Client(client.endpoints, 2, further=lambda: [])
+        assert len(late.ask(scores(50), lambda done, total: None)) == 50
