@@ -18,12 +18,15 @@ from pipelines.execution.workspace import Workspace
 from pipelines.planning.context import JobContext
 from pipelines.planning.preflight import check_free_space
 from pipelines.planning.stages import Stage
-from pipelines.records.events import EventLog, How, StageOutcome
+from pipelines.records.events import WAIT_PART, EventLog, How, StageOutcome
 from registry.contracts import Failure, InspectionRecord, SoundnessRecord, StageResult
 from registry.explain import explanation_of
 from registry.store import DamagedObject
 
 OnProgress = Callable[[str, str], None]
+
+_ASKING_SECONDS = 0.05
+"""To ask for a turn on the machine; what takes longer was a wait."""
 
 
 class Runner:
@@ -169,7 +172,7 @@ class Runner:
         cached = self._workspace.cache.get(key)
         if stage.is_answered_by(cached, results):
             return cached, "reused"
-        with self._machine.held_for(stage, lambda whom: self._on_progress(stage.name, f"waiting for {whom}")) as beside:
+        with self._machine.held_for(stage, lambda whom: self._on_progress(stage.name, f"waiting for {whom}")) as place:
             # Another run may have made it while this one waited.
             cached = self._workspace.cache.get(key)
             if stage.is_answered_by(cached, results):
@@ -179,12 +182,14 @@ class Runner:
                     self._before_work()
             if cached is None:
                 self._workspace.cache.forget(key)
-            check_free_space(self._workspace.root, stage, self._context.config.source, results, beside)
+            check_free_space(self._workspace.root, stage, self._context.config.source, results, place.beside)
             result = self._work.result_of(stage, results, lambda text: self._on_progress(stage.name, text))
             if result.failure is None:
                 self._workspace.cache.put(key, stage.name, result)
                 self._workspace.forget_unfinished(key)
-        return result, "failed" if result.failure else "done"
+        waited = {WAIT_PART: place.waited_seconds} if place.waited_seconds > _ASKING_SECONDS else {}
+        timed = result.model_copy(update={"timings_seconds": result.timings_seconds | waited})
+        return timed, "failed" if result.failure else "done"
 
 
 def _judged_inspection(result: StageResult, how: How) -> tuple[StageResult, How]:

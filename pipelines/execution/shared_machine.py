@@ -1,15 +1,26 @@
 """The machine as the stages of one run share it. Other runs of the workspace wait while any of them works."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from threading import Event, Lock
+from typing import NamedTuple
 
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.concurrency import Sharing
 from pipelines.planning.stages import Stage
 from registry.machine_turns import MachineTurns
+
+
+class Place(NamedTuple):
+    """Of a stage that works, on the machine."""
+
+    beside: list[Stage]
+    """Those that worked already when it began."""
+    waited_seconds: float
+    """Until load tests and proofs of another stage had ended."""
 
 
 class SharedMachine:
@@ -38,8 +49,8 @@ class SharedMachine:
         return self.sharing.making_env if self.sharing and stage.kind != "measure" else {}
 
     @contextmanager
-    def held_for(self, stage: Stage, on_wait: Callable[[str], None]) -> Iterator[list[Stage]]:
-        """Hold the machine for the length of the block, which is given the stages that work already.
+    def held_for(self, stage: Stage, on_wait: Callable[[str], None]) -> Iterator[Place]:
+        """Hold the machine for the length of the block.
 
         Args:
             stage: Is going to work.
@@ -56,8 +67,9 @@ class SharedMachine:
             beside = list(self._working)
             self._working.append(stage)
         try:
+            began = time.monotonic()
             with self._turn(stage, on_wait):
-                yield beside
+                yield Place(beside, time.monotonic() - began)
         finally:
             with self._lock:
                 self._working.remove(stage)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pipelines.execution import run as runs
 from pipelines.execution import stage_work
 from pipelines.execution.recording import Ended, Recorder
 from pipelines.execution.run import execute_run
+from pipelines.execution.shared_machine import Place, SharedMachine
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.concurrency import check_concurrency, may_be_beside, sharing_of, startable, waits_of
 from pipelines.planning.context import JobContext
@@ -28,9 +30,10 @@ from pipelines.planning.open_run import OpenRun
 from pipelines.planning.plan import PlannedStage
 from pipelines.planning.stages import Stage, stages_of
 from pipelines.recipe.run_config import RunConfig
-from pipelines.records.events import StageOutcome, side_by_side, time_breakdown
+from pipelines.records.events import WAIT_PART, StageOutcome, side_by_side, time_breakdown
 from pipelines.records.run_record import RunRecord
 from registry.contracts import StageResult
+from registry.machine_turns import MachineTurns
 from tests.unit.pipelines.test_run import Silent
 from tests.unit.pipelines.test_runner import FINGERPRINTS, GPTQ, MACHINE, is_gone, run_config, wait_for
 from tests.walks import take, walk_of
@@ -276,6 +279,34 @@ def test_a_run_side_by_side_comes_to_what_it_comes_to_one_by_one(
     assert [row.verdict for row in record.rows] == [row.verdict for row in one_by_one.rows]
     assert not any(line.startswith("alone") for line in again.told), "nobody to be alone from"
     assert {one.how for one in lab.run(config_of(1)).outcomes} == {"reused"}
+
+
+def test_a_stage_waits_for_the_load_tests_of_another(tmp_path: Path) -> None:
+    (prepare, soundness, *_), load_test = stages_of(config_of(), TWO_CORES, FINGERPRINTS), ExitStack()
+    workspace = Workspace(tmp_path / "workspace")
+    workspace.create()
+    machine = SharedMachine(workspace, tmp_path)
+    machine.sharing = sharing_of(config_of(), TWO_CORES, MODEL_BYTES)
+    load_test.enter_context(MachineTurns(tmp_path).alone(lambda: None))
+    with (
+        machine.held_for(prepare, lambda whom: load_test.close()) as first,
+        machine.held_for(soundness, print) as next_,
+    ):
+        assert first.waited_seconds >= 0.1 > next_.waited_seconds
+        assert (first.beside, next_.beside) == ([], [prepare])
+
+
+@pytest.mark.slow
+def test_what_a_stage_waited_for_its_turn_is_no_work_of_its_own(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SharedMachine, "held_for", lambda *_: nullcontext(Place([], 0.25)))
+    worked = lab.run(config_of(1)).outcomes
+    assert {one.result.timings_seconds[WAIT_PART] for one in worked} == {0.25}
+    breakdown = time_breakdown(worked, sum(one.wall_seconds for one in worked))
+    whole = {name: sum(parts.values()) for name, parts in breakdown.stages.items()}
+    assert whole == pytest.approx({one.name: max(one.wall_seconds, whole[one.name]) for one in worked})
+    assert {parts[WAIT_PART] for parts in breakdown.stages.values()} == {0.25}
+    again = lab.run(config_of(1)).outcomes
+    assert not any(WAIT_PART in one.result.timings_seconds for one in again), "it is kept without"
 
 
 @pytest.mark.slow
