@@ -67,7 +67,8 @@ class Runner:
 
     def run(self, stage: Stage) -> StageOutcome:
         """Reuse or make one stage's result. A failure is an outcome, so that stages that do not need it go on."""
-        start, started_at = time.monotonic(), datetime.now(UTC)
+        # In this order: a thread that is held up in between would seem to end after the next one began.
+        started_at, start = datetime.now(UTC), time.monotonic()
         self._stages[stage.name] = stage
         how: How
         broken = [name for name in stage.inputs.values() if not _succeeded(self.results.get(name))]

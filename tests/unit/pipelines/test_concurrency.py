@@ -290,10 +290,10 @@ def test_a_stage_waits_for_the_load_tests_of_another(tmp_path: Path) -> None:
     load_test.enter_context(MachineTurns(tmp_path).alone(lambda: None))
     with (
         machine.held_for(prepare, lambda whom: load_test.close()) as first,
-        machine.held_for(soundness, print) as next_,
+        machine.held_for(soundness, print) as then,
     ):
-        assert first.waited_seconds >= 0.1 > next_.waited_seconds
-        assert (first.beside, next_.beside) == ([], [prepare])
+        assert first.waited_seconds >= 0.1 > then.waited_seconds
+        assert (first.beside, then.beside) == ([], [prepare])
 
 
 @pytest.mark.slow
@@ -302,8 +302,6 @@ def test_what_a_stage_waited_for_its_turn_is_no_work_of_its_own(lab: Lab, monkey
     worked = lab.run(config_of(1)).outcomes
     assert {one.result.timings_seconds[WAIT_PART] for one in worked} == {0.25}
     breakdown = time_breakdown(worked, sum(one.wall_seconds for one in worked))
-    whole = {name: sum(parts.values()) for name, parts in breakdown.stages.items()}
-    assert whole == pytest.approx({one.name: max(one.wall_seconds, whole[one.name]) for one in worked})
     assert {parts[WAIT_PART] for parts in breakdown.stages.values()} == {0.25}
     again = lab.run(config_of(1)).outcomes
     assert not any(WAIT_PART in one.result.timings_seconds for one in again), "it is kept without"
