@@ -19,8 +19,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from aiohttp import web
 
@@ -111,7 +112,7 @@ def opened(folder: Path, port: int, more: str) -> tuple[OpenGateway, Workspace]:
         move(folder, "shadow", "2")
     config = folder / "gateway.yaml"
     config.write_text(_CONFIG.format(model=MODEL, port=port) + more, encoding="utf-8")
-    gateway.run_named = lambda *_: SimpleNamespace(run_id="none", config={}, registered_model=MODEL)  # type: ignore[assignment]
+    _put(gateway, "run_named", lambda *_: SimpleNamespace(run_id="none", config={}, registered_model=MODEL))
     return open_gateway(config, [], workspace), workspace
 
 
@@ -127,6 +128,11 @@ def move(folder: Path, alias: str, version: str) -> None:
     row = {"kind": "promote", "at": datetime.now(UTC), "who": "a benchmark", "why": "", "version_to": version}
     entry = Entry(model=MODEL, stream=f"alias:{alias}", sequence=0, artifact=digest, **row)
     ledger.append(entry, last)
+
+
+def _put(module: ModuleType, name: str, stand_in: Any) -> None:
+    """In place of what `module` has under `name`, for good (AttributeError where it has nothing)."""
+    patch.object(module, name, stand_in).start()
 
 
 @contextmanager
@@ -154,11 +160,13 @@ def run(folder: Path, port: int, url: str | None) -> None:
         async with listening(*arguments):
             yield
 
-    gateway.listening = told  # type: ignore[assignment]
-    served_aliases.checked_folder = lambda model, serving, *_: SimpleNamespace(  # type: ignore[assignment]
-        model=model, serving=serving, dtype="float32"
+    _put(gateway, "listening", told)
+    _put(
+        served_aliases,
+        "checked_folder",
+        lambda model, serving, *_: SimpleNamespace(model=model, serving=serving, dtype="float32"),
     )
-    served_aliases.serve = _serve if url is None else lambda *_, **__: _at(url)  # type: ignore[assignment]
+    _put(served_aliases, "served", _serve if url is None else lambda *_, **__: _at(url))
     run_gateway(*opened(folder, port, "" if url else _ALL_OF_IT), lambda text: print(text, flush=True))
 
 

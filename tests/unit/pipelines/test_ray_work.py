@@ -1,10 +1,12 @@
 """Stages on nodes: what goes over, comes back and is refused. The cluster is this process, stages are stand-ins."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from pydantic import ValidationError
@@ -105,9 +107,10 @@ class Lab:
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     monkeypatch.setattr(ray_work, "_checked_nodes", lambda run, executor, cluster: cluster.nodes())
-    yield Lab(tmp_path, monkeypatch)
-    while node_work._kept:
-        node_work._kept.pop().close()
+    with patch.dict(os.environ):  # the run and its node have a TMPDIR each, in one process here
+        yield Lab(tmp_path, monkeypatch)
+        while node_work._kept:
+            node_work._kept.pop().close()
 
 
 def digests(record: RunRecord) -> dict[str, tuple[str, str | None]]:
