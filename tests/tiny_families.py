@@ -25,6 +25,10 @@ SIZES: dict[str, Any] = {
     **{"vocab_size": 512, "sliding_window": 64, "vocab_size_per_layer_input": 512, "hidden_size_per_layer_input": 32},
     **{"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 2, "num_nextn_predict_layers": 0, "rotary_dim": 16},
 }
+_EYES = {
+    **{"hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 64},
+    **{"num_attention_heads": 4, "num_key_value_heads": 4, "image_size": 28, "patch_size": 14},
+}
 _OWN: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": None},
     "phi3": {"sliding_window": None},
@@ -91,3 +95,27 @@ def make_tiny_of(model_type: str, path: Path, seed: int = 0, dtype: Any = None, 
     model.save_pretrained(path)
     make_tiny_tokenizer(path)
     return path
+
+
+def make_tiny_reader(model_type: str, path: Path, **saving: Any) -> Any:
+    """Write a random bfloat16 model of `model_type` that reads images too into `path`, and return it.
+
+    Args:
+        saving: Of `save_pretrained`.
+    """
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+
+    torch.manual_seed(0)
+    config_class = CONFIG_MAPPING[model_type]
+    eyes = config_class().vision_config
+    sizes = {name: size for name, size in _EYES.items() if name in eyes.to_dict()}
+    text = tiny_config(config_class().get_text_config().model_type).to_dict()
+    config = config_class(text_config=text, vision_config={**sizes, "model_type": eyes.model_type})
+    for name in ("image_token_id", "image_token_index"):
+        if hasattr(config, name):
+            setattr(config, name, 400)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(path, **saving)
+    make_tiny_tokenizer(path)
+    return model

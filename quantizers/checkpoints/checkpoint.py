@@ -32,6 +32,7 @@ from quantizers.checkpoints.sources import (
     locate_gguf,
     read_config,
 )
+from quantizers.checkpoints.text_part import Part, write_text_part
 from quantizers.checkpoints.tokenizer_files import TOKENIZER_PATTERNS
 from quantizers.checkpoints.tokenizer_proof import ProvedTokenizer, prove_folder, prove_gguf
 from quantizers.checkpoints.weight_values import beyond_float16
@@ -59,6 +60,9 @@ _COMPANIONS = (
 """What belongs to a checkpoint besides its weights. A list of what may come in: pickles and scripts stay outside."""
 
 
+_OF_PART: dict[Part, str] = {"all": "", "text": "the text part of "}
+
+
 class PrepareJob(FilesJob):
     """Turn a source into a safetensors checkpoint in `output_dir`."""
 
@@ -81,20 +85,21 @@ def prepare(job: PrepareJob, clock: StageClock) -> tuple[CheckpointRecord, dict[
     versions: dict[str, str] = {}
     sharing: Sharing | None = None
     match job.source:
-        case FolderSource(path=path):
+        case FolderSource(path=path, part=part):
             with clock.part("copy"):
-                sharing = _take_folder(path, job.output_dir)
+                sharing = _take_folder(path, job.output_dir, part)
             with clock.part("tokenizer"):
                 proved = prove_folder(job.output_dir, path)
-            origin, original, declared = f"folder {path.name}", str(path), license_of_card(path)
-        case HubSource(id=model_id, revision=revision):
+            origin, original, declared = f"{_OF_PART[part]}folder {path.name}", str(path), license_of_card(path)
+        case HubSource(id=model_id, revision=revision, part=part):
             with clock.part("download"):
                 snapshot = download(model_id, revision)
             with clock.part("copy"):
-                sharing = _take_folder(snapshot, job.output_dir)
+                sharing = _take_folder(snapshot, job.output_dir, part)
             with clock.part("tokenizer"):
                 proved = prove_folder(job.output_dir, snapshot)
-            origin, original = f"hub {model_id}@{snapshot.name}", f"{model_id}@{snapshot.name}"
+            original = f"{model_id}@{snapshot.name}"
+            origin = f"{_OF_PART[part]}hub {original}"
             declared = license_of_card(snapshot)
         case GgufSource() | PackageGgufSource():
             path = locate_gguf(job.source)
@@ -177,18 +182,30 @@ def sliding_window(config: PretrainedConfig) -> int | None:
     return getattr(config, "sliding_window", None) if len(kinds) > 1 else None
 
 
-def _take_folder(source: Path, target: Path) -> Sharing:
-    check_folder(source)
-    return take_files(source, target)
+def _take_folder(source: Path, target: Path, part: Part) -> Sharing:
+    check_folder(source, part)
+    if part == "all":
+        return take_files(source, target)
+    _take_companions(source, target)
+    (target / WEIGHTS_INDEX).unlink(missing_ok=True)
+    write_text_part(source, target)
+    if len(weight_files(target)) > 1:
+        _write_index(target)
+    keep_readable(target)
+    return "copied"
+
+
+def _take_companions(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    wanted = {path for pattern in _COMPANIONS for path in source.glob(pattern) if path.is_file()}
+    for path in sorted(wanted - set(weight_files(source))):
+        shutil.copyfile(path, target / path.name)  # some of them are written anew
 
 
 def take_files(source: Path, target: Path) -> Sharing:
     """A model's files into `target`; whether its weights, the most of it, share their bytes with the source's."""
-    target.mkdir(parents=True, exist_ok=True)
-    wanted = {path for pattern in _COMPANIONS for path in source.glob(pattern) if path.is_file()}
+    _take_companions(source, target)
     weights = weight_files(source)
-    for path in sorted(wanted - set(weights)):
-        shutil.copyfile(path, target / path.name)  # some of them are written anew below
     found = {share(path, target / path.name) for path in weights}
     if len(weights) > 1 and not (target / WEIGHTS_INDEX).exists():
         _write_index(target)

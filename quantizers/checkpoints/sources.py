@@ -24,6 +24,7 @@ from quantizers.checkpoints.safetensors_header import (
     read_headers,
     weight_files,
 )
+from quantizers.checkpoints.text_part import Part, as_text, own_names, text_architecture
 from quantizers.checkpoints.tokenizer_files import tokenizer_files
 from registry.shared_bytes import would_share
 
@@ -49,7 +50,12 @@ class _Source(StrictModel):
     """Shown wherever the model's numbers are shown, such as: rounded to 4 bits once before."""
 
 
-class FolderSource(_Source):
+class _CheckpointSource(_Source):
+    part: Part = "all"
+    """`text`: of a model that reads images or sound too, its language model alone; the rest is left behind."""
+
+
+class FolderSource(_CheckpointSource):
     """A folder with safetensors, config.json and tokenizer."""
 
     kind: Literal["folder"]
@@ -72,7 +78,7 @@ class PackageGgufSource(_Source):
     """Glob over the distribution's files; it has to match exactly one."""
 
 
-class HubSource(_Source):
+class HubSource(_CheckpointSource):
     """A Hugging Face model at a revision."""
 
     kind: Literal["hub"]
@@ -93,7 +99,7 @@ def check_source(source: SourceConfig) -> None:
     """
     match source:
         case FolderSource():
-            check_folder(source.path)
+            check_folder(source.path, source.part)
         case GgufSource() | PackageGgufSource():
             check_gguf(locate_gguf(source))
         case HubSource():
@@ -110,6 +116,9 @@ def checkpoint_bytes(source: SourceConfig) -> int | None:
         RequestError: The folder's index or the GGUF header is broken.
     """
     match source:
+        case FolderSource(part="text"):
+            headers = read_headers(source.path)
+            return sum(headers[name].size_bytes for name in own_names(headers, source.path))
         case FolderSource():
             return sum(path.stat().st_size for path in weight_files(source.path))
         case HubSource():
@@ -129,6 +138,8 @@ def shared_bytes(source: SourceConfig, folder: Path) -> int:
         RequestError: The folder's index is broken.
     """
     match source:
+        case FolderSource(part="text") | HubSource(part="text"):
+            return 0
         case FolderSource():
             weights = weight_files(source.path)
         case HubSource():
@@ -158,9 +169,9 @@ def _downloaded(source: HubSource) -> Path | None:
     return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, part: Part = "all") -> None:
     """Refuse a folder that is no safe, complete, supported safetensors checkpoint (RequestError)."""
-    config, headers = check_files(folder)
+    config, headers = check_files(folder, part)
     refuse_quantized(folder, config, headers)
     if not any(info.dtype in ("F32", "BF16", "F16") and len(info.shape) == 2 for info in headers.values()):
         raise RequestError(
@@ -169,7 +180,7 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def check_files(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+def check_files(folder: Path, part: Part = "all") -> tuple[dict[str, Any], dict[str, TensorInfo]]:
     """Refuse a folder that is no safe, complete, supported model in safetensors, quantized or not (RequestError).
 
     Returns:
@@ -179,7 +190,7 @@ def check_files(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
     config = read_config(folder)
     _refuse_remote_code(folder, config)
     check_model_texts(folder)
-    check_architecture(config, folder)
+    check_architecture(as_text(config, folder) if part == "text" else config, folder)
     files = weight_files(folder)
     if not files:
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
@@ -197,6 +208,8 @@ def check_files(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
             remedy="copy the tokenizer's files from the place that the weights came from",
         )
     check_chat_templates(folder)
+    if part == "text":
+        own_names(headers, folder)
     return config, headers
 
 
@@ -222,6 +235,11 @@ def check_architecture(config: dict[str, Any], place: Path) -> None:
     if not named:
         raise RequestError(f"{place} is no model: its config.json names no architecture", remedy=_supported())
     table = architecture_table()
+    if named[0] not in table.architectures and (inner := text_architecture(config)):
+        raise RequestError(
+            f"the model in {place}, {named[0]}, reads more than text, which is not quantized here",
+            remedy=f"set `part: text` in its source for its language model alone, {inner}",
+        )
     if named[0] not in table.architectures:
         why = table.unknown.get(named[0], "transformers does not know it")
         raise RequestError(
@@ -233,7 +251,8 @@ def told_architecture(source: SourceConfig) -> str | None:
     """The architecture that a sound source's config or header names; None where it has to be fetched to be known."""
     match source:
         case FolderSource():
-            return str(read_config(source.path)["architectures"][0])
+            config = read_config(source.path)
+            return str((as_text(config, source.path) if source.part == "text" else config)["architectures"][0])
         case HubSource():
             return None
         case GgufSource() | PackageGgufSource():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_families import make_tiny_of
+from tests.tiny_families import make_tiny_of, make_tiny_reader
 from tests.unit.pipelines.test_artifacts_import import RECIPE
 from tests.walks import ROOT, take, walk_of
 
@@ -22,6 +22,7 @@ def test_the_walk_prints_what_it_says(
     config = json.loads((mixtral / "config.json").read_text())
     known_elsewhere = config | {"architectures": ["OlmoeForCausalLM"], "model_type": "olmoe"}
     (olmoe / "config.json").write_text(json.dumps(known_elsewhere))
+    make_tiny_reader("mistral3", tmp_path / "models" / "mistral3")
     Path("recipe.yaml").write_text(RECIPE.format(source="models/mixtral"))
     capsys.readouterr()  # what making the models has said
     take(walk_of(ROOT / "docs" / "models.md"), capsys)
