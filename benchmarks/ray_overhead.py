@@ -28,7 +28,9 @@ methods:
   gptq32: {{method: gptq, group_size: 32}}
   awq64: {{method: awq, group_size: 64}}
   awq32: {{method: awq, group_size: 32}}
-evaluation: {{suite: smoke}}
+evaluation:
+  suite: demo
+  items: {{knowledge: 40, grammar: 40, arithmetic: 40, commonsense: 40, instruction: 40, language: 8}}
 serving: {{max_model_len: 512, max_num_seqs: 8, kv_cache_gib: 0.5}}
 load:
   profiles: [{{kind: concurrent, levels: [1]}}]
