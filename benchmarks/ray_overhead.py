@@ -1,10 +1,11 @@
 """What the Ray executor costs a stage, and what a second node gains, on nodes of one core of this machine each.
 
 Made anew each time: the same recipe with four calibrated methods (1) without Ray on one core, (2) on one node of one
-core, (3) on two nodes of one core. Told are the seconds of each stage, what of them is no work of the stage's own process,
-and those from the first artifact's begin until all four are made and measured. On one core Ray's daemons take a share of
-what the stage computes on; what the executor adds to a stage is the second figure's difference. Needs Ray: `quantbench env sync ray`, and its Python runs this. Nothing else may work on
-the machine.
+core, (3) on two nodes of one core. Told are the seconds of each stage, what of them is no work of the stage's own
+process, and those from the first artifact's begin until all four are made and measured. On one core Ray's daemons take
+a share of what a stage computes on; what the executor adds to it is the second figure's difference.
+
+Needs Ray: `quantbench env sync ray`, and its Python runs this. Nothing else may work on the machine.
 """
 
 import argparse
