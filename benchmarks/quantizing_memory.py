@@ -2,7 +2,9 @@
 
 Each method works as a process of its own on a prepared checkpoint folder, or on a random mixture of experts of about
 1 B parameters where the folder is `moe-1b`. A row: the weights as they are held, what imports take, the peak of the
-process, and what of it is neither model nor imports, in layers.
+process, and what of it is neither model nor imports, in layers. Memory is what the process has for itself (RssAnon of
+proc(5), looked at twenty times a second): pages of files that it has mapped go when somebody else needs the room. The
+peak with those is told too.
 """
 
 import json
@@ -10,6 +12,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import defaultdict
 from math import prod
 from pathlib import Path
@@ -69,9 +72,24 @@ def child(job_file: str) -> None:
     job = QuantizeJob.model_validate_json(Path(job_file).read_text())
     import_engine(job.threads)
     load_method(job.config.method)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before, ended, seen = own_bytes(), threading.Event(), [0]
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            seen[0] = max(seen[0], own_bytes())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
     quantize_stage(job, StageClock(job.output_dir.parent / "progress"))
-    print(json.dumps([before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+    ended.set()
+    watching.join()
+    print(json.dumps([before, seen[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+
+
+def own_bytes() -> int:
+    """What this process holds in memory that is in no file."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("RssAnon:")).split()[1])
 
 
 def main(folder: str, methods: list[Method]) -> None:
@@ -93,14 +111,15 @@ def main(folder: str, methods: list[Method]) -> None:
                 check=True,
                 stdout=subprocess.PIPE,
             )
-            before, peak = json.loads(done.stdout.splitlines()[-1])
+            before, peak, with_files = json.loads(done.stdout.splitlines()[-1])
             width = WIDTH[job.dtype]
             model = record.parameters * width
             beyond = (peak - before - model) / (layer * width)
             print(
                 f"{method} in {job.dtype}: model {model / GIB:.2f} GiB, imports {before / GIB:.2f} GiB, peak"
-                f" {peak / GIB:.2f} GiB; beyond both {(peak - before - model) / GIB:.2f} GiB,"
-                f" {beyond:.1f} layers' weights"
+                f" {peak / GIB:.2f} GiB ({with_files / GIB:.2f} with files); beyond both"
+                f" {(peak - before - model) / GIB:.2f} GiB, {beyond:.1f} layers' weights",
+                flush=True,
             )
 
 

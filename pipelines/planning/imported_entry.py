@@ -41,7 +41,7 @@ class LookedAt(NamedTuple):
         """For the `methods` of a recipe."""
         return {
             "method": f"{self.scheme.format}_imported",
-            "source": self.source.model_dump(mode="json", exclude_none=True),
+            "source": self.source.model_dump(mode="json", exclude_defaults=True),
         }
 
 

@@ -18,6 +18,7 @@ from quantizers.checkpoints.expert_names import checkpoint_names, engine_name, i
 from quantizers.checkpoints.safetensors_header import weight_files
 from quantizers.checkpoints.tokenizer_files import carry_over
 from quantizers.engines.experts import take_apart
+from quantizers.engines.heap import give_memory_back
 from quantizers.precision.units import unit_name
 from registry.contracts import QuantizedModule
 from registry.os_faults import check_not_refused
@@ -70,6 +71,7 @@ def run_compressed_tensors(
             linears = {name: module for name, module in model.named_modules() if hasattr(module, "quantization_scheme")}
             for module in linears.values():
                 _round(module, getattr(torch, job.checkpoint.dtype))
+                give_memory_back()
         with clock.part("save"):
             model.config.dtype = getattr(torch, job.checkpoint.dtype)
             compressor = ModelCompressor.from_pretrained_model(model)

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from configs.errors import RequestError, blaming, naming
 from quantizers.base import LinearShapes, MethodConfig, QuantizeOutcome
@@ -63,6 +63,13 @@ class Config(MethodConfig):
     tokenizer: Literal["own", "source"] = "own"
     """`source` takes the base model's tokenizer, chat template and generation config in place of the artifact's: for
     those that differ in what no weight depends on, which the inspection would not pass."""
+
+    @field_validator("source")
+    @classmethod
+    def _whole(cls, source: FolderSource | HubSource) -> FolderSource | HubSource:
+        if source.part != "all":
+            raise ValueError("an artifact that was made elsewhere is taken in whole; leave `part` out")
+        return source
 
     @property
     def scheme(self) -> Scheme:

@@ -5,12 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from configs.errors import RequestError
 from quantizers.checkpoints.checkpoint import PrepareJob, describe, prepare
 from quantizers.checkpoints.safetensors_header import read_headers
 from quantizers.checkpoints.sources import FolderSource, check_source, checkpoint_bytes, told_architecture
 from quantizers.checkpoints.text_part import as_text
+from quantizers.methods.imported import Config as ImportedConfig
 from registry.contracts import CheckpointRecord
 from registry.stage_process import StageClock
 from tests.tiny_families import make_tiny_of, make_tiny_reader
@@ -106,3 +108,9 @@ def test_what_has_no_text_part_is_refused(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "llama" / "model.safetensors", {"format": "pt"})
     with pytest.raises(RequestError, match=r"2 end with embed_tokens\.weight"):
         check_source(FolderSource(kind="folder", path=tmp_path / "llama", part="text"))
+
+
+def test_an_artifact_that_was_made_elsewhere_is_taken_in_whole(tmp_path: Path) -> None:
+    source = FolderSource(kind="folder", path=tmp_path, part="text")
+    with pytest.raises(ValidationError, match="leave `part` out"):
+        ImportedConfig(method="gptq_imported", source=source)
