@@ -172,8 +172,8 @@ class Client:
                 await asyncio.gather(waiting.join(), *workers)
 
             workers = [work(endpoint) for _ in range(self._num_concurrent) for endpoint in self.endpoints]
-            late = [work_at_late_ones(self._further)] if self._further else []
-            tasks = [asyncio.create_task(one) for one in (*workers, *late, waiting.join(), self._watch(answers))]
+            joining = [work_at_late_ones(self._further)] if self._further else []
+            tasks = [asyncio.create_task(one) for one in (*workers, *joining, waiting.join(), self._watch(answers))]
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:

@@ -189,9 +189,7 @@ def _take_folder(source: Path, target: Path, part: Part) -> Sharing:
     _take_companions(source, target)
     (target / WEIGHTS_INDEX).unlink(missing_ok=True)
     write_text_part(source, target)
-    if len(weight_files(target)) > 1:
-        _write_index(target)
-    keep_readable(target)
+    _complete(target)
     return "copied"
 
 
@@ -207,9 +205,7 @@ def take_files(source: Path, target: Path) -> Sharing:
     _take_companions(source, target)
     weights = weight_files(source)
     found = {share(path, target / path.name) for path in weights}
-    if len(weights) > 1 and not (target / WEIGHTS_INDEX).exists():
-        _write_index(target)
-    keep_readable(target)
+    _complete(target)
     sharing: Sharing = "copied" if "copied" in found else "linked" if "linked" in found else "cloned"
     if sharing == "copied":
         size = sum(path.stat().st_size for path in weights)
@@ -220,6 +216,12 @@ def take_files(source: Path, target: Path) -> Sharing:
             source,
         )
     return sharing
+
+
+def _complete(folder: Path) -> None:
+    if len(weight_files(folder)) > 1 and not (folder / WEIGHTS_INDEX).exists():
+        _write_index(folder)
+    keep_readable(folder)
 
 
 def _write_index(folder: Path) -> None:

@@ -27,9 +27,7 @@ _BASE = "model."
 
 def text_architecture(config: Mapping[str, Any]) -> str | None:
     """The architecture of the language model inside a model's config; None where there is none that is made here."""
-    inner = config.get("text_config")
-    kind = inner.get("model_type") if isinstance(inner, dict) else None
-    known = architecture_table().architectures
+    kind, known = _inner_kind(config), architecture_table().architectures
     return next((name for name, row in known.items() if row.model_type == kind), None)
 
 
@@ -37,14 +35,17 @@ def as_text(config: Mapping[str, Any], place: Path) -> dict[str, Any]:
     """The language model's members of a whole model's config (RequestError where none is made here)."""
     architecture = text_architecture(config)
     if architecture is None:
-        inner = config.get("text_config")
-        kind = inner.get("model_type") if isinstance(inner, dict) else None
+        told = f"says text_config.model_type: {_inner_kind(config)!r}" if config.get("text_config") else "has none"
         raise RequestError(
-            f"{place} has no text part that is made here: "
-            + (f"its config.json says text_config.model_type: {kind!r}" if inner else "its config.json has none"),
+            f"{place} has no text part that is made here: its config.json {told}",
             remedy="leave `part` out where it is a language model as a whole; docs/models.md has what is made",
         )
     return {**config["text_config"], "architectures": [architecture]}
+
+
+def _inner_kind(config: Mapping[str, Any]) -> str | None:
+    inner = config.get("text_config")
+    return inner.get("model_type") if isinstance(inner, dict) else None
 
 
 def own_names(headers: Mapping[str, TensorInfo], place: Path) -> dict[str, str]:
@@ -64,7 +65,7 @@ def write_text_part(source: Path, target: Path) -> None:
     """Write config.json and weights of the language model in `source` into `target`, which is there; a shard at a time.
 
     Raises:
-        RequestError: The source has no text part that is made here.
+        RequestError: The source has no text part that is made here, or transformers does not know the whole model.
     """
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -72,7 +73,13 @@ def write_text_part(source: Path, target: Path) -> None:
 
     headers = read_headers(source)
     names = own_names(headers, source)
-    whole = AutoConfig.from_pretrained(source)
+    try:
+        whole = AutoConfig.from_pretrained(source)
+    except Exception as error:  # transformers raises whatever a config makes it stumble over.
+        raise RequestError(
+            f"transformers cannot read {source}/config.json: {type(error).__name__}: {error}",
+            remedy="take its language model out with its own tools, and name that",
+        ) from error
     config = whole.get_text_config()
     config.architectures = as_text(whole.to_dict(), source)["architectures"]
     # What the whole model's class does with its head, which its language model's may do otherwise.

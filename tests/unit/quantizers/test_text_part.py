@@ -100,6 +100,8 @@ def test_what_has_no_text_part_is_refused(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "llama" / "config.json").read_text())
     (tmp_path / "llama" / "config.json").write_text(json.dumps({"text_config": config, "architectures": ["Whole"]}))
     check_source(FolderSource(kind="folder", path=tmp_path / "llama", part="text"))
+    with pytest.raises(RequestError, match=r"transformers cannot read .*/config\.json: ValueError"):
+        text_of(tmp_path / "llama", tmp_path)
     shutil.copyfile(tmp_path / "llama" / "model.safetensors", tmp_path / "one.safetensors")
     from safetensors.torch import load_file, save_file
 
