@@ -3,7 +3,9 @@
 AWQ moves a scale for each input channel out of a module into what comes before it, and so does SmoothQuant, which
 checkpoints made elsewhere went through; their weights agree with the source's only after that is undone:
 
-* behind a norm (q, k, v, gate, up): the norm's weights lie in both folders, and their ratio is the scale, exactly;
+* behind a norm (q, k, v, gate, up): the norm's weights lie in both folders, and each side's columns are multiplied by
+  its own. Dividing by the scale, which is their ratio, would magnify the rounding of columns that the norm all but
+  switches off: SmolLM2's norms have weights of 1e-5 among ones;
 * behind a Linear (o behind v, down behind up): that Linear's rows were divided by the scale and then rounded. The scale
   is fitted row by row, and the *same* numbers are used to undo the columns of the Linear behind it.
 
@@ -88,15 +90,14 @@ def compare_weights(
         original = source.read(f"{module}.weight").float()
         restored = dequantize(artifact, module, method, quantization_config)
         if scaled:
-            scale = _norm_ratio(source, artifact, module, norm_offset)
+            original = _as_fed(original, source, module, norm_offset)
+            restored = _as_fed(restored, artifact, module, norm_offset)
             row_module = None if method in _SMOOTHED else _row_partner(module, checkpoint)
             if row_module is not None:
-                row_source = source.read(f"{row_module}.weight").float()
+                row_source = _as_fed(source.read(f"{row_module}.weight").float(), source, row_module, norm_offset)
                 row_artifact = dequantize(artifact, row_module, method, quantization_config)
-                row_artifact = _scaled(row_artifact, _norm_ratio(source, artifact, row_module, norm_offset))
-                row_read = _columns_read(source, row_module, checkpoint, norm_offset)
-                scale = _row_fit(_kept(row_source, row_read), _kept(row_artifact, row_read))
-            restored = _scaled(restored, scale)
+                row_artifact = _as_fed(row_artifact, artifact, row_module, norm_offset)
+                restored = restored * _row_fit(row_source, row_artifact)
             if method not in _SMOOTHED and module in {_row_partner(name, checkpoint) for name in _siblings(module)}:
                 restored = restored / _row_fit(_kept(original, read), _kept(restored, read))[:, None]
         if original.shape == restored.shape:
@@ -179,18 +180,12 @@ def _row_partner(module: str, checkpoint: CheckpointRecord) -> str | None:
     return partner
 
 
-def _norm_ratio(source: TensorFiles, artifact: Tensors, module: str, offset: float) -> torch.Tensor | None:
-    """[in_features]: the artifact's norm weights over the source's; None for modules that no norm feeds."""
-    import torch
-
+def _as_fed(weights: torch.Tensor, files: Tensors, module: str, offset: float) -> torch.Tensor:
+    """Each column by the weight of the norm before it in these files; as they are where no norm feeds the module."""
     if module.rpartition(".")[2] in _BEHIND_LINEAR:
-        return None
-    key = _norm_of(source, module)
-    if key is None or key not in artifact:
-        return None
-    before, after = source.read(key).float() + offset, artifact.read(key).float() + offset
-    # A channel that the norm switches off carries nothing, whatever its scale.
-    return torch.where(before == 0, torch.zeros_like(before), after / before)
+        return weights
+    norm = _norm_of(files, module)
+    return weights if norm is None else weights * (files.read(norm).float() + offset)
 
 
 def _norms_differ(source: TensorFiles, artifact: Tensors, checkpoint: CheckpointRecord) -> bool:
@@ -202,7 +197,7 @@ def _norms_differ(source: TensorFiles, artifact: Tensors, checkpoint: Checkpoint
     )
 
 
-def _norm_of(source: TensorFiles, module: str) -> str | None:
+def _norm_of(source: Tensors, module: str) -> str | None:
     """The weights of the norm before a part's first Linears."""
     layer = _LAYER.match(module)
     if layer is None:
@@ -210,10 +205,6 @@ def _norm_of(source: TensorFiles, module: str) -> str | None:
     part = "self_attn" if layer["part"] == "self_attn" else "mlp"
     names = (f"{layer['layer']}.{norm}.weight" for norm in _BEHIND_NORM[part])
     return next((name for name in names if name in source), None)
-
-
-def _scaled(weights: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-    return weights if scale is None else weights * scale
 
 
 def _row_fit(original: torch.Tensor, restored: torch.Tensor) -> torch.Tensor:

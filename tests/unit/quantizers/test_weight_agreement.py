@@ -126,3 +126,35 @@ def test_a_module_of_which_nothing_is_read_is_not_judged(tmp_path: Path) -> None
     source[f"{LAYER}.input_layernorm.weight"].zero_()
     found = correlations(tmp_path, source, {Q: torch.randn(8, 8)})
     assert found[Q] is None
+
+
+@pytest.mark.parametrize(("gain", "agrees"), [(1e-5, True), (1.0, False)])
+def test_a_column_that_its_norm_all_but_switches_off_counts_for_as_much(
+    tmp_path: Path, gain: float, agrees: bool
+) -> None:
+    """SmoothQuant gives such a column a scale of a thousandth, and a step of rounding is a hundred times its weight."""
+    import torch
+    from safetensors.torch import save_file
+
+    source = sound()
+    norm = f"{LAYER}.input_layernorm.weight"
+    source[norm][3] = gain
+    scales = torch.linspace(0.5, 2, 8)
+    scales[3] = 1e-3
+    stored = {name: tensor for name, tensor in source.items() if "norm" in name} | {norm: source[norm] / scales}
+    for module in SHAPES:
+        weights = source[f"{module}.weight"]
+        if module in (Q, V):
+            weights = weights * scales
+        step = weights.abs().amax(1, keepdim=True) / 127
+        codes = (weights / step).round()
+        if module == Q:
+            codes[:, 3] += 1
+        stored |= {f"{module}.weight": codes.to(torch.int8), f"{module}.weight_scale": step}
+    for name, tensors in (("source", source), ("artifact", stored)):
+        (tmp_path / name).mkdir()
+        save_file(tensors, tmp_path / name / "model.safetensors")
+    with TensorFiles(tmp_path / "source") as one, TensorFiles(tmp_path / "artifact") as other:
+        found, _ = compare_weights(one, other, record(), "w8a8_gptq", {}, lambda done, total: None)
+    assert found[Q] is not None
+    assert (found[Q] > 0.99) == agrees
