@@ -1,19 +1,27 @@
 """A quantize stage of another engine's environment, as a run starts it, and one with a piece of the engine replaced."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from configs.errors import StageError
 from pipelines.environments.definition import environment_named
 from pipelines.environments.making import OUR_CODE, in_use
 from pipelines.execution.stage_job import run_job
 from quantizers.base import QuantizeJob, load_method
 from quantizers.checkpoints.checkpoint import describe
 from quantizers.inspection.inspection import InspectJob, inspect
-from registry.contracts import ArtifactRecord, InspectionRecord, StageResult
+from registry.contracts import ArtifactRecord, CheckpointRecord, InspectionRecord, StageResult
+from registry.contracts.base import Method
 from registry.stage_process import StageClock
 from serving_checks.processes import supervisor
-from serving_checks.processes.pulse import UNBOUNDED
+from serving_checks.processes.pulse import UNBOUNDED, Patience
+from tests import model_trial
+from tests.tiny_families import make_tiny_of
+
+MOST_SECONDS = 240
+"""Of a tiny model in another environment, whose engine is imported for a quarter of a minute."""
 
 _REPLACED = """\
 import runpy, sys
@@ -44,10 +52,10 @@ def job_in(folder: Path, source: Path, rows: list[list[int]], config: dict[str, 
     )
 
 
-def run(job: QuantizeJob) -> StageResult:
+def run(job: QuantizeJob, patience: Patience = UNBOUNDED) -> StageResult:
     """The job's result, of the method's own environment."""
     environment = environment_named(load_method(job.config.method).environment, "cpu")
-    options: dict[str, Any] = {"env": {}, "patience": UNBOUNDED, "on_progress": lambda _: None}
+    options: dict[str, Any] = {"env": {}, "patience": patience, "on_progress": lambda _: None}
     log_file = job.result_file.with_suffix(".log")
     return run_job(job, "quantizers", "quantize:mine", log_file, interpreter=environment, **options)
 
@@ -78,3 +86,38 @@ def inspected(job: QuantizeJob, made: StageResult) -> InspectionRecord:
         threads=1,
     )
     return inspect(seen, StageClock(job.result_file.with_suffix(".progress")))[0]
+
+
+def trial(model_type: str, method: Method, **parameters: Any) -> None:
+    """`model_trial.trial` of a method in an environment of its own; ValueError says why it is not made."""
+    try:
+        _trial(model_type, method, parameters, seed=0)
+    except model_trial.NotSoundError:
+        _trial(model_type, method, parameters, seed=1)
+
+
+def _trial(model_type: str, method: Method, parameters: dict[str, Any], seed: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        room, folder = Path(name) / "work", Path(name) / "model"
+        room.mkdir()
+        checkpoint = model_trial.apart(lambda: _described(model_type, folder, seed))
+        job = model_trial.quantize_job(checkpoint, method, room, **parameters)
+        try:
+            made = run(job, Patience(deadline_seconds=MOST_SECONDS))
+        except StageError as error:
+            # Without the command and the end of the log behind it.
+            raise ValueError(model_trial.words(error).partition(": env ")[0]) from None
+        if made.failure is not None:
+            raise ValueError(model_trial.words(made.failure))
+        artifact = ArtifactRecord.model_validate(made.record)
+        try:
+            model_trial.apart(
+                lambda: model_trial.check_sound(checkpoint, artifact, inspected(job, made), room / "artifact")
+            )
+        except ValueError as error:
+            raise model_trial.NotSoundError(str(error)) from None
+
+
+def _described(model_type: str, folder: Path, seed: int) -> CheckpointRecord:
+    make_tiny_of(model_type, folder, seed)
+    return describe(folder, origin=str(folder))

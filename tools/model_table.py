@@ -1,26 +1,29 @@
-"""Finds out which method makes which architecture: `python -m tools.model_table`, in some ten minutes.
+"""Finds out which method makes which architecture: `python -m tools.model_table`, in some two hours.
 
-Names of architectures try these anew and keep the rest. Candidates are what transformers, vLLM and GPTQModel all know
-by their own registries. Each is made as a tiny random model and goes through the pipeline's quantize and inspect stages
-by every method that lives beside us; an artifact whose logits are far from its source's is refused too. Writes
-quantizers/checkpoints/architectures.json and the table in docs/models.md.
+Names of architectures, of methods or of both try these anew and keep the rest. Candidates are what transformers, vLLM
+and GPTQModel all know by their own registries. Each is made as a tiny random model and goes through the pipeline's
+quantize and inspect stages by every method, in the method's environment; an artifact whose logits are far from its
+source's is refused too. Methods whose engines say themselves what they make are left out
+(quantizers/methods/families.py). Writes quantizers/checkpoints/architectures.json and the table in docs/models.md.
 """
 
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import Any
 
-from pipelines.environments.definition import MAIN
+from pipelines.environments.definition import MAIN, environment_named
 from quantizers.base import METHODS, load_method
 from quantizers.checkpoints import checkpoint as checkpoints
 from quantizers.checkpoints.architectures import DATA_FILE, Architecture, ArchitectureTable, architecture_table
 from quantizers.checkpoints.expert_names import has_experts
+from quantizers.methods.families import MADE_BY_OTHER_ENGINES
 from registry.contracts.base import Method
 from registry.files import write_text_atomically
+from tests import stage_in_environment
 from tests.model_trial import NotSoundError, apart, trial
 from tests.tiny_families import make_tiny_of, tiny_config
 
@@ -31,6 +34,10 @@ BEGINS, ENDS = "<!-- made by tools/model_table.py -->", "<!-- end of what tools/
 
 LIBRARIES = ("transformers", "gptqmodel", "compressed-tensors", "bitsandbytes", "defuser")
 """Which all devices' locks have in one version; vLLM's distribution has another name on a CPU."""
+ENGINES = {"llmcompressor": "llmcompressor", "autoround": "auto-round"}
+"""Environment -> the distribution in it that quantizes."""
+_SMOOTHING: Method = "w8a8_gptq"
+_UNSMOOTHED = {"smoothing_strength": None}
 _READS_MORE = "ForConditionalGeneration"
 """How the names of whole models end that have encoders of images or sound."""
 _MORE_THAN_TEXT = "it reads more than text; name a checkpoint of its language model alone"
@@ -38,9 +45,15 @@ _MOST_PARAMETERS = 50_000_000
 """Of a tiny model: what is larger has sizes that nothing here makes small, and takes minutes a method."""
 
 
-def own_methods() -> list[Method]:
-    """Those whose engines live beside us."""
-    return [name for name in METHODS if load_method(name).environment == MAIN]
+def tried_methods() -> list[Method]:
+    """Those whose engines do not say themselves what they make."""
+    return [name for name in METHODS if name not in MADE_BY_OTHER_ENGINES]
+
+
+def locked_versions() -> dict[str, str]:
+    """Distribution -> version in the locks, of all that the table depends on."""
+    engines = {name: environment_named(one, "cpu").versions[name] for one, name in ENGINES.items()}
+    return {name: version(name) for name in LIBRARIES} | engines
 
 
 def candidates() -> tuple[dict[str, str], dict[str, str]]:
@@ -94,57 +107,78 @@ def _refuse_packed(folder: Path, experts: bool) -> None:
         raise NotSoundError("its files keep a layer's experts in one tensor, which vLLM reads in 16 bits or MXFP4 only")
 
 
-def table(only: Sequence[str], before: ArchitectureTable) -> Iterator[ArchitectureTable]:
+def table(only: Collection[str], before: ArchitectureTable) -> Iterator[ArchitectureTable]:
     """Try everything, or what `only` names; each table is more complete than the one before it.
 
     Args:
-        only: Architectures; all when empty.
-        before: The table as it is, whose other rows stay where `only` names some.
+        only: Architectures and methods; all of those of which none is named.
+        before: The table as it is, whose other cells stay.
     """
     from quantizers.engines.gptqmodel_engine import import_engine
 
     import_engine(1)
     known, unknown = candidates()
     checkpoints.check_architecture = lambda *_: None
-    architectures = dict(before.architectures) if only else {}
-    untried = {name: "not tried yet" for name in known if name not in architectures}
-    unknown |= untried | {name: why for name, why in before.unknown.items() if only and name in known}
-    versions = {name: version(name) for name in LIBRARIES}
-    for architecture in [one for one in only if one in known] or sorted(known):
-        model_type = known[architecture]
+    if strangers := set(only) - {*known, *tried_methods()}:
+        raise SystemExit(f"neither a method that is tried nor an architecture that all know: {', '.join(strangers)}")
+    methods = [one for one in tried_methods() if one in only] or tried_methods()
+    chosen = sorted(one for one in known if one in only) or sorted(known)
+    whole = len(chosen) == len(known) and methods == tried_methods()
+    architectures = {} if whole else dict(before.architectures)
+    unknown |= {name: "not tried yet" for name in known if name not in architectures}
+    unknown |= {name: why for name, why in before.unknown.items() if not whole and name in known}
+    for architecture in chosen:
+        row = None if whole else before.architectures.get(architecture)
         unknown.pop(architecture, None)
-        architectures.pop(architecture, None)
         try:
-            architectures[architecture] = _tried(model_type)
+            architectures[architecture] = _tried(known[architecture], methods, row)
         except ValueError as error:
+            architectures.pop(architecture, None)
             unknown[architecture] = str(error)
         row = architectures.get(architecture)
         told = unknown[architecture] if row is None else f"not by {', '.join(row.refused) or 'none'}"
         print(f"{architecture}: {told}", file=sys.stderr)
         yield ArchitectureTable(
-            versions=versions,
+            versions=locked_versions(),
             architectures=dict(sorted(architectures.items())),
             unknown=dict(sorted(unknown.items())),
         )
 
 
-def _tried(model_type: str) -> Architecture:
-    """What each method came to; ValueError where none makes it."""
+def _tried(model_type: str, methods: Sequence[Method], before: Architecture | None) -> Architecture:
+    """What each method came to, others as they were before; ValueError where none makes it."""
     experts: bool = apart(lambda: is_mixture(model_type))
     refused: dict[Method, str] = {}
-    for method in own_methods():
-        try:
-            apart(lambda method=method: trial(model_type, method))
-        except ValueError as error:
-            refused[method] = str(error)
-    if len(refused) == len(own_methods()):
+    unsmoothed = before.unsmoothed if before and _SMOOTHING not in methods else ""
+    for method in tried_methods():
+        if method not in methods:
+            why = "not tried yet" if before is None else before.refused.get(method, "")
+        else:
+            why = _why_not(model_type, method)
+        if why and method == _SMOOTHING and method in methods and not _why_not(model_type, method, **_UNSMOOTHED):
+            why, unsmoothed = "", why
+        if why:
+            refused[method] = why
+    if len(refused) == len(tried_methods()):
         raise ValueError(next(iter(refused.values())))
-    return Architecture(model_type=model_type, experts=experts, refused=refused)
+    return Architecture(model_type=model_type, experts=experts, refused=refused, unsmoothed=unsmoothed)
+
+
+def _why_not(model_type: str, method: Method, **parameters: Any) -> str:
+    """Why the method does not make it; empty where it does."""
+    try:
+        if load_method(method).environment == MAIN:
+            apart(lambda: trial(model_type, method))
+        else:
+            stage_in_environment.trial(model_type, method, **parameters)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def page_part(found: ArchitectureTable) -> str:
     """The table as the page has it."""
-    methods = own_methods()
+    methods = tried_methods()
     lines = [
         "",
         f"| architecture | experts | {' | '.join(f'`{one}`' for one in methods)} |",
@@ -154,8 +188,9 @@ def page_part(found: ArchitectureTable) -> str:
     for name, one in found.architectures.items():
         cells = []
         for method in methods:
-            why = one.refused.get(cast(Method, method))
-            cells.append("yes" if why is None else f"no ({notes.setdefault(why, len(notes) + 1)})")
+            why = one.refused.get(method) or (one.unsmoothed if method == _SMOOTHING else "")
+            note = f" ({notes.setdefault(why, len(notes) + 1)})" if why else ""
+            cells.append(("no" if method in one.refused else "unsmoothed" if note else "yes") + note)
         lines.append(f"| {name} | {'yes' if one.experts else ''} | {' | '.join(cells)} |")
     lines += ["", *(f"{number}. {why}" for why, number in notes.items()), "", "Not made or not served at all:", ""]
     by_reason: dict[str, list[str]] = {}
@@ -173,6 +208,6 @@ def write_page(found: ArchitectureTable) -> None:
 
 
 if __name__ == "__main__":
-    for made in table(sys.argv[1:], architecture_table()):
+    for made in table(frozenset(sys.argv[1:]), architecture_table()):
         write_text_atomically(DATA, json.dumps(made.model_dump(mode="json"), indent=1) + "\n")
         write_page(made)

@@ -10,7 +10,7 @@ from rich.console import Console
 from configs.errors import RequestError
 from pipelines.planning.imported_entry import LookedAt, add_to_recipe, entry_line, look_at
 from pipelines.report.table import printable
-from quantizers.methods.card import READERS
+from quantizers.methods.card import readers_of
 
 
 def import_artifact(args: argparse.Namespace) -> int:
@@ -48,10 +48,10 @@ def _facts(looked: LookedAt) -> dict[str, object]:
         "architecture": looked.architecture,
         "format": looked.scheme.format,
         **looked.scheme.parameters,
-        "linears": looked.linears,
+        "linears": len(looked.linears),
         "size_bytes": looked.size_bytes,
         "bits_per_weight": looked.bits_per_weight,
-        "read_by": READERS[looked.scheme.format],
+        "read_by": readers_of(looked.scheme.format, None, looked.linears),
     }
 
 
@@ -62,8 +62,8 @@ def _lines(looked: LookedAt) -> list[str]:
     order = ", columns in order of activation" if scheme.reordered else ""
     return [
         f"{looked.origin}: {looked.architecture}, {scheme.format}, {scheme.bits} bits, {groups}{zeros}{order}",
-        f"  {looked.linears} Linears in {looked.bits_per_weight:.2f} bits a weight, {looked.size_bytes / 2**20:.1f} MiB"
-        + (f", by {scheme.made_by}" if scheme.made_by else ""),
-        f"  read by {READERS[scheme.format]}",
+        f"  {len(looked.linears)} Linears in {looked.bits_per_weight:.2f} bits a weight,"
+        f" {looked.size_bytes / 2**20:.1f} MiB" + (f", by {scheme.made_by}" if scheme.made_by else ""),
+        f"  read by {readers_of(scheme.format, None, looked.linears)}",
         "  its tensors are those that its config.json promises; the run compares its weights with the source's",
     ]

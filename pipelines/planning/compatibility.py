@@ -95,12 +95,29 @@ _EXPERTS_WITHOUT_AMX = Refusal(
     instructions=frozenset({"amx_bf16"}),
     experts=True,
 )
+_FP8_EXPERTS = Refusal(
+    because="its CPU kernels take experts in FP8 by blocks of 128 weights alone, and these have a scale a row",
+    remedy="make and inspect the artifact on a machine that serves it: a GPU",
+    source="vllm/model_executor/layers/fused_moe/experts/cpu_moe.py",
+    says="(kFp8Static128BlockSym, kFp8Dynamic128Sym),",
+    method="fp8",
+    device="cpu",
+    experts=True,
+)
 _TRANSFORMERS_ONE_PROCESS = Refusal(
     because="it runs a model in one process",
     remedy="set serving.tensor_parallel_size and serving.pipeline_parallel_size to 1 or take the engine vllm",
     source="transformers/cli/serve.py",
     says="continuous_batching: Annotated[",
     engine="transformers",
+)
+_TRANSFORMERS_WITHOUT_EXPERTS = Refusal(
+    because="transformers looks for plain weights of the experts, and fills what it does not find with random numbers",
+    remedy="set serving.engine to vllm, or take rtn, fp8 or the baseline alone",
+    source="transformers/conversion_mapping.py",
+    says='"mlp.experts.*.gate_proj.weight"',
+    engine="transformers",
+    experts=True,
 )
 _LLAMACPP = Refusal(
     because="it reads GGUF alone",
@@ -168,6 +185,8 @@ REFUSALS = (
     _EXPERTS_WITHOUT_AMX._replace(method="gptq"),
     _EXPERTS_WITHOUT_AMX._replace(method="awq"),
     _EXPERTS_WITHOUT_AMX._replace(method="rtn"),
+    _EXPERTS_WITHOUT_AMX._replace(method="w8a8"),
+    _FP8_EXPERTS,
     _8_BITS_PACKED._replace(method="gptq"),
     _8_BITS_PACKED._replace(method="rtn"),
     Refusal(
@@ -186,6 +205,14 @@ REFUSALS = (
         method="gptq",
         engine="transformers",
         mixed=True,
+    ),
+    _TRANSFORMERS_WITHOUT_EXPERTS._replace(method="gptq"),
+    _TRANSFORMERS_WITHOUT_EXPERTS._replace(method="awq"),
+    _TRANSFORMERS_WITHOUT_EXPERTS._replace(
+        method="w8a8",
+        because="transformers takes experts in plain integers for packed ones, and refuses them",
+        source="transformers/quantizers/quantizer_compressed_tensors.py",
+        says='packed_weight = [p + "_packed$" for p in weight_sources]',
     ),
     _TRANSFORMERS_ONE_PROCESS._replace(tensor_parallel=True),
     _TRANSFORMERS_ONE_PROCESS._replace(pipeline_parallel=True),

@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,8 @@ class LookedAt(NamedTuple):
     source: FolderSource | HubSource
     scheme: Scheme
     architecture: str
-    linears: int
+    linears: Collection[str]
+    """Names of those that are quantized."""
     size_bytes: int
     """All weight files together."""
     bits_per_weight: float
@@ -66,7 +68,7 @@ def look_at(model: str) -> LookedAt:
         source=source,
         scheme=scheme,
         architecture=str(read_config(folder)["architectures"][0]),
-        linears=len(shapes),
+        linears=tuple(shapes),
         size_bytes=sum(path.stat().st_size for path in weight_files(folder)),
         bits_per_weight=bits_per_weight(read_headers(folder), dict(shapes)),
     )

@@ -69,9 +69,7 @@ def check_memory(serving: ServingConfig, machine: MachineRecord) -> None:
 def check_families(methods: Mapping[str, MethodConfig], architecture: str | None) -> None:
     """Raise RequestError for methods that cannot make a model of this architecture; None: it is not known yet."""
     found = [
-        f"{name}: {line}"
-        for name, method in methods.items()
-        for line in family_violations(method.method, architecture or "")
+        f"{name}: {line}" for name, method in methods.items() for line in family_violations(method, architecture or "")
     ]
     if found:
         _refuse(found)
@@ -169,7 +167,7 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
         dtype = quantize_dtype(config, machine, method.method)
         shapes = checkpoint.linear_shapes
         lines = load_method(method.method).violations(method, shapes, ranks, machine.device, dtype)
-        lines += family_violations(method.method, checkpoint.architecture)
+        lines += family_violations(method, checkpoint.architecture)
         if mixed := mixed_precision_of(method):
             lines += precision_violations(mixed, packing_of(method), checkpoint)
         refused = [line for one in _asked_of(asked, method) for line in serving_violations(one)]

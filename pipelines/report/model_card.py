@@ -242,7 +242,8 @@ def _priced(rows: list[Row], level: int, pricing: Pricing | None, at: str) -> li
 
 
 def _serving(found: ArtifactOfRun) -> list[str]:
-    told = [f"Read by {readers_of(found.artifact.method, found.artifact.precision)}."]
+    linears = [module.name for module in found.artifact.quantized_modules]
+    told = [f"Read by {readers_of(found.artifact.method, found.artifact.precision, linears)}."]
     if found.row.measurement:
         serving = found.row.measurement.serving
         context = found.row.measurement.evaluation.conditions.max_model_len

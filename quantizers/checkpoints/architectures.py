@@ -22,6 +22,8 @@ class Architecture(Record):
     """Whether it is a mixture of experts."""
     refused: dict[Method, str]
     """Method -> why it does not make this architecture."""
+    unsmoothed: str = ""
+    """Why SmoothQuant cannot go before `w8a8_gptq`; empty where it can, or where the method does not make it at all."""
 
 
 class ArchitectureTable(Record):

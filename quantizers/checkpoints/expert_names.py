@@ -6,13 +6,14 @@ name.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 _EXPERT = re.compile(r"^(?P<block>.+\.experts)\.(?P<number>\d+)\.")
 _ROUTERS = frozenset({"gate", "router", "classifier", "shared_expert_gate"})
 """What chooses experts, or weighs a shared one: thousands of weights, which all engines leave in 16 bits."""
-_SPELLINGS = {".block_sparse_moe.": ".mlp.", ".w1": ".gate_proj", ".w3": ".up_proj", ".w2": ".down_proj"}
-"""Mixtral's and PhiMoE's names -> those of all others."""
+_BLOCKS = {".block_sparse_moe.": ".mlp."}
+_LINEARS = {".w1": ".gate_proj", ".w3": ".up_proj", ".w2": ".down_proj"}
+"""Mixtral's, MiniMax's and PhiMoE's names -> those of all others."""
 
 
 def is_router(module: str) -> bool:
@@ -36,14 +37,40 @@ def has_experts(modules: Iterable[str]) -> bool:
     return any(map(is_expert, modules))
 
 
-def engine_name(module: str) -> str:
-    """The name that engines which take experts apart give a module of the checkpoint."""
-    if is_expert(module):
-        for ours, theirs in _SPELLINGS.items():
-            module = module.replace(ours, theirs)
-    return module
+def engine_name(name: str) -> str:
+    """What engines that take experts apart call a module or a tensor of the checkpoint."""
+    for ours, theirs in _BLOCKS.items():
+        name = name.replace(ours, theirs)
+    if is_expert(name):
+        for ours, theirs in _LINEARS.items():
+            name = name.replace(ours, theirs)
+    return name
 
 
 def checkpoint_names(modules: Iterable[str]) -> dict[str, str]:
     """Engine's name -> checkpoint's, of the checkpoint's modules."""
     return {engine_name(module): module for module in modules}
+
+
+def checkpoint_tensors(tensors: Iterable[str], modules: Collection[str]) -> dict[str, str]:
+    """Tensors' names -> those that the checkpoint of these modules has for them.
+
+    Args:
+        tensors: As an engine that takes experts apart names them, or as transformers has restored them: the block's
+            name, and not those of the Linears in it.
+        modules: The checkpoint's Linears.
+    """
+    experts = [module for module in modules if is_expert(module)]
+    blocks = {theirs: ours for ours, theirs in _BLOCKS.items() if any(ours in one for one in experts)}
+    linears = {
+        f"{theirs}.": f"{ours}." for ours, theirs in _LINEARS.items() if any(one.endswith(ours) for one in experts)
+    }
+
+    def restored(name: str) -> str:
+        # A dense MLP beside the experts has the checkpoint's name already.
+        if name.rpartition(".")[0] not in modules:
+            for theirs, ours in (blocks | (linears if is_expert(name) else {})).items():
+                name = name.replace(theirs, ours)
+        return name
+
+    return {name: restored(name) for name in tensors}

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from configs.errors import StageError
 from configs.reading.json_text import read_json_object
-from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
+from quantizers.base import CalibratedMethodConfig, LinearShapes, QuantizeOutcome
+from quantizers.checkpoints.expert_names import checkpoint_names, has_experts
 from quantizers.checkpoints.tokenizer_files import carry_over
 from quantizers.engines.engine_frame import check_complete, engine_at_work, one_length, read_rows
+from quantizers.engines.experts import counted_routes, name_as_checkpoint, refuse_unreached, told_unreached
 from registry.contracts import QuantizedModule
 from registry.files import write_text_atomically
 
@@ -80,12 +82,15 @@ def run_engine(job: QuantizeJob, clock: StageClock, engine_config: Mapping[str, 
                 low_cpu_mem_usage=False,
                 format=_FORMAT,
             )
-            work.quantize()
+            with counted_routes(model) as tokens:
+                work.quantize()
         with clock.part("save"):
             _restore_dtype(model, job.checkpoint.dtype)
             work.save_quantized(str(output_dir), format=_FORMAT)
-            modules = _quantized(model)
+            modules = _quantized(model, job.checkpoint.linear_shapes, tokens)
+            refuse_unreached(modules)
             check_complete(ENGINE, modules, job.checkpoint.linear_shapes)
+            name_as_checkpoint(output_dir, job.checkpoint.linear_shapes)
             _finish_artifact(checkpoint_dir, output_dir, job.checkpoint.dtype)
     return QuantizeOutcome(
         modules=modules, versions={library: version(library) for library in LIBRARIES}, engine=ENGINE
@@ -136,6 +141,15 @@ def _finish_artifact(checkpoint_dir: Path, output_dir: Path, dtype: str) -> None
     carry_over(checkpoint_dir, output_dir)
 
 
-def _quantized(model: Any) -> list[QuantizedModule]:
+def _quantized(model: Any, linear_shapes: LinearShapes, tokens: Mapping[str, int]) -> list[QuantizedModule]:
     """Every module that was packed; the engine tells the losses of whole layers in its log alone."""
-    return [QuantizedModule(name=name) for name, one in sorted(model.named_modules()) if hasattr(one, "qweight")]
+    if has_experts(linear_shapes) and not tokens:
+        raise StageError(
+            f"{ENGINE} works on experts whose tokens cannot be counted: transformers 5 has not packed them",
+            remedy="take another method for this model",
+            blame="engine",
+        )
+    packed = [QuantizedModule(name=name) for name, one in model.named_modules() if hasattr(one, "qweight")]
+    known = checkpoint_names(linear_shapes)
+    modules = [one.model_copy(update={"name": known.get(one.name, one.name)}) for one in told_unreached(packed, tokens)]
+    return sorted(modules, key=lambda module: module.name)

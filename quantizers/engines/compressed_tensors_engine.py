@@ -7,18 +7,16 @@ second rounding of the scales comes between weights and codes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import StageError
 from quantizers.base import QuantizeOutcome
-from quantizers.checkpoints.expert_names import checkpoint_names, engine_name, is_expert
-from quantizers.checkpoints.safetensors_header import weight_files
+from quantizers.checkpoints.expert_names import checkpoint_names
 from quantizers.checkpoints.tokenizer_files import carry_over
-from quantizers.engines.experts import take_apart
-from quantizers.engines.heap import give_memory_back
+from quantizers.engines.experts import ROUTERS, name_as_checkpoint, take_apart
 from quantizers.precision.units import unit_name
 from registry.contracts import QuantizedModule
 from registry.os_faults import check_not_refused
@@ -33,8 +31,6 @@ ENGINE = "compressed-tensors"
 LIBRARIES = (ENGINE, "torch", "transformers")
 """Whose versions shape the weights."""
 _OUTPUT_LAYER = "lm_head"
-_ROUTERS = (r"re:.*\.(gate|router|classifier|shared_expert_gate)$", r"re:.*\.router\..*")
-"""As `quantizers.checkpoints.expert_names.is_router` has it, in the library's own terms."""
 
 
 def run_compressed_tensors(
@@ -59,7 +55,7 @@ def run_compressed_tensors(
     torch.set_num_threads(job.threads)
     shapes = dict.fromkeys(job.quantized_linears)
     groups = _groups(job, weights, input_activations)
-    config = QuantizationConfig(config_groups=groups, ignore=[_OUTPUT_LAYER, *_ROUTERS, *job.left_alone])
+    config = QuantizationConfig(config_groups=groups, ignore=[_OUTPUT_LAYER, *ROUTERS, *job.left_alone])
     try:
         with clock.part("load"):
             model = AutoModelForCausalLM.from_pretrained(
@@ -71,14 +67,13 @@ def run_compressed_tensors(
             linears = {name: module for name, module in model.named_modules() if hasattr(module, "quantization_scheme")}
             for module in linears.values():
                 _round(module, getattr(torch, job.checkpoint.dtype))
-                give_memory_back()
         with clock.part("save"):
             model.config.dtype = getattr(torch, job.checkpoint.dtype)
             compressor = ModelCompressor.from_pretrained_model(model)
             # The library refuses to save some generation configs; the source's own file comes in its place anyway.
             model.generation_config = GenerationConfig()
             model.save_pretrained(job.output_dir)
-            _name_as_checkpoint(job.output_dir, shapes)
+            name_as_checkpoint(job.output_dir, shapes)
             compressor.update_config(str(job.output_dir))
     except Exception as error:  # The library raises whatever it stumbles over.
         check_not_refused(error, f"{ENGINE} at {job.name}", job.output_dir)
@@ -94,6 +89,31 @@ def run_compressed_tensors(
         versions={library: version(library) for library in LIBRARIES},
         engine=ENGINE,
     )
+
+
+@contextlib.contextmanager
+def integer_experts_read() -> Iterator[None]:
+    """Have transformers read experts in plain integers inside the block, as it reads those in FP8.
+
+    Both are weights and scales of their own names. transformers 5.19 takes for packed what is not FP8
+    (quantizers/quantizer_compressed_tensors.py, `update_weight_conversions`), looks for words that are not there, and
+    leaves the experts out.
+    """
+    from transformers.quantizers import quantizer_compressed_tensors as theirs
+
+    original = theirs.get_experts_scheme
+
+    def scheme_of_experts(config: Any) -> Any:
+        found = original(config)
+        if found.weights.type != "int" or (found.format or config.format) != "int-quantized":
+            return found
+        return found.model_copy(update={"weights": found.weights.model_copy(update={"type": "float"})})
+
+    theirs.get_experts_scheme = scheme_of_experts
+    try:
+        yield
+    finally:
+        theirs.get_experts_scheme = original
 
 
 def _made(linears: Iterable[str], shapes: Mapping[str, object]) -> set[str]:
@@ -150,24 +170,3 @@ def _round(linear: Any, stored: torch.dtype) -> None:
     with torch.no_grad():
         compress_module(linear)
     linear.weight_scale.data = scales
-
-
-def _name_as_checkpoint(folder: Path, shapes: Mapping[str, object]) -> None:
-    """Give experts' tensors the checkpoint's names again, by which transformers and vLLM know them."""
-    if all(engine_name(module) == module for module in shapes):
-        return
-    from safetensors.torch import load_file, save_file
-
-    # transformers restores the name of the block and not those of the Linears in it.
-    known = {
-        f".{engine_name(one).rpartition('.')[2]}.": f".{one.rpartition('.')[2]}." for one in shapes if is_expert(one)
-    }
-    for file in weight_files(folder):
-        tensors = {}
-        for name, tensor in load_file(file).items():
-            renamed = name
-            if is_expert(name):
-                for theirs, ours in known.items():
-                    renamed = renamed.replace(theirs, ours)
-            tensors[renamed] = tensor
-        save_file(tensors, file, {"format": "pt"})

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from configs.errors import StageError
-from quantizers.checkpoints.expert_names import expert_of, has_experts
+from configs.reading.json_text import read_json_object
+from quantizers.checkpoints.expert_names import checkpoint_tensors, engine_name, expert_of, has_experts
+from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX, read_headers, weight_files
 from registry.contracts import QuantizedModule
+from registry.files import write_text_atomically
 
+ROUTERS = (r"re:.*\.(gate|router|classifier|shared_expert_gate)(\.[^.]+)?$",)
+"""As `quantizers.checkpoints.expert_names.is_router` has it, in compressed-tensors' terms."""
 UNREACHED = "round-to-nearest: no calibration token reached this expert"
 
 
@@ -19,6 +27,51 @@ def take_apart(model: Any, linear_shapes: Mapping[str, object]) -> None:
         import defuser
 
         defuser.convert_model(model, cleanup_original=True)
+
+
+def name_as_checkpoint(folder: Path, linear_shapes: Mapping[str, object]) -> None:
+    """Give experts' tensors, and those of what chooses among them, the checkpoint's names again, by which vLLM knows
+    them.
+
+    Args:
+        folder: Of the saved model, in which experts are apart.
+        linear_shapes: By the checkpoint's names of the Linears.
+    """
+    if any(engine_name(module) != module for module in linear_shapes):
+        _rename(folder, folder, lambda names: checkpoint_tensors(names, linear_shapes.keys()))
+
+
+@contextlib.contextmanager
+def by_engine_names(folder: Path) -> Iterator[Path]:
+    """An artifact's folder inside the block, with the names that an engine that took experts apart knows: the folder
+    itself where these are the checkpoint's. Else its weights are copied."""
+    if all(engine_name(name) == name for name in read_headers(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="experts-") as room:
+        for file in folder.iterdir():
+            Path(room, file.name).symlink_to(file)
+        _rename(folder, Path(room), lambda names: {name: engine_name(name) for name in names})
+        yield Path(room)
+
+
+def _rename(folder: Path, to: Path, renamed: Callable[[Iterable[str]], Mapping[str, str]]) -> None:
+    """Write a folder's weights and their index into `to`, with other names; what lies there is replaced."""
+    from safetensors.torch import load_file, save_file
+
+    for file in weight_files(folder):
+        tensors = load_file(file)
+        names = renamed(tensors)
+        # The tensors may still lie in the file that is replaced.
+        written = to / f"{file.name}.renamed"
+        save_file({names[name]: tensor for name, tensor in tensors.items()}, written, {"format": "pt"})
+        written.replace(to / file.name)
+    if (folder / WEIGHTS_INDEX).is_file():
+        index = read_json_object(folder / WEIGHTS_INDEX)
+        names = renamed(index["weight_map"])
+        index["weight_map"] = {names[name]: file for name, file in index["weight_map"].items()}
+        (to / WEIGHTS_INDEX).unlink()
+        write_text_atomically(to / WEIGHTS_INDEX, json.dumps(index, indent=2) + "\n")
 
 
 @contextlib.contextmanager
@@ -35,8 +88,33 @@ def counted_tokens(model: Any) -> Iterator[dict[str, int]]:
 
     hooks = []
     for name, module in model.named_modules():
-        if name.split(".")[-2:-1] == ["experts"]:
+        if expert_of(f"{name}.") == name:
             tokens[name] = 0
+            hooks.append(module.register_forward_pre_hook(counter(name), with_kwargs=True))
+    try:
+        yield tokens
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def counted_routes(model: Any) -> Iterator[dict[str, int]]:
+    """`counted_tokens` of a model whose experts are packed when the block begins, by where its routers send tokens."""
+    tokens: dict[str, int] = {}
+
+    def counter(block: str) -> Any:
+        def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            chosen = next(one for one in (*args, *kwargs.values()) if not one.is_floating_point())
+            for expert, count in enumerate(chosen.flatten().bincount().tolist()):
+                tokens[f"{block}.{expert}"] += count
+
+        return hook
+
+    hooks = []
+    for name, module in model.named_modules():
+        if name.endswith(".experts") and hasattr(module, "num_experts"):
+            tokens |= {f"{name}.{expert}": 0 for expert in range(module.num_experts)}
             hooks.append(module.register_forward_pre_hook(counter(name), with_kwargs=True))
     try:
         yield tokens

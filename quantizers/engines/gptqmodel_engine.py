@@ -18,7 +18,13 @@ from quantizers.checkpoints.expert_names import checkpoint_names, has_experts
 from quantizers.checkpoints.sources import read_config
 from quantizers.checkpoints.tokenizer_files import carry_over
 from quantizers.engines.engine_frame import check_complete, engine_at_work, read_rows
-from quantizers.engines.experts import counted_tokens, refuse_unreached, told_unreached
+from quantizers.engines.experts import (
+    by_engine_names,
+    counted_tokens,
+    name_as_checkpoint,
+    refuse_unreached,
+    told_unreached,
+)
 from quantizers.engines.layer_kinds import own_positions
 from quantizers.engines.packing import whole_tensor_packing
 from registry.contracts import QuantizedModule
@@ -123,6 +129,7 @@ def run_engine(
         with clock.part("save"):
             _restore_dtype(model, job)
             model.save(str(output_dir))
+            name_as_checkpoint(output_dir, job.checkpoint.linear_shapes)
             _finish_artifact(job.checkpoint_dir, output_dir)
             _name_left_alone(job, output_dir)
     return QuantizeOutcome(
@@ -159,7 +166,8 @@ def load_artifact(folder: Path, kind: str, device: str, dtype: Any, threads: int
     """A quantized model of transformers' class, read by the engine with its kernels of plain torch."""
     gptqmodel = import_engine(threads)
     backend = gptqmodel.BACKEND.AWQ_TORCH if kind == "awq" else gptqmodel.BACKEND.TORCH
-    return gptqmodel.GPTQModel.load(str(folder.resolve()), device=device, dtype=dtype, backend=backend).model
+    with by_engine_names(folder.resolve()) as readable:
+        return gptqmodel.GPTQModel.load(str(readable), device=device, dtype=dtype, backend=backend).model
 
 
 def _only_without_tokens() -> Any:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from configs.errors import StageError
 from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
+from quantizers.checkpoints.expert_names import checkpoint_names
 from quantizers.checkpoints.tokenizer_files import carry_over
 from quantizers.engines.engine_frame import check_complete, engine_at_work, read_rows
+from quantizers.engines.experts import ROUTERS, name_as_checkpoint
 from registry.contracts import QuantizedModule
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ def run_engine(
             model.generation_config = GenerationConfig()
             _pack(model, getattr(torch, job.checkpoint.dtype))
             model.save_pretrained(output_dir)
+            name_as_checkpoint(output_dir, job.checkpoint.linear_shapes)
             # It holds the recipe as given, where the artifact's README.md and config.json have all of it.
             (output_dir / "recipe.yaml").unlink(missing_ok=True)
             carry_over(checkpoint_dir, output_dir)
@@ -102,7 +105,8 @@ def smoothed(modules: Sequence[str]) -> list[tuple[list[str], str]]:
     """SmoothQuant's mappings of a model: Linears that read one norm, and the norm, as patterns of module names.
 
     Args:
-        modules: Names of the model's modules.
+        modules: Names of the model's modules. Where experts are among them, attention alone is smoothed: the router
+            reads the MLP's norm too, and would send tokens to others.
 
     Raises:
         StageError: A norm feeds other Linears than these, or none: the model would be another one.
@@ -110,14 +114,16 @@ def smoothed(modules: Sequence[str]) -> list[tuple[list[str], str]]:
     kinds = {name.rsplit(".", 1)[-1] for name in modules}
     # The norm of that name stands before the MLP where there are two, and behind attention where there are four.
     of_mlp = "pre_feedforward_layernorm" if "pre_feedforward_layernorm" in kinds else "post_attention_layernorm"
-    found = [
-        (next((linears for linears in choices if kinds >= set(linears)), None), norm)
-        for choices, norm in ((_BEHIND_ATTENTION_S_NORM, "input_layernorm"), (_BEHIND_MLP_S_NORM, of_mlp))
-    ]
-    if not all(linears and norm in kinds for linears, norm in found):
+    parts = [(_BEHIND_ATTENTION_S_NORM, "input_layernorm")]
+    if "experts" not in kinds:
+        parts.append((_BEHIND_MLP_S_NORM, of_mlp))
+    found = [(next((linears for linears in choices if kinds >= set(linears)), None), norm) for choices, norm in parts]
+    # One norm for both parts would be attention's and, unseen here, the experts'.
+    if not (kinds >= {"input_layernorm", of_mlp} and all(linears for linears, _ in found)):
+        norms = ", ".join(sorted(kind for kind in kinds if "norm" in kind)) or "none"
         raise StageError(
-            f"{ENGINE} smooths models with a norm before attention and one before the MLP, and this one has"
-            f" {', '.join(sorted(kind for kind in kinds if 'norm' in kind)) or 'none'}",
+            f"{ENGINE} smooths models with a norm of their own before attention's Linears and before the MLP's, and the"
+            f" norms of this one are {norms}",
             remedy="set smoothing_strength to null, or take w8a8",
             blame="recipe",
         )
@@ -158,11 +164,12 @@ def _rounding(
     from llmcompressor.modifiers.gptq import GPTQModifier
 
     stored = getattr(torch, job.checkpoint.dtype)
+    known = checkpoint_names(job.checkpoint.linear_shapes)
 
     class Modifier(GPTQModifier):  # type: ignore[misc]
         def compress_module_list(self, module_list: Sequence[Any]) -> None:
             for module in module_list:
-                name = self._module_names[module]
+                name = known.get(self._module_names[module], self._module_names[module])
                 seen = int(self._num_samples[module])
                 if seen != rows:
                     raise StageError(
@@ -182,7 +189,7 @@ def _rounding(
     linears = QuantizationScheme(targets=["Linear"], **scheme)
     return Modifier(
         config_groups={"linear": linears},
-        ignore=[_OUTPUT_LAYER],
+        ignore=[_OUTPUT_LAYER, *ROUTERS],
         dampening_frac=dampening,
         batched_quantization=None,
     )

@@ -6,19 +6,20 @@ import importlib.metadata
 import math
 import statistics
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantizers.base import LinearShapes, bits_of
-from quantizers.checkpoints.expert_names import checkpoint_names, expert_of, has_experts
+from quantizers.checkpoints.expert_names import checkpoint_names, expert_of, has_experts, is_expert, is_router
 from quantizers.checkpoints.gguf_tensors import GgufFile
 from quantizers.checkpoints.gguf_weights import load_weights
 from quantizers.checkpoints.safetensors_header import TensorInfo, read_headers
 from quantizers.checkpoints.sources import read_config
 from quantizers.checkpoints.stored_model import gguf_file, stored_headers
 from quantizers.checkpoints.tokenizer_files import tokenizer_files
+from quantizers.engines.compressed_tensors_engine import integer_experts_read
 from quantizers.engines.experts import unreached_experts
 from quantizers.inspection.agreement import compare_weights
 from quantizers.inspection.dequantize import PACKED, TensorFiles, stored_name, tensors_of
@@ -98,6 +99,7 @@ def inspect(job: InspectJob, clock: StageClock) -> tuple[InspectionRecord, dict[
         checks.append(check_precision(headers, shapes, job.artifact, precision, declared))
         checks.append(check_budget(bits_per_weight(headers, shapes), job.artifact_dir, precision))
     if has_experts(job.checkpoint.linear_shapes):
+        checks.append(check_expert_names(headers, source_headers, job.checkpoint.linear_shapes))
         checks.append(check_experts(job.artifact))
     correlation: dict[str, float | None] = {}
     error: dict[str, float] = {}
@@ -232,6 +234,28 @@ def check_agreement(correlation: dict[str, float | None], error: dict[str, float
     return InspectionCheck(name="weight_agreement", passed=not bad, detail=detail)
 
 
+def check_expert_names(
+    headers: Mapping[str, object], source_headers: Iterable[str], linear_shapes: LinearShapes
+) -> InspectionCheck:
+    """Experts, and what chooses among them, have to have the checkpoint's names: vLLM knows them by no others."""
+    stored = {name.rpartition(".")[0] for name in headers}
+    layers = {module.partition(".mlp.")[0].partition(".block_sparse_moe.")[0] for module in linear_shapes}
+    routers = {
+        module
+        for name in source_headers
+        if is_router(module := name.rpartition(".")[0]) and any(module.startswith(f"{layer}.") for layer in layers)
+    }
+    experts = {module for module in linear_shapes if is_expert(module)}
+    lost = sorted((experts | routers) - stored)
+    detail = f"{len(experts)} Linears of experts and {len(routers)} modules that choose among them have their names"
+    if lost:
+        detail = (
+            f"{len(lost)} of {len(experts | routers)} modules have other names than in the checkpoint, such as"
+            f" {', '.join(lost[:3])}: servers would not find them. Take another method, or another version of it"
+        )
+    return InspectionCheck(name="expert_names", passed=not lost, detail=detail)
+
+
 def check_experts(artifact: ArtifactRecord) -> InspectionCheck:
     """Experts that calibration did not reach were rounded to nearest: allowed where the recipe says so, told always."""
     total = {expert for module in artifact.quantized_modules if (expert := expert_of(module.name))}
@@ -364,13 +388,14 @@ def _loaded(job: InspectJob) -> tuple[Any, Collection[str]]:
 
         kind = format_of(job.artifact.method)
         return load_artifact(job.artifact_dir, kind, job.device, dtype, job.threads), ()
-    model, info = AutoModelForCausalLM.from_pretrained(
-        job.artifact_dir,
-        config=_config_to_reload(job.artifact_dir, job.device),
-        dtype=dtype,
-        device_map=job.device,
-        output_loading_info=True,
-    )
+    with integer_experts_read():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            job.artifact_dir,
+            config=_config_to_reload(job.artifact_dir, job.device),
+            dtype=dtype,
+            device_map=job.device,
+            output_loading_info=True,
+        )
     return model, info["missing_keys"]
 
 

@@ -4,9 +4,11 @@ place, no name."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from quantizers.base import QuantizeJob, QuantizeOutcome
+from quantizers.checkpoints.expert_names import has_experts
 from quantizers.precision.telling import told_precision
 from registry.contracts import PrecisionRecord
 from registry.contracts.base import Method, format_of, is_imported
@@ -27,11 +29,28 @@ READERS: dict[Method, str] = {
 and tokenizer is tested in AutoAWQ's environment (tests/integration/test_transformers_4.py)."""
 
 
-def readers_of(method: Method, precision: PrecisionRecord | None) -> str:
-    """What reads an artifact, with modules of several precisions or of one."""
-    if precision and format_of(method) == "gptq":
+_READERS_OF_EXPERTS: dict[Method, str] = {
+    "gptq": "vLLM and GPTQModel; transformers 5 fills the experts with random numbers",
+    "awq": "vLLM and GPTQModel; transformers 5 fills the experts with random numbers",
+    "w8a8": "vLLM; transformers 5 takes the experts' integers for packed ones, and refuses them",
+}
+"""The same of mixtures of experts, where it is another."""
+
+
+def readers_of(method: Method, precision: PrecisionRecord | None, linears: Iterable[str]) -> str:
+    """What reads an artifact.
+
+    Args:
+        method: That made it.
+        precision: Of its modules, where they have several.
+        linears: Names of its Linears.
+    """
+    kind = format_of(method)
+    if kind in _READERS_OF_EXPERTS and has_experts(linears):
+        return _READERS_OF_EXPERTS[kind]
+    if precision and kind == "gptq":
         return "vLLM and GPTQModel; transformers takes all modules for alike, and is wrong about those named"
-    return READERS[format_of(method)]
+    return READERS[kind]
 
 
 def write_card(job: QuantizeJob, outcome: QuantizeOutcome, folder: Path) -> None:
@@ -43,6 +62,7 @@ def write_card(job: QuantizeJob, outcome: QuantizeOutcome, folder: Path) -> None
     made = "Imported by Quantbench, which changed no weight" if imported else "Made by Quantbench"
     by = f"{outcome.engine}; {versions}; worked in {job.dtype} on {job.device}" if not imported else outcome.engine
     precisions = f"\n- precisions: {told_precision(job.precision)}" if job.precision else ""
+    readers = readers_of(job.config.method, job.precision, job.checkpoint.linear_shapes)
     write_text_atomically(
         folder / "README.md",
         f"""\
@@ -54,6 +74,6 @@ digest of this folder.
 - base model: {job.checkpoint.origin}, {job.checkpoint.digest}
 - method: {job.config.method} {json.dumps(parameters, sort_keys=True)}{calibrated}{precisions}
 - engine: {by}
-- read by: {readers_of(job.config.method, job.precision)}; transformers 4 reads its config and tokenizer
+- read by: {readers}; transformers 4 reads its config and tokenizer
 """,
     )

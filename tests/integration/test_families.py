@@ -12,25 +12,23 @@ import numpy as np
 import pytest
 
 from configs.errors import StageError
-from pipelines.environments.definition import MAIN, environment_named
-from pipelines.execution.stage_job import run_job
-from quantizers.base import METHODS, load_method
+from pipelines.environments.definition import MAIN
+from quantizers.base import METHODS, MethodConfig, load_method
 from quantizers.checkpoints.architectures import architecture_table
 from quantizers.checkpoints.checkpoint import describe
 from quantizers.checkpoints.expert_names import is_router
 from quantizers.engines.gptqmodel_engine import import_engine
 from quantizers.methods.families import MADE_BY_OTHER_ENGINES, family_violations
-from registry.contracts import ArtifactRecord, CheckpointRecord
 from registry.contracts.base import Method
-from serving_checks.processes.pulse import UNBOUNDED
-from tests.model_trial import apart, check_sound, inspected, made_and_inspected, quantize_job, token_ids, trial
+from tests import stage_in_environment
+from tests.model_trial import apart, check_sound, made_and_inspected, token_ids, trial
 from tests.tiny_families import make_tiny_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.thorough]
 
 OWN = [method for method in METHODS if load_method(method).environment == MAIN]
-TRIED_ELSEWHERE = ("Qwen2ForCausalLM", "Gemma2ForCausalLM")
-"""With biases, and with norms in other places; a Llama is made in each engine's own tests."""
+TRIED_ELSEWHERE = ("Qwen2ForCausalLM", "Gemma2ForCausalLM", "MixtralForCausalLM")
+"""With biases, with norms in other places, and with experts; a Llama is made in each engine's own tests."""
 ELSEWHERE = [
     (architecture, method)
     for method in METHODS
@@ -72,7 +70,7 @@ def engines() -> None:
 @pytest.mark.parametrize("method", OWN)
 @pytest.mark.parametrize("architecture", DENSE)
 def test_it_is_made_and_found_sound_or_refused(architecture: str, method: Method) -> None:
-    if refused := family_violations(method, architecture):
+    if refused := family_violations(MethodConfig(method=method), architecture):
         assert method in refused[0]
     else:
         apart(lambda: trial(TABLE[architecture].model_type, method))
@@ -80,31 +78,19 @@ def test_it_is_made_and_found_sound_or_refused(architecture: str, method: Method
 
 @pytest.mark.environment
 @pytest.mark.parametrize(("architecture", "method"), ELSEWHERE)
-def test_other_engines_make_it_too(architecture: str, method: Method, tmp_path: Path) -> None:
-    checkpoint = apart(lambda: described(TABLE[architecture].model_type, tmp_path / "model"))
-    job = quantize_job(checkpoint, method, tmp_path)
-    log_file = job.result_file.with_suffix(".log")
-    environment = environment_named(load_method(method).environment, "cpu")
-    options = {"env": {}, "patience": UNBOUNDED, "on_progress": lambda _: None}
-    result = run_job(job, "quantizers", job.name, log_file, interpreter=environment, **options)
-    assert result.failure is None, log_file.read_text()
-    made = ArtifactRecord.model_validate(result.record)
-    apart(lambda: check_sound(checkpoint, made, inspected(job, made), tmp_path / "artifact"))
+def test_other_engines_make_it_too_or_it_is_refused(architecture: str, method: Method) -> None:
+    if not family_violations(MethodConfig(method=method), architecture):
+        stage_in_environment.trial(TABLE[architecture].model_type, method)
 
 
-def described(model_type: str, folder: Path) -> CheckpointRecord:
-    make_tiny_of(model_type, folder)
-    return describe(folder, origin=str(folder))
-
-
-@pytest.mark.parametrize("method", ["gptq", "awq", "rtn"])
+@pytest.mark.parametrize("method", ["gptq", "awq", "rtn", "w8a8"])
 @pytest.mark.parametrize("architecture", MIXTURES)
 def test_a_mixture_of_experts_is_made_or_refused(architecture: str, method: Method, tmp_path: Path) -> None:
     apart(lambda: make_mixture(architecture, method, tmp_path))
 
 
 def make_mixture(architecture: str, method: Method, room: Path) -> None:
-    if family_violations(method, architecture):
+    if family_violations(MethodConfig(method=method), architecture):
         return
     folder = make_tiny_of(TABLE[architecture].model_type, room / "model")
     record = describe(folder, origin=str(folder))
@@ -112,8 +98,9 @@ def make_mixture(architecture: str, method: Method, room: Path) -> None:
     (room / "work").mkdir()
     made, found = made_and_inspected(record, method, room / "work")
     check_sound(record, made, found, room / "work" / "artifact")
-    (told,) = [check for check in found.checks if check.name == "experts"]
-    assert "0 of them saw no calibration token" in told.detail
+    told = {check.name: check.detail for check in found.checks}
+    assert "0 of them saw no calibration token" in told["experts"]
+    assert "have their names" in told["expert_names"]
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq"])

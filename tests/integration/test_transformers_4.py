@@ -11,7 +11,7 @@ import pytest
 from pipelines.environments.definition import environment_named
 from pipelines.environments.making import in_use
 from quantizers.__main__ import quantize_stage
-from quantizers.base import METHODS, QuantizeJob, load_method
+from quantizers.base import METHODS, MethodConfig, QuantizeJob, load_method
 from quantizers.checkpoints.checkpoint import PrepareJob, describe, prepare
 from quantizers.checkpoints.sources import FolderSource
 from quantizers.methods.families import family_violations
@@ -127,7 +127,7 @@ def test_an_artifact_s_config_and_tokenizer_are_read_by_4(method: Method, old_py
         pytest.skip("made by transformers 4 itself; tests/integration/test_families.py reads it by 5")
     checkpoint_dir = prepared(make_tiny("LlamaForCausalLM", tmp_path / "source"), tmp_path)
     checkpoint = describe(checkpoint_dir, origin="a random Llama")
-    assert family_violations(method, checkpoint.architecture) == []
+    assert family_violations(MethodConfig(method=method), checkpoint.architecture) == []
     (tmp_path / "rows.json").write_text(json.dumps([IDS[:64], IDS[64:128]] * 8))
     artifact = tmp_path / "artifact"
     artifact.mkdir()

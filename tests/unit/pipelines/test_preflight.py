@@ -194,7 +194,7 @@ def test_a_row_s_source_still_says_so(row: Refusal) -> None:
         pytest.skip(f"{package} is not installed")
     text = Path(spec.submodule_search_locations[0], name).read_text()
     assert row.says in text, "read the engine's new version, then correct the table"
-    if row.engine == "transformers":
+    if row.engine == "transformers" and (row.tensor_parallel or row.pipeline_parallel):
         assert not re.search(r"tensor_parallel|pipeline_parallel|tp_size|tp_plan", text)
 
 
@@ -327,6 +327,28 @@ def test_every_head_size_is_taken_on_a_gpu() -> None:
     assert not serving_violations(Asked(None, "cuda", 1, head_size=24))
     assert serving_violations(Asked(None, "cpu", 1, head_size=24))
     assert not serving_violations(Asked(None, "cpu", 1, engine="transformers", head_size=24))
+
+
+@pytest.mark.parametrize(
+    ("method", "with_amx"), [("gptq", True), ("w4a16_gptq", True), ("w8a8_gptq", True), ("fp8", False), (None, True)]
+)
+def test_quantized_experts_are_served_on_a_cpu_with_amx_or_on_none(method: Method | None, with_amx: bool) -> None:
+    without = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
+    asked = Asked(method, "cpu", 1, cpu_flags={*without, "amx_bf16"}, bits=4, experts=True)
+    assert (not serving_violations(asked)) == with_amx
+    assert bool(serving_violations(asked._replace(cpu_flags=without))) == (method is not None)
+    assert not serving_violations(asked._replace(device="cuda"))
+    assert not serving_violations(asked._replace(experts=False))
+
+
+@pytest.mark.parametrize("method", ["gptq", "autoround", "awq", "w8a8", "w8a8_gptq"])
+def test_transformers_does_not_serve_experts_that_it_does_not_read(method: Method) -> None:
+    asked = Asked(method, "cuda", 1, engine="transformers", experts=True)
+    (line,) = serving_violations(asked)
+    assert "set serving.engine to vllm" in line
+    assert not serving_violations(asked._replace(experts=False))
+    assert not serving_violations(asked._replace(engine="vllm"))
+    assert not serving_violations(asked._replace(method="fp8"))
 
 
 @pytest.mark.parametrize("missing", ["avx512f", "avx512bw", "avx512dq", "avx512vl"])

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import get_args
 
+import pytest
+
 from quantizers.base import QuantizeJob, QuantizeOutcome
-from quantizers.methods.card import READERS, write_card
+from quantizers.methods.card import READERS, readers_of, write_card
 from registry.contracts.base import Method, format_of
 from tests.records import checkpoint_record
 
@@ -41,3 +43,10 @@ def test_equal_work_has_an_equal_card_whatever_it_is_called(tmp_path: Path) -> N
     assert "calibration: sha256:rows" in one
     assert "autoawq 0.2.9" in one
     assert READERS["awq"] in one
+
+
+@pytest.mark.parametrize("method", ["gptq", "autoround", "awq", "w8a8", "w8a8_gptq"])
+def test_experts_are_read_by_fewer(method: Method) -> None:
+    expert = "model.layers.0.mlp.experts.3.up_proj"
+    assert readers_of(method, None, [expert]) != readers_of(method, None, ["model.layers.0.mlp.up_proj"])
+    assert readers_of("fp8", None, [expert]) == READERS["fp8"]

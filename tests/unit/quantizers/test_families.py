@@ -1,11 +1,12 @@
 """What is refused by architecture says why, by a table of the installed libraries; layers see their own kind's."""
 
-import importlib.metadata
 from pathlib import Path
 
 import pytest
 
 from configs.errors import RequestError
+from pipelines.environments.definition import MAIN
+from quantizers.base import MethodConfig, load_method, parse_config
 from quantizers.checkpoints.architectures import architecture_table
 from quantizers.checkpoints.sources import GGUF_NAMES, check_architecture
 from quantizers.engines.layer_kinds import own_positions
@@ -17,24 +18,34 @@ TABLE = architecture_table()
 
 
 def test_a_refusal_says_what_the_trial_found_and_nothing_is_refused_for_llama() -> None:
-    (line,) = family_violations("bnb_nf4", "MixtralForCausalLM")
+    (line,) = family_violations(MethodConfig(method="bnb_nf4"), "MixtralForCausalLM")
     assert line.startswith("bnb_nf4 is not for MixtralForCausalLM: ")
     assert line.endswith("leave it out, other methods take this model")
-    assert family_violations("awq", "Gemma3ForCausalLM") == []
+    assert family_violations(MethodConfig(method="awq"), "Gemma3ForCausalLM") == []
     assert TABLE.architectures["LlamaForCausalLM"].refused == {}
 
 
 def test_an_older_engine_makes_what_it_knows() -> None:
-    (line,) = family_violations("awq_autoawq", "SmolLM3ForCausalLM")
+    (line,) = family_violations(MethodConfig(method="awq_autoawq"), "SmolLM3ForCausalLM")
     assert "its engine makes Gemma2ForCausalLM, LlamaForCausalLM" in line
-    assert family_violations("awq_autoawq", "") == []
+    assert family_violations(MethodConfig(method="awq_autoawq"), "") == []
     assert all(makes <= set(TABLE.architectures) for makes in MADE_BY_OTHER_ENGINES.values())
 
 
-@pytest.mark.parametrize("library", model_table.LIBRARIES)
-def test_the_table_was_made_with_what_is_installed(library: str) -> None:
+def test_a_model_that_smoothquant_does_not_know_is_made_without_it() -> None:
+    smoothing, plain = (parse_config({"method": "w8a8_gptq", "smoothing_strength": one}) for one in (0.8, None))
+    (line,) = family_violations(smoothing, "Olmo2ForCausalLM")
+    assert line.startswith("w8a8_gptq does not smooth Olmo2ForCausalLM: ")
+    assert line.endswith("post_feedforward_layernorm, q_norm; set smoothing_strength to null")
+    assert family_violations(plain, "Olmo2ForCausalLM") == []
+    assert family_violations(smoothing, "LlamaForCausalLM") == []
+
+
+def test_the_table_was_made_with_what_is_locked() -> None:
     """Where it was not, `python -m tools.model_table` makes it anew."""
-    assert TABLE.versions[library] == importlib.metadata.version(library)
+    assert TABLE.versions == model_table.locked_versions()
+    environments = {load_method(method).environment for method in model_table.tried_methods()}
+    assert environments == {MAIN, *model_table.ENGINES}
 
 
 def test_the_page_shows_the_table() -> None:

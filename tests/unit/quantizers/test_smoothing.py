@@ -32,7 +32,13 @@ def test_fused_linears_are_smoothed_as_one() -> None:
 @pytest.mark.parametrize(
     "norms", [(), ("input_layernorm",), ("post_attention_layernorm", "post_feedforward_layernorm")]
 )
-def test_a_model_whose_norms_stand_elsewhere_is_refused(norms: tuple[str, ...]) -> None:
-    with pytest.raises(StageError, match="one before the MLP") as caught:
-        smoothed(with_norms(*norms))
+@pytest.mark.parametrize("others", [[], ["model.layers.0.mlp.experts"]])
+def test_a_model_whose_norms_stand_elsewhere_is_refused(norms: tuple[str, ...], others: list[str]) -> None:
+    with pytest.raises(StageError, match="before the MLP's") as caught:
+        smoothed([*with_norms(*norms), *others])
     assert "smoothing_strength to null" in caught.value.remedy
+
+
+def test_of_a_mixture_attention_alone_is_smoothed() -> None:
+    modules = [*with_norms("input_layernorm", "post_attention_layernorm"), "model.layers.0.mlp.experts"]
+    assert [norm for _, norm in smoothed(modules)] == ["re:.*[.]input_layernorm$"]
