@@ -1,12 +1,14 @@
 """Peak memory of quantizing: the model plus one layer's work? `python -m benchmarks.quantizing_memory FOLDER METHOD...`
 
 Each method works as a process of its own on a prepared checkpoint folder, or on a random mixture of experts of about
-1 B parameters where the folder is `moe-1b`. A row: the weights as they are held, what imports take, the peak of the
-process, and what of it is neither model nor imports, in layers. Memory is what the process has for itself (RssAnon of
-proc(5), looked at twenty times a second): pages of files that it has mapped go when somebody else needs the room. The
-peak with those is told too.
+1 B parameters where the folder is `moe-1b`. A row: the weights as they are held, what the engine takes, the peak of the
+process, and what of it is neither model nor engine, in layers. The engine's part is what is held after it has made a
+tiny model, since engines import much on the way. Memory is what the process has for itself (RssAnon of proc(5), looked
+at twenty times a second): pages of files that it has mapped go when somebody else needs the room. The peak with those
+is told too.
 """
 
+import gc
 import json
 import resource
 import subprocess
@@ -21,7 +23,7 @@ from quantizers.checkpoints.checkpoint import describe
 from quantizers.checkpoints.safetensors_header import read_headers
 from registry.contracts.base import Method
 from tests.model_trial import quantize_job
-from tests.tiny_llama import make_tiny_tokenizer
+from tests.tiny_llama import make_tiny_llama, make_tiny_tokenizer
 
 GIB = 2**30
 WIDTH = {"float32": 4, "bfloat16": 2}
@@ -62,16 +64,15 @@ def layer_elements(folder: Path) -> int:
     return max(layers.values())
 
 
-def child(job_file: str) -> None:
-    """Quantize, and print the peak before and after, in bytes."""
+def child(tiny_file: str, job_file: str) -> None:
+    """Quantize a tiny model and the one asked about; print what is held after the first, and the peaks, in bytes."""
     from quantizers.__main__ import quantize_stage
-    from quantizers.base import QuantizeJob, load_method
-    from quantizers.engines.gptqmodel_engine import import_engine
+    from quantizers.base import QuantizeJob
     from registry.stage_process import StageClock
 
-    job = QuantizeJob.model_validate_json(Path(job_file).read_text())
-    import_engine(job.threads)
-    load_method(job.config.method)
+    tiny, job = (QuantizeJob.model_validate_json(Path(file).read_text()) for file in (tiny_file, job_file))
+    quantize_stage(tiny, StageClock(tiny.output_dir.parent / "progress"))
+    gc.collect()
     before, ended, seen = own_bytes(), threading.Event(), [0]
 
     def watch() -> None:
@@ -97,17 +98,22 @@ def main(folder: str, methods: list[Method]) -> None:
     with tempfile.TemporaryDirectory() as room:
         source = random_mixture(Path(room) / "model") if folder == "moe-1b" else Path(folder).resolve()
         record = describe(source, origin=str(source))
+        small = make_tiny_llama(Path(room) / "tiny")
+        tiny = describe(small, origin=str(small))
         layer = layer_elements(source)
         print(f"{record.parameters / 1e9:.2f} B parameters, {layer / 1e6:.1f} M in the largest layer")
         for method in methods:
-            work = Path(room) / method
-            work.mkdir()
             # A random router may leave an expert out; that it is rounded then is no matter here.
-            parameters = {"unreached_experts": "round"} if method in ("gptq", "awq") else {}
-            job = quantize_job(record, method, work, **parameters)
-            (work / "job.json").write_text(job.model_dump_json())
+            parameters = {"unreached_experts": "round"} if method == "gptq" else {}
+            files = []
+            for checkpoint, name in ((tiny, "tiny"), (record, "whole")):
+                work = Path(room) / method / name
+                work.mkdir(parents=True)
+                job = quantize_job(checkpoint, method, work, **parameters)
+                files.append(work / "job.json")
+                files[-1].write_text(job.model_dump_json())
             done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.quantizing_memory", "--child", str(work / "job.json")],
+                [sys.executable, "-m", "benchmarks.quantizing_memory", "--child", *files],
                 check=True,
                 stdout=subprocess.PIPE,
             )
@@ -116,7 +122,7 @@ def main(folder: str, methods: list[Method]) -> None:
             model = record.parameters * width
             beyond = (peak - before - model) / (layer * width)
             print(
-                f"{method} in {job.dtype}: model {model / GIB:.2f} GiB, imports {before / GIB:.2f} GiB, peak"
+                f"{method} in {job.dtype}: model {model / GIB:.2f} GiB, engine {before / GIB:.2f} GiB, peak"
                 f" {peak / GIB:.2f} GiB ({with_files / GIB:.2f} with files); beyond both"
                 f" {(peak - before - model) / GIB:.2f} GiB, {beyond:.1f} layers' weights",
                 flush=True,
@@ -125,6 +131,6 @@ def main(folder: str, methods: list[Method]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--child":
-        child(sys.argv[2])
+        child(*sys.argv[2:])
     else:
         main(sys.argv[1], sys.argv[2:])  # type: ignore[arg-type]

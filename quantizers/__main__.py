@@ -12,6 +12,7 @@ from quantizers.calibration.config import CalibrateJob
 from quantizers.checkpoints.checkpoint import PrepareJob, prepare
 from quantizers.checkpoints.older_readers import keep_readable
 from quantizers.checkpoints.stored_model import stored_files, stored_headers
+from quantizers.engines.heap import give_large_blocks_back
 from quantizers.inspection.inspection import InspectJob, bits_per_weight, inspect
 from quantizers.inspection.soundness import SoundnessJob, prove_soundness
 from quantizers.methods.card import write_card
@@ -72,6 +73,7 @@ def quantize_stage(job: StageJob, clock: StageClock) -> StageResult:
             f"{job.name} asks for mixed precision, and the job says no module's bits",
             remedy="give the job a `precision`, as runs do from the sensitivity stage's record",
         )
+    give_large_blocks_back()
     start = time.perf_counter()
     outcome = method.quantize(job, clock)
     keep_readable(job.output_dir)
