@@ -26,7 +26,7 @@ pytestmark = pytest.mark.engine
 LAYERS = 4
 LINEARS = 7 * LAYERS
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-_KILLED = """
+KILLED = """
 import os, runpy, signal, sys
 from quantizers.engines.gptq_kept import KeptLinears
 
@@ -138,7 +138,7 @@ def killed(job: QuantizeJob, after: int) -> None:
     job_file = job.result_file.with_name("job.json")
     job_file.write_text(job.model_dump_json())
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    argv = [sys.executable, "-P", "-c", _KILLED, str(job_file), str(after)]
+    argv = [sys.executable, "-P", "-c", KILLED, str(job_file), str(after)]
     assert subprocess.run(argv, env=env, stderr=subprocess.DEVNULL, check=False).returncode == -signal.SIGKILL
     assert not job.result_file.exists()
 
