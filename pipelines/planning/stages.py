@@ -33,8 +33,8 @@ STAGE_VERSIONS = {
     "soundness": 1,
     "calibrate": 3,
     "sensitivity": 1,
-    "quantize": 5,
-    "inspect": 3,
+    "quantize": 6,
+    "inspect": 4,
     "measure": 6,
     "tune": 2,
 }
