@@ -114,7 +114,7 @@ def smoothed(modules: Sequence[str]) -> list[tuple[list[str], str]]:
     kinds = {name.rsplit(".", 1)[-1] for name in modules}
     # The norm of that name stands before the MLP where there are two, and behind attention where there are four.
     of_mlp = "pre_feedforward_layernorm" if "pre_feedforward_layernorm" in kinds else "post_attention_layernorm"
-    parts = [(_BEHIND_ATTENTION_S_NORM, "input_layernorm")]
+    parts: list[tuple[tuple[tuple[str, ...], ...], str]] = [(_BEHIND_ATTENTION_S_NORM, "input_layernorm")]
     if "experts" not in kinds:
         parts.append((_BEHIND_MLP_S_NORM, of_mlp))
     found = [(next((linears for linears in choices if kinds >= set(linears)), None), norm) for choices, norm in parts]
