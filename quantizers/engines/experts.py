@@ -77,47 +77,45 @@ def _rename(folder: Path, to: Path, renamed: Callable[[Iterable[str]], Mapping[s
 @contextlib.contextmanager
 def counted_tokens(model: Any) -> Iterator[dict[str, int]]:
     """Count the tokens that reach each expert inside the block: expert's name -> tokens, some of them repeatedly."""
-    tokens: dict[str, int] = {}
+    experts = {name: module for name, module in model.named_modules() if expert_of(f"{name}.") == name}
+    tokens = dict.fromkeys(experts, 0)
 
-    def counter(name: str) -> Any:
-        def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = args[0] if args else next(iter(kwargs.values()))
-            tokens[name] += given.numel() // given.shape[-1]
+    def count(expert: str, *given: Any) -> None:
+        tokens[expert] += given[0].numel() // given[0].shape[-1]
 
-        return hook
-
-    hooks = []
-    for name, module in model.named_modules():
-        if expert_of(f"{name}.") == name:
-            tokens[name] = 0
-            hooks.append(module.register_forward_pre_hook(counter(name), with_kwargs=True))
-    try:
+    with _told_before(experts, count):
         yield tokens
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextlib.contextmanager
 def counted_routes(model: Any) -> Iterator[dict[str, int]]:
     """`counted_tokens` of a model whose experts are packed when the block begins, by where its routers send tokens."""
-    tokens: dict[str, int] = {}
+    blocks = {
+        name: module
+        for name, module in model.named_modules()
+        if name.endswith(".experts") and hasattr(module, "num_experts")
+    }
+    tokens = {f"{name}.{expert}": 0 for name, block in blocks.items() for expert in range(block.num_experts)}
 
-    def counter(block: str) -> Any:
-        def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            chosen = next(one for one in (*args, *kwargs.values()) if not one.is_floating_point())
-            for expert, count in enumerate(chosen.flatten().bincount().tolist()):
-                tokens[f"{block}.{expert}"] += count
+    def count(block: str, *given: Any) -> None:
+        chosen = next(one for one in given if not one.is_floating_point())
+        for expert, times in enumerate(chosen.flatten().bincount().tolist()):
+            tokens[f"{block}.{expert}"] += times
 
-        return hook
-
-    hooks = []
-    for name, module in model.named_modules():
-        if name.endswith(".experts") and hasattr(module, "num_experts"):
-            tokens |= {f"{name}.{expert}": 0 for expert in range(module.num_experts)}
-            hooks.append(module.register_forward_pre_hook(counter(name), with_kwargs=True))
-    try:
+    with _told_before(blocks, count):
         yield tokens
+
+
+@contextlib.contextmanager
+def _told_before(modules: Mapping[str, Any], tell: Callable[..., None]) -> Iterator[None]:
+    """Have `tell` called with a module's name and what it is given, whenever one of them is called inside the block."""
+
+    def hook_of(name: str) -> Any:
+        return lambda _, args, kwargs: tell(name, *args, *kwargs.values())
+
+    hooks = [module.register_forward_pre_hook(hook_of(name), with_kwargs=True) for name, module in modules.items()]
+    try:
+        yield
     finally:
         for hook in hooks:
             hook.remove()
