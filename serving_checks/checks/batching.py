@@ -8,12 +8,18 @@ Three signs, each of which a server that works otherwise cannot show:
 - many requests at once give more tokens per second than one at a time.
 
 The early requests are a few long ones and, for all other places, middling ones, whose places the late ones take over.
+
+A busy machine can hide a sign: a client that is not let run for half a second sends its late requests, or reads
+their answers, when the long ones are done. It cannot make one up, so a server that shows them once has shown them,
+and one that did not is loaded again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -47,10 +53,12 @@ class BatchingConfig(StrictModel):
     """Requests one after the other."""
     min_speedup: Ratio = Field(default=1.5, gt=1)
     """Least throughput at `concurrency` over throughput at 1."""
+    attempts: Count = Field(default=3, ge=1)
+    """Loads at most, until one shows every sign."""
     sample_seconds: Seconds = Field(default=0.05, gt=0)
     """Between two looks at the server's gauges."""
     deadline_seconds: Seconds = Field(default=600.0, gt=0)
-    """For the whole check."""
+    """For the whole check, all attempts together."""
 
     def check_fits(self, max_model_len: int, max_num_seqs: int | None) -> None:
         """Refuse a context that is too short for the check.
@@ -123,7 +131,7 @@ def check_batching(
     gauges: GaugeNames | None,
     fixed_length: Mapping[str, Any] = {},
 ) -> CheckRecord:
-    """Load the server until requests wait, and judge how it schedules them.
+    """Load the server until requests wait, and judge how it schedules them; again where it did not show it.
 
     Args:
         max_num_seqs: Requests that the server is to work on at once. None where it is not known: then nobody need be
@@ -137,9 +145,25 @@ def check_batching(
     """
     config.check_fits(endpoint.max_model_len, max_num_seqs)
     crowd = Crowd.of(config, max_num_seqs)
-    load = _Load(StreamingClient(endpoint, fixed_length), config, crowd)
-    seen = run_check(load.run(gauges), config.deadline_seconds)
-    return not_done("batching", config.deadline_seconds) if seen is None else judge(seen, config, max_num_seqs)
+    ends_at = time.monotonic() + config.deadline_seconds
+    numbers = itertools.count(1)  # one row for all attempts: no prompt comes twice
+    records: list[CheckRecord] = []
+    while len(records) < config.attempts:
+        load = _Load(StreamingClient(endpoint, fixed_length), config, crowd, numbers)
+        seen = run_check(load.run(gauges), ends_at - time.monotonic())
+        if seen is None:
+            break
+        record = judge(seen, config, max_num_seqs)
+        if record.outcome == "pass":
+            return record
+        records.append(record)
+    if not records:
+        return not_done("batching", config.deadline_seconds)
+    # A load that said nothing does not take back what another one showed.
+    found = next((record for record in records if record.outcome == "fail"), records[0])
+    if len(records) == 1:
+        return found
+    return found.model_copy(update={"reason": f"{found.reason}; none of {len(records)} attempts passed"})
 
 
 def judge(seen: Seen, config: BatchingConfig, max_num_seqs: int | None) -> CheckRecord:
@@ -222,9 +246,9 @@ def _speed_sign(seen: Seen, config: BatchingConfig) -> _Sign:
 class _Load:
     """The requests of the check, in their order."""
 
-    def __init__(self, client: StreamingClient, config: BatchingConfig, crowd: Crowd) -> None:
+    def __init__(self, client: StreamingClient, config: BatchingConfig, crowd: Crowd, numbers: Iterator[int]) -> None:
         self._client, self._config, self._crowd = client, config, crowd
-        self._prompts = 0
+        self._numbers = numbers
 
     async def run(self, gauges: GaugeNames | None) -> Seen:
         tokens = self._config.answer_tokens
@@ -246,8 +270,7 @@ class _Load:
 
     async def _ask(self, tokens: int, started: asyncio.Event | None = None) -> StreamedAnswer:
         # Different from the first word on, so that none is in the prefix cache.
-        self._prompts += 1
-        return await self._client.complete(f"{self._prompts} apples and some more are", tokens, started)
+        return await self._client.complete(f"{next(self._numbers)} apples and some more are", tokens, started)
 
     async def _at_once(self) -> list[StreamedAnswer]:
         config = self._config

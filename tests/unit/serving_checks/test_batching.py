@@ -56,7 +56,7 @@ def test_a_static_server_fails_though_it_batches(tmp_path):
     with fake_server(tmp_path, *STEP, "--max-num-seqs", "4", "--scheduling", "static") as endpoint:
         record = check_batching(endpoint, CONFIG, 4, gauges=GAUGES)
     assert record.outcome == "fail"
-    assert record.reason == "0 of 4 late short requests ended before the long early ones"
+    assert record.reason == "0 of 4 late short requests ended before the long early ones; none of 3 attempts passed"
 
 
 @pytest.mark.parametrize("limit", [("--scheduling", "sequential"), ("--max-num-seqs", "1")])
@@ -86,6 +86,41 @@ def test_without_gauges_and_places_timing_still_fails(tmp_path, scheduling):
         record = check_batching(endpoint, CONFIG, None, gauges=None)
     assert record.outcome == "fail"
     assert "0 of 4 late" in record.reason
+
+
+def stalled(late_end: float, sent_at: float = 0.0) -> Seen:
+    """What a client that was not let run has of a server that batches."""
+    return seen(late=[answer(late_end, 8, sent_at=sent_at)])
+
+
+@pytest.mark.parametrize(
+    ("loads", "outcome", "words", "asked"),
+    [
+        ([stalled(6.0), stalled(9.0, sent_at=5.2), seen()], "pass", "2 of 2 late", 3),
+        ([stalled(6.0)] * 3, "fail", "0 of 1 late short requests ended before the long early ones; none of 3", 3),
+        # A load that says nothing does not take back what another one showed.
+        ([stalled(9.0, sent_at=5.2), stalled(6.0), stalled(9.0, sent_at=5.2)], "fail", "0 of 1 late", 3),
+        ([stalled(9.0, sent_at=5.2)] * 3, "not_run", "1.5 times); none of 3 attempts passed", 3),
+        # The time was out at the second.
+        ([stalled(6.0), None], "fail", "0 of 1 late short requests ended before the long early ones", 2),
+        ([None], "not_run", "not done within", 1),
+    ],
+)
+def test_a_load_that_a_busy_machine_spoilt_is_made_again(monkeypatch, loads, outcome, words, asked):
+    made = iter(loads)
+    count = 0
+
+    def run(work, deadline_seconds):
+        nonlocal count
+        count += 1
+        work.close()
+        return next(made)
+
+    monkeypatch.setattr("serving_checks.checks.batching.run_check", run)
+    endpoint = Endpoint(base_url="http://127.0.0.1:9", served_model_name="model", model_path="", max_model_len=4096)
+    record = check_batching(endpoint, BatchingConfig(), 4, gauges=GAUGES)
+    assert (record.outcome, count) == (outcome, asked)
+    assert words in record.reason
 
 
 def test_a_server_that_dies_meanwhile_is_told(tmp_path):
