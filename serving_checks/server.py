@@ -1,9 +1,10 @@
 """One server as a context manager: started, waited for, read, and gone afterwards. Which engine's is the config's."""
 
+import secrets
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,10 @@ from serving_checks.processes.supervisor import Supervised, quoted
 from serving_checks.processes.watch import Watch
 from serving_checks.transport.http_json import get_text
 
+_QUIET_PORTS = range(20_000, 32_768)
+"""Below those that Linux gives to whoever asks for any, each outgoing connection among them (ip(7),
+ip_local_port_range): a server binds its port seconds after it was looked for."""
+_MOST_TRIES = 100
 _POLL_SECONDS = 0.3
 _END_SECONDS = 5.0
 """Longest time from a server's death, which those who ask it may notice first, to the end of all it has left."""
@@ -87,13 +92,22 @@ def free_port(wanted: int | None) -> int:
     Raises:
         RequestError: Something listens on `wanted`.
     """
+    if wanted is not None:
+        return _bindable(wanted)
+    for _ in range(_MOST_TRIES):
+        with suppress(RequestError):
+            return _bindable(secrets.choice(_QUIET_PORTS))
+    return _bindable(0)
+
+
+def _bindable(port: int) -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, wanted or 0))
+            probe.bind((LOOPBACK, port))
         except OSError as error:
             raise RequestError(
-                f"port {wanted} on {LOOPBACK} cannot be used: {error.strerror}",
+                f"port {port} on {LOOPBACK} cannot be used: {error.strerror}",
                 remedy="name another port, or stop what listens there",
             ) from None
         return int(probe.getsockname()[1])

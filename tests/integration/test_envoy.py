@@ -17,8 +17,8 @@ from aiohttp import web
 
 from serving_checks.engines.base import ServerRequest
 from serving_checks.engines.vllm import VllmServerConfig
-from serving_checks.server import serve
-from tests.envoy_lab import Behind, EnvoyLab, Running, envoy_binary, quiet_port
+from serving_checks.server import free_port, serve
+from tests.envoy_lab import Behind, EnvoyLab, Running, envoy_binary
 from tests.tiny_llama import make_tiny_llama
 from tests.unit.pipelines.test_rendering import CONFIGS, rendered_file
 
@@ -297,7 +297,7 @@ def test_a_champion_that_breaks_off_or_is_gone_is_told(envoy: Path, tmp_path: Pa
             await asyncio.sleep(0.5)
             assert not lab.pairs and not candidate.seen, "half an answer is no pair"
         gone = EnvoyLab(tmp_path, Behind(breaks_off), candidate, "")
-        gone.champion = Running(quiet_port())
+        gone.champion = Running(free_port(None))
         async with gone.running(envoy, "--set", f"render.champion.port={gone.champion.port}") as lab:
             status, _, told = await lab.ask(json.dumps(ASKED))
             assert (status, json.loads(told)["error"]["type"]) == (503, "api_error")

@@ -50,7 +50,7 @@ class Live:
             self.collections += 1
             return collector.collect(most_bytes=1_000_000, deciding=deciding)
 
-        self.port = _free_port()
+        self.port = free_port(None)
         keys = review_keys(None, {"QUANTBENCH_REVIEW_KEY": KEY})
         self._server = ReviewServer(
             workspace.root,
@@ -100,12 +100,6 @@ class Live:
         decision = {"action": "approve", "run": "run-0", "name": "int8", "why": "so", "seen": None, "csrf_token": token}
         body = json.dumps(decision | (changes or {})).encode()
         return self.ask("/decide", "POST", body, **(LOADS | headers))
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.fixture
