@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_right"  # noqa: S105 - the stand-in's
 
@@ -127,12 +127,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._of_repository(parts, body)
 
     def _of_repository(self, parts: list[str], body: bytes) -> None:
+        if parts[0] == "datasets":
+            parts = parts[1:]
         name = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
         repository = self.hub.repositories.get(name)
         if repository is None:
             self._say(404, {"error": "Repository not found"}, code="RepoNotFound")
         elif parts[0] != "api":
             self._resolve(repository, parts[3], "/".join(parts[4:]))
+        elif parts[4:5] == ["tree"]:
+            self._tree(repository, parts[5], "/".join(parts[6:]))
+        elif parts[4:5] == ["paths-info"]:
+            asked = json.loads(body) if body[:1] == b"{" else parse_qs(body.decode())
+            self._paths(repository, parts[5], asked["paths"])
         elif parts[4:5] == ["preupload"]:
             self._modes(json.loads(body))
         elif parts[4:5] == ["commit"]:
@@ -160,6 +167,17 @@ class _Handler(BaseHTTPRequestHandler):
                 one["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
             siblings.append(one)
         self._say(200, {"id": name, "sha": found[0], "private": repository.private, "siblings": siblings})
+
+    def _tree(self, repository: Repository, revision: str, folder: str) -> None:
+        found = repository.files(revision)
+        self._say(
+            200, [_listed(path, data) for path, data in (found or ("", {}))[1].items() if path.startswith(folder)]
+        )
+
+    def _paths(self, repository: Repository, revision: str, paths: list[str]) -> None:
+        found = repository.files(revision)
+        files = (found or ("", {}))[1]
+        self._say(200, [_listed(path, files[path]) for path in paths if path in files])
 
     def _modes(self, asked: dict[str, Any]) -> None:
         modes = [
@@ -207,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
-    def _say(self, status: int, told: dict[str, Any], code: str = "") -> None:
+    def _say(self, status: int, told: dict[str, Any] | list[Any], code: str = "") -> None:
         body = json.dumps(told).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -219,6 +237,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def _listed(path: str, data: bytes) -> dict[str, Any]:
+    return {"type": "file", "path": path, "size": len(data), "oid": _git_hash(data)}
 
 
 def _git_hash(data: bytes) -> str:

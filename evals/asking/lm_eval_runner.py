@@ -18,6 +18,7 @@ from typing import Any
 from configs.errors import StageError
 from evals.asking.alone import ask_alone
 from evals.asking.client import SILENCE_SECONDS, Client
+from evals.asking.hub_data import OFFLINE, fetch
 from evals.asking.questions import Questioned, Questioner, import_libraries
 from evals.asking.request_cache import RequestCache
 from evals.asking.request_plan import Answer, Question
@@ -30,12 +31,7 @@ from registry.contracts import AskedAlone, AskingConditions, CategoryLook, Endpo
 
 OnProgress = Callable[[int, int], None]
 
-_OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "HF_DATASETS_TRUST_REMOTE_CODE": "0",
-    "TQDM_DISABLE": "1",
-}
+_QUIET = {"HF_DATASETS_TRUST_REMOTE_CODE": "0", "TQDM_DISABLE": "1"}
 _POOLED = {"word_perplexity", "byte_perplexity"}
 """lm-eval keeps these per item as (log-likelihood, words or bytes); they are pooled over all items."""
 
@@ -146,17 +142,29 @@ class Prepared:
 def prepare(resolved: ResolvedSuite) -> Prepared:
     """Import lm-eval and build the suite's tasks; takes seconds, so it is done while a server starts.
 
+    Rows that this machine's cache lacks are fetched first.
+
     Raises:
+        RequestError: They cannot be had.
         StageError: A task does not give its category's metric or filter.
     """
-    # Read by Hugging Face's libraries when they are imported.
-    os.environ.update(_OFFLINE)
+    os.environ.update(OFFLINE | _QUIET)
     with redirect_stdout(sys.stderr):
         from lm_eval.tasks import TaskManager
 
         import_libraries()
         manager = TaskManager(include_defaults=False)
-        tasks = manager.load([task.lm_eval_config() for task in resolved.tasks])["tasks"]
+
+        def built() -> Mapping[str, Any]:
+            made: Mapping[str, Any] = manager.load([task.lm_eval_config() for task in resolved.tasks])["tasks"]
+            return made
+
+        try:
+            tasks = built()
+        except (ConnectionError, FileNotFoundError, ValueError):  # What is raised for rows that are in no cache.
+            if not fetch(resolved.tasks):
+                raise
+            tasks = built()
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     for category in resolved.suite.categories:
         for task in resolved.of(category.name):
