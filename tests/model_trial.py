@@ -17,6 +17,8 @@ from quantizers.__main__ import inspect_stage, quantize_stage
 from quantizers.base import QuantizeJob
 from quantizers.checkpoints.checkpoint import describe
 from quantizers.checkpoints.expert_names import has_experts
+from quantizers.checkpoints.stored_model import gguf_file
+from quantizers.inspection.gguf_file import read_as_source
 from quantizers.inspection.inspection import InspectJob
 from registry.contracts import ArtifactRecord, CheckpointRecord, InspectionRecord
 from registry.contracts.base import Method, format_of
@@ -30,8 +32,10 @@ PARAMETERS: dict[str, dict[str, Any]] = {
 }
 TRIAL_SECONDS = 120
 _MOST_LETTERS = 400
-MOST_ERROR = 0.45
-"""Of the logits, relative to the source's: sound artifacts of these models have 0.02 to 0.35 in 4 bits."""
+MOST_ERROR = 0.65
+"""Of the logits, relative to the source's: sound artifacts of these models have 0.02 to 0.35 in 4 bits, those of touchy
+ones 0.5 (Granite's and MiniCPM3's factors, Olmo 3 with four layers: their artifacts answer exactly as their dequantized
+weights do), unsound ones 0.97 and more."""
 WORK_DTYPES = {"bnb_int8": "float32", "gptq": "float32"}
 
 
@@ -143,6 +147,8 @@ def relative_error(source: Path, artifact: Path, kind: str = "", *, experts: boo
     from quantizers.engines.gptqmodel_engine import load_artifact
 
     def loaded(folder: Path) -> Any:
+        if file := gguf_file(folder):
+            return read_as_source(file, source, "bfloat16")[0]
         with integer_experts_read():
             return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, device_map="cpu")
 

@@ -106,7 +106,8 @@ def _trial(model_type: str, method: Method, parameters: dict[str, Any], seed: in
             made = run(job, Patience(deadline_seconds=MOST_SECONDS))
         except StageError as error:
             # Without the command and the end of the log behind it.
-            raise ValueError(model_trial.words(error).partition(": env ")[0]) from None
+            told = model_trial.words(error).partition(": env ")[0].partition("; the end of ")[0]
+            raise ValueError(told) from None
         if made.failure is not None:
             raise ValueError(model_trial.words(made.failure))
         artifact = ArtifactRecord.model_validate(made.record)

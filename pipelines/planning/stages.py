@@ -33,8 +33,8 @@ STAGE_VERSIONS = {
     "soundness": 1,
     "calibrate": 3,
     "sensitivity": 1,
-    "quantize": 6,
-    "inspect": 4,
+    "quantize": 7,
+    "inspect": 5,
     "measure": 6,
     "tune": 2,
 }

@@ -24,6 +24,8 @@ ENGINE_PARTS: dict[str, PartKind] = {
     "sample": "quantize",
     "tokenize": "quantize",
     "quantize": "quantize",
+    "convert": "quantize",
+    "prove": "quantize",
     "save": "quantize",
     "serve_start": "serve",
     "smoke": "serve",

@@ -32,6 +32,15 @@ def expert_of(module: str) -> str | None:
     return f"{found['block']}.{found['number']}" if found else None
 
 
+def packed_name(tensor: str) -> tuple[str, int] | None:
+    """What a tensor of one of the experts is called where all of a layer lie in one, and its place there.
+
+    In the engines' spelling, such as (`model.layers.0.mlp.experts.gate_proj.weight`, 3); None outside of experts.
+    """
+    found = _EXPERT.match(engine_name(tensor))
+    return (f"{found['block']}.{found.string[found.end() :]}", int(found["number"])) if found else None
+
+
 def has_experts(modules: Iterable[str]) -> bool:
     """Whether the model that these modules are of is a mixture of experts."""
     return any(map(is_expert, modules))

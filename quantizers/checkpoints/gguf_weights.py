@@ -10,15 +10,9 @@ from quantizers.checkpoints import gguf_header
 from quantizers.checkpoints.completeness import refuse_gaps
 from registry.contracts.base import DType
 
-ROPE_FACTORS = "rope_freqs.weight"
-"""llama.cpp's tensor for Llama 3's rope scaling, which transformers passes over."""
 
-
-def load_weights(path: Path, dtype: DType, config: Any = None) -> Any:
-    """Dequantize the file's weights into a model in `dtype`.
-
-    Args:
-        config: Of the model, which tells its rope scaling; what the file's metadata describe when None.
+def load_weights(path: Path, dtype: DType) -> Any:
+    """Dequantize the file's weights into a model in `dtype`, the one that its metadata describe.
 
     Raises:
         RequestError: Its tensors are not those of its architecture, or one is not among those that transformers reads.
@@ -35,15 +29,13 @@ def load_weights(path: Path, dtype: DType, config: Any = None) -> Any:
             dtype=getattr(torch, dtype),
             quantization_config=GgufConfig(dequantize=True, gguf_file=path.name),
             output_loading_info=True,
-            **({} if config is None else {"config": config}),
         )
     except Exception as error:  # transformers' GGUF reader raises whatever it stumbles over.
         raise StageError(
             f"transformers cannot read {path}: {type(error).__name__}: {error}", remedy="fetch the GGUF file again"
         ) from error
     refuse_gaps(f"the weights in {path}", loaded["missing_keys"], loaded["unexpected_keys"])
-    told_apart = set() if config is None else {ROPE_FACTORS}
-    unread = sorted(gguf_header.tensors(path).keys() - names_read(model, path) - told_apart)
+    unread = sorted(gguf_header.tensors(path).keys() - names_read(model, path))
     if unread:
         raise RequestError(
             f"{path} holds tensors that transformers' conversion passes over: {', '.join(unread[:4])}"

@@ -43,6 +43,13 @@ def write_gguf(checkpoint_dir: Path, path: Path, dtype: DType) -> None:
             remedy="leave gguf out; other methods take this model",
             blame="recipe",
         ) from error
+    except AttributeError as error:
+        # Its modules name what its own package `gguf` does not have in every version.
+        raise StageError(
+            f"llama.cpp's converter does not load what it has for {architecture}: {error} is not in its package gguf",
+            remedy="leave gguf out; other methods take this model",
+            blame="recipe",
+        ) from error
     with torch.inference_mode():
         converted = model_class(checkpoint_dir, gguf.LlamaFileType[_TYPES[dtype]], path)
         by_digest = converted.get_vocab_base_pre

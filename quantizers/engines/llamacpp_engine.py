@@ -1,4 +1,4 @@
-"""llama.cpp: its converter writes a checkpoint as one GGUF file, and its quantizer rounds that.
+"""llama.cpp: its converter writes a checkpoint as one GGUF file, its quantizer rounds that, and its answers prove it.
 
 It runs in an environment of its own: its package `gguf` is newer than the one that transformers is used with here.
 """
@@ -17,6 +17,7 @@ from quantizers.checkpoints.stored_model import GGUF_FILE, stored_headers
 from quantizers.checkpoints.tokenizer_files import carry_over
 from quantizers.engines.engine_frame import check_complete, engine_at_work
 from quantizers.engines.gguf_conversion import write_gguf
+from quantizers.engines.gguf_proof import prove_same_model
 from registry.contracts import QuantizedModule
 from registry.files import write_text_atomically
 
@@ -36,12 +37,12 @@ def run_engine(job: QuantizeJob, clock: StageClock, file_type: str) -> QuantizeO
 
     Args:
         job: Its dtype is no matter: the converter keeps the checkpoint's, and the quantizer rounds in float32.
-        clock: Counts `import`, `convert`, `quantize`, `save`.
+        clock: Counts `import`, `convert`, `quantize`, `prove`, `save`.
         file_type: llama.cpp's, in lower case.
 
     Raises:
-        StageError: The converter does not know the architecture or the tokenizer, or llama.cpp failed, or left a
-            Linear as it was.
+        StageError: The converter does not know the architecture or the tokenizer, or llama.cpp failed, left a Linear
+            as it was, or computes another model.
     """
     checkpoint_dir = job.checkpoint_dir.resolve()
     with engine_at_work(ENGINE, job) as output_dir:
@@ -54,6 +55,8 @@ def run_engine(job: QuantizeJob, clock: StageClock, file_type: str) -> QuantizeO
             write_gguf(checkpoint_dir, whole, job.checkpoint.dtype)
         with clock.part("quantize"):
             _quantize(whole, output_dir / GGUF_FILE, file_type, job.threads)
+        with clock.part("prove"):
+            prove_same_model(checkpoint_dir, whole, output_dir / GGUF_FILE, job.checkpoint.dtype, job.threads)
         with clock.part("save"):
             headers = stored_headers(output_dir, checkpoint_dir)
             rounded = {name: info for name, info in headers.items() if info.dtype not in _PLAIN}

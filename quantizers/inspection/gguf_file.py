@@ -1,6 +1,8 @@
-"""What llama.cpp reads of a GGUF file besides its Linears: are embeddings, vocabulary and sizes the source's?
+"""What llama.cpp reads of a GGUF file besides its Linears: are embeddings, vocabulary and metadata the source's?
 
 llama.cpp never sees the config.json and the tokenizer that lie beside the file. Its own copies are held against them.
+That it computes the source's model was proved when the file was made (quantizers/engines/gguf_proof.py), by a short
+text; here is what such a text does not show, or hardly.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from unicodedata import normalize
 
 from configs.errors import RequestError
+from quantizers.checkpoints import gguf_header
 from quantizers.checkpoints.gguf_tensors import GgufFile
 from quantizers.checkpoints.gguf_vocabulary import read_vocabulary
-from quantizers.checkpoints.gguf_weights import ROPE_FACTORS
+from quantizers.checkpoints.safetensors_header import read_headers
 from quantizers.checkpoints.tokenizer_proof import prove_gguf
 from quantizers.inspection.agreement import agreement
 from quantizers.inspection.dequantize import TensorFiles
@@ -22,11 +25,27 @@ from registry.contracts.base import DType
 if TYPE_CHECKING:
     import torch
 
+ROPE_FACTORS = "rope_freqs.weight"
+"""llama.cpp's tensor for Llama 3's rope scaling."""
+_LONG_FACTORS = {"rope_factors_long.weight": "long_factor", "rope_factors_short.weight": "short_factor"}
+"""Its tensors for Phi 3's -> members of `rope_parameters`."""
 _EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
-_OTHER_SIZES = ("max_position_embeddings", "sliding_window", "vocab_size")
-"""Members of a config that a short text does not show."""
-_ALIKE = 1e-3
-"""Of the largest logit: metadata are stored in float32, and arithmetic is the same otherwise."""
+_MEMBERS = {
+    "max_position_embeddings": "context_length",
+    "sliding_window": "attention.sliding_window",
+    "num_hidden_layers": "block_count",
+    "hidden_size": "embedding_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "num_experts_per_tok": "expert_used_count",
+    "rope_theta": "rope.freq_base",
+}
+"""Members of a config, or of its `rope_parameters` -> the file's name for them."""
+_NEEDED = ("max_position_embeddings", "sliding_window")
+"""llama.cpp computes another model, or ends sooner, where the file leaves them out."""
+_CLOSE = 1e-3
+"""Numbers are stored in float32."""
 _DECOMPOSED = "e\N{COMBINING ACUTE ACCENT}"
 _PROBE = "The quick brown fox jumps over the lazy dog; 12 of 345 were seen. Paris is the capital of France."
 
@@ -77,40 +96,55 @@ def _composes(folder: Path) -> bool:
     return normalizer is not None and normalizer.normalize_str(_DECOMPOSED) == normalize("NFC", _DECOMPOSED)
 
 
-def check_metadata(path: Path, checkpoint_dir: Path, dtype: DType) -> InspectionCheck:
-    """The model that the metadata describe computes with the source's weights what the source does."""
-    import torch
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+def read_as_source(path: Path, checkpoint_dir: Path, dtype: DType) -> tuple[Any, list[str]]:
+    """The source's model with the weights of a file that was made of it, and what it has to make up.
 
-    try:
-        source = AutoModelForCausalLM.from_pretrained(checkpoint_dir, dtype=getattr(torch, dtype))
-        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        scaled = _rope_is_scaled_as(source.config, path)
-        if scaled:
-            config.rope_parameters = source.config.rope_parameters
-        with init_empty_weights(include_buffers=False):
-            described = AutoModelForCausalLM.from_config(config)
-        # The weights are the source's own, in memory once.
-        described.load_state_dict(source.state_dict(), assign=True)
-        described.tie_weights()
-    except Exception as error:  # transformers raises whatever a config makes it stumble over.
-        detail = f"transformers makes no model of its metadata: {type(error).__name__}: {error}"
-        return InspectionCheck(name="metadata", passed=False, detail=detail)
-    prompt = AutoTokenizer.from_pretrained(checkpoint_dir)(_PROBE, return_tensors="pt").input_ids
-    wanted, found = (_logits(model, prompt) for model in (source, described))
-    off = float((wanted - found).abs().max() / wanted.abs().max())
-    others = [
-        f"{name} is {getattr(config, name, None)} and not {getattr(source.config, name, None)}"
-        for name in _OTHER_SIZES
-        if getattr(config, name, None) != getattr(source.config, name, None)
-    ]
-    detail = f"with the source's weights its logits are off by {off:.2g} of the largest one"
-    if scaled:
-        detail += f"; {ROPE_FACTORS} is the source's rope scaling, which transformers reads from config.json alone"
-    if others or not off <= _ALIKE:
-        detail += "".join(f"; {line}" for line in others) + ". llama.cpp would compute another model: leave gguf out"
-    return InspectionCheck(name="metadata", passed=not others and off <= _ALIKE, detail=detail)
+    Returns:
+        The model, and the names of its tensors that are not in the file, and of those in the file that are not its.
+    """
+    import torch
+    import transformers
+    from transformers import AutoConfig
+
+    config, headers = AutoConfig.from_pretrained(checkpoint_dir), read_headers(checkpoint_dir)
+    with GgufFile(path, headers) as file:
+        # The converter drops dimensions of one.
+        weights = {
+            name: file.read(name).reshape(headers[name].shape).to(getattr(torch, dtype)) for name in file.headers
+        }
+        strangers = file.unnamed.keys() - {ROPE_FACTORS, *_LONG_FACTORS}
+    model, loaded = getattr(transformers, config.architectures[0]).from_pretrained(
+        None, config=config, state_dict=weights, dtype=getattr(torch, dtype), output_loading_info=True
+    )
+    return model, sorted({*loaded["missing_keys"], *strangers})
+
+
+def check_metadata(path: Path, checkpoint_dir: Path) -> InspectionCheck:
+    """What the file says of sizes, windows and positions has to be what the source's config says."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(checkpoint_dir)
+    kind = gguf_header.architecture(path)
+    told = gguf_header.metadata(path, (f"{kind}.",), lists=False)
+    rope = getattr(config, "rope_parameters", None) or {}
+    asked = {name: rope.get(name) or getattr(config, name, None) or None for name in _MEMBERS}
+    if not getattr(config, "use_sliding_window", True):
+        asked["sliding_window"] = None
+    found = {name: told.get(f"{kind}.{stored}") or None for name, stored in _MEMBERS.items()}
+    compared = [name for name in _MEMBERS if name in _NEEDED or None not in (asked[name], found[name])]
+    bad = [f"{name} is {found[name]} and not {asked[name]}" for name in compared if not _same(found[name], asked[name])]
+    if not _rope_is_scaled_as(config, rope, told.get(f"{kind}.rope.scaling.factor"), path):
+        bad.append(f"its rope scaling is not the source's, {rope}")
+    detail = f"{kind}: {', '.join(compared)} and rope scaling are held against config.json"
+    if bad:
+        detail += f"; {'; '.join(bad)}. llama.cpp would compute another model: leave gguf out"
+    return InspectionCheck(name="metadata", passed=not bad, detail=detail)
+
+
+def _same(found: float | None, wanted: float | None) -> bool:
+    if found is None or wanted is None:
+        return found is wanted
+    return abs(found - wanted) <= _CLOSE * abs(wanted)
 
 
 def rope_factors(path: Path) -> torch.Tensor | None:
@@ -119,23 +153,36 @@ def rope_factors(path: Path) -> torch.Tensor | None:
         return file.read_own(ROPE_FACTORS) if ROPE_FACTORS in file.unnamed else None
 
 
-def _rope_is_scaled_as(config: Any, path: Path) -> bool:
-    """Whether the file scales frequencies, and as `config` does."""
+def _rope_is_scaled_as(config: Any, rope: dict[str, Any], factor: float | None, path: Path) -> bool:
+    """Whether the file stretches positions as the source's config does.
+
+    Args:
+        config: The source's.
+        rope: Its `rope_parameters`; kinds of layers may have their own in it.
+        factor: The file's, by which all frequencies are divided.
+        path: The file, which may have factors for each frequency.
+    """
     import torch
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    factors, told = rope_factors(path), config.rope_parameters
-    if factors is None or told.get("rope_type") not in ROPE_INIT_FUNCTIONS:
+    factors = rope_factors(path)
+    every = [rope, *(own for own in rope.values() if isinstance(own, dict))]
+    rope = next((own for own in every if own.get("rope_type", "default") != "default"), {})
+    kind = rope.get("rope_type")
+    if kind is None:
+        return factors is None
+    if kind == "longrope":
+        with GgufFile(path, ()) as file:
+            stored = {name: file.read_own(name).tolist() for name in _LONG_FACTORS if name in file.unnamed}
+        return len(stored) == len(_LONG_FACTORS) and all(
+            torch.allclose(torch.tensor(stored[name]), torch.tensor(rope[member]), rtol=_CLOSE)
+            for name, member in _LONG_FACTORS.items()
+        )
+    if factors is None:
+        return _same(factor, rope.get("factor"))
+    if kind not in ROPE_INIT_FUNCTIONS:
         return False
-    scaled, _ = ROPE_INIT_FUNCTIONS[told["rope_type"]](config, "cpu")
+    scaled, _ = ROPE_INIT_FUNCTIONS[kind](config, "cpu")
     places = torch.arange(0, 2 * len(scaled), 2, dtype=torch.float32) / (2 * len(scaled))
-    plain = 1 / told["rope_theta"] ** places
-    return factors.shape == scaled.shape and bool(torch.allclose(plain / scaled, factors, rtol=_ALIKE))
-
-
-def _logits(model: Any, prompt: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    with torch.inference_mode():
-        logits: torch.Tensor = model.eval()(prompt).logits
-    return logits.float()
+    plain = 1 / rope["rope_theta"] ** places
+    return factors.shape == scaled.shape and bool(torch.allclose(plain / scaled, factors, rtol=_CLOSE))

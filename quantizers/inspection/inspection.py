@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from quantizers.base import LinearShapes, bits_of
 from quantizers.checkpoints.expert_names import checkpoint_names, expert_of, has_experts, is_expert, is_router
 from quantizers.checkpoints.gguf_tensors import GgufFile
-from quantizers.checkpoints.gguf_weights import load_weights
 from quantizers.checkpoints.safetensors_header import TensorInfo, read_headers
 from quantizers.checkpoints.sources import read_config
 from quantizers.checkpoints.stored_model import gguf_file, stored_headers
@@ -28,7 +27,7 @@ from quantizers.inspection.gguf_file import (
     check_metadata,
     check_rounded_embeddings,
     check_vocabulary,
-    rope_factors,
+    read_as_source,
 )
 from quantizers.inspection.precision import check_budget, check_precision
 from quantizers.precision.config import AS_IT_IS
@@ -128,7 +127,7 @@ def inspect(job: InspectJob, clock: StageClock) -> tuple[InspectionRecord, dict[
     with clock.part("tokenizer"):
         checks.append(check_tokenizer(job.checkpoint_dir, job.artifact_dir))
         if path := gguf_file(job.artifact_dir):
-            checks += [check_vocabulary(path), check_metadata(path, job.checkpoint_dir, job.dtype)]
+            checks += [check_vocabulary(path), check_metadata(path, job.checkpoint_dir)]
     with clock.part("import"):
         _import_engine_of(job)
     with clock.part("reload"):
@@ -375,14 +374,11 @@ def _reload(job: InspectJob) -> tuple[InspectionCheck, str]:
 def _loaded(job: InspectJob) -> tuple[Any, Collection[str]]:
     """The artifact as transformers loads it, or as its engine does where only that can; and what was not found."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     dtype = getattr(torch, job.dtype)
     if path := gguf_file(job.artifact_dir):
-        # Metadata that differ from the source's config have failed a check of their own.
-        scaled = rope_factors(path) is not None
-        config = AutoConfig.from_pretrained(job.checkpoint_dir) if scaled else None
-        return load_weights(path, job.dtype, config), ()
+        return read_as_source(path, job.checkpoint_dir, job.dtype)
     if _engine_reads(job):
         from quantizers.engines.gptqmodel_engine import load_artifact
 

@@ -9,11 +9,10 @@ MADE_BY_OTHER_ENGINES: dict[Method, frozenset[str]] = {
         {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "Gemma2ForCausalLM"}
     ),
     "gptq_autogptq": frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}),
-    "gguf": frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}),
 }
 """What engines in environments of their own know of what is supported here, and make soundly. AutoAWQ's
-(awq/models/auto.py) and llama.cpp's are each made by a test, AutoGPTQ's (auto_gptq/modeling/_const.py) need CUDA.
-AutoAWQ scales Phi-3's fused Linears as if they were single ones; see docs/findings.md for why llama.cpp has so few."""
+(awq/models/auto.py) are each made by a test, AutoGPTQ's (auto_gptq/modeling/_const.py) need CUDA. AutoAWQ scales
+Phi-3's fused Linears as if they were single ones."""
 
 
 def family_violations(entry: MethodConfig, architecture: str) -> list[str]:

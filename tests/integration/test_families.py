@@ -29,12 +29,18 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.thorough]
 OWN = [method for method in METHODS if load_method(method).environment == MAIN]
 TRIED_ELSEWHERE = ("Qwen2ForCausalLM", "Gemma2ForCausalLM", "MixtralForCausalLM")
 """With biases, with norms in other places, and with experts; a Llama is made in each engine's own tests."""
+OF_LLAMA_CPP = (
+    *TRIED_ELSEWHERE,
+    *("Cohere2ForCausalLM", "Gemma3ForCausalLM", "GemmaForCausalLM", "GraniteForCausalLM", "MiniCPM3ForCausalLM"),
+    *("Olmo3ForCausalLM", "Phi3ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
+    *("SmolLM3ForCausalLM", "StableLmForCausalLM"),
+)
+"""Which differ in their tensors' names, rows or metadata, or in their tokenizer."""
 ELSEWHERE = [
     (architecture, method)
     for method in METHODS
-    # AutoGPTQ asks for CUDA; GGUF's architectures are made by tests of their own (tests/integration/test_gguf.py).
-    if method not in (*OWN, "gptq_autogptq", "gguf")
-    for architecture in sorted(MADE_BY_OTHER_ENGINES.get(method, TRIED_ELSEWHERE))
+    if method not in (*OWN, "gptq_autogptq")  # AutoGPTQ asks for CUDA.
+    for architecture in sorted(OF_LLAMA_CPP if method == "gguf" else MADE_BY_OTHER_ENGINES.get(method, TRIED_ELSEWHERE))
 ]
 """What is made in environments of other engines, each by a process that imports for a quarter of a minute."""
 DENSE = (

@@ -6,22 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from quantizers.base import QuantizeJob
 from quantizers.checkpoints import gguf_header
 from quantizers.checkpoints.gguf_tensors import GgufFile
-from quantizers.checkpoints.gguf_weights import ROPE_FACTORS
 from quantizers.checkpoints.safetensors_header import read_headers
 from quantizers.checkpoints.sources import read_config
 from quantizers.checkpoints.stored_model import gguf_file
 from quantizers.inspection.agreement import agreement
 from quantizers.inspection.dequantize import TensorFiles
-from quantizers.inspection.gguf_file import check_metadata, check_vocabulary
-from quantizers.methods.families import MADE_BY_OTHER_ENGINES
+from quantizers.inspection.gguf_file import ROPE_FACTORS, check_metadata, check_vocabulary, read_as_source
 from registry.contracts import ArtifactRecord, InspectionCheck, StageResult
-from tests import tiny_families
 from tests.stage_in_environment import inspected, job_in, run, run_replaced
-from tests.tiny_families import make_tiny
+from tests.tiny_families import make_tiny_of, tiny_config
 from tests.tiny_llama import make_tiny_llama
 
 pytestmark = pytest.mark.environment
@@ -83,14 +82,59 @@ def test_an_artifact_of_each_type_is_sound(kind: str, least: float, most: float,
     assert read_config(job.output_dir)["quantization_config"]["quant_method"] == "gguf"
 
 
-@pytest.mark.parametrize("architecture", sorted(MADE_BY_OTHER_ENGINES["gguf"]))
-def test_each_architecture_is_sound(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # transformers 5.19 reads no head size out of Qwen 3's metadata and takes the 128 that all of them have.
-    monkeypatch.setitem(tiny_families.SIZES, "head_dim", 128 if "Qwen3" in architecture else 32)
-    job = job_of(tmp_path, make_tiny(architecture, tmp_path / "model"))
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "qwen3_moe"])
+def test_a_mixture_s_experts_are_found_in_one_tensor_a_layer(model_type: str, tmp_path: Path) -> None:
+    source = make_tiny_of(model_type, tmp_path / "model")
+    job = job_of(tmp_path, source, "q4_k_m")
     made = run(job)
     assert made.failure is None
-    assert failed(job, made) == []
+    told = {check.name: check for check in inspected(job, made).checks}
+    assert [check for check in told.values() if not check.passed] == []
+    assert "have their names" in told["expert_names"].detail
+    assert "100.0 % of the Linear weights" in told["packed_dtypes"].detail
+
+
+def test_what_llama_cpp_has_no_word_for_is_refused(tmp_path: Path) -> None:
+    """It makes the weights of a token's experts add up to one, whatever the config says."""
+    source = make_tiny_of("qwen3_moe", tmp_path / "model")
+    path = source / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"norm_topk_prob": False}))
+    failure = run(job_of(tmp_path, source)).failure
+    assert failure is not None
+    assert "llama.cpp makes another model of this checkpoint" in failure.what
+    assert failure.blame == "recipe"
+
+
+def test_a_window_that_the_file_leaves_out_is_found(tmp_path: Path) -> None:
+    source = make_tiny_of("mixtral", tmp_path / "model")
+    path = source / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sliding_window": 256}))
+    job = job_of(tmp_path, source)
+    made = run(job)
+    assert made.failure is None
+    (check,) = failed(job, made)
+    assert (check.name, "sliding_window is None and not 256" in check.detail) == ("metadata", True)
+
+
+def test_a_file_that_llama_cpp_cannot_run_is_told_in_its_words(tmp_path: Path) -> None:
+    """Phi's MLP is four times as wide as the model, to llama.cpp."""
+    source = make_tiny_of("phi", tmp_path / "model")
+    config = tiny_config("phi")
+    config.intermediate_size = 256
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(source)
+    failure = run(job_of(tmp_path, source)).failure
+    assert failure is not None
+    assert "llama.cpp does not run the file" in failure.what
+    assert "blk.0.ffn_down.weight' has wrong shape" in failure.what
+
+
+def test_transformers_reads_the_file_too(made: QuantizeJob) -> None:
+    path = file_of(made)
+    ours, _ = read_as_source(path, made.checkpoint_dir, "float32")
+    theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.inference_mode():
+        assert torch.allclose(ours(ids).logits, theirs(ids).logits, atol=1e-4)
 
 
 def test_equal_work_gives_equal_bytes(source: Path, tmp_path: Path) -> None:
@@ -144,14 +188,14 @@ def test_a_module_that_is_left_as_it_was_ends_the_stage(source: Path, tmp_path: 
 
 def test_metadata_of_another_model_are_found(made: QuantizeJob) -> None:
     write_value(file_of(made), "llama.rope.freq_base", 500.0)
-    check = check_metadata(file_of(made), made.checkpoint_dir, "bfloat16")
+    check = check_metadata(file_of(made), made.checkpoint_dir)
     assert not check.passed
-    assert "llama.cpp would compute another model" in check.detail
+    assert "rope_theta is 500.0 and not 10000" in check.detail
 
 
 def test_a_shorter_context_in_the_metadata_is_found(made: QuantizeJob) -> None:
     write_value(file_of(made), "llama.context_length", 64)
-    check = check_metadata(file_of(made), made.checkpoint_dir, "bfloat16")
+    check = check_metadata(file_of(made), made.checkpoint_dir)
     assert not check.passed
     assert "max_position_embeddings is 64 and not 512" in check.detail
 
@@ -171,7 +215,7 @@ def test_llama_3_s_rope_scaling_is_held_against_the_config(tmp_path: Path) -> No
     with file.open("r+b") as opened:
         opened.seek(start + tensors[ROPE_FACTORS].offset)
         opened.write(struct.pack("<f", 2.0))
-    check = check_metadata(file, source, "bfloat16")
+    check = check_metadata(file, source)
     assert not check.passed
     assert "llama.cpp would compute another model" in check.detail
 

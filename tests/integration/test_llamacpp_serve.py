@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +17,8 @@ from evals.asking.client import Client
 from evals.asking.request_plan import LogLikelihood, Score
 from evals.asking.token_agreement import collect
 from pipelines.stage_programs.engine_server import served
+from quantizers.checkpoints.stored_model import GGUF_FILE
+from quantizers.inspection.gguf_file import read_as_source
 from registry.contracts import Endpoint, PromptLogprobs
 from serving_checks.checks.smoke import smoke_answer
 from serving_checks.engines.base import ServerRequest
@@ -23,6 +26,7 @@ from serving_checks.engines.llamacpp import LlamaCppServerConfig
 from serving_checks.processes.guard import descendants_of
 from serving_checks.readings.memory import memory_record
 from tests.stage_in_environment import job_in, run
+from tests.tiny_families import make_tiny_of
 from tests.tiny_llama import make_tiny_llama
 
 pytestmark = pytest.mark.environment
@@ -50,7 +54,11 @@ def artifact(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def transformers_scores(folder: Path) -> Callable[[list[int]], torch.Tensor]:
     """Token ids -> log-probabilities [tokens, vocabulary] of what follows each, in float32."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return scores_of(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval())
+
+
+def scores_of(model: Any) -> Callable[[list[int]], torch.Tensor]:
+    """The same of a model in memory."""
 
     def scores(ids: list[int]) -> torch.Tensor:
         with torch.inference_mode():
@@ -112,6 +120,30 @@ def test_an_unquantized_folder_is_scored_as_transformers_scores_it(source: Path,
     for place, ids, logprobs in zip(scores(text.tokens)[:-1], text.ids, text.logprobs, strict=True):
         assert logprobs == pytest.approx([float(place[token]) for token in ids], abs=5e-3)
     assert [*source.glob("*.gguf")] == []
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe"])
+def test_a_quantized_mixture_is_served_and_scored_as_its_weights_are_in_transformers(
+    model_type: str, tmp_path: Path
+) -> None:
+    source = make_tiny_of(model_type, tmp_path / "model")
+    job = job_in(tmp_path / "work", source, [], {"method": "gguf", "type": "q4_k_m"})
+    assert run(job).failure is None
+    assert job.output_dir is not None
+    model, made_up = read_as_source(job.output_dir / GGUF_FILE, source, "float32")
+    assert made_up == []
+    scores = scores_of(model)
+    questions = [Score((0, 5, 9), (7,)), Score((0, 5), (9, 7, 300)), Score((8,), (2, 11))]
+    with served(request(job.output_dir), tmp_path / "server.log") as server:
+        found = Client([server.endpoint], 8).ask(questions, lambda *_: None)
+    for question in questions:
+        prompt = [*question.context, *question.continuation]
+        places = scores(prompt)[len(question.context) - 1 : -1]
+        wanted = sum(float(place[token]) for place, token in zip(places, question.continuation, strict=True))
+        answer = found[question]
+        assert isinstance(answer, LogLikelihood)
+        # llama.cpp rounds what it multiplies 4-bit weights by to 8 bits.
+        assert answer.nats == pytest.approx(wanted, rel=0.03)
 
 
 def test_a_broken_file_is_a_death_that_llama_cpp_explains(artifact: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def write_file(path: Path, kind: str, weights: dict[str, np.ndarray]) -> Path:
     writer.add_head_count(4)
     writer.add_head_count_kv(2)
     for name, values in weights.items():
-        rounded = values.ndim == 2
+        rounded = values.ndim >= 2
         stored = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0) if rounded else values
         writer.add_tensor(name, stored, raw_dtype=gguf.GGMLQuantizationType.Q8_0 if rounded else None)
     writer.write_header_to_file()
@@ -69,6 +69,21 @@ def test_tensors_have_the_checkpoint_s_names_order_and_values(tmp_path: Path) ->
         assert np.abs(file.read(Q_PROJ).numpy() - queries).max() < 0.02
         assert np.abs(file.read(O_PROJ).numpy() - output).max() < 0.02
         assert np.array_equal(file.read(NORM).numpy(), norm)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["block_sparse_moe.experts.{}.w1", "mlp.experts.{}.gate_proj"], ids=["mixtral", "qwen"]
+)
+def test_experts_are_found_in_the_tensor_that_holds_all_of_a_layer(spelling: str, tmp_path: Path) -> None:
+    experts = np.stack([weights_of() for _ in range(3)])
+    kind = "llama" if "sparse" in spelling else "qwen3moe"
+    names = [f"model.layers.0.{spelling.format(number)}.weight" for number in range(4)]
+    with GgufFile(write_file(tmp_path / GGUF_FILE, kind, {"blk.0.ffn_gate_exps.weight": experts}), names) as file:
+        assert file.unnamed == {}
+        assert [*file.headers] == names[:3]  # there is no fourth one in it
+        for name, values in zip(names, experts, strict=False):
+            assert (file.headers[name].shape, file.headers[name].size_bytes) == ((64, 96), 64 * 3 * 34)
+            assert np.abs(file.read(name).numpy() - values).max() < 0.02
 
 
 def test_what_the_converter_added_to_gemma_s_norms_is_taken_off(tmp_path: Path) -> None:
