@@ -39,6 +39,8 @@ _OWN: dict[str, dict[str, Any]] = {
     **{without: {"sliding_window": None} for without in ("mistral", "mixtral", "phi3")},
     # As the smaller one of the two: llama.cpp knows the larger one, with windows, by its number of layers.
     "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 2},
+    # Which transformers 5 writes no more, and llama.cpp's converter reads.
+    "cohere2": {"rotary_pct": 1.0},
     "phi": {"num_key_value_heads": 4, "intermediate_size": 512},
     "qwen3_moe": {"norm_topk_prob": True},
     "smollm3": {"no_rope_layers": [1, 0]},
@@ -49,8 +51,6 @@ _OWN: dict[str, dict[str, Any]] = {
 }
 """What a config wants besides, or has in all real models and not by its defaults; attention by latent vectors has as
 many key-value heads as heads."""
-_OLDER_NAMES = {"cohere2": {"rotary_pct": 1.0}, "gpt_neox": {"rotary_pct": 0.25}}
-"""What their config.json say in a member that transformers 5 writes no more, and llama.cpp's converter reads."""
 _SENTENCEPIECE = frozenset({"ernie4_5", "ernie4_5_moe", "gemma", "gemma2", "gemma3_text", "minicpm3", "phi3"})
 """Whose checkpoints have a tokenizer.model, which llama.cpp's converter reads."""
 _SENTENCEPIECE_SIZES = {"vocab_size": 600, "bos_token_id": 1}
@@ -76,10 +76,7 @@ def tiny_config(model_type: str) -> Any:
         told |= {"num_hidden_layers": layers, "layer_types": defaults["layer_types"][:layers]}
     if model_type in _SENTENCEPIECE:
         told |= _SENTENCEPIECE_SIZES
-    config = config_class(**told | _OWN.get(model_type, {}))
-    for name, value in _OLDER_NAMES.get(model_type, {}).items():
-        setattr(config, name, value)
-    return config
+    return config_class(**told | _OWN.get(model_type, {}))
 
 
 def _make_tokenizer(model_type: str, path: Path) -> None:

@@ -88,7 +88,7 @@ _8_BITS_PACKED = Refusal(
 )
 _EXPERTS_WITHOUT_AMX = Refusal(
     because="its CPU kernels for quantized experts are made of AMX instructions, which this CPU lacks",
-    remedy="make and inspect the artifact on a machine that serves it: a GPU, or a CPU with AMX",
+    remedy="take gguf with serving.engine llamacpp, which any CPU serves, or a GPU, or a CPU with AMX",
     source="vllm/model_executor/layers/fused_moe/experts/cpu_moe.py",
     says="and torch.cpu._is_amx_tile_supported()",
     device="cpu",
@@ -97,7 +97,7 @@ _EXPERTS_WITHOUT_AMX = Refusal(
 )
 _FP8_EXPERTS = Refusal(
     because="its CPU kernels take experts in FP8 by blocks of 128 weights alone, and these have a scale a row",
-    remedy="make and inspect the artifact on a machine that serves it: a GPU",
+    remedy="take gguf with serving.engine llamacpp, which any CPU serves, or a GPU",
     source="vllm/model_executor/layers/fused_moe/experts/cpu_moe.py",
     says="(kFp8Static128BlockSym, kFp8Dynamic128Sym),",
     method="fp8",

@@ -18,7 +18,13 @@ from pipelines.planning.context import JobContext
 from pipelines.planning.data_parallel import check_data_parallel
 from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.planning.memory_split import check_ranks
-from pipelines.planning.preflight import check_environments, check_families, check_memory, without_refused
+from pipelines.planning.preflight import (
+    check_environments,
+    check_experts,
+    check_families,
+    check_memory,
+    without_refused,
+)
 from pipelines.planning.stages import Fingerprints, Stage, stages_of
 from pipelines.recipe.fingerprints import calibration_fingerprint, source_fingerprint
 from pipelines.recipe.run_config import EvaluationConfig, RunConfig
@@ -91,11 +97,13 @@ def opened(config: RunConfig, started_at: datetime, start_seconds: float) -> Ope
         check_source(config.source)
     config = _with_imports(config)
     # The other rules need the prepared checkpoint's shapes; this one need not wait for them.
-    check_families(config.methods, told_architecture(config.source))
+    architecture = told_architecture(config.source)
+    check_families(config.methods, architecture)
     check_documents(config.calibration)
     suite = _suite(config.evaluation)
     machine = detect_machine(config.device)
-    config, left_out = without_refused(config, machine)
+    config, left_out = without_refused(config, machine, architecture)
+    check_experts(config, machine, architecture)
     check_ranks(config.serving, machine)
     check_memory(config.serving, machine)
     check_data_parallel(config, machine)

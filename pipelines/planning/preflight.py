@@ -19,6 +19,7 @@ from pipelines.planning.stages import STAGE_MODULES, Stage, quantize_dtype, serv
 from pipelines.recipe.run_config import RunConfig
 from quantizers.base import METHODS, MethodConfig, load_method, mixed_precision_of, needs_rows, packing_of
 from quantizers.calibration.config import check_calibration
+from quantizers.checkpoints.architectures import architecture_table
 from quantizers.checkpoints.expert_names import has_experts
 from quantizers.checkpoints.sources import SourceConfig, checkpoint_bytes, shared_bytes
 from quantizers.methods.families import family_violations
@@ -75,14 +76,44 @@ def check_families(methods: Mapping[str, MethodConfig], architecture: str | None
         _refuse(found)
 
 
-def without_refused(config: RunConfig, machine: MachineRecord) -> tuple[RunConfig, dict[str, str]]:
+def check_experts(config: RunConfig, machine: MachineRecord, architecture: str | None) -> None:
+    """Raise RequestError for artifacts of a mixture of experts that are not served here; None: it is not known yet."""
+    if not _is_mixture(architecture):
+        return
+    asked = _asked(config, machine)._replace(experts=True)
+    found = [
+        f"{name}: {line}"
+        for name, method in config.methods.items()
+        for one in _asked_of(asked, method)
+        for line in serving_violations(one)
+        if line not in serving_violations(one._replace(experts=False))
+    ]
+    if found:
+        _refuse(list(dict.fromkeys(found)))
+
+
+def _is_mixture(architecture: str | None) -> bool:
+    row = architecture_table().architectures.get(architecture or "")
+    return row is not None and row.experts
+
+
+def without_refused(
+    config: RunConfig, machine: MachineRecord, architecture: str | None = None
+) -> tuple[RunConfig, dict[str, str]]:
     """The config without those of its `optional` entries that this machine cannot make or serve, and why, by name.
+
+    Args:
+        config: Of the recipe.
+        machine: This one.
+        architecture: The source's, where that is known already.
 
     Raises:
         RequestError: Nothing is left.
     """
     left_out = {
-        name: "; ".join(found) for name in config.optional if (found := _refused_by_machine(config, machine, name))
+        name: "; ".join(found)
+        for name in config.optional
+        if (found := _refused_by_machine(config, machine, name, experts=_is_mixture(architecture)))
     }
     if len(left_out) == len(config.methods):
         _refuse([f"{name}: {why}" for name, why in left_out.items()])
@@ -93,9 +124,9 @@ def without_refused(config: RunConfig, machine: MachineRecord) -> tuple[RunConfi
     return config.model_copy(update={"methods": kept, "replicates": replicates, "optional": optional}), left_out
 
 
-def _refused_by_machine(config: RunConfig, machine: MachineRecord, name: str) -> list[str]:
+def _refused_by_machine(config: RunConfig, machine: MachineRecord, name: str, *, experts: bool) -> list[str]:
     """Why this machine does not take an entry that another one might."""
-    entry, asked = config.methods[name], _asked(config, machine)
+    entry, asked = config.methods[name], _asked(config, machine)._replace(experts=experts)
     served = _asked_of(asked, entry)
     # Of all models, or on every machine: then the recipe is wrong, and the run is refused for it.
     others = serving_violations(asked)

@@ -23,7 +23,7 @@ READERS: dict[Method, str] = {
     "w8a8": "vLLM, and transformers 5 with compressed-tensors",
     "fp8": "vLLM, and transformers 5 with compressed-tensors",
     "nvfp4": "vLLM, and transformers 5 with compressed-tensors",
-    "gguf": "llama.cpp and what is made of it, and transformers 5 by `gguf_file`",
+    "gguf": "llama.cpp and what is made of it; transformers 5 by `gguf_file`, for some architectures",
 }
 """Format -> what reads it: these load and serve every artifact of a run. That transformers 4 reads each one's config
 and tokenizer is tested in AutoAWQ's environment (tests/integration/test_transformers_4.py)."""

@@ -18,6 +18,7 @@ from evals.suites.suite import Category, Suite
 from pipelines.planning.compatibility import REFUSALS, VLLM_VERSION, Asked, Refusal, serving_violations
 from pipelines.planning.context import JobContext
 from pipelines.planning.preflight import (
+    check_experts,
     check_families,
     check_free_space,
     check_memory,
@@ -339,6 +340,22 @@ def test_quantized_experts_are_served_on_a_cpu_with_amx_or_on_none(method: Metho
     assert bool(serving_violations(asked._replace(cpu_flags=without))) == (method is not None)
     assert not serving_violations(asked._replace(device="cuda"))
     assert not serving_violations(asked._replace(experts=False))
+
+
+def test_a_mixture_that_is_not_served_here_is_refused_by_what_its_config_says() -> None:
+    """Or left out, where its entry may be: a run of hours would end with an artifact that nobody serves."""
+    methods = {"mine": {"method": "rtn"}}
+    without = MACHINE.model_copy(update={"cpu_flags": ["avx512f", "avx512bw", "avx512dq", "avx512vl"]})
+    config = run_config(methods=methods)
+    with pytest.raises(RequestError, match=r"\n  - mine: vllm: its CPU kernels for quantized experts") as caught:
+        check_experts(config, without, "MixtralForCausalLM")
+    assert "take gguf with serving.engine llamacpp" in caught.value.what
+    for architecture in ("MistralForCausalLM", None):
+        check_experts(config, without, architecture)
+    check_experts(config, MACHINE.model_copy(update={"device": "cuda"}), "MixtralForCausalLM")
+    both = run_config(methods=methods | {"nf4": {"method": "bnb_nf4"}}, optional=["mine"])
+    left, why = without_refused(both, without, "MixtralForCausalLM")
+    assert ([*left.methods], [*why]) == (["nf4"], ["mine"])
 
 
 @pytest.mark.parametrize("method", ["gptq", "autoround", "awq", "w8a8", "w8a8_gptq"])

@@ -84,7 +84,7 @@ def test_each_layer_of_gemma_3_gets_the_positions_of_its_own_kind(tmp_path: Path
     sliding, full = (
         model.model.rotary_emb(hidden, positions, layer_type=kind) for kind in ("sliding_attention", "full_attention")
     )
-    layer = model.model.layers[1]
+    layer = model.model.layers[-1]
     assert layer.self_attn.layer_type == "full_attention"
     with torch.inference_mode():
         right = layer(hidden, position_embeddings=full)
