@@ -16,6 +16,7 @@ export QB_WHEELHOUSE := $(abspath $(WHEELHOUSE))
 endif
 # Two at a time: most tests wait for one process that computes on one core. Files stay whole, and slow ones come first.
 WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+SLOWEST := --durations 20 --durations-min 5
 SECOND_TIER := environment or service or thorough
 FAST_TESTS := $(wildcard tests/unit tests/contracts tests/architecture)
 
@@ -37,10 +38,10 @@ demo: setup ## Quantize and measure SmolLM2-135M in seven ways on this machine
 
 test: setup ## Run the tests, real engines included
 	-@$(BIN)/python -P tools/nltk_data.py # without it, tests of IFEval are skipped
-	$(BIN)/python -P -m pytest $(WORKERS) -m "not ($(SECOND_TIER))"
+	$(BIN)/python -P -m pytest $(WORKERS) $(SLOWEST) -m "not ($(SECOND_TIER))"
 
 second-tier: setup ## Run what `make test` leaves out: engines in environments of their own (fetches packages), MLflow's server, PostgreSQL, Prometheus, all architectures
-	$(BIN)/python -P -m pytest $(WORKERS) -m "$(SECOND_TIER)"
+	$(BIN)/python -P -m pytest $(WORKERS) $(SLOWEST) -m "$(SECOND_TIER)"
 
 services: ## Install the servers that `make test-all` runs with: PostgreSQL, Prometheus, Chromium, cron, systemd's tools (Debian, as root)
 	@{ command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; } && \
