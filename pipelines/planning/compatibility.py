@@ -1,5 +1,5 @@
-"""What engines do not serve, as data: by method, engine, ranks, device, instructions, bits, head size, mixed precision;
-with sources."""
+"""What engines do not serve, as data: by method, engine, ranks, device, instructions, bits, head size, mixed precision,
+architecture; with sources."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -36,6 +36,8 @@ class Refusal(NamedTuple):
     """True: modules of one artifact have several precisions."""
     experts: bool | None = None
     """True: of mixtures of experts."""
+    architecture: str | None = None
+    """Of the model, as its config.json names it."""
 
 
 class Asked(NamedTuple):
@@ -57,6 +59,7 @@ class Asked(NamedTuple):
     mixed: bool = False
     experts: bool = False
     """Whether the model is a mixture of experts; False also where that is not known yet."""
+    architecture: str | None = None
 
 
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
@@ -187,6 +190,15 @@ REFUSALS = (
     _EXPERTS_WITHOUT_AMX._replace(method="rtn"),
     _EXPERTS_WITHOUT_AMX._replace(method="w8a8"),
     _FP8_EXPERTS,
+    Refusal(
+        because="it asks of a GPTQ artifact whether gate_proj and up_proj are quantized, which this model's files have"
+        " as one, and takes them for plain weights: the server ends when it loads them",
+        remedy="take awq or w4a16_gptq",
+        source="vllm/model_executor/models/glm4.py",
+        says='"gate_up_proj": ["gate_proj", "up_proj"]',
+        method="gptq",
+        architecture="Glm4ForCausalLM",
+    ),
     _8_BITS_PACKED._replace(method="gptq"),
     _8_BITS_PACKED._replace(method="rtn"),
     Refusal(
@@ -238,6 +250,7 @@ def _holds(row: Refusal, asked: Asked) -> bool:
         (row.bits, asked.bits),
         (row.mixed, asked.mixed),
         (row.experts, asked.experts),
+        (row.architecture, asked.architecture),
     )
     if row.head_sizes and (asked.head_size is None or asked.head_size in row.head_sizes):
         return False

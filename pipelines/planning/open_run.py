@@ -19,8 +19,8 @@ from pipelines.planning.data_parallel import check_data_parallel
 from pipelines.planning.device import MachineRecord, detect_machine
 from pipelines.planning.memory_split import check_ranks
 from pipelines.planning.preflight import (
+    check_architecture,
     check_environments,
-    check_experts,
     check_families,
     check_memory,
     without_refused,
@@ -103,7 +103,7 @@ def opened(config: RunConfig, started_at: datetime, start_seconds: float) -> Ope
     suite = _suite(config.evaluation)
     machine = detect_machine(config.device)
     config, left_out = without_refused(config, machine, architecture)
-    check_experts(config, machine, architecture)
+    check_architecture(config, machine, architecture)
     check_ranks(config.serving, machine)
     check_memory(config.serving, machine)
     check_data_parallel(config, machine)

@@ -76,25 +76,23 @@ def check_families(methods: Mapping[str, MethodConfig], architecture: str | None
         _refuse(found)
 
 
-def check_experts(config: RunConfig, machine: MachineRecord, architecture: str | None) -> None:
-    """Raise RequestError for artifacts of a mixture of experts that are not served here; None: it is not known yet."""
-    if not _is_mixture(architecture):
-        return
-    asked = _asked(config, machine)._replace(experts=True)
+def check_architecture(config: RunConfig, machine: MachineRecord, architecture: str | None) -> None:
+    """Raise RequestError for artifacts that are not served here of such a model; None: it is not known yet."""
     found = [
         f"{name}: {line}"
         for name, method in config.methods.items()
-        for one in _asked_of(asked, method)
-        for line in serving_violations(one)
-        if line not in serving_violations(one._replace(experts=False))
+        for one in _asked_of(_asked(config, machine), method)
+        for line in serving_violations(_of(one, architecture))
+        if line not in serving_violations(one)
     ]
     if found:
         _refuse(list(dict.fromkeys(found)))
 
 
-def _is_mixture(architecture: str | None) -> bool:
+def _of(asked: Asked, architecture: str | None) -> Asked:
+    """The same for a model of which the architecture alone is known."""
     row = architecture_table().architectures.get(architecture or "")
-    return row is not None and row.experts
+    return asked._replace(architecture=architecture, experts=row is not None and row.experts)
 
 
 def without_refused(
@@ -113,7 +111,7 @@ def without_refused(
     left_out = {
         name: "; ".join(found)
         for name in config.optional
-        if (found := _refused_by_machine(config, machine, name, experts=_is_mixture(architecture)))
+        if (found := _refused_by_machine(config, machine, name, architecture))
     }
     if len(left_out) == len(config.methods):
         _refuse([f"{name}: {why}" for name, why in left_out.items()])
@@ -124,9 +122,9 @@ def without_refused(
     return config.model_copy(update={"methods": kept, "replicates": replicates, "optional": optional}), left_out
 
 
-def _refused_by_machine(config: RunConfig, machine: MachineRecord, name: str, *, experts: bool) -> list[str]:
+def _refused_by_machine(config: RunConfig, machine: MachineRecord, name: str, architecture: str | None) -> list[str]:
     """Why this machine does not take an entry that another one might."""
-    entry, asked = config.methods[name], _asked(config, machine)._replace(experts=experts)
+    entry, asked = config.methods[name], _of(_asked(config, machine), architecture)
     served = _asked_of(asked, entry)
     # Of all models, or on every machine: then the recipe is wrong, and the run is refused for it.
     others = serving_violations(asked)
@@ -182,7 +180,9 @@ def rule_violations(context: JobContext, checkpoint: CheckpointRecord) -> list[s
     if compared and compared != ranks:
         found += [f"checks.sharding: {line}" for line in tensor_parallel_violations(checkpoint, compared)]
     found += length_violations(config.serving, checkpoint.positions) + _token_violations(checkpoint)
-    asked = _asked(config, machine, checkpoint.head_size)._replace(experts=has_experts(checkpoint.linear_shapes))
+    asked = _asked(config, machine, checkpoint.head_size)._replace(
+        experts=has_experts(checkpoint.linear_shapes), architecture=checkpoint.architecture
+    )
     for_all = serving_violations(asked)
     found += for_all
     served = serve_dtype(config, machine, None)

@@ -25,6 +25,7 @@ from quantizers.engines.experts import (
     refuse_unreached,
     told_unreached,
 )
+from quantizers.engines.fused_linears import left_fused
 from quantizers.engines.layer_kinds import own_positions
 from quantizers.engines.packing import whole_tensor_packing
 from registry.contracts import QuantizedModule
@@ -110,28 +111,30 @@ def run_engine(
     with engine_at_work(ENGINE, job) as output_dir:
         with clock.part("import"):
             gptqmodel = import_engine(job.threads)
-        with clock.part("load"):
-            model = _load(gptqmodel, job, engine_config)
-        with (
-            clock.part("quantize"),
-            whole_tensor_packing(),
-            own_positions(model.model),
-            overrides(model.model),
-            counted_tokens(model.model) as tokens,
-        ):
-            _report_layers(model, clock, job)
-            model.quantize(calibration=rows, batch_size=1, backend=getattr(gptqmodel.BACKEND, backend))
-        modules = _made(model, job, tokens)
-        # With fallbacks off, it leaves a module that saw no tokens as it was.
-        check_complete(ENGINE, modules, job.quantized_linears)
-        if not (isinstance(config, MixtureMethodConfig) and config.unreached_experts == "round"):
-            refuse_unreached(modules)
-        with clock.part("save"):
-            _restore_dtype(model, job)
-            model.save(str(output_dir))
-            name_as_checkpoint(output_dir, job.checkpoint.linear_shapes)
-            _finish_artifact(job.checkpoint_dir, output_dir)
-            _name_left_alone(job, output_dir)
+        model_type = read_config(job.checkpoint_dir)["model_type"]
+        with left_fused(model_type, job.checkpoint.linear_shapes):
+            with clock.part("load"):
+                model = _load(gptqmodel, job, engine_config)
+            with (
+                clock.part("quantize"),
+                whole_tensor_packing(),
+                own_positions(model.model),
+                overrides(model.model),
+                counted_tokens(model.model) as tokens,
+            ):
+                _report_layers(model, clock, job)
+                model.quantize(calibration=rows, batch_size=1, backend=getattr(gptqmodel.BACKEND, backend))
+            modules = _made(model, job, tokens)
+            # With fallbacks off, it leaves a module that saw no tokens as it was.
+            check_complete(ENGINE, modules, job.quantized_linears)
+            if not (isinstance(config, MixtureMethodConfig) and config.unreached_experts == "round"):
+                refuse_unreached(modules)
+            with clock.part("save"):
+                _restore_dtype(model, job)
+                model.save(str(output_dir))
+                name_as_checkpoint(output_dir, job.checkpoint.linear_shapes)
+                _finish_artifact(job.checkpoint_dir, output_dir)
+                _name_left_alone(job, output_dir)
     return QuantizeOutcome(
         modules=modules, versions={library: version(library) for library in LIBRARIES}, engine=ENGINE
     )

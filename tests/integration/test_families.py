@@ -62,6 +62,8 @@ DENSE = (
     "SmolLM3ForCausalLM",
     "Starcoder2ForCausalLM",
 )
+SERVED_AS: dict[str, Method] = {"Phi3ForCausalLM": "gptq", "Glm4ForCausalLM": "awq"}
+"""Whose MLPs have one matrix where GPTQModel would make two; of all others round-to-nearest is served."""
 MIXTURES = ("MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
 TABLE = architecture_table().architectures
 
@@ -144,7 +146,7 @@ def test_they_are_served_and_score_as_transformers_says(tmp_path: Path) -> None:
         record = describe(folders[architecture], origin=str(folders[architecture]))
         work = tmp_path / architecture / "work"
         work.mkdir()
-        made_and_inspected(record, "rtn", work)
+        made_and_inspected(record, SERVED_AS.get(architecture, "rtn"), work)
         folders[architecture] = work / "artifact"
     tokens = token_ids(1, 40)[0]
     job = {"folders": [str(one) for one in folders.values()], "tokens": tokens, "answers": str(tmp_path / "answers")}

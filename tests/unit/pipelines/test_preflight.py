@@ -18,7 +18,7 @@ from evals.suites.suite import Category, Suite
 from pipelines.planning.compatibility import REFUSALS, VLLM_VERSION, Asked, Refusal, serving_violations
 from pipelines.planning.context import JobContext
 from pipelines.planning.preflight import (
-    check_experts,
+    check_architecture,
     check_families,
     check_free_space,
     check_memory,
@@ -99,17 +99,17 @@ def test_a_cache_that_the_machine_cannot_hold(
 
 
 def test_a_method_that_gets_an_architecture_wrong_is_refused_before_work() -> None:
-    phi3 = checkpoint_record("sha256:c").model_copy(update={"architecture": "Phi3ForCausalLM"})
+    phi = checkpoint_record("sha256:c").model_copy(update={"architecture": "PhiForCausalLM"})
     methods = {"awq": {"method": "awq", "group_size": 64}, "nf4": {"method": "bnb_nf4"}}
-    (line,) = [line for line in rule_violations(context(methods=methods), phi3) if "Phi3ForCausalLM" in line]
-    assert line.startswith("awq: awq is not for Phi3ForCausalLM")
+    (line,) = [line for line in rule_violations(context(methods=methods), phi) if "PhiForCausalLM" in line]
+    assert line.startswith("awq: awq is not for PhiForCausalLM")
 
 
 def test_a_method_is_refused_by_what_the_source_s_config_says(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Phi3ForCausalLM"]}))
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["PhiForCausalLM"]}))
     methods = run_config(methods={"nf4": {"method": "bnb_nf4"}, "mine": {"method": "awq"}}).methods
     architecture = told_architecture(FolderSource(kind="folder", path=tmp_path))
-    with pytest.raises(RequestError, match=r"\n  - mine: awq is not for Phi3ForCausalLM") as caught:
+    with pytest.raises(RequestError, match=r"\n  - mine: awq is not for PhiForCausalLM") as caught:
         check_families(methods, architecture)
     assert "nf4" not in caught.value.what
     check_families(methods, told_architecture(HubSource(kind="hub", id="org/phi3", revision="1" * 40)))
@@ -348,11 +348,16 @@ def test_a_mixture_that_is_not_served_here_is_refused_by_what_its_config_says() 
     without = MACHINE.model_copy(update={"cpu_flags": ["avx512f", "avx512bw", "avx512dq", "avx512vl"]})
     config = run_config(methods=methods)
     with pytest.raises(RequestError, match=r"\n  - mine: vllm: its CPU kernels for quantized experts") as caught:
-        check_experts(config, without, "MixtralForCausalLM")
+        check_architecture(config, without, "MixtralForCausalLM")
     assert "take gguf with serving.engine llamacpp" in caught.value.what
     for architecture in ("MistralForCausalLM", None):
-        check_experts(config, without, architecture)
-    check_experts(config, MACHINE.model_copy(update={"device": "cuda"}), "MixtralForCausalLM")
+        check_architecture(config, without, architecture)
+    check_architecture(config, MACHINE.model_copy(update={"device": "cuda"}), "MixtralForCausalLM")
+    glm = run_config(methods={"mine": {"method": "gptq", "group_size": 64}, "other": {"method": "rtn"}})
+    with pytest.raises(RequestError, match=r"\n  - mine: vllm: it asks of a GPTQ artifact whether gate_proj") as caught:
+        check_architecture(glm, MACHINE, "Glm4ForCausalLM")
+    assert "other" not in caught.value.what
+    check_architecture(glm, MACHINE, "GlmForCausalLM")
     both = run_config(methods=methods | {"nf4": {"method": "bnb_nf4"}}, optional=["mine"])
     left, why = without_refused(both, without, "MixtralForCausalLM")
     assert ([*left.methods], [*why]) == (["nf4"], ["mine"])
