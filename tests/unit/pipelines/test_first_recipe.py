@@ -50,7 +50,8 @@ def model(
 LLAMA_8B = model("LlamaForCausalLM", 32, 4096, 14336, 32, 8, 128, parameters=8_030_000_000)
 SMOLLM2 = model("LlamaForCausalLM", 30, 576, 1536, 9, 3, 64, parameters=134_515_008)
 QWEN3 = model("Qwen3ForCausalLM", 28, 1024, 3072, 16, 8, 128)
-PHI3 = model("Phi3ForCausalLM", 32, 3072, 8192, 32, 32, 96)
+PHI2 = model("PhiForCausalLM", 32, 2560, 10_240, 32, 32, 80)
+GLM4 = model("Glm4ForCausalLM", 40, 4096, 13_696, 32, 2, 128)
 GEMMA3_270M = model("Gemma3ForCausalLM", 18, 640, 2048, 4, 1, 256)
 GEMMA3_1B = model("Gemma3ForCausalLM", 26, 1152, 6912, 4, 1, 256)
 ROWS_OF_96 = model("LlamaForCausalLM", 2, 96, 416, 3, 3, 32)
@@ -88,10 +89,11 @@ def test_the_widest_group_that_divides_every_row_is_taken(outline: ModelOutline,
     assert ("gptq" in recipe.passed_over) == (gptq != 128)
 
 
-def test_a_method_that_the_engine_gets_wrong_for_the_model_is_left_out() -> None:
-    recipe = recipe_for(PHI3, GPU)
-    assert set(recipe.methods) == {"int8", "nf4", "rtn", "w8a8"}
-    assert {"gptq", "awq"} <= set(recipe.left_out)
+def test_a_method_that_an_engine_gets_wrong_for_the_model_is_left_out() -> None:
+    """GPTQModel smooths Phi 2 wrongly, and vLLM does not find the Linears of a GPTQ of GLM 4."""
+    phi, glm = recipe_for(PHI2, GPU), recipe_for(GLM4, GPU)
+    assert ("awq" in phi.left_out, set(phi.methods)) == (True, {"gptq", "int8", "nf4", "rtn", "w8a8"})
+    assert ("gptq" in glm.left_out, set(glm.methods)) == (True, {"awq", "int8", "nf4", "rtn", "w8a8"})
 
 
 @pytest.mark.parametrize("outline", [GEMMA3_270M, GEMMA3_1B])
