@@ -20,7 +20,7 @@ from configs.reading.json_text import parse_json
 from evals.suites.resolve import ResolvedTask
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-"""Read by Hugging Face's libraries when they are imported."""
+"""For every process that does not fetch from the hub; Hugging Face's libraries read it when they are imported."""
 
 
 def fetch(tasks: Iterable[ResolvedTask]) -> bool:
@@ -37,10 +37,11 @@ def fetch(tasks: Iterable[ResolvedTask]) -> bool:
     asked = json.dumps([*wanted.values()])
     done = subprocess.run(argv, input=asked, env=env, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        names = ", ".join(dict.fromkeys(str(one["path"]) for one in wanted.values()))
-        said = done.stdout.strip() or f"the process that fetched it ended with {done.returncode}"
+        paths = ", ".join(dict.fromkeys(str(one["path"]) for one in wanted.values()))
+        said = done.stdout.strip() or f"{paths}: the process that fetches them ended with {done.returncode}"
+        path, _, why = said.partition(": ")
         raise RequestError(
-            f"rows of {names} are not in this machine's cache, and the hub gives none: {said}",
+            f"rows of {path} are not in this machine's cache, and the hub gives none: {why}",
             remedy="let this machine reach a hub (HF_ENDPOINT and HF_TOKEN name another one and its key), name local"
             " rows in `evaluation.data`, or take the suite `demo`, which brings its own",
         )

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from configs.errors import RequestError, StageError
 from configs.loading import load_yaml_model
-from pipelines.execution.fork_servers import OFFLINE, ForkServers
+from evals.asking.hub_data import OFFLINE
+from pipelines.execution.fork_servers import ForkServers
 from pipelines.execution.stage_job import run_job
 from pipelines.execution.workspace import Workspace
 from pipelines.planning.device import MachineRecord, detect_machine

@@ -11,14 +11,12 @@ from threading import Lock
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
+from evals.asking.hub_data import OFFLINE
 from pipelines.planning.device import MachineRecord
 from pipelines.planning.stages import Stage
 from serving_checks.engines.base import ServerCommand, ServingConfig
 from serving_checks.engines.table import engine_of
 from serving_checks.processes.supervisor import Supervised
-
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-"""For every stage that does not fetch from the hub; Hugging Face's libraries read it when they are imported."""
 
 _STAGE_IMPORTS = (
     "transformers.modeling_utils",

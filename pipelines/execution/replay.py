@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from configs.errors import RequestError, StageError
 from configs.loading import load_yaml_model
+from evals.asking.hub_data import OFFLINE
 from evals.asking.task_scorer import check_task_scorer
 from evals.judging.known_answers import TaskScorerConfig
 from evals.judging.verdict_config import verdict_digest
-from pipelines.execution.fork_servers import OFFLINE, ForkServers
+from pipelines.execution.fork_servers import ForkServers
 from pipelines.execution.replayed_models import ServedModel, served_model
 from pipelines.execution.stage_job import run_job
 from pipelines.execution.workspace import Workspace

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Protocol
 
 from configs.errors import StageError
-from pipelines.execution.fork_servers import OFFLINE, ForkServers, fetches
+from evals.asking.hub_data import OFFLINE
+from pipelines.execution.fork_servers import ForkServers, fetches
 from pipelines.execution.jobs import job_of
 from pipelines.execution.shared_machine import SharedMachine
 from pipelines.execution.stage_job import run_job

@@ -47,7 +47,6 @@ _NEEDED = ("max_position_embeddings", "sliding_window")
 _CLOSE = 1e-3
 """Numbers are stored in float32."""
 _DECOMPOSED = "e\N{COMBINING ACUTE ACCENT}"
-_PROBE = "The quick brown fox jumps over the lazy dog; 12 of 345 were seen. Paris is the capital of France."
 
 
 def check_rounded_embeddings(source: TensorFiles, artifact: GgufFile, least: float) -> InspectionCheck:
@@ -147,7 +146,7 @@ def _same(found: float | None, wanted: float | None) -> bool:
     return abs(found - wanted) <= _CLOSE * abs(wanted)
 
 
-def rope_factors(path: Path) -> torch.Tensor | None:
+def _rope_factors(path: Path) -> torch.Tensor | None:
     """By what llama.cpp divides each frequency of the rotary embedding; None where the file has no scaling."""
     with GgufFile(path, ()) as file:
         return file.read_own(ROPE_FACTORS) if ROPE_FACTORS in file.unnamed else None
@@ -165,7 +164,7 @@ def _rope_is_scaled_as(config: Any, rope: dict[str, Any], factor: float | None, 
     import torch
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    factors = rope_factors(path)
+    factors = _rope_factors(path)
     every = [rope, *(own for own in rope.values() if isinstance(own, dict))]
     rope = next((own for own in every if own.get("rope_type", "default") != "default"), {})
     kind = rope.get("rope_type")

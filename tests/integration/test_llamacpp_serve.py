@@ -67,6 +67,12 @@ def scores_of(model: Any) -> Callable[[list[int]], torch.Tensor]:
     return scores
 
 
+def continued(scores: Callable[[list[int]], torch.Tensor], question: Score) -> tuple[torch.Tensor, list[float]]:
+    """The log-probabilities at the continuation's places, and those of its tokens."""
+    places = scores([*question.context, *question.continuation])[len(question.context) - 1 : -1]
+    return places, [float(place[token]) for place, token in zip(places, question.continuation, strict=True)]
+
+
 def streamed(endpoint: Endpoint) -> list[dict]:
     body = {"model": endpoint.served_model_name, "prompt": PROMPTS[0], "max_tokens": 8, "temperature": 0.0}
     body |= {"stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True}
@@ -107,9 +113,7 @@ def test_an_unquantized_folder_is_scored_as_transformers_scores_it(source: Path,
         texts = collect(server.endpoint, tmp_path / "texts.jsonl", tokenizer).read_text().splitlines()
         assert server.facts.kernel == "ggml, all F32"
     for question in questions:
-        prompt = [*question.context, *question.continuation]
-        places = scores(prompt)[len(question.context) - 1 : -1]
-        wanted = [float(place[token]) for place, token in zip(places, question.continuation, strict=True)]
+        places, wanted = continued(scores, question)
         answer = found[question]
         assert isinstance(answer, LogLikelihood)
         assert answer.nats == pytest.approx(sum(wanted), abs=5e-3)
@@ -137,13 +141,11 @@ def test_a_quantized_mixture_is_served_and_scored_as_its_weights_are_in_transfor
     with served(request(job.output_dir), tmp_path / "server.log") as server:
         found = Client([server.endpoint], 8).ask(questions, lambda *_: None)
     for question in questions:
-        prompt = [*question.context, *question.continuation]
-        places = scores(prompt)[len(question.context) - 1 : -1]
-        wanted = sum(float(place[token]) for place, token in zip(places, question.continuation, strict=True))
+        _, wanted = continued(scores, question)
         answer = found[question]
         assert isinstance(answer, LogLikelihood)
         # llama.cpp rounds what it multiplies 4-bit weights by to 8 bits.
-        assert answer.nats == pytest.approx(wanted, rel=0.03)
+        assert answer.nats == pytest.approx(sum(wanted), rel=0.03)
 
 
 def test_a_broken_file_is_a_death_that_llama_cpp_explains(artifact: Path, tmp_path: Path) -> None:
