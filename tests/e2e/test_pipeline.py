@@ -162,8 +162,10 @@ def test_the_commands_read_what_the_run_left(recipe: Path, record: dict[str, Any
     planned = json.loads(quantbench("plan", str(recipe), "--workspace", workspace, "--json").stdout)
     assert {stage["action"] for stage in planned["stages"]} == {"reuse"}
     listed = json.loads(quantbench("artifacts", "list", "--workspace", workspace, "--json").stdout)
-    assert [artifact["name"] for artifact in listed] == ["nf4", "gptq", "gptq+2"]
-    shown = json.loads(quantbench("artifacts", "show", listed[1]["digest"], "--workspace", workspace).stdout)
+    # Made beside each other, any of them may be the oldest, which comes first.
+    digests = {artifact["name"]: artifact["digest"] for artifact in listed}
+    assert sorted(digests) == ["gptq", "gptq+2", "nf4"]
+    shown = json.loads(quantbench("artifacts", "show", digests["gptq"], "--workspace", workspace).stdout)
     assert shown["method"] == "gptq"
     assert quantbench("artifacts", "verify", "--workspace", workspace).returncode == 0
     compared = quantbench("compare", "nf4", "gptq", "--workspace", workspace, "--json")
