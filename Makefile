@@ -40,7 +40,7 @@ test: setup ## Run the tests, real engines included
 	-@$(BIN)/python -P tools/nltk_data.py # without it, tests of IFEval are skipped
 	$(BIN)/python -P -m pytest $(WORKERS) $(SLOWEST) -m "not ($(SECOND_TIER))"
 
-second-tier: setup ## Run what `make test` leaves out: engines in environments of their own (fetches packages), MLflow's server, PostgreSQL, Prometheus, all architectures
+second-tier: setup ## Run what `make test` leaves out: engines in environments of their own (fetches packages), MLflow's server, PostgreSQL, Prometheus, and what takes long
 	$(BIN)/python -P -m pytest $(WORKERS) $(SLOWEST) -m "$(SECOND_TIER)"
 
 services: ## Install the servers that `make test-all` runs with: PostgreSQL, Prometheus, Chromium, cron, systemd's tools (Debian, as root)

@@ -11,7 +11,7 @@ from registry.store import Store
 from tests.e2e.test_pipeline import CORES, quantbench
 from tests.tiny_llama import make_tiny_llama
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.thorough, pytest.mark.timeout(900)]
 
 RECIPE = """
 version: 1

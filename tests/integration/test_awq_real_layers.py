@@ -38,6 +38,7 @@ def layers() -> dict[str, tuple[Any, Any]]:
 
 
 @pytest.mark.engine
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", MODULES)
 def test_the_same_clip_is_chosen(layers: dict[str, tuple[Any, Any]], name: str) -> None:
     import torch

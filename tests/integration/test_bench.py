@@ -65,6 +65,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_a_server_that_runs_already_is_benched_with_its_key(
     tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +154,7 @@ def children_of(pid: int) -> list[int]:
     return descendants_of(pid)
 
 
+@pytest.mark.thorough
 def test_transformers_serve_is_loaded_with_answers_of_full_length(tmp_path: Path) -> None:
     model = make_tiny_llama(tmp_path / "model")
     # By the model's own word every token is the end of an answer.

@@ -8,7 +8,7 @@ import pytest
 
 from tests.architecture.repository import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 
 def test_nothing_is_lost_or_mixed_up(tmp_path: Path) -> None:

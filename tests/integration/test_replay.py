@@ -105,6 +105,7 @@ def test_two_models_part_and_it_is_known_where(tmp_path: Path, models: tuple[Pat
 
 
 @pytest.mark.engine
+@pytest.mark.thorough
 def test_another_engine_s_answers_are_compared_by_their_texts(tmp_path: Path, models: tuple[Path, Path]) -> None:
     side = {"model": str(models[0])}
     serving = {"engine": "transformers", "max_model_len": 128, "kv_cache_gib": 0.01}

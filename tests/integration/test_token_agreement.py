@@ -67,6 +67,7 @@ def whole_kl(baseline: Path, artifact: Path, texts: list[list[int]]) -> tuple[fl
 
 
 @pytest.mark.engine
+@pytest.mark.thorough
 def test_what_servers_tell_agrees_with_the_whole_distributions(tmp_path: Path, fork_server: Path) -> None:
     from evals.asking.token_agreement import PromptLogprobs
 

@@ -16,7 +16,7 @@ from serving_checks.readings.profiling import profile
 from serving_checks.server import serve
 from tests.tiny_llama import make_tiny_llama
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.thorough]
 
 RECIPE = """
 version: 1

@@ -132,7 +132,7 @@ def test_one_file_of_each_kind(first: tuple[Bench, Outcomes], bench: Bench, dama
     assert digests(bench.run()) == digests(first[1])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_every_file_in_turn(first: tuple[Bench, Outcomes], bench: Bench, tmp_path: Path) -> None:
     wanted = digests(first[1])
     bench.run()
