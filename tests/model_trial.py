@@ -36,7 +36,7 @@ MOST_ERROR = 0.65
 """Of the logits, relative to the source's: sound artifacts of these models have 0.02 to 0.35 in 4 bits, those of touchy
 ones 0.5 (Granite's and MiniCPM3's factors, Olmo 3 with four layers: their artifacts answer exactly as their dequantized
 weights do), unsound ones 0.97 and more."""
-WORK_DTYPES = {"bnb_int8": "float32", "gptq": "float32"}
+WORK_DTYPES = dict.fromkeys(("bnb_int8", "gptq", "awq"), "float32")
 
 
 def token_ids(rows: int, tokens: int) -> list[list[int]]:

@@ -20,6 +20,8 @@ def main(job_file: str) -> None:
     from vllm import LLM, SamplingParams
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
+    import serving_checks.engines.vllm_fork_patch  # noqa: F401  # as servers are started here
+
     asked = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0)
     answers: dict[str, list[float] | str] = {}
     for folder in job["folders"]:

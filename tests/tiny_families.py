@@ -23,12 +23,15 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size"), 128),
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads"), 4),
     **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "num_experts_per_tok", "moe_k", "moe_topk"), 2),
-    **dict.fromkeys(("head_dim", "q_lora_rank", "kv_lora_rank"), 32),
+    "head_dim": 32,
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 64),
     **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "query_pre_attn_scalar"), 32),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len"), 512),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
     **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace", "n_shared_experts", "num_dense_layers"), 1),
-    **{"vocab_size": 512, "sliding_window": 64, "vocab_size_per_layer_input": 512, "hidden_size_per_layer_input": 32},
+    **{"vocab_size": 512, "sliding_window": 64, "vocab_size_per_layer_input": 512, "hidden_size_per_layer_input": 64},
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 128),
+    **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
     **{"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 2, "num_nextn_predict_layers": 0, "rotary_dim": 16},
 }
 _EYES = {
@@ -41,6 +44,13 @@ _OWN: dict[str, dict[str, Any]] = {
     "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 2},
     # Which transformers 5 writes no more, and llama.cpp's converter reads.
     "cohere2": {"rotary_pct": 1.0},
+    "gemma4_text": {
+        **{"global_head_dim": 64, "num_experts": None, "moe_intermediate_size": None},
+        **{"num_hidden_layers": 4, "num_kv_shared_layers": 2},
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+    },
+    "gemma3n_text": {"num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.0] * 5, "laurel_rank": 64},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "phi": {"num_key_value_heads": 4, "intermediate_size": 512},
     "qwen3_moe": {"norm_topk_prob": True},
     "smollm3": {"no_rope_layers": [1, 0]},
@@ -54,7 +64,7 @@ many key-value heads as heads."""
 _SENTENCEPIECE = frozenset({"ernie4_5", "ernie4_5_moe", "gemma", "gemma2", "gemma3_text", "minicpm3", "phi3"})
 """Whose checkpoints have a tokenizer.model, which llama.cpp's converter reads."""
 _SENTENCEPIECE_SIZES = {"vocab_size": 600, "bos_token_id": 1}
-_PATTERNS = {"cohere2": 4, "gemma3_text": 6, "olmo3": 4}
+_PATTERNS = {"cohere2": 4, "gemma3_text": 6, "gemma3n_text": 5, "olmo3": 4}
 """Layers until the last one reads without a window: llama.cpp knows them by that number."""
 
 
@@ -148,7 +158,8 @@ def make_tiny_reader(model_type: str, path: Path, **saving: Any) -> Any:
 
     torch.manual_seed(0)
     config_class = CONFIG_MAPPING[model_type]
-    eyes = config_class().vision_config
+    # Gemma 4's are none by default.
+    eyes = config_class().vision_config or CONFIG_MAPPING[f"{model_type}_vision"]()
     sizes = {name: size for name, size in _EYES.items() if name in eyes.to_dict()}
     text = tiny_config(config_class().get_text_config().model_type).to_dict()
     config = config_class(text_config=text, vision_config={**sizes, "model_type": eyes.model_type})

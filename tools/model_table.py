@@ -62,6 +62,7 @@ def locked_versions() -> dict[str, str]:
 
 def candidates() -> tuple[dict[str, str], dict[str, str]]:
     """Architecture -> model type of those that all three know, and architecture -> who does not know it."""
+    import transformers
     from gptqmodel.models.auto import MODEL_MAP
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from vllm.model_executor.models.registry import ModelRegistry
@@ -69,7 +70,9 @@ def candidates() -> tuple[dict[str, str], dict[str, str]]:
     served = set(ModelRegistry.get_supported_archs())
     known: dict[str, str] = {}
     unknown: dict[str, str] = {}
-    for model_type, architecture in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
+    for architecture in dict.fromkeys(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        # The language model's own: the mapping names that of a model around it too, which reads more than text.
+        model_type = getattr(transformers, architecture).config_class.model_type
         if architecture not in served:
             unknown[architecture] = "vLLM does not know it"
         elif architecture.endswith(_READS_MORE):
@@ -77,11 +80,11 @@ def candidates() -> tuple[dict[str, str], dict[str, str]]:
         elif model_type not in MODEL_MAP:
             unknown[architecture] = "GPTQModel does not know it"
         else:
-            known.setdefault(architecture, model_type)
+            known[architecture] = model_type
     for architecture in sorted(served - set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())):
         if architecture.endswith(_READS_MORE):
             unknown[architecture] = _MORE_THAN_TEXT
-    return known, {name: why for name, why in unknown.items() if name not in known}
+    return known, unknown
 
 
 def is_mixture(model_type: str) -> bool:

@@ -89,6 +89,14 @@ _8_BITS_PACKED = Refusal(
     device="cpu",
     bits=8,
 )
+_GEMMA_3N_IN_PARTS = Refusal(
+    because="its tree of this model has two decoders, the files have one, and what loads bitsandbytes does not find"
+    " the Linears there: the server ends when it loads them",
+    remedy="take rtn or w8a8",
+    source="vllm/model_executor/models/gemma3n.py",
+    says="every other submodule lives under self_decoder",
+    architecture="Gemma3nForCausalLM",
+)
 _EXPERTS_WITHOUT_AMX = Refusal(
     because="its CPU kernels for quantized experts are made of AMX instructions, which this CPU lacks",
     remedy="take gguf with serving.engine llamacpp, which any CPU serves, or a GPU, or a CPU with AMX",
@@ -199,6 +207,8 @@ REFUSALS = (
         method="gptq",
         architecture="Glm4ForCausalLM",
     ),
+    _GEMMA_3N_IN_PARTS._replace(method="bnb_nf4"),
+    _GEMMA_3N_IN_PARTS._replace(method="bnb_int8"),
     _8_BITS_PACKED._replace(method="gptq"),
     _8_BITS_PACKED._replace(method="rtn"),
     Refusal(

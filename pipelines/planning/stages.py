@@ -29,12 +29,12 @@ from serving_checks.engines.table import engine_type
 from serving_checks.load.prompts import read_text
 
 STAGE_VERSIONS = {
-    "prepare": 6,
+    "prepare": 7,
     "soundness": 1,
     "calibrate": 3,
     "sensitivity": 1,
-    "quantize": 7,
-    "inspect": 5,
+    "quantize": 8,
+    "inspect": 6,
     "measure": 6,
     "tune": 2,
 }

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,7 +124,7 @@ def describe(folder: Path, *, origin: str, note: str | None = None) -> Checkpoin
             does not load.
     """
     check_architecture(read_config(folder), folder)
-    config, linears = refuse_incomplete(folder)
+    config, linears, left_whole = refuse_incomplete(folder)
     headers = read_headers(folder)
     beyond = beyond_float16(folder)
     tokenizer = _tokenizer(folder)
@@ -151,10 +152,11 @@ def describe(folder: Path, *, origin: str, note: str | None = None) -> Checkpoin
             for name, info in headers.items()
             if name.removesuffix(".weight") in linears
         },
+        left_whole=sorted(left_whole),
         beyond_float16=beyond,
         num_attention_heads=_whole_number(config, "num_attention_heads", folder),
         num_key_value_heads=_key_value_heads(config, folder),
-        head_size=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        head_size=_head_size(config),
         embedding_rows=config.vocab_size,
         has_bos_or_eos=tokenizer.bos_token_id is not None or tokenizer.eos_token_id is not None,
         has_chat_template=has_chat_template(folder),
@@ -288,10 +290,24 @@ def _tokenizer(folder: Path) -> Any:
         ) from error
 
 
+def _head_size(config: PretrainedConfig) -> int:
+    """The largest one where layers differ (Gemma 4)."""
+    configs = _configs_of(config)
+    return max(int(getattr(one, "head_dim", None) or one.hidden_size // one.num_attention_heads) for one in configs)
+
+
 def _key_value_heads(config: PretrainedConfig, folder: Path) -> int:
-    """As many as attention heads where the config does not say, as the model's class has it."""
-    told = getattr(config, "num_key_value_heads", None) is not None
-    return _whole_number(config, "num_key_value_heads" if told else "num_attention_heads", folder)
+    """As many as attention heads where the config does not say, as the model's class has it; the fewest of a layer."""
+    key = "num_key_value_heads"
+    return min(
+        _whole_number(one, "num_attention_heads" if getattr(one, key, None) is None else key, folder)
+        for one in _configs_of(config)
+    )
+
+
+def _configs_of(config: PretrainedConfig) -> Sequence[PretrainedConfig]:
+    """A config for each layer where layers differ, since transformers gives no number for all then; else the one."""
+    return tuple(config.per_layer_config) if config.is_heterogeneous else (config,)
 
 
 def _whole_number(config: PretrainedConfig, key: str, folder: Path) -> int:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.errors import RequestError
-from quantizers.checkpoints.expert_names import is_expert, is_router
+from quantizers.checkpoints.expert_names import is_expert
+from quantizers.checkpoints.model_gates import is_gate
 from quantizers.checkpoints.safetensors_header import FLOATS, TensorInfo, read_headers
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ class WholeCheckpoint(NamedTuple):
     config: PretrainedConfig
     """As the class reads it, complete with its defaults."""
     linears: frozenset[str]
-    """Names, in the files, of the Linears in its layers and of its experts' matrices, routers left out."""
+    """Names, in the files, of the Linears in its layers and of its experts' matrices, gates left out."""
+    left_whole: frozenset[str]
+    """Names of all other Linears but the output layer."""
 
 
 def refuse_incomplete(folder: Path) -> WholeCheckpoint:
@@ -69,7 +72,9 @@ def refuse_incomplete(folder: Path) -> WholeCheckpoint:
         )
     _refuse_dtypes(folder, {name for name, tensor in stored.items() if tensor.is_floating_point()}, headers)
     _refuse_two_heads(folder, tied, headers)
-    return WholeCheckpoint(model.config, _linears(model, stored))
+    all_linears = _linears(model, stored)
+    linears = frozenset(name for name in all_linears if ".layers." in name and not is_gate(name))
+    return WholeCheckpoint(model.config, linears, all_linears - linears)
 
 
 def _as_stored(model: Any) -> dict[str, Any]:
@@ -81,15 +86,15 @@ def _as_stored(model: Any) -> dict[str, Any]:
 
 
 def _linears(model: Any, stored: Mapping[str, Any]) -> frozenset[str]:
+    """Names, in the files, of the model's Linears and its experts' matrices, its output layer left out."""
     import torch
 
-    own = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    head = model.get_output_embeddings()
+    own = {name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear) and one is not head}
     matrices = {
         name.removesuffix(".weight") for name, tensor in stored.items() if name.endswith(".weight") and tensor.ndim == 2
     }
-    return frozenset(
-        name for name in matrices if ".layers." in name and (name in own or is_expert(name)) and not is_router(name)
-    )
+    return frozenset(name for name in matrices if name in own or is_expert(name))
 
 
 def _refuse_dtypes(folder: Path, weights: Iterable[str], headers: Mapping[str, TensorInfo]) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterable
 
 _EXPERT = re.compile(r"^(?P<block>.+\.experts)\.(?P<number>\d+)\.")
-_ROUTERS = frozenset({"gate", "router", "classifier", "shared_expert_gate"})
+ROUTERS = frozenset({"gate", "router", "classifier", "shared_expert_gate"})
 """What chooses experts, or weighs a shared one: thousands of weights, which all engines leave in 16 bits."""
 _BLOCKS = {".block_sparse_moe.": ".mlp."}
 _LINEARS = {".w1": ".gate_proj", ".w3": ".up_proj", ".w2": ".down_proj"}
@@ -18,7 +18,7 @@ _LINEARS = {".w1": ".gate_proj", ".w3": ".up_proj", ".w2": ".down_proj"}
 
 def is_router(module: str) -> bool:
     """Whether a module of this name chooses experts, or is a part of what does."""
-    return not _ROUTERS.isdisjoint(module.split(".")[-2:])
+    return not ROUTERS.isdisjoint(module.split(".")[-2:])
 
 
 def is_expert(module: str) -> bool:

@@ -19,6 +19,10 @@ Members = dict[str, Any]
 # Class names of transformers 5 that transformers 4 does not have; the old one means the same to both.
 _TOKENIZER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 
+_OLDER_ROPES = frozenset({"default", "linear", "dynamic", "yarn", "longrope", "llama3"})
+"""Rotary embeddings that transformers 4 knows. Old names for another one are read by transformers 5 too, which then
+refuses what it has not been given with them."""
+
 
 def keep_readable(folder: Path) -> None:
     """Write the old names beside the new ones in `folder`; a file that needs none is left byte for byte."""
@@ -34,7 +38,7 @@ def with_older_model_names(config: Members) -> Members:
     if "dtype" in config:
         added["torch_dtype"] = config["dtype"]
     rope = config.get("rope_parameters")
-    if isinstance(rope, dict):
+    if isinstance(rope, dict) and _OLDER_ROPES.issuperset(_rope_types(rope)):
         # Gemma 3 has a table for each kind of layer, and the old name of the other one's base is its own.
         whole = rope.get("full_attention", rope)
         local = rope.get("sliding_attention")
@@ -48,6 +52,11 @@ def with_older_model_names(config: Members) -> Members:
         if [kind == "full_attention" for kind in kinds] == [n % every == 0 for n in range(1, len(kinds) + 1)]:
             added["sliding_window_pattern"] = every
     return config | {name: value for name, value in added.items() if name not in config}
+
+
+def _rope_types(rope: Members) -> set[Any]:
+    kinds = [kind for kind in rope.values() if isinstance(kind, dict)] or [rope]
+    return {kind.get("rope_type", "default") for kind in kinds}
 
 
 def _older_rope(rope: Members) -> Members:

@@ -80,6 +80,7 @@ def run_engine(job: QuantizeJob, clock: StageClock, engine_config: Mapping[str, 
                 enable_torch_compile=False,
                 enable_deterministic_algorithms=True,
                 low_cpu_mem_usage=False,
+                ignore_layers=",".join(job.checkpoint.left_whole),
                 format=_FORMAT,
             )
             with counted_routes(model) as tokens:

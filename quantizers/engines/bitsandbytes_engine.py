@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from configs.errors import StageError
 from quantizers.base import LinearShapes, QuantizeOutcome
 from quantizers.checkpoints.tokenizer_files import carry_over
+from quantizers.engines.left_whole import OUTPUT_LAYER
+from quantizers.precision.units import last_names
 from registry.contracts import QuantizedModule
+from registry.contracts.base import Device
 from registry.os_faults import check_not_refused
 
 if TYPE_CHECKING:
@@ -18,12 +21,14 @@ if TYPE_CHECKING:
 _LIBRARIES = ("bitsandbytes", "transformers", "torch")
 
 
-def block_violations(linear_shapes: LinearShapes, block: int) -> list[str]:
-    """Layers whose weights do not fill whole blocks of `block` values."""
+def block_violations(linear_shapes: LinearShapes, block: int, device: Device) -> list[str]:
+    """Layers whose weights do not fill whole blocks of `block` values; each row has to on a CPU, by its kernel."""
+    on_cpu = device == "cpu"
     return [
-        f"the {rows} x {columns} weights of {name} do not fill blocks of {block}; use bnb_int8"
+        f"the {'rows of the ' if on_cpu else ''}{rows} x {columns} weights of {name} do not fill blocks of {block};"
+        " use bnb_int8"
         for name, (rows, columns) in linear_shapes.items()
-        if rows * columns % block
+        if (columns if on_cpu else rows * columns) % block
     ]
 
 
@@ -37,6 +42,9 @@ def run_bitsandbytes(job: QuantizeJob, clock: StageClock, **parameters: Any) -> 
         import torch
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
     torch.set_num_threads(job.threads)
+    if left_whole := job.checkpoint.left_whole:
+        # The library leaves the output layer alone by itself as long as it is told nothing.
+        parameters["llm_int8_skip_modules"] = [OUTPUT_LAYER, *last_names(left_whole)]
     try:
         with clock.part("quantize"):
             model = AutoModelForCausalLM.from_pretrained(

@@ -16,7 +16,8 @@ from configs.errors import StageError
 from quantizers.base import QuantizeOutcome
 from quantizers.checkpoints.expert_names import checkpoint_names
 from quantizers.checkpoints.tokenizer_files import carry_over
-from quantizers.engines.experts import ROUTERS, name_as_checkpoint, take_apart
+from quantizers.engines.experts import name_as_checkpoint, take_apart
+from quantizers.engines.left_whole import ignored, tell_servers
 from quantizers.precision.units import unit_name
 from registry.contracts import QuantizedModule
 from registry.os_faults import check_not_refused
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 ENGINE = "compressed-tensors"
 LIBRARIES = (ENGINE, "torch", "transformers")
 """Whose versions shape the weights."""
-_OUTPUT_LAYER = "lm_head"
 
 
 def run_compressed_tensors(
@@ -55,7 +55,8 @@ def run_compressed_tensors(
     torch.set_num_threads(job.threads)
     shapes = dict.fromkeys(job.quantized_linears)
     groups = _groups(job, weights, input_activations)
-    config = QuantizationConfig(config_groups=groups, ignore=[_OUTPUT_LAYER, *ROUTERS, *job.left_alone])
+    ignore = [*ignored(job.checkpoint.left_whole), *job.left_alone]
+    config = QuantizationConfig(config_groups=groups, ignore=ignore)
     try:
         with clock.part("load"):
             model = AutoModelForCausalLM.from_pretrained(
@@ -75,6 +76,7 @@ def run_compressed_tensors(
             model.save_pretrained(job.output_dir)
             name_as_checkpoint(job.output_dir, shapes)
             compressor.update_config(str(job.output_dir))
+            tell_servers(job.output_dir, job.checkpoint.left_whole)
     except Exception as error:  # The library raises whatever it stumbles over.
         check_not_refused(error, f"{ENGINE} at {job.name}", job.output_dir)
         raise StageError(

@@ -16,8 +16,6 @@ from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX, read_header
 from registry.contracts import QuantizedModule
 from registry.files import write_text_atomically
 
-ROUTERS = (r"re:.*\.(gate|router|classifier|shared_expert_gate)(\.[^.]+)?$",)
-"""As `quantizers.checkpoints.expert_names.is_router` has it, in compressed-tensors' terms."""
 UNREACHED = "round-to-nearest: no calibration token reached this expert"
 
 
@@ -76,20 +74,24 @@ def _rename(folder: Path, to: Path, renamed: Callable[[Iterable[str]], Mapping[s
 
 @contextlib.contextmanager
 def counted_tokens(model: Any) -> Iterator[dict[str, int]]:
-    """Count the tokens that reach each expert inside the block: expert's name -> tokens, some of them repeatedly."""
+    """Count the tokens that reach each expert inside the block: expert's name -> tokens, some of them repeatedly.
+
+    An expert that was taken apart is called itself, or its Linears are by the block, which is told of the routes.
+    """
     experts = {name: module for name, module in model.named_modules() if expert_of(f"{name}.") == name}
-    tokens = dict.fromkeys(experts, 0)
 
     def count(expert: str, *given: Any) -> None:
         tokens[expert] += given[0].numel() // given[0].shape[-1]
 
-    with _told_before(experts, count):
+    with counted_routes(model) as tokens, _told_before(experts, count):
+        tokens.update(dict.fromkeys(experts, 0))
         yield tokens
 
 
 @contextlib.contextmanager
 def counted_routes(model: Any) -> Iterator[dict[str, int]]:
-    """`counted_tokens` of a model whose experts are packed when the block begins, by where its routers send tokens."""
+    """`counted_tokens` by where routers send tokens: of blocks of experts that are called with their routes, as
+    transformers 5 has them while they are packed."""
     blocks = {
         name: module
         for name, module in model.named_modules()

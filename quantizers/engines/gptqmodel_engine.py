@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.machinery
 import json
 import os
+import re
 import sys
-import types
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +27,11 @@ from quantizers.engines.experts import (
 from quantizers.engines.fused_linears import left_fused
 from quantizers.engines.layer_kinds import own_positions
 from quantizers.engines.packing import whole_tensor_packing
+from quantizers.precision.units import last_names
 from registry.contracts import QuantizedModule
 from registry.contracts.base import format_of
 from registry.files import write_text_atomically
+from registry.stand_in_modules import stand_in_for_torchvision
 
 if TYPE_CHECKING:
     from quantizers.base import QuantizeJob
@@ -40,6 +41,7 @@ ENGINE = "gptqmodel"
 LIBRARIES = ("gptqmodel", "torch", "transformers")
 """Whose versions shape the weights."""
 
+_IN_LAYER = re.compile(r"^.*\.layers\.\d+\.")
 _GAVE_UP_LOSS = 999999999
 """What the engine logs for a module that it rounded to nearest while fallbacks are off (quantization/gptq.py)."""
 
@@ -47,39 +49,17 @@ _GAVE_UP_LOSS = 999999999
 def import_engine(threads: int) -> Any:
     """Import `gptqmodel`, ready for a machine with `threads` cores and no torchvision.
 
-    Its CPU pool refuses to start with fewer than two workers, and it imports torchvision for one image model. The
-    stub comes after transformers has looked for torchvision itself, or transformers takes the stub for the real one.
+    Its CPU pool refuses to start with fewer than two workers, and it imports torchvision for one image model.
     """
     os.environ["GPTQMODEL_CPU_WORKERS"] = str(max(2, threads))
     import torch
     from transformers import PreTrainedModel  # noqa: F401
 
     torch.set_num_threads(threads)
-    if "torchvision" not in sys.modules:
-        try:
-            import torchvision  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
-        except (ImportError, RuntimeError, OSError):
-            for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional"):
-                sys.modules[name] = _Stub(name)
+    stand_in_for_torchvision()
     import gptqmodel
 
     return gptqmodel
-
-
-class _Stub(types.ModuleType):
-    """A module in which every name exists and is of no use."""
-
-    __path__: list[str] = []
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        # `importlib.util.find_spec` raises on a loaded module without one, and transformers asks it.
-        self.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return None
 
 
 def run_engine(
@@ -228,12 +208,20 @@ def _read_entry(name: str, loss: Any) -> QuantizedModule:
 
 
 def _name_left_alone(job: QuantizeJob, output_dir: Path) -> None:
-    """Write what was left as it is where readers of AWQ look for it: they do not know `dynamic`, the engine's own."""
-    if format_of(job.config.method) != "awq" or not job.left_alone:
-        return
-    config = read_config(output_dir)
-    config["quantization_config"]["modules_to_not_convert"] = job.left_alone
-    write_text_atomically(output_dir / "config.json", json.dumps(config, indent=2) + "\n")
+    """Write what was left as it is where others look for it: they do not know `dynamic`, the engine's own.
+
+    Readers of AWQ look for the modules' names; transformers, of GPTQ, for those of a layer's modules that are packed.
+    """
+    told: dict[str, Any] = {}
+    left_whole = job.checkpoint.left_whole
+    if format_of(job.config.method) == "awq" and (left_alone := [*job.left_alone, *last_names(left_whole)]):
+        told = {"modules_to_not_convert": left_alone}
+    if format_of(job.config.method) == "gptq" and left_whole:
+        told = {"modules_in_block_to_quantize": [sorted({_IN_LAYER.sub("", one) for one in job.quantized_linears})]}
+    if told:
+        config = read_config(output_dir)
+        config["quantization_config"] |= told
+        write_text_atomically(output_dir / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def _finish_artifact(checkpoint_dir: Path, output_dir: Path) -> None:

@@ -23,19 +23,26 @@ def own_positions(model: Any) -> Iterator[None]:
         yield
         return
 
+    layers = model.base_model.layers
+    # Gemma 3n's are called with it by its place.
+    place = list(inspect.signature(layers[0].forward).parameters).index("position_embeddings")
+
     def own(kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         import torch
 
         hidden = args[0] if args else kwargs["hidden_states"]
         positions = torch.arange(hidden.shape[-2], device=hidden.device)[None]
-        return args, kwargs | {"position_embeddings": rotary(hidden, positions, layer_type=kind)}
+        embeddings = rotary(hidden, positions, layer_type=kind)
+        if place < len(args):
+            return (*args[:place], embeddings, *args[place + 1 :]), kwargs
+        return args, kwargs | {"position_embeddings": embeddings}
 
     hooks = [
         layer.register_forward_pre_hook(
             lambda _, args, kwargs, kind=kind: own(kind, args, kwargs),
             with_kwargs=True,
         )
-        for layer, kind in zip(model.base_model.layers, model.config.layer_types, strict=True)
+        for layer, kind in zip(layers, model.config.layer_types, strict=True)
     ]
     try:
         yield

@@ -20,7 +20,8 @@ from quantizers.base import CalibratedMethodConfig, QuantizeOutcome
 from quantizers.checkpoints.expert_names import checkpoint_names
 from quantizers.checkpoints.tokenizer_files import carry_over
 from quantizers.engines.engine_frame import check_complete, engine_at_work, read_rows
-from quantizers.engines.experts import ROUTERS, name_as_checkpoint
+from quantizers.engines.experts import name_as_checkpoint
+from quantizers.engines.left_whole import ignored, tell_servers
 from registry.contracts import QuantizedModule
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ ENGINE = "llmcompressor"
 LIBRARIES = ("llmcompressor", "compressed-tensors", "torch", "transformers")
 """Whose versions shape the weights."""
 
-_OUTPUT_LAYER = "lm_head"
 _BEHIND_ATTENTION_S_NORM = (("q_proj", "k_proj", "v_proj"), ("qkv_proj",))
 _BEHIND_MLP_S_NORM = (("gate_proj", "up_proj"), ("gate_up_proj",))
 """Linears that read one norm, apart or fused."""
@@ -93,6 +93,7 @@ def run_engine(
             _pack(model, getattr(torch, job.checkpoint.dtype))
             model.save_pretrained(output_dir)
             name_as_checkpoint(output_dir, job.checkpoint.linear_shapes)
+            tell_servers(output_dir, job.checkpoint.left_whole)
             # It holds the recipe as given, where the artifact's README.md and config.json have all of it.
             (output_dir / "recipe.yaml").unlink(missing_ok=True)
             carry_over(checkpoint_dir, output_dir)
@@ -189,7 +190,7 @@ def _rounding(
     linears = QuantizationScheme(targets=["Linear"], **scheme)
     return Modifier(
         config_groups={"linear": linears},
-        ignore=[_OUTPUT_LAYER, *ROUTERS],
+        ignore=ignored(job.checkpoint.left_whole),
         dampening_frac=dampening,
         batched_quantization=None,
     )

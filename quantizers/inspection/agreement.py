@@ -35,14 +35,21 @@ if TYPE_CHECKING:
 
 _BEHIND_NORM = {
     "self_attn": ("input_layernorm",),
+    "linear_attn": ("input_layernorm",),
     "mlp": ("pre_feedforward_layernorm", "post_attention_layernorm", "input_layernorm"),
 }
 """Part of a decoder layer -> the norm before its first Linears: the first name that the model has."""
 
 _BEHIND_LINEAR = {"o_proj": "v_proj", "down_proj": "up_proj", "w2": "w3"}
 """Linears behind another one of the same part."""
+_BEHIND_OTHERS = frozenset({"out_proj", "c_proj", "q_b_proj", "kv_b_proj"})
+"""Linears that read neither the norm before their part nor a Linear of it: behind a recurrence, an activation, a norm
+of their own."""
 _BESIDE = {"up_proj": "gate_proj", "w3": "w1"}
 """What the outputs of a Linear are multiplied with."""
+
+_FROM_ONE = ("GemmaFor", "Gemma2For", "Gemma3For", "Qwen3NextFor", "Qwen3_5")
+"""How the names of architectures begin whose norms multiply by one plus their weights."""
 
 _SMOOTHED: frozenset[Method] = frozenset({"w8a8_gptq"})
 """Methods whose scales lie in norms alone: no rows are scaled, and none are fitted."""
@@ -83,7 +90,7 @@ def compare_weights(
     """
     correlation: dict[str, float | None] = {}
     relative_error: dict[str, float] = {}
-    norm_offset = 1.0 if checkpoint.architecture.startswith("Gemma") else 0.0
+    norm_offset = 1.0 if checkpoint.architecture.startswith(_FROM_ONE) else 0.0
     scaled = format_of(method) == "awq" or _norms_differ(source, artifact, checkpoint)
     for done, module in enumerate(checkpoint.linear_shapes):
         read = _columns_read(source, module, checkpoint, norm_offset)
@@ -182,8 +189,6 @@ def _row_partner(module: str, checkpoint: CheckpointRecord) -> str | None:
 
 def _as_fed(weights: torch.Tensor, files: Tensors, module: str, offset: float) -> torch.Tensor:
     """Each column by the weight of the norm before it in these files; as they are where no norm feeds the module."""
-    if module.rpartition(".")[2] in _BEHIND_LINEAR:
-        return weights
     norm = _norm_of(files, module)
     return weights if norm is None else weights * (files.read(norm).float() + offset)
 
@@ -198,11 +203,11 @@ def _norms_differ(source: TensorFiles, artifact: Tensors, checkpoint: Checkpoint
 
 
 def _norm_of(source: Tensors, module: str) -> str | None:
-    """The weights of the norm before a part's first Linears."""
-    layer = _LAYER.match(module)
-    if layer is None:
+    """The weights of the norm that a module reads; None where it is not one of a part's first Linears."""
+    layer, name = _LAYER.match(module), module.rpartition(".")[2]
+    if layer is None or name in _BEHIND_LINEAR or name in _BEHIND_OTHERS:
         return None
-    part = "self_attn" if layer["part"] == "self_attn" else "mlp"
+    part = layer["part"] if layer["part"] in _BEHIND_NORM else "mlp"
     names = (f"{layer['layer']}.{norm}.weight" for norm in _BEHIND_NORM[part])
     return next((name for name in names if name in source), None)
 

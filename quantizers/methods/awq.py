@@ -69,7 +69,7 @@ class AWQ:
             "bits": config.bits,
             "group_size": config.group_size,
             "sym": not config.zero_point,
-            "dynamic": dynamic_rules(job.precision, config.bits),
+            "dynamic": dynamic_rules(job.precision, config.bits, job.checkpoint.left_whole),
         }
         # The engine's default kernel for AWQ is compiled for CUDA; the torch kernel packs the same bytes.
         return run_engine(job, clock, engine_config, partial(_overrides, config.rounding), backend="AWQ_TORCH")

@@ -45,7 +45,7 @@ class BitsAndBytesNF4:
         quantize_dtype: DType,
     ) -> list[str]:
         """See `Quantizer.violations`."""
-        found = block_violations(linear_shapes, _BLOCK)
+        found = block_violations(linear_shapes, _BLOCK, device)
         if quantize_dtype == "float32":
             # The serving plugin works out the packed shape from 2-byte weights and asserts otherwise.
             found.append("NF4 artifacts written from float32 are not served by vLLM; quantize in bfloat16")

@@ -78,7 +78,7 @@ class GPTQ:
             "desc_act": config.desc_act,
             "act_group_aware": not config.desc_act and config.group_size > 0,
             "damp_percent": config.damp_percent,
-            "dynamic": dynamic_rules(job.precision, config.bits),
+            "dynamic": dynamic_rules(job.precision, config.bits, job.checkpoint.left_whole),
         }
         return run_engine(job, clock, engine_config, lambda _: _overrides(job, clock))
 

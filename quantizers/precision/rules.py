@@ -8,25 +8,36 @@ name only is passed over by the other without a word, so each names both.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from quantizers.precision.config import AS_IT_IS
-from quantizers.precision.units import unit_name
+from quantizers.precision.units import last_names, unit_name
 from registry.contracts import PrecisionRecord
 
 _LEAVE, _OVERRIDE = "-:", "+:"
 
 
-def dynamic_rules(precision: PrecisionRecord | None, own_bits: int) -> dict[str, dict[str, Any]] | None:
-    """Pattern -> overrides, one for each unit with other bits than the method's own; None where there is none."""
+def dynamic_rules(
+    precision: PrecisionRecord | None, own_bits: int, left_whole: Collection[str] = ()
+) -> dict[str, dict[str, Any]] | None:
+    """Pattern -> overrides, one for each unit with other bits than the method's own; None where there is none.
+
+    Args:
+        precision: What was chosen, where bits are mixed.
+        own_bits: The method's.
+        left_whole: Linears that are left alone in any case; those of all layers have one pattern.
+    """
+    rules: dict[str, dict[str, Any]] = {}
+    if left_whole:
+        ends = "|".join(map(re.escape, last_names(left_whole)))
+        rules[rf"{_LEAVE}.*\.(?:{ends})$"] = {}
     if precision is None:
-        return None
+        return rules or None
     members: dict[str, list[str]] = {}
     for module, bits in precision.module_bits.items():
         if bits != own_bits:
             members.setdefault(unit_name(module), []).append(module)
-    rules: dict[str, dict[str, Any]] = {}
     for unit, modules in members.items():
         names = "|".join(re.escape(name) for name in dict.fromkeys([*modules, unit]))
         bits = precision.module_bits[modules[0]]

@@ -23,12 +23,16 @@ class CheckpointRecord(Record):
     tie_word_embeddings: bool
     linear_shapes: dict[str, tuple[int, int]]
     """Every Linear that a method may quantize (lm_head left out): module name -> (out_features, in_features)."""
+    left_whole: list[str] = []
+    """Linears that no method quantizes: gates (quantizers.checkpoints.model_gates), and those outside of the decoder
+    layers, lm_head left out."""
     beyond_float16: dict[str, float]
     """Tensor name -> its largest magnitude, of those that exceed what float16 holds."""
     num_attention_heads: int
     num_key_value_heads: int
+    """The fewest of a layer."""
     head_size: int
-    """Features of one attention head."""
+    """Features of one attention head; of the widest where layers differ."""
     embedding_rows: int
     """Token ids that the model has an embedding for; a tokenizer may know more or fewer."""
     has_bos_or_eos: bool

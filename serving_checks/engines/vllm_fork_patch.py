@@ -8,6 +8,9 @@ core that compute nothing, so have no OpenMP threads; on a GPU vLLM itself forks
 A spawned worker gets its cores through variables that OpenMP reads when it is loaded
 (vllm/utils/ompmultiprocessing.py). In a fork it is loaded already: here the worker inherits the affinity of the thread
 that forks it, and so do the threads that it starts.
+
+Classes of language models lie beside those of models around them that read images, and import torchvision with them
+(Qwen 3.5).
 """
 
 import multiprocessing
@@ -21,6 +24,8 @@ from vllm.model_executor.models import registry
 from vllm.utils.ompmultiprocessing import OMPProcessManager
 from vllm.v1.engine import utils
 from vllm.v1.executor import multiproc_executor
+
+from registry.stand_in_modules import stand_in_for_torchvision
 
 
 def _fork_context() -> Any:
@@ -43,6 +48,7 @@ def _on_its_cores(manager: OMPProcessManager, rank: int, local_rank: int) -> Ite
         os.sched_setaffinity(0, before)
 
 
+stand_in_for_torchvision()
 utils.get_mp_context = _fork_context
 multiproc_executor.get_mp_context = _fork_context
 OMPProcessManager.configure_omp_envs = _on_its_cores

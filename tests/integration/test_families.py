@@ -1,4 +1,4 @@
-"""Twenty of the table's architectures by every method: made and sound, or refused before work; then served and scored.
+"""Two dozen of the table's architectures by every method: made and sound, or refused before work; served and scored.
 
 `tools/model_table.py` makes all that there are, in half an hour; here are those that differ, or are asked for most.
 """
@@ -49,6 +49,8 @@ DENSE = (
     "GPTNeoXForCausalLM",
     "Gemma2ForCausalLM",
     "Gemma3ForCausalLM",
+    "Gemma3nForCausalLM",
+    "Gemma4ForCausalLM",
     "GemmaForCausalLM",
     "Glm4ForCausalLM",
     "GraniteForCausalLM",
@@ -59,12 +61,17 @@ DENSE = (
     "Phi3ForCausalLM",
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
+    "Qwen3_5ForCausalLM",
     "SmolLM3ForCausalLM",
     "Starcoder2ForCausalLM",
 )
-SERVED_AS: dict[str, Method] = {"Phi3ForCausalLM": "gptq", "Glm4ForCausalLM": "awq"}
-"""Whose MLPs have one matrix where GPTQModel would make two; of all others round-to-nearest is served."""
-MIXTURES = ("MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
+SERVED_AS: dict[str, Method] = {
+    **{"Phi3ForCausalLM": "gptq", "Glm4ForCausalLM": "awq"},
+    **{"Gemma4ForCausalLM": "gptq", "Qwen3_5ForCausalLM": "awq"},
+}
+"""Whose MLPs have one matrix where GPTQModel would make two, or which have Linears that no method rounds; of all others
+round-to-nearest is served."""
+MIXTURES = ("MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM", "Qwen3_5MoeForCausalLM")
 TABLE = architecture_table().architectures
 
 
@@ -135,7 +142,7 @@ def leave_an_expert_out(method: Method, room: Path) -> None:
 
 
 def test_they_are_served_and_score_as_transformers_says(tmp_path: Path) -> None:
-    """Twenty architectures in one engine process, each rounded; as it is where nobody here serves or makes that."""
+    """Two dozen architectures in one engine process, each rounded; as it is where nobody here serves or makes that."""
     folders: dict[str, Path] = {}
     own: dict[str, list[float]] = {}
     tokens = token_ids(1, 40)[0]

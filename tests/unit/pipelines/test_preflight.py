@@ -358,6 +358,10 @@ def test_a_mixture_that_is_not_served_here_is_refused_by_what_its_config_says() 
         check_architecture(glm, MACHINE, "Glm4ForCausalLM")
     assert "other" not in caught.value.what
     check_architecture(glm, MACHINE, "GlmForCausalLM")
+    small = run_config(methods=methods | {"nf4": {"method": "bnb_nf4"}})
+    with pytest.raises(RequestError, match=r"\n  - nf4: vllm: its tree of this model has two decoders") as caught:
+        check_architecture(small, MACHINE, "Gemma3nForCausalLM")
+    assert "mine" not in caught.value.what
     both = run_config(methods=methods | {"nf4": {"method": "bnb_nf4"}}, optional=["mine"])
     left, why = without_refused(both, without, "MixtralForCausalLM")
     assert ([*left.methods], [*why]) == (["nf4"], ["mine"])

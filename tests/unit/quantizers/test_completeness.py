@@ -15,6 +15,7 @@ from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX
 from quantizers.checkpoints.sources import FolderSource
 from registry.contracts import CheckpointRecord
 from registry.stage_process import StageClock
+from tests.tiny_families import make_tiny_of
 from tests.tiny_llama import make_tiny_llama
 
 pytestmark = pytest.mark.slow
@@ -230,6 +231,23 @@ def test_a_window_is_told_only_where_layers_are_of_several_kinds() -> None:
     assert sliding_window(Gemma3TextConfig(num_hidden_layers=2, layer_types=kinds, sliding_window=64)) == 64
     assert sliding_window(MistralConfig(num_hidden_layers=2, sliding_window=64)) is None
     assert sliding_window(LlamaConfig()) is None
+
+
+@pytest.mark.parametrize(
+    ("model_type", "left_whole", "head_size"),
+    [
+        ("qwen3_5_text", {"model.layers.0.linear_attn.in_proj_a", "model.layers.0.linear_attn.in_proj_b"}, 32),
+        ("gemma4_text", {"model.per_layer_model_projection"}, 64),
+        ("llama", set(), 32),
+    ],
+)
+def test_what_no_method_quantizes_is_recorded(
+    tmp_path: Path, model_type: str, left_whole: set[str], head_size: int
+) -> None:
+    record = describe(make_tiny_of(model_type, tmp_path / "model"), origin="")
+    assert set(record.left_whole) == left_whole
+    assert left_whole.isdisjoint(record.linear_shapes)
+    assert (record.head_size, record.num_key_value_heads) == (head_size, 2), "of the widest of layers that differ"
 
 
 def write_llama_gguf(path: Path, leave_out: str = "", add: str = "") -> Path:

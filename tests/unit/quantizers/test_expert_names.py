@@ -14,9 +14,9 @@ from quantizers.checkpoints.expert_names import (
     has_experts,
     is_router,
 )
+from quantizers.checkpoints.model_gates import GATE_PATTERN, is_gate
 from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX, read_headers
-from quantizers.engines import experts
-from quantizers.engines.experts import by_engine_names, name_as_checkpoint
+from quantizers.engines.experts import by_engine_names, counted_tokens, name_as_checkpoint
 from quantizers.inspection.inspection import check_expert_names
 
 ROUTERS = ("mlp.gate", "block_sparse_moe.gate", "mlp.router.gate", "mlp.shared_expert_gate", "mlp.router")
@@ -28,7 +28,17 @@ LINEARS = ("mlp.gate_proj", "mlp.experts.0.gate_proj", "self_attn.gate_proj", "b
 def test_a_router_is_known(name: str, router: bool) -> None:
     name = f"model.layers.0.{name}"
     assert is_router(name) == router
-    assert any(re.match(pattern.removeprefix("re:"), name) for pattern in experts.ROUTERS) == router
+    assert is_gate(name) == router
+    assert (re.match(GATE_PATTERN.removeprefix("re:"), name) is not None) == router
+
+
+@pytest.mark.parametrize("name", ["linear_attn.in_proj_ba", "linear_attn.in_proj_a", "self_attn.indexer.weights_proj"])
+def test_a_gate_that_chooses_no_expert_is_left_alone_too(name: str) -> None:
+    name = f"model.layers.0.{name}"
+    assert not is_router(name)
+    assert is_gate(name)
+    assert re.match(GATE_PATTERN.removeprefix("re:"), name)
+    assert not is_gate("model.layers.0.linear_attn.in_proj_qkvz")
 
 
 def test_an_expert_is_known_and_has_one_name_for_all_engines() -> None:
@@ -114,3 +124,35 @@ def test_experts_and_routers_of_other_names_are_told(lost: str | None, passed: b
     assert check.passed == passed
     if lost:
         assert f"1 of 4 modules have other names than in the checkpoint, such as {CHECKPOINT}" in check.detail
+
+
+@pytest.mark.parametrize("by_routes", [True, False])
+def test_tokens_are_counted_however_an_expert_is_called(by_routes: bool) -> None:
+    """Taken apart, an expert is called itself, or its Linears are by the block that is given the routes."""
+    import torch
+
+    class Expert(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up_proj = torch.nn.Linear(4, 4)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return torch.Tensor(self.up_proj(tokens))
+
+    class Block(torch.nn.ModuleList):
+        num_experts = 3
+
+        def forward(self, tokens: torch.Tensor, routes: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+            chosen = [(expert, tokens[(routes == place).any(1)]) for place, expert in enumerate(self)]
+            outputs = [expert.up_proj(given) for expert, given in chosen if len(given)]
+            return torch.cat(outputs) * weights.sum()
+
+    model = torch.nn.ModuleDict({"mlp": torch.nn.ModuleDict({"experts": Block(Expert() for _ in range(3))})})
+    experts = model["mlp"]["experts"]
+    with counted_tokens(model) as tokens:
+        if by_routes:
+            experts(torch.rand(5, 4), torch.tensor([[0, 2]] * 5), torch.ones(5, 2))
+        else:
+            for expert in (experts[0], experts[2]):
+                expert(torch.rand(5, 4))
+    assert tokens == {"mlp.experts.0": 5, "mlp.experts.1": 0, "mlp.experts.2": 5}

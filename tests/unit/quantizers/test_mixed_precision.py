@@ -245,3 +245,19 @@ def test_both_readers_find_their_names_in_the_rules() -> None:
     assert declared_bits(config, DOWN.format(1)) == 16
     assert declared_bits({"bits": 4, "dynamic": {next(iter(rules or {})): {}}}, DOWN.format(11)) == 4
     assert dynamic_rules(None, 4) is None
+
+
+def test_a_gate_is_left_alone_by_its_own_name_and_by_that_of_its_matrix() -> None:
+    gates = [f"model.layers.{layer}.linear_attn.in_proj_{one}" for layer in range(12) for one in "ab"]
+    rules = dynamic_rules(None, 4, gates)
+    assert rules is not None and len(rules) == 1
+    config = {"bits": 4, "dynamic": rules}
+    for name in (*gates, "model.layers.0.linear_attn.in_proj_ba"):
+        assert declared_bits(config, name) == 16
+    assert declared_bits(config, "model.layers.0.linear_attn.in_proj_qkvz") == 4
+
+
+def test_linear_attention_s_inputs_are_one_unit() -> None:
+    part = "model.layers.0.linear_attn."
+    units = units_of({f"{part}in_proj_qkv": (8, 8), f"{part}in_proj_z": (4, 8), f"{part}out_proj": (8, 4)})
+    assert [unit.name for unit in units] == [f"{part}in_proj_qkvz", f"{part}out_proj"]

@@ -40,6 +40,16 @@ from quantizers.checkpoints.older_readers import keep_readable, with_older_model
             {"model_type": "gemma3_text", "layer_types": ["sliding_attention"] * 2},
             {"sliding_window_pattern": 3},
         ),
+        # Gemma 4's, which no older reader knows.
+        (
+            {
+                "rope_parameters": {
+                    "full_attention": {"rope_theta": 1e6, "rope_type": "proportional", "partial_rotary_factor": 0.25},
+                    "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"},
+                }
+            },
+            {},
+        ),
         # What no pattern says is left unsaid.
         ({"model_type": "gemma3_text", "layer_types": ["full_attention", "sliding_attention"]}, {}),
         ({"model_type": "qwen3", "layer_types": ["sliding_attention", "full_attention"]}, {}),

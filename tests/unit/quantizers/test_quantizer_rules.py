@@ -71,6 +71,16 @@ def test_nf4_is_not_quantized_in_float32() -> None:
     ]
 
 
+def test_nf4_wants_whole_blocks_in_each_row_on_a_cpu() -> None:
+    method, config = load_method("bnb_nf4"), parse_config({"method": "bnb_nf4"})
+    narrow = {"model.layers.0.self_attn.q_b_proj": (256, 32)}
+    (line,) = method.violations(config, narrow, 1, "cpu", "bfloat16")
+    assert line.startswith(
+        "the rows of the 256 x 32 weights of model.layers.0.self_attn.q_b_proj do not fill blocks of 64"
+    )
+    assert method.violations(config, narrow, 1, "cuda", "bfloat16") == []
+
+
 def test_autogptq_is_for_cuda_and_says_so_before_work() -> None:
     method = load_method("gptq_autogptq")
     config = parse_config({"method": "gptq_autogptq", "group_size": 64})

@@ -19,11 +19,13 @@ from tests.tiny_families import make_tiny_of, make_tiny_reader
 
 READERS = {
     "gemma3": "Gemma3ForCausalLM",
+    "gemma4": "Gemma4ForCausalLM",
     "idefics3": "LlamaForCausalLM",
     "lighton_ocr": "Qwen3ForCausalLM",
     "llava": "LlamaForCausalLM",
     "mistral3": "MistralForCausalLM",
     "paligemma": "GemmaForCausalLM",
+    "qwen3_5": "Qwen3_5ForCausalLM",
 }
 """Model type -> the architecture of its language model; tied and untied heads, three prefixes."""
 

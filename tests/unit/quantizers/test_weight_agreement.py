@@ -158,3 +158,26 @@ def test_a_column_that_its_norm_all_but_switches_off_counts_for_as_much(
         found, _ = compare_weights(one, other, record(), "w8a8_gptq", {}, lambda done, total: None)
     assert found[Q] is not None
     assert (found[Q] > 0.99) == agrees
+
+
+def test_the_output_of_a_recurrence_reads_no_norm(tmp_path: Path) -> None:
+    """What scales the norm before linear attention scales its inputs alone; that norm counts from one in Qwen 3.5."""
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    shapes = {f"{LAYER}.linear_attn.in_proj_qkv": (24, 8), f"{LAYER}.linear_attn.out_proj": (8, 16)}
+    norm, scales = f"{LAYER}.input_layernorm.weight", torch.rand(8) + 0.5
+    source = {f"{module}.weight": torch.randn(shape) for module, shape in shapes.items()} | {norm: torch.rand(8)}
+    artifact = source | {
+        norm: (1 + source[norm]) / scales - 1,
+        f"{LAYER}.linear_attn.in_proj_qkv.weight": source[f"{LAYER}.linear_attn.in_proj_qkv.weight"] * scales,
+    }
+    for name, tensors in (("source", source), ("artifact", artifact)):
+        (tmp_path / name).mkdir()
+        save_file(tensors, tmp_path / name / "model.safetensors")
+    told = {"linear_shapes": shapes, "architecture": "Qwen3_5ForCausalLM"}
+    checkpoint = checkpoint_record("sha256:c").model_copy(update=told)
+    with TensorFiles(tmp_path / "source") as one, TensorFiles(tmp_path / "artifact") as other:
+        found, _ = compare_weights(one, other, checkpoint, "awq", {}, lambda done, total: None)
+    assert min(value for value in found.values() if value is not None) > 0.999
