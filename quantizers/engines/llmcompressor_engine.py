@@ -88,14 +88,12 @@ def run_engine(
         modules.sort(key=lambda module: module.name)
         check_complete(ENGINE, modules, job.checkpoint.linear_shapes)
         with clock.part("save"):
-            # transformers refuses to save some generation configs; the source's own file comes in its place anyway.
-            model.generation_config = GenerationConfig()
+            model.generation_config = GenerationConfig()  # some are refused, and the source's own file comes anyway
             _pack(model, getattr(torch, job.checkpoint.dtype))
             model.save_pretrained(output_dir)
             name_as_checkpoint(output_dir, job.checkpoint.linear_shapes)
             tell_servers(output_dir, job.checkpoint.left_whole)
-            # It holds the recipe as given, where the artifact's README.md and config.json have all of it.
-            (output_dir / "recipe.yaml").unlink(missing_ok=True)
+            (output_dir / "recipe.yaml").unlink(missing_ok=True)  # README.md and config.json have all of it
             carry_over(checkpoint_dir, output_dir)
     return QuantizeOutcome(
         modules=modules, versions={library: version(library) for library in LIBRARIES}, engine=ENGINE
