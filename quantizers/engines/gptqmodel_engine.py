@@ -27,7 +27,6 @@ from quantizers.engines.experts import (
 from quantizers.engines.fused_linears import left_fused
 from quantizers.engines.layer_kinds import own_positions
 from quantizers.engines.packing import whole_tensor_packing
-from quantizers.precision.units import last_names
 from registry.contracts import QuantizedModule
 from registry.contracts.base import format_of
 from registry.files import write_text_atomically
@@ -210,14 +209,15 @@ def _read_entry(name: str, loss: Any) -> QuantizedModule:
 def _name_left_alone(job: QuantizeJob, output_dir: Path) -> None:
     """Write what was left as it is where others look for it: they do not know `dynamic`, the engine's own.
 
-    Readers of AWQ look for the modules' names; transformers, of GPTQ, for those of a layer's modules that are packed.
+    Readers of AWQ look for names of modules, or for parts of them, so these are whole: `gate` is a part of
+    `gate_up_proj`. Of GPTQ, transformers looks for a layer's modules that are packed; mixtures it does not read.
     """
     told: dict[str, Any] = {}
-    left_whole = job.checkpoint.left_whole
-    if format_of(job.config.method) == "awq" and (left_alone := [*job.left_alone, *last_names(left_whole)]):
+    left_whole, linears = job.checkpoint.left_whole, job.quantized_linears
+    if format_of(job.config.method) == "awq" and (left_alone := [*job.left_alone, *left_whole]):
         told = {"modules_to_not_convert": left_alone}
-    if format_of(job.config.method) == "gptq" and left_whole:
-        told = {"modules_in_block_to_quantize": [sorted({_IN_LAYER.sub("", one) for one in job.quantized_linears})]}
+    if format_of(job.config.method) == "gptq" and left_whole and not has_experts(linears):
+        told = {"modules_in_block_to_quantize": [sorted({_IN_LAYER.sub("", one) for one in linears})]}
     if told:
         config = read_config(output_dir)
         config["quantization_config"] |= told
