@@ -19,7 +19,7 @@ from pipelines.environments.definition import MAIN, environment_named
 from quantizers.base import METHODS, load_method
 from quantizers.checkpoints import checkpoint as checkpoints
 from quantizers.checkpoints.architectures import DATA_FILE, Architecture, ArchitectureTable, architecture_table
-from quantizers.checkpoints.expert_names import has_experts
+from quantizers.checkpoints.expert_names import has_experts, packed_experts
 from quantizers.methods.families import MADE_BY_OTHER_ENGINES
 from registry.contracts.base import Method
 from registry.files import write_text_atomically
@@ -109,8 +109,7 @@ def is_mixture(model_type: str) -> bool:
 def _refuse_packed(folder: Path, experts: bool) -> None:
     from quantizers.checkpoints.safetensors_header import read_headers
 
-    packed = [name for name, info in read_headers(folder).items() if "conv" not in name and len(info.shape) == 3]
-    if packed and not experts:
+    if packed_experts({name: info.shape for name, info in read_headers(folder).items()}) and not experts:
         raise NotSoundError("its files keep a layer's experts in one tensor, which vLLM reads in 16 bits or MXFP4 only")
 
 

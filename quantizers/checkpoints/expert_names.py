@@ -6,7 +6,7 @@ name.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 _EXPERT = re.compile(r"^(?P<block>.+\.experts)\.(?P<number>\d+)\.")
 ROUTERS = frozenset({"gate", "router", "classifier", "shared_expert_gate"})
@@ -30,6 +30,15 @@ def expert_of(module: str) -> str | None:
     """The expert that a module belongs to, such as `model.layers.0.mlp.experts.3`; None outside of experts."""
     found = _EXPERT.match(module)
     return f"{found['block']}.{found['number']}" if found else None
+
+
+def packed_experts(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Tensors of a checkpoint's layers that hold all of a layer's experts, which no method takes apart.
+
+    Args:
+        shapes: Of all tensors. Those of a convolution have three dimensions too.
+    """
+    return [name for name, shape in shapes.items() if len(shape) == 3 and ".layers." in name and "conv" not in name]
 
 
 def packed_name(tensor: str) -> tuple[str, int] | None:

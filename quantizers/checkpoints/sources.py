@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from configs.reading.json_text import read_json_object
 from quantizers.checkpoints import gguf_header
 from quantizers.checkpoints.architectures import architecture_table
 from quantizers.checkpoints.chat_templates import check_chat_templates
+from quantizers.checkpoints.expert_names import packed_experts
 from quantizers.checkpoints.gguf_vocabulary import check_vocabulary
 from quantizers.checkpoints.model_texts import check_model_texts
 from quantizers.checkpoints.recognition import refuse_adapter, refuse_quantized, refuse_unfetched
@@ -173,10 +175,21 @@ def check_folder(folder: Path, part: Part = "all") -> None:
     """Refuse a folder that is no safe, complete, supported safetensors checkpoint (RequestError)."""
     config, headers = check_files(folder, part)
     refuse_quantized(folder, config, headers)
+    _refuse_packed_experts(folder, headers)
     if not any(info.dtype in ("F32", "BF16", "F16") and len(info.shape) == 2 for info in headers.values()):
         raise RequestError(
             f"the safetensors in {folder} hold no weight matrices in float32, bfloat16 or float16",
             remedy="name a checkpoint in one of these types",
+        )
+
+
+def _refuse_packed_experts(folder: Path, headers: Mapping[str, TensorInfo]) -> None:
+    """Of a class that has experts by a switch of its config (Gemma 4), all but them would be made smaller."""
+    if packed := packed_experts({name: info.shape for name, info in headers.items()}):
+        raise RequestError(
+            f"the files in {folder} keep a layer's experts in one tensor ({packed[0]} and {len(packed) - 1} more),"
+            " which no method takes apart: they would stay in 16 bits",
+            remedy="name a model without such experts; docs/models.md has the mixtures that are made",
         )
 
 

@@ -73,7 +73,7 @@ def quantize(
         name="tiny",
         config=config,
         checkpoint_dir=checkpoint,
-        checkpoint=SimpleNamespace(linear_shapes=shapes, dtype="bfloat16"),
+        checkpoint=SimpleNamespace(linear_shapes=shapes, left_whole=[], dtype="bfloat16"),
         calibration_dir=workplace / "calibration",
         output_dir=workplace / "output",
         device="cpu",

@@ -12,9 +12,10 @@ from configs.errors import RequestError
 from quantizers.checkpoints.checkpoint import PrepareJob, describe, positions, prepare, sliding_window
 from quantizers.checkpoints.gguf_weights import load_weights
 from quantizers.checkpoints.safetensors_header import WEIGHTS_INDEX
-from quantizers.checkpoints.sources import FolderSource
+from quantizers.checkpoints.sources import FolderSource, check_source
 from registry.contracts import CheckpointRecord
 from registry.stage_process import StageClock
+from tests import tiny_families
 from tests.tiny_families import make_tiny_of
 from tests.tiny_llama import make_tiny_llama
 
@@ -248,6 +249,18 @@ def test_what_no_method_quantizes_is_recorded(
     assert set(record.left_whole) == left_whole
     assert left_whole.isdisjoint(record.linear_shapes)
     assert (record.head_size, record.num_key_value_heads) == (head_size, 2), "of the widest of layers that differ"
+
+
+def test_experts_that_no_method_takes_apart_are_refused_by_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gemma 4 has them by a switch of its config: attention alone would be rounded, in all checks' eyes soundly."""
+    switched = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}
+    monkeypatch.setitem(tiny_families._OWN, "gemma4_text", switched)
+    folder = make_tiny_of("gemma4_text", tmp_path / "model")
+    assert "a layer's experts in one tensor (model.layers.0.experts.down_proj and 3 more)" in refused(folder)
+    with pytest.raises(RequestError, match="no method takes apart"):
+        check_source(FolderSource(kind="folder", path=folder))
 
 
 def write_llama_gguf(path: Path, leave_out: str = "", add: str = "") -> Path:
