@@ -124,7 +124,7 @@ def describe(folder: Path, *, origin: str, note: str | None = None) -> Checkpoin
             does not load.
     """
     check_architecture(read_config(folder), folder)
-    config, linears, left_whole = refuse_incomplete(folder)
+    config, linears, left_whole, passed_over = refuse_incomplete(folder)
     headers = read_headers(folder)
     beyond = beyond_float16(folder)
     tokenizer = _tokenizer(folder)
@@ -140,7 +140,7 @@ def describe(folder: Path, *, origin: str, note: str | None = None) -> Checkpoin
         parameters=sum(
             prod(info.shape)
             for name, info in headers.items()
-            if not (config.tie_word_embeddings and name == "lm_head.weight")
+            if name not in passed_over and not (config.tie_word_embeddings and name == "lm_head.weight")
         ),
         dtype=FLOATS[stored],
         max_position_embeddings=_whole_number(config, "max_position_embeddings", folder),
@@ -153,6 +153,7 @@ def describe(folder: Path, *, origin: str, note: str | None = None) -> Checkpoin
             if name.removesuffix(".weight") in linears
         },
         left_whole=sorted(left_whole),
+        passed_over=sorted(passed_over),
         beyond_float16=beyond,
         num_attention_heads=_whole_number(config, "num_attention_heads", folder),
         num_key_value_heads=_key_value_heads(config, folder),

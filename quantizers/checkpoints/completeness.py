@@ -32,6 +32,8 @@ class WholeCheckpoint(NamedTuple):
     """Names, in the files, of the Linears in its layers and of its experts' matrices, gates left out."""
     left_whole: frozenset[str]
     """Names of all other Linears but the output layer."""
+    passed_over: frozenset[str]
+    """Names of tensors that the class leaves in the files, as those of a draft head."""
 
 
 def refuse_incomplete(folder: Path) -> WholeCheckpoint:
@@ -74,7 +76,7 @@ def refuse_incomplete(folder: Path) -> WholeCheckpoint:
     _refuse_two_heads(folder, tied, headers)
     all_linears = _linears(model, stored)
     linears = frozenset(name for name in all_linears if ".layers." in name and not is_gate(name))
-    return WholeCheckpoint(model.config, linears, all_linears - linears)
+    return WholeCheckpoint(model.config, linears, all_linears - linears, frozenset(headers.keys() - expected.keys()))
 
 
 def _as_stored(model: Any) -> dict[str, Any]:

@@ -182,7 +182,8 @@ def check_size(
     size, source_size = _total(headers), _total(source_headers)
     weights = sum(rows * columns for rows, columns in checkpoint.linear_shapes.values())
     linear = sum(source_headers[f"{module}.weight"].size_bytes for module in checkpoint.linear_shapes)
-    expected = source_size - linear + weights * bits / 8
+    dropped = sum(source_headers[name].size_bytes for name in checkpoint.passed_over if name not in headers)
+    expected = source_size - linear - dropped + weights * bits / 8
     # GGUF rounds the embeddings too; how well is a check of its own.
     least = weights * bits / 8 if format_of(artifact.method) == "gguf" else expected * (1 - _SIZE_TOLERANCE)
     passed = nominal <= bits <= nominal + _MAX_OVERHEAD_BITS and least <= size <= expected * (1 + _SIZE_TOLERANCE)

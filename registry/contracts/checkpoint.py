@@ -11,7 +11,7 @@ class CheckpointRecord(Record):
     architecture: str
     """The class in config.json's `architectures`, such as `LlamaForCausalLM`."""
     parameters: int
-    """Number of parameters, tied embeddings counted once."""
+    """Number of parameters, tied embeddings counted once, `passed_over` not at all."""
     dtype: DType
     """What the weights are stored as."""
     max_position_embeddings: int
@@ -26,6 +26,9 @@ class CheckpointRecord(Record):
     left_whole: list[str] = []
     """Linears that no method quantizes: gates (quantizers.checkpoints.model_gates), and those outside of the decoder
     layers, lm_head left out."""
+    passed_over: list[str] = []
+    """Tensors that transformers leaves in the files, such as those of a draft head (`mtp.`), and no model here has: an
+    artifact may lack them."""
     beyond_float16: dict[str, float]
     """Tensor name -> its largest magnitude, of those that exceed what float16 holds."""
     num_attention_heads: int

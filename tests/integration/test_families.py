@@ -141,6 +141,25 @@ def leave_an_expert_out(method: Method, room: Path) -> None:
     assert "2 of them saw no calibration token and were rounded to nearest: model.layers.0.mlp.experts.3" in told.detail
 
 
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_a_draft_head_may_be_left_behind(method: Method, tmp_path: Path) -> None:
+    """Which transformers passes over: it writes none, and GPTQModel carries it along."""
+    apart(lambda: make_beside_a_draft_head(method, tmp_path))
+
+
+def make_beside_a_draft_head(method: Method, room: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = make_tiny_of("qwen3_5_text", room / "model")
+    tensors = load_file(folder / "model.safetensors") | {"mtp.fc.weight": torch.rand(256, 256).bfloat16()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    record = describe(folder, origin=str(folder))
+    (room / "work").mkdir()
+    made, found = made_and_inspected(record, method, room / "work")
+    check_sound(record, made, found, room / "work" / "artifact")
+
+
 def test_they_are_served_and_score_as_transformers_says(tmp_path: Path) -> None:
     """Two dozen architectures in one engine process, each rounded; as it is where nobody here serves or makes that."""
     folders: dict[str, Path] = {}

@@ -251,6 +251,18 @@ def test_what_no_method_quantizes_is_recorded(
     assert (record.head_size, record.num_key_value_heads) == (head_size, 2), "of the widest of layers that differ"
 
 
+def test_a_draft_head_is_passed_over(tmp_path: Path) -> None:
+    import torch
+
+    folder = make_tiny_of("qwen3_5_text", tmp_path / "model")
+    before = describe(folder, origin="")
+    save(folder, tensors_of(folder) | {"mtp.layers.0.mlp.up_proj.weight": torch.rand(64, 64)})
+    record = describe(folder, origin="")
+    assert record.passed_over == ["mtp.layers.0.mlp.up_proj.weight"]
+    assert before.passed_over == []
+    assert (record.linear_shapes, record.parameters) == (before.linear_shapes, before.parameters)
+
+
 def test_experts_that_no_method_takes_apart_are_refused_by_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
