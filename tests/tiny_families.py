@@ -64,8 +64,11 @@ many key-value heads as heads."""
 _SENTENCEPIECE = frozenset({"ernie4_5", "ernie4_5_moe", "gemma", "gemma2", "gemma3_text", "minicpm3", "phi3"})
 """Whose checkpoints have a tokenizer.model, which llama.cpp's converter reads."""
 _SENTENCEPIECE_SIZES = {"vocab_size": 600, "bos_token_id": 1}
-_PATTERNS = {"cohere2": 4, "gemma3_text": 6, "gemma3n_text": 5, "olmo3": 4}
-"""Layers until the last one reads without a window: llama.cpp knows them by that number."""
+_PATTERNS = {
+    **{"cohere2": 4, "gemma3_text": 6, "gemma3n_text": 5, "olmo3": 4},
+    **{"qwen3_5_text": 4, "qwen3_5_moe_text": 4},
+}
+"""Layers until the last one reads without a window or is no linear one: llama.cpp knows them by that number."""
 
 
 def tiny_config(model_type: str) -> Any:

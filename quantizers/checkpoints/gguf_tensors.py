@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.errors import RequestError
-from quantizers.checkpoints import gguf_header
+from quantizers.checkpoints import gguf_header, gguf_linear_attention
 from quantizers.checkpoints.expert_names import packed_name
 from quantizers.checkpoints.safetensors_header import TensorInfo
 
@@ -94,7 +94,7 @@ class GgufFile:
         return torch.from_numpy(values).view(info.shape)
 
     def _place(self, known: Any, name: str) -> _Place | None:
-        stored = known.get_name(name, _PARTS)
+        stored = known.get_name(gguf_linear_attention.written_name(name), _PARTS)
         if stored in self._stored:
             return _Place(stored)
         packed = packed_name(name)
@@ -105,6 +105,8 @@ class GgufFile:
         return _Place(stored, expert) if expert < experts else None
 
     def _as_in_checkpoint(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        if self._kind in gguf_linear_attention.KINDS:
+            return gguf_linear_attention.as_in_checkpoint(name, values, self._kind, self._sizes)
         if self._kind.startswith("gemma") and name.endswith("norm.weight"):
             return values - 1
         module = name.rpartition(".")[0].rpartition(".")[2]

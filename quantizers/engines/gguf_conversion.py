@@ -51,6 +51,8 @@ def write_gguf(checkpoint_dir: Path, path: Path, dtype: DType) -> None:
             blame="recipe",
         ) from error
     with torch.inference_mode():
+        # A draft head is no part of a model here (`CheckpointRecord.passed_over`), and most checkpoints have none.
+        model_class.no_mtp = True
         converted = model_class(checkpoint_dir, gguf.LlamaFileType[_TYPES[dtype]], path)
         by_digest = converted.get_vocab_base_pre
 

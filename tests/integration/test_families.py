@@ -33,7 +33,7 @@ OF_LLAMA_CPP = (
     *TRIED_ELSEWHERE,
     *("Cohere2ForCausalLM", "Gemma3ForCausalLM", "GemmaForCausalLM", "GraniteForCausalLM", "MiniCPM3ForCausalLM"),
     *("Olmo3ForCausalLM", "Phi3ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
-    *("SmolLM3ForCausalLM", "StableLmForCausalLM"),
+    *("Qwen3_5ForCausalLM", "SmolLM3ForCausalLM", "StableLmForCausalLM"),
 )
 """Which differ in their tensors' names, rows or metadata, or in their tokenizer."""
 ELSEWHERE = [
