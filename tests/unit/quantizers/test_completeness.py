@@ -237,7 +237,7 @@ def test_a_window_is_told_only_where_layers_are_of_several_kinds() -> None:
 @pytest.mark.parametrize(
     ("model_type", "left_whole", "head_size"),
     [
-        ("qwen3_5_text", {"model.layers.0.linear_attn.in_proj_a", "model.layers.0.linear_attn.in_proj_b"}, 32),
+        ("qwen3_5_text", {f"model.layers.{n}.linear_attn.in_proj_{one}" for n in range(3) for one in "ab"}, 32),
         ("gemma4_text", {"model.per_layer_model_projection"}, 64),
         ("llama", set(), 32),
     ],
