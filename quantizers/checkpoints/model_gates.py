@@ -3,8 +3,8 @@
 A mixture's routers, the decay and strength of linear attention (Qwen3-Next, Qwen3.5), the weights of an indexer's heads
 (DeepSeek V3.2), what mixes parallel streams (Gemma 3n). They are thousandths of a model's weights, and all that follows
 hangs on them. GPTQModel's definitions leave them out, as releases in FP8 do; vLLM has some of them in 16 bits whatever
-an artifact says (vllm/model_executor/models/deepseek_v2.py, `Indexer`). All methods here leave them alone, so that
-these compare.
+an artifact says (vllm/model_executor/models/deepseek_v2.py, `Indexer`). All methods here but llama.cpp's leave them
+alone, so that these compare.
 """
 
 from quantizers.checkpoints.expert_names import ROUTERS
